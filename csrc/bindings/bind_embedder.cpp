@@ -1,0 +1,61 @@
+#include <torch/csrc/Exceptions.h>
+
+#include <it3/embedder.h>
+#include <it3/layout.h>
+
+#include "bindings.h"
+
+namespace it3::python {
+
+void bind_embedder(py::module_& module) {
+  using torch::wrap_pybind_function;
+
+  py::class_<Layout>(module, "Layout", "Which dimensions of a tensor are its samples and its channels.")
+      .def(
+          py::init([](std::optional<std::int64_t> channel_dim, std::int64_t batch_dim) {
+            return Layout{channel_dim, batch_dim};
+          }),
+          py::arg("channel_dim") = py::none(), py::arg("batch_dim") = 0)
+      .def_readonly("channel_dim", &Layout::channel_dim)
+      .def_readonly("batch_dim", &Layout::batch_dim)
+      .def("__repr__", [](const Layout& layout) {
+        const auto channel = layout.channel_dim ? std::to_string(*layout.channel_dim) : "None";
+        return "Layout(channel_dim=" + channel + ", batch_dim=" + std::to_string(layout.batch_dim) + ")";
+      })
+      .def(py::pickle(
+          [](const Layout& layout) { return py::make_tuple(layout.channel_dim, layout.batch_dim); },
+          [](const py::tuple& state) {
+            return Layout{state[0].cast<std::optional<std::int64_t>>(), state[1].cast<std::int64_t>()};
+          }));
+
+  module.def(
+      "channel_dim_of_kind", &channel_dim_of_kind, py::arg("class_name"),
+      "The channel dimension that a layer of this class works on; None if it works on any.");
+
+  module.def(
+      "make_embedder_weights",
+      wrap_pybind_function([](const at::Tensor& prediction, const at::Tensor& features, const Layout& prediction_layout,
+                              const Layout& features_layout) {
+        const auto w = make_embedder_weights(prediction, features, prediction_layout, features_layout);
+        return std::make_tuple(w.weight1, w.bias1, w.weight2, w.bias2);
+      }),
+      py::arg("prediction"), py::arg("features"), py::arg("prediction_layout"), py::arg("features_layout"),
+      "New weights of the default embedder for these two tensors: (F, C), (F), (F, F), (F).");
+
+  module.def(
+      "embed",
+      wrap_pybind_function([](const at::Tensor& prediction, const at::Tensor& features, const at::Tensor& weight1,
+                              const at::Tensor& bias1, const at::Tensor& weight2, const at::Tensor& bias2,
+                              const Layout& prediction_layout, const Layout& features_layout) {
+        return embed(prediction, features, {weight1, bias1, weight2, bias2}, prediction_layout, features_layout);
+      }),
+      py::arg("prediction"), py::arg("features"), py::arg("weight1"), py::arg("bias1"), py::arg("weight2"),
+      py::arg("bias2"), py::arg("prediction_layout"), py::arg("features_layout"),
+      "The default embedder: LeakyReLU(Linear(LeakyReLU(Linear(prediction)))) over channels.");
+
+  module.def(
+      "broadcast_add", wrap_pybind_function(broadcast_add), py::arg("features"), py::arg("embedding"),
+      py::arg("features_layout"), "features + embedding, the embedding spread over the dimensions that it lacks.");
+}
+
+}  // namespace it3::python

@@ -1,0 +1,181 @@
+#include <ATen/ATen.h>
+#include <torch/csrc/Exceptions.h>
+#include <torch/csrc/autograd/python_variable.h>
+
+#include <it3/adapt.h>
+#include <it3/embedder.h>
+#include <it3/losses.h>
+#include <it3/method.h>
+#include <it3/online.h>
+
+#include "bindings.h"
+#include "options_from_python.h"
+#include "python_network.h"
+
+namespace it3::python {
+namespace {
+
+/// The parts of an engine, as Python gives them.
+struct EngineParts {
+  py::object model;
+  py::object layer;
+  std::string layer_name;
+  py::object embeder;
+  bool embeds_to_features;  // whether embeder takes (prediction, features), or the prediction alone
+  py::object combine_fn;    // None for broadcast_add
+  py::object distance_fn;   // a function or a name
+  Layout prediction_layout;
+  Layout features_layout;
+};
+
+PythonNetwork network_of(const EngineParts& parts, const py::object& inputs) {
+  const bool is_module = py::hasattr(parts.embeder, "_buffers");
+  return {parts.model, parts.layer, parts.layer_name, is_module ? parts.embeder : py::none(), inputs};
+}
+
+/// What a Python function of the user's returned, which must be a tensor.
+at::Tensor call_for_tensor(const char* name, py::handle function, const at::Tensor& a, const at::Tensor& b, bool takes_both) {
+  const py::gil_scoped_acquire gil;
+  const py::object result = takes_both ? function(a, b) : function(a);
+  TORCH_CHECK_TYPE(
+      THPVariable_Check(result.ptr()), name, " must return a tensor, but returned a ",
+      Py_TYPE(result.ptr())->tp_name);
+  return THPVariable_Unpack(result.ptr());
+}
+
+/// Borrows the Python functions from `parts`, which must outlive it.
+Method method_of(const EngineParts& parts) {
+  const py::handle embeder = parts.embeder, combine = parts.combine_fn, distance = parts.distance_fn;
+  Method method{
+      [embeder, both = parts.embeds_to_features](const at::Tensor& prediction, const at::Tensor& features) {
+        return call_for_tensor("embeder", embeder, prediction, features, both);
+      },
+      [combine](const at::Tensor& features, const at::Tensor& embedding) {
+        return call_for_tensor("combine_fn", combine, features, embedding, true);
+      },
+      py::isinstance<py::str>(distance)
+          ? distance_by_name(distance.cast<std::string>())
+          : Distance([distance](const at::Tensor& second, const at::Tensor& reference) {
+              return call_for_tensor("distance_fn", distance, second, reference, true);
+            })};
+  if (combine.is_none()) {
+    method.combine = [layout = parts.features_layout](const at::Tensor& features, const at::Tensor& embedding) {
+      return broadcast_add(features, embedding, layout);
+    };
+  }
+  return method;
+}
+
+// In the functions below Python objects are made and destroyed with the GIL held, around a core that runs without it.
+
+Adaptation adapt_parts(
+    const EngineParts& parts, const py::object& inputs, const py::dict& options, Online* online, bool with_second) {
+  const Options parsed = options_from(options);
+  PythonNetwork network = network_of(parts, without_inference_tensors(inputs));
+  const Method method = method_of(parts);
+  const py::gil_scoped_release no_gil;
+  return adapt(network, method, parsed, {}, parsed.copy_model ? nullptr : online, with_second);
+}
+
+std::pair<at::Tensor, at::Tensor> losses_of_parts(
+    const EngineParts& parts, const py::object& inputs, const std::optional<at::Tensor>& target) {
+  PythonNetwork network = network_of(parts, inputs);
+  const Method method = method_of(parts);
+  const py::gil_scoped_release no_gil;
+  Losses losses = training_losses(network, method, {}, target, parts.prediction_layout);
+  return {std::move(losses.prediction), std::move(losses.loss_ttt)};
+}
+
+at::Tensor uncertainty_of_parts(const EngineParts& parts, const py::object& inputs) {
+  PythonNetwork network = network_of(parts, inputs);
+  const Method method = method_of(parts);
+  const py::gil_scoped_release no_gil;
+  return uncertainty(network, method, {});
+}
+
+using MaybeTensors = std::vector<std::optional<at::Tensor>>;
+
+MaybeTensors to_maybe(const std::vector<at::Tensor>& tensors) {
+  MaybeTensors maybe;
+  for (const auto& t : tensors) maybe.push_back(t.defined() ? std::optional(t) : std::nullopt);
+  return maybe;
+}
+
+std::vector<at::Tensor> from_maybe(py::handle saved) {
+  std::vector<at::Tensor> tensors;
+  for (const auto& maybe : saved.cast<MaybeTensors>()) tensors.push_back(maybe.value_or(at::Tensor()));
+  return tensors;
+}
+
+py::tuple state_of(const Online& online) {
+  py::list start;
+  for (const auto& s : online.start()) start.append(py::make_tuple(s.name, s.value));
+  const OptimizerState& state = online.state();
+  return py::make_tuple(
+      start, to_maybe(state.momentum), to_maybe(state.squares), to_maybe(state.steps), to_maybe(state.masters),
+      online.stepped(),
+      static_cast<int>(online.optimizer()));
+}
+
+Online online_from(const py::tuple& saved) {
+  std::vector<Online::Start> start;
+  for (const py::handle s : saved[0]) {
+    const auto pair = s.cast<std::pair<std::string, at::Tensor>>();
+    start.push_back({pair.first, pair.second});
+  }
+  OptimizerState state{from_maybe(saved[1]), from_maybe(saved[2]), from_maybe(saved[3]), from_maybe(saved[4])};
+  return Online::restore(
+      std::move(start), std::move(state), saved[5].cast<std::vector<std::string>>(),
+      static_cast<OptimizerName>(saved[6].cast<int>()));
+}
+
+}  // namespace
+
+void bind_engine(py::module_& module) {
+  using torch::wrap_pybind_function;
+
+  py::class_<Adaptation>(module, "Adaptation", "What adaptation came to. Every tensor is detached.")
+      .def_readonly("prediction", &Adaptation::prediction)
+      .def_readonly("losses", &Adaptation::losses)
+      .def_readonly("second", &Adaptation::second)
+      .def_readonly("weights", &Adaptation::weights)
+      .def("loss", &Adaptation::loss);
+
+  py::class_<Online>(module, "Online", "What stays between calls that keep adapted weights.")
+      .def(py::init<>())
+      .def(
+          "reset",
+          wrap_pybind_function([](Online& online, const py::object& model) {
+            online.reset(PythonNetwork(model, py::none(), "", py::none(), py::none()));
+          }),
+          py::arg("model"), "Writes the weights of the start back into the model, and forgets everything.")
+      .def(py::pickle(&state_of, &online_from));
+
+  py::class_<EngineParts>(module, "EngineParts", "A model, the layer to inject at, and the functions between them.")
+      .def(
+          py::init<py::object, py::object, std::string, py::object, bool, py::object, py::object, Layout, Layout>(),
+          py::arg("model"), py::arg("layer"), py::arg("layer_name"), py::arg("embeder"), py::arg("embeds_to_features"),
+          py::arg("combine_fn"), py::arg("distance_fn"), py::arg("prediction_layout"), py::arg("features_layout"));
+
+  module.def(
+      "adapt", wrap_pybind_function(adapt_parts), py::arg("parts"), py::arg("inputs"), py::arg("options"),
+      py::arg("online"), py::arg("with_second") = false,
+      "The inner loop of IT3 on one batch; keeps what it adapted in `online` if copy_model is False.");
+  module.def(
+      "training_losses", wrap_pybind_function(losses_of_parts), py::arg("parts"), py::arg("inputs"),
+      py::arg("target") = py::none(), "(y0, loss_ttt), the two terms of ZigZag's training loss.");
+  module.def(
+      "uncertainty", wrap_pybind_function(uncertainty_of_parts), py::arg("parts"), py::arg("inputs"),
+      "The distance between the two predictions of each sample: (B,).");
+  module.def(
+      "sample_distances", wrap_pybind_function(sample_distances), py::arg("second"), py::arg("first"),
+      "The Euclidean distance between two predictions of each sample: (B,).");
+  module.def(
+      "check_options", wrap_pybind_function([](const py::dict& options) { options_from(options); }), py::arg("options"),
+      "Raises what the core would raise for these options.");
+  module.def(
+      "check_distance", wrap_pybind_function([](const std::string& name) { distance_by_name(name); }),
+      py::arg("name"), "Raises ValueError for a name that is not a distance's.");
+}
+
+}  // namespace it3::python

@@ -1,0 +1,10 @@
+#pragma once
+
+#include <torch/csrc/utils/pybind.h>
+
+namespace it3::python {
+
+void bind_embedder(py::module_& module);
+void bind_engine(py::module_& module);
+
+}  // namespace it3::python

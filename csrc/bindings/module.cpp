@@ -1,0 +1,8 @@
+#include "bindings.h"
+
+PYBIND11_MODULE(_C, module) {
+  module.doc() = "The C++ core of it3.";
+  module.attr("__version__") = IT3_VERSION;
+  it3::python::bind_embedder(module);
+  it3::python::bind_engine(module);
+}

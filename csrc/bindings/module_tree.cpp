@@ -1,0 +1,106 @@
+#include "module_tree.h"
+
+#include <functional>
+#include <string_view>
+#include <unordered_map>
+#include <unordered_set>
+
+#include <ATen/ATen.h>
+#include <c10/util/Exception.h>
+#include <torch/csrc/autograd/python_variable.h>
+
+#include <it3/layout.h>
+
+namespace it3::python {
+namespace {
+
+/// Calls visit(key, value) for the items of a mapping; the ones of a ScriptModule are no dicts.
+template <typename Visit>
+void for_each_item(const py::object& mapping, const Visit& visit) {
+  if (PyDict_CheckExact(mapping.ptr())) {
+    for (const auto& [key, value] : py::reinterpret_borrow<py::dict>(mapping)) visit(key, value);
+    return;
+  }
+  for (const py::handle item : mapping.attr("items")()) visit(item[py::int_(0)], item[py::int_(1)]);
+}
+
+std::string dotted(const std::string& prefix, py::handle name) {
+  const auto last = name.cast<std::string>();
+  return prefix.empty() ? last : prefix + "." + last;
+}
+
+using Visit = std::function<void(const std::string& path, py::handle module)>;
+
+/// Calls visit for the module and those in it, each once, parents first.
+void for_each_module(
+    py::handle module, const std::string& path, std::unordered_set<PyObject*>& seen, const Visit& visit) {
+  if (!seen.insert(module.ptr()).second) return;
+  visit(path, module);
+  for_each_item(module.attr("_modules"), [&](py::handle name, py::handle child) {
+    if (!child.is_none()) for_each_module(child, dotted(path, name), seen, visit);
+  });
+}
+
+bool is_of_normalisation(py::handle module) {
+  const py::handle bases(Py_TYPE(module.ptr())->tp_mro);
+  for (const py::handle base : bases) {
+    if (is_normalisation(reinterpret_cast<PyTypeObject*>(base.ptr())->tp_name)) return true;
+  }
+  return false;
+}
+
+}  // namespace
+
+std::vector<NamedParameter> parameters_of(py::handle root) {
+  std::vector<NamedParameter> parameters;
+  std::unordered_set<at::TensorImpl*> known;
+  std::unordered_set<PyObject*> seen;
+  for_each_module(root, "", seen, [&](const std::string& path, py::handle module) {
+    const bool of_normalisation = is_of_normalisation(module);
+    for_each_item(module.attr("_parameters"), [&](py::handle name, py::handle value) {
+      if (!THPVariable_Check(value.ptr())) return;
+      TORCH_CHECK_VALUE(
+          !std::string_view(Py_TYPE(value.ptr())->tp_name).starts_with("Uninitialized"), "the parameter '",
+          dotted(path, name), "' of a lazy module has no shape yet; call the model once before it is adapted");
+      const at::Tensor& tensor = THPVariable_Unpack(value.ptr());
+      const bool has_gradients = tensor.is_floating_point() || tensor.is_complex();
+      if (has_gradients && known.insert(tensor.unsafeGetTensorImpl()).second) {
+        parameters.push_back({dotted(path, name), tensor, of_normalisation});
+      }
+    });
+  });
+  return parameters;
+}
+
+LentBuffers::LentBuffers(const std::vector<py::object>& modules) {
+  std::unordered_set<PyObject*> seen;
+  for (const auto& root : modules) {
+    for_each_module(root, "", seen, [&](const std::string&, py::handle module) {
+      const py::object buffers = module.attr("_buffers");
+      for_each_item(buffers, [&](py::handle name, py::handle value) {
+        slots_.push_back(
+            {buffers, py::reinterpret_borrow<py::object>(name), py::reinterpret_borrow<py::object>(value)});
+      });
+    });
+  }
+  std::unordered_map<PyObject*, py::object> copies;  // a buffer that two modules share stays shared
+  for (const auto& slot : slots_) {
+    if (!THPVariable_Check(slot.own.ptr())) continue;
+    py::object& copy = copies[slot.own.ptr()];
+    if (!copy) {
+      const at::Tensor value = THPVariable_Unpack(slot.own.ptr()).detach().clone();
+      copy = py::reinterpret_steal<py::object>(THPVariable_Wrap(value));
+    }
+    slot.buffers[slot.name] = copy;
+  }
+}
+
+LentBuffers::~LentBuffers() {
+  const py::gil_scoped_acquire gil;
+  const py::error_scope pending;  // an exception may be on its way to Python
+  for (const auto& slot : slots_) PyObject_SetItem(slot.buffers.ptr(), slot.name.ptr(), slot.own.ptr());
+  PyErr_Clear();
+  slots_.clear();
+}
+
+}  // namespace it3::python

@@ -1,0 +1,33 @@
+#pragma once
+
+#include <vector>
+
+#include <torch/csrc/utils/pybind.h>
+
+#include <it3/network.h>
+
+namespace it3::python {
+
+/// The parameters of a torch.nn.Module, as Network::parameters() wants them. Raises c10::ValueError for parameters of lazy
+/// modules that were never run.
+std::vector<NamedParameter> parameters_of(py::handle module);
+
+/// Gives modules copies of their buffers while it lives, so that nothing that a pass writes or assigns there stays.
+class LentBuffers {
+ public:
+  explicit LentBuffers(const std::vector<py::object>& modules);
+  /// Acquires the GIL.
+  ~LentBuffers();
+  LentBuffers(const LentBuffers&) = delete;
+  LentBuffers& operator=(const LentBuffers&) = delete;
+
+ private:
+  struct Slot {
+    py::object buffers;  // a module's mapping of its buffers
+    py::object name;
+    py::object own;
+  };
+  std::vector<Slot> slots_;
+};
+
+}  // namespace it3::python

@@ -1,0 +1,76 @@
+#include "options_from_python.h"
+
+#include <c10/util/Exception.h>
+
+namespace it3::python {
+namespace {
+
+/// A sequence that has a length; arrays and tensors without dimensions have none.
+bool is_list(py::handle value) {
+  if (!PySequence_Check(value.ptr())) return false;
+  const bool has_length = PyObject_Size(value.ptr()) >= 0;
+  PyErr_Clear();
+  return has_length;
+}
+
+/// The value of what Python takes for an integer. Tensors have __index__ whatever their dtype, so the type does not tell.
+std::optional<std::int64_t> whole_number(py::handle value) {
+  const auto index = py::reinterpret_steal<py::object>(PyNumber_Index(value.ptr()));
+  PyErr_Clear();
+  if (!index) return std::nullopt;
+  return index.cast<std::int64_t>();
+}
+
+std::optional<double> number(py::handle value) {
+  if (PyBool_Check(value.ptr()) || py::isinstance<py::str>(value)) return std::nullopt;
+  const auto real = py::reinterpret_steal<py::object>(PyNumber_Float(value.ptr()));
+  PyErr_Clear();
+  if (!real) return std::nullopt;
+  return real.cast<double>();
+}
+
+[[noreturn]] void unusable(const std::string& name, py::handle value) {
+  C10_THROW_ERROR(TypeError, c10::str(name, " cannot be ", py::repr(value).cast<std::string>(), ", a ",
+                                      Py_TYPE(value.ptr())->tp_name));
+}
+
+OptionValue value_from(const std::string& name, py::handle value) {
+  if (value.is_none()) return std::monostate{};
+  if (PyBool_Check(value.ptr())) return value.cast<bool>();
+  if (py::isinstance<py::str>(value)) return value.cast<std::string>();
+  if (!is_list(value)) {
+    if (const auto whole = whole_number(value)) return *whole;
+    if (const auto real = number(value)) return *real;
+    unusable(name, value);
+  }
+  std::vector<double> numbers;
+  std::vector<std::string> texts;
+  for (const py::handle item : value) {
+    if (py::isinstance<py::str>(item)) {
+      texts.push_back(item.cast<std::string>());
+    } else if (const auto real = number(item)) {
+      numbers.push_back(*real);
+    } else {
+      unusable(name, value);
+    }
+  }
+  if (!numbers.empty() && !texts.empty()) unusable(name, value);
+  if (!numbers.empty()) return numbers;
+  return texts;
+}
+
+}  // namespace
+
+Options options_from(const py::dict& values) {
+  Options options;
+  for (const auto& [key, value] : values) {
+    TORCH_CHECK_TYPE(
+        py::isinstance<py::str>(key), "names of options are strings, not ", py::repr(key).cast<std::string>());
+    const auto name = key.cast<std::string>();
+    options.set(name, value_from(name, value));
+  }
+  options.validate();
+  return options;
+}
+
+}  // namespace it3::python

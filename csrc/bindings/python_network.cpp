@@ -1,0 +1,194 @@
+#include "python_network.h"
+
+#include <ATen/ATen.h>
+#include <c10/util/Exception.h>
+#include <torch/csrc/autograd/python_variable.h>
+
+namespace it3::python {
+namespace {
+
+py::handle type_of(py::handle object) { return reinterpret_cast<PyObject*>(Py_TYPE(object.ptr())); }
+
+std::string type_name(py::handle object) { return Py_TYPE(object.ptr())->tp_name; }
+
+bool is_sequence(py::handle object) { return PyTuple_Check(object.ptr()) || PyList_Check(object.ptr()); }
+
+bool is_mapping(py::handle object) {
+  return PyDict_Check(object.ptr()) ||
+      py::isinstance(object, py::module_::import("collections.abc").attr("Mapping"));
+}
+
+/// A sequence of the same type with other items.
+py::object same_sequence(py::handle sequence, const py::list& items) {
+  if (PyList_CheckExact(sequence.ptr())) return items;
+  if (PyTuple_CheckExact(sequence.ptr())) return py::tuple(items);
+  if (py::hasattr(sequence, "_make")) return type_of(sequence).attr("_make")(items);
+  return type_of(sequence)(items);
+}
+
+/// What a tensor, or the first tensor in a tuple, list or mapping, is replaced with. Undefined: it stays.
+using Replace = std::function<at::Tensor(const at::Tensor&)>;
+
+/// The object with its first tensor replaced; the containers around it are copied and keep their types. A null object if
+/// there is no tensor in it.
+py::object replace_first_tensor(py::handle object, const Replace& replace) {
+  if (THPVariable_Check(object.ptr())) {
+    const at::Tensor replacement = replace(THPVariable_Unpack(object.ptr()));
+    if (!replacement.defined()) return py::reinterpret_borrow<py::object>(object);
+    return py::reinterpret_steal<py::object>(THPVariable_Wrap(replacement));
+  }
+  if (is_sequence(object)) {
+    py::list items(py::reinterpret_borrow<py::object>(object));
+    for (std::size_t i = 0; i < items.size(); ++i) {
+      if (py::object replaced = replace_first_tensor(items[i], replace)) {
+        items[i] = std::move(replaced);
+        return same_sequence(object, items);
+      }
+    }
+  } else if (is_mapping(object)) {
+    for (const py::handle key : py::list(object.attr("keys")())) {
+      if (py::object replaced = replace_first_tensor(object[key], replace)) {
+        py::object copy = py::module_::import("copy").attr("copy")(object);
+        copy[key] = replaced;
+        return copy;
+      }
+    }
+  }
+  return {};
+}
+
+at::Tensor first_tensor(py::handle object) {
+  if (THPVariable_Check(object.ptr())) return THPVariable_Unpack(object.ptr());
+  at::Tensor found;
+  replace_first_tensor(object, [&](const at::Tensor& t) {
+    found = t;
+    return at::Tensor();
+  });
+  TORCH_CHECK_TYPE(
+      found.defined(), "the model returned a ", type_name(object),
+      "; it must return a tensor, or a tuple, list or mapping whose first tensor is the prediction");
+  return found;
+}
+
+/// Puts a layer's hook on, and takes it off whatever happens.
+class HookScope {
+ public:
+  HookScope(const py::object& layer, const py::object& hook) : handle_(layer.attr("register_forward_hook")(hook)) {}
+  ~HookScope() {
+    const py::error_scope pending;
+    try {
+      handle_.attr("remove")();
+    } catch (py::error_already_set& error) {
+      error.discard_as_unraisable("removing it3's forward hook");
+    }
+  }
+  HookScope(const HookScope&) = delete;
+  HookScope& operator=(const HookScope&) = delete;
+
+ private:
+  py::object handle_;
+};
+
+}  // namespace
+
+/// A PythonNetwork's passes with lent weights and buffers.
+class PythonWorkingCopy : public WorkingCopy {
+ public:
+  PythonWorkingCopy(PythonNetwork& network, const std::vector<NamedParameter>& adapted)
+      : network_(network),
+        buffers_(network.buffer_owners_),
+        weights_(tensors_of(adapted), tensors_of(network.parameters())) {}
+
+  FirstPass predict(const Inputs& inputs) override { return network_.predict(inputs); }
+  at::Tensor resume(const Inputs&, const FirstPass&, const Inject& inject) override {
+    return network_.run_injected(inject);
+  }
+  const std::vector<at::Tensor>& leaves() const override { return weights_.leaves(); }
+  const std::vector<at::Tensor>& values() const override { return weights_.values(); }
+  void commit() override { weights_.commit(); }
+
+ private:
+  PythonNetwork& network_;
+  LentBuffers buffers_;
+  LentWeights weights_;
+};
+
+PythonNetwork::PythonNetwork(
+    py::object model, py::object layer, std::string layer_name, const py::object& embedder, py::object inputs)
+    : model_(std::move(model)),
+      layer_(std::move(layer)),
+      layer_name_(std::move(layer_name)),
+      inputs_(std::move(inputs)),
+      buffer_owners_{model_} {
+  if (!embedder.is_none()) buffer_owners_.push_back(embedder);
+}
+
+py::object PythonNetwork::call_model() const {
+  if (THPVariable_Check(inputs_.ptr())) return model_(inputs_);
+  if (is_sequence(inputs_)) return model_(*py::tuple(inputs_));
+  if (is_mapping(inputs_)) return model_(**py::dict(inputs_));
+  return model_(inputs_);
+}
+
+FirstPass PythonNetwork::predict(const Inputs&) {
+  const py::gil_scoped_acquire gil;
+  return {first_tensor(call_model())};
+}
+
+at::Tensor PythonNetwork::run_injected(const Inject& inject) {
+  const py::gil_scoped_acquire gil;
+  bool was_called = false;
+  const py::cpp_function hook([&](py::handle, py::handle, py::handle output) {
+    was_called = true;
+    py::object injected = replace_first_tensor(output, inject);
+    TORCH_CHECK_TYPE(
+        injected, "the layer '", layer_name_, "' returned a ", type_name(output),
+        "; features can be injected into a tensor, or the first tensor in a tuple, list or mapping");
+    return injected;
+  });
+  const HookScope scope(layer_, hook);
+  at::Tensor second = first_tensor(call_model());
+  TORCH_CHECK_VALUE(
+      was_called, "the layer '", layer_name_,
+      "' was not called by the model's forward, so nothing can be injected there. Fused paths read the weights of some "
+      "layers, such as an attention's out_proj, without calling them: name the layer around it");
+  return second;
+}
+
+at::Tensor PythonNetwork::resume(const Inputs&, const FirstPass&, const Inject& inject) {
+  const py::gil_scoped_acquire gil;
+  const LentBuffers buffers({model_});  // running statistics are the first pass's to update
+  return run_injected(inject);
+}
+
+std::vector<NamedParameter> PythonNetwork::parameters() const {
+  const py::gil_scoped_acquire gil;
+  return parameters_of(model_);
+}
+
+std::unique_ptr<WorkingCopy> PythonNetwork::checkout(const std::vector<NamedParameter>& adapted) {
+  const py::gil_scoped_acquire gil;
+  return std::make_unique<PythonWorkingCopy>(*this, adapted);
+}
+
+py::object without_inference_tensors(const py::object& inputs) {
+  if (THPVariable_Check(inputs.ptr())) {
+    const at::Tensor& tensor = THPVariable_Unpack(inputs.ptr());
+    if (!tensor.is_inference()) return inputs;
+    const c10::InferenceMode no_inference(false);
+    return py::reinterpret_steal<py::object>(THPVariable_Wrap(tensor.clone()));
+  }
+  if (is_sequence(inputs)) {
+    py::list items;
+    for (const py::handle item : inputs) items.append(without_inference_tensors(py::reinterpret_borrow<py::object>(item)));
+    return same_sequence(inputs, items);
+  }
+  if (is_mapping(inputs)) {
+    py::dict items;
+    for (const py::handle key : py::list(inputs.attr("keys")())) items[key] = without_inference_tensors(inputs[key]);
+    return items;
+  }
+  return inputs;
+}
+
+}  // namespace it3::python

@@ -1,0 +1,44 @@
+#pragma once
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include <torch/csrc/utils/pybind.h>
+
+#include <it3/lent_weights.h>
+#include <it3/network.h>
+
+#include "module_tree.h"
+
+namespace it3::python {
+
+/// An eager torch.nn.Module, run again with a forward hook on one layer, together with the inputs of one call: Python objects
+/// of any kind need not become IValues. The passes take the GIL; everything else is called with it held.
+class PythonNetwork : public Network {
+ public:
+  /// @param embedder  a module whose buffers are guarded as the model's are, or None
+  /// @param inputs    a tensor or another object f(x), a tuple or list f(*x), a mapping f(**x)
+  PythonNetwork(py::object model, py::object layer, std::string layer_name, const py::object& embedder, py::object inputs);
+
+  FirstPass predict(const Inputs&) override;
+  at::Tensor resume(const Inputs&, const FirstPass&, const Inject& inject) override;
+  std::vector<NamedParameter> parameters() const override;
+  std::unique_ptr<WorkingCopy> checkout(const std::vector<NamedParameter>& adapted) override;
+
+ private:
+  friend class PythonWorkingCopy;
+  py::object call_model() const;
+  at::Tensor run_injected(const Inject& inject);
+
+  py::object model_;
+  py::object layer_;
+  std::string layer_name_;
+  py::object inputs_;
+  std::vector<py::object> buffer_owners_;
+};
+
+/// Inputs that autograd can record: tensors made in inference mode, in containers too, are replaced by copies.
+py::object without_inference_tensors(const py::object& inputs);
+
+}  // namespace it3::python

@@ -1,0 +1,57 @@
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include <ATen/core/Tensor.h>
+
+#include <it3/export.h>
+#include <it3/method.h>
+#include <it3/network.h>
+#include <it3/online.h>
+#include <it3/options.h>
+
+namespace it3 {
+
+/// What adaptation came to. Every tensor is detached.
+struct Adaptation {
+  /// The adapted network's plain prediction, y0.
+  at::Tensor prediction;
+  /// distance(y1, y0) before each step: (steps,), on the prediction's device.
+  at::Tensor losses;
+  /// The adapted network's second prediction, y1; only if it was asked for.
+  at::Tensor second;
+  /// The adapted parameters, by name.
+  std::vector<std::pair<std::string, at::Tensor>> weights;
+
+  std::int64_t steps() const { return losses.size(0); }
+
+  /// The loss before the last step, a scalar; 0 where there was no step.
+  at::Tensor loss() const;
+};
+
+/// The inner loop of IT3: `num_steps` optimiser steps on distance(y1, y0), then the plain prediction.
+///
+/// Works whatever the caller's grad, inference and autocast modes. Whatever is thrown by a part, the network is as it was.
+///
+/// @param online  where adapted weights and optimiser state are kept; null for a call that leaves no trace
+/// @param with_second  whether to compute Adaptation::second too
+///
+/// Raises c10::ValueError if no parameter can adapt, or if losses or the prediction are not finite.
+IT3_API Adaptation adapt(
+    Network& network,
+    const Method& method,
+    const Options& options,
+    const Inputs& inputs,
+    Online* online = nullptr,
+    bool with_second = false);
+
+/// ‖y1 − y0‖, the Euclidean norm over all that is not the batch, of each sample: (B,), in float32 or wider.
+IT3_API at::Tensor sample_distances(const at::Tensor& second, const at::Tensor& first);
+
+/// sample_distances() of the network as it is, without adapting: larger where it is less sure.
+IT3_API at::Tensor uncertainty(Network& network, const Method& method, const Inputs& inputs);
+
+}  // namespace it3

@@ -1,0 +1,62 @@
+#pragma once
+
+#include <torch/nn/module.h>
+#include <torch/nn/pimpl.h>
+
+#include <it3/export.h>
+#include <it3/layout.h>
+
+namespace it3 {
+
+/// The weights of the default embedder, a two-layer perceptron over channels: (F, C), (F), (F, F), (F) for predictions of C
+/// channels and features of F channels.
+struct EmbedderWeights {
+  at::Tensor weight1, bias1, weight2, bias2;
+};
+
+/// New weights for these two tensors, on the features' device and dtype (float32 under autocast), drawn as
+/// torch.nn.Linear draws them.
+IT3_API EmbedderWeights make_embedder_weights(
+    const at::Tensor& prediction,
+    const at::Tensor& features,
+    const Layout& prediction_layout = {},
+    const Layout& features_layout = {});
+
+/// The embedding of a prediction: LeakyReLU(Linear(LeakyReLU(Linear(.)))) over its channels, at each of its places.
+///
+/// A prediction without places, (B, C) or (B), gives (B, F), for combine to spread. One with places gives the features'
+/// shape, its places averaged or repeated to the features' (adaptive average pooling); features without places get the
+/// mean. Raises c10::ValueError, naming both shapes, if the two cannot be brought together.
+IT3_API at::Tensor embed(
+    const at::Tensor& prediction,
+    const at::Tensor& features,
+    const EmbedderWeights& weights,
+    const Layout& prediction_layout = {},
+    const Layout& features_layout = {});
+
+/// features + embedding, the embedding spread over the dimensions that it lacks: (B, F) over the features' places, another
+/// one over trailing dimensions. Raises c10::ValueError, naming both shapes, if they do not fit.
+IT3_API at::Tensor broadcast_add(const at::Tensor& features, const at::Tensor& embedding, const Layout& features_layout = {});
+
+/// The default embedder as a module. Its four parameters exist from construction, empty, so that an optimiser built
+/// before the first forward trains them; they take their shapes from the first prediction and features seen.
+class IT3_API EmbedderImpl : public torch::nn::Module {
+ public:
+  explicit EmbedderImpl(Layout prediction_layout = {}, Layout features_layout = {});
+
+  at::Tensor forward(const at::Tensor& prediction, const at::Tensor& features);
+
+  /// Whether the parameters have their shapes.
+  bool is_built() const;
+
+  /// Makes the parameters empty again.
+  void clear();
+
+ private:
+  Layout prediction_layout_;
+  Layout features_layout_;
+  EmbedderWeights weights_;
+};
+TORCH_MODULE(Embedder);
+
+}  // namespace it3

@@ -1,0 +1,55 @@
+#pragma once
+
+#include <functional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include <ATen/core/Tensor.h>
+
+#include <it3/export.h>
+
+namespace it3 {
+
+/// Turns a prediction into what is combined with the features.
+using Embed = std::function<at::Tensor(const at::Tensor& prediction, const at::Tensor& features)>;
+
+/// Combines a layer's output with an embedding; the result has the shape of the features.
+using Combine = std::function<at::Tensor(const at::Tensor& features, const at::Tensor& embedding)>;
+
+/// How far the second prediction is from a reference: a scalar.
+using DistanceFunction = std::function<at::Tensor(const at::Tensor& second, const at::Tensor& reference)>;
+
+/// A distance, to the network's own first prediction at test time and to the target in training.
+struct Distance {
+  DistanceFunction to_prediction;
+  DistanceFunction to_target;
+
+  /// One function for both.
+  Distance(DistanceFunction both) : to_prediction(both), to_target(std::move(both)) {}
+  Distance(DistanceFunction prediction, DistanceFunction target)
+      : to_prediction(std::move(prediction)), to_target(std::move(target)) {}
+};
+
+/// A distance by its name; predictions have classes or components in dimension 1 (dimension 0 where there is no other).
+///
+/// - "mse": mean squared error, "l1": mean absolute error, over all elements.
+/// - "cross_entropy": -sum p log q, with q = softmax(second); "kl": sum p log(p/q); "js": the mean of
+///   KL(p || m) and KL(q || m), m = (p+q)/2. p = softmax(reference), or a target's own class probabilities. Sums over
+///   the classes, means over the rest.
+/// - "cosine": 1 - cos(second, reference) over dimension 1, mean over the rest.
+///
+/// Raises c10::ValueError for another name.
+IT3_API Distance distance_by_name(std::string_view name);
+
+/// The names that distance_by_name() takes.
+IT3_API const std::vector<std::string>& distance_names();
+
+/// The parts of IT3 that are functions: y1 = f(x | combine(features, embed(y0))), loss = distance(y1, y0).
+struct Method {
+  Embed embed;
+  Combine combine;
+  Distance distance;
+};
+
+}  // namespace it3

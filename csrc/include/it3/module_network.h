@@ -1,0 +1,58 @@
+#pragma once
+
+#include <functional>
+#include <memory>
+
+#include <torch/nn/module.h>
+#include <torch/nn/pimpl.h>
+
+#include <it3/export.h>
+#include <it3/network.h>
+
+namespace it3 {
+
+/// The place in a C++ model at which features are injected. LibTorch has no forward hooks, so a model's author
+/// puts one of these after the layer, as a child of a Sequential or in forward(). It passes its input on.
+class IT3_API InjectionPointImpl : public torch::nn::Module {
+ public:
+  at::Tensor forward(const at::Tensor& features);
+
+ private:
+  friend class InjectionScope;
+  const Inject* inject_ = nullptr;
+  bool called_ = false;
+};
+TORCH_MODULE(InjectionPoint);
+
+/// A torch::nn model with an InjectionPoint in it.
+class IT3_API ModuleNetwork : public Network {
+ public:
+  using Forward = std::function<at::Tensor(const Inputs&)>;
+
+  /// @param module   the model
+  /// @param forward  calls it
+  /// Raises c10::ValueError unless exactly one InjectionPoint is registered in the module.
+  ModuleNetwork(std::shared_ptr<torch::nn::Module> module, Forward forward);
+
+  /// A model whose forward takes one tensor and returns one, such as torch::nn::Sequential.
+  template <typename Impl>
+  explicit ModuleNetwork(torch::nn::ModuleHolder<Impl> module)
+      : ModuleNetwork(module.ptr(), [module](const Inputs& inputs) mutable {
+          return module->forward(inputs.args.at(0).toTensor());
+        }) {}
+
+  FirstPass predict(const Inputs& inputs) override;
+  at::Tensor resume(const Inputs& inputs, const FirstPass& first, const Inject& inject) override;
+  std::vector<NamedParameter> parameters() const override;
+  std::unique_ptr<WorkingCopy> checkout(const std::vector<NamedParameter>& adapted) override;
+
+ private:
+  friend class ModuleWorkingCopy;
+  at::Tensor run_injected(const Inputs& inputs, const Inject& inject);
+
+  std::shared_ptr<torch::nn::Module> module_;
+  Forward forward_;
+  std::shared_ptr<InjectionPointImpl> point_;
+};
+
+}  // namespace it3

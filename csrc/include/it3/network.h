@@ -1,0 +1,71 @@
+#pragma once
+
+#include <functional>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include <ATen/core/Tensor.h>
+
+#include <it3/export.h>
+#include <it3/inputs.h>
+
+namespace it3 {
+
+/// What a network's named layer gave -> what the rest of the network goes on with. Same shape, dtype and device.
+using Inject = std::function<at::Tensor(const at::Tensor& features)>;
+
+/// What the first pass leaves for the second.
+struct FirstPass {
+  at::Tensor prediction;
+};
+
+/// A model that can be run in two passes: plain, and with features injected at its named layer.
+class IT3_API TwoPass {
+ public:
+  virtual ~TwoPass() = default;
+
+  /// The plain prediction, y0 = f(x).
+  virtual FirstPass predict(const Inputs& inputs) = 0;
+
+  /// The prediction with what `inject` makes of the named layer's output in its place, y1 = f(x | ...). `inject` runs at
+  /// each call of the layer. Raises c10::Error if the layer is never called.
+  virtual at::Tensor resume(const Inputs& inputs, const FirstPass& first, const Inject& inject) = 0;
+};
+
+/// A floating-point or complex parameter of a network.
+struct NamedParameter {
+  std::string name;
+  at::Tensor tensor;
+  /// Whether it belongs to a normalisation layer.
+  bool of_normalisation = false;
+};
+
+/// The tensors of some parameters.
+IT3_API std::vector<at::Tensor> tensors_of(const std::vector<NamedParameter>& parameters);
+
+/// A transaction on a network's weights. The passes run on weights that can be changed at will; when the copy is
+/// destroyed, by an exception too, the network is bit for bit as it was.
+class IT3_API WorkingCopy : public TwoPass {
+ public:
+  /// The leaves to differentiate the loss by, in the order that checkout() was given.
+  virtual const std::vector<at::Tensor>& leaves() const = 0;
+
+  /// The leaves' values, to be changed in place. They stay valid, and are nobody else's, after the copy is gone.
+  virtual const std::vector<at::Tensor>& values() const = 0;
+
+  /// Writes the values into the network, which keeps them when the copy is destroyed.
+  virtual void commit() = 0;
+};
+
+/// A model cut at one layer. Its own passes run on its own weights, as training needs it.
+class IT3_API Network : public TwoPass {
+ public:
+  /// Every floating-point or complex parameter, frozen ones too, each once; tied ones under their first name.
+  virtual std::vector<NamedParameter> parameters() const = 0;
+
+  /// Opens a transaction in which `adapted`, some of parameters(), can change and the others are constants.
+  virtual std::unique_ptr<WorkingCopy> checkout(const std::vector<NamedParameter>& adapted) = 0;
+};
+
+}  // namespace it3

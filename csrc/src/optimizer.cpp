@@ -1,0 +1,155 @@
+#include <it3/optimizer.h>
+
+#include <map>
+#include <tuple>
+
+#include <ATen/ATen.h>
+
+namespace it3 {
+namespace {
+
+using TensorVector = std::vector<at::Tensor>;
+
+/// The parameters that one kernel call can step: same device, same dtype, all with or all without momentum so far.
+struct Group {
+  TensorVector weights, gradients, momentum, squares, steps;
+  bool is_first_step = false;
+};
+
+bool is_half_precision(const at::Tensor& t) { return t.scalar_type() == at::kHalf || t.scalar_type() == at::kBFloat16; }
+
+at::Tensor as_real(const at::Tensor& t) { return t.is_complex() ? at::view_as_real(t) : t; }
+
+/// The gradient in the weight's dtype and memory layout: the fused kernels read raw memory in the weight's order.
+at::Tensor match(const at::Tensor& gradient, const at::Tensor& weight) {
+  if (gradient.scalar_type() == weight.scalar_type() && gradient.strides() == weight.strides()) return gradient;
+  return at::empty_like(weight).copy_(gradient);
+}
+
+/// Gradients scaled to a Euclidean norm of at most `max_norm`. Not in place: gradients may share memory.
+void clip(TensorVector& gradients, double max_norm) {
+  TensorVector norms;
+  at::ScalarType widest = at::kFloat;
+  for (const auto& g : gradients) {
+    if (!g.defined()) continue;
+    const at::ScalarType dtype = at::promote_types(g.scalar_type(), at::kFloat);
+    widest = at::promote_types(widest, dtype);
+    norms.push_back(at::linalg_vector_norm(g, 2, /*dim=*/{}, /*keepdim=*/false, dtype));
+  }
+  if (norms.empty()) return;
+  for (auto& norm : norms) norm = norm.to(norms.front().device(), widest);
+  const at::Tensor scale = (max_norm / (at::stack(norms).norm() + 1e-6)).clamp_max(1);
+  for (auto& g : gradients) {
+    if (g.defined()) g = g * scale.to(g.device(), g.scalar_type());
+  }
+}
+
+// Kingma & Ba, arXiv 1412.6980; AdamW: Loshchilov & Hutter, arXiv 1711.05101.
+void adam(const Group& g, const Options& o) {
+  const auto [beta1, beta2] = o.betas.value_or(std::pair{0.9, 0.999});
+  const double eps = o.eps.value_or(1e-8);
+  at::_foreach_add_(g.steps, 1);
+  if (o.optimizer_name == OptimizerName::adamw) {
+    at::_fused_adamw_(
+        g.weights, g.gradients, g.momentum, g.squares, {}, g.steps, o.lr, beta1, beta2, o.weight_decay.value_or(1e-2),
+        eps, /*amsgrad=*/false, /*maximize=*/false);
+  } else {
+    at::_fused_adam_(
+        g.weights, g.gradients, g.momentum, g.squares, {}, g.steps, o.lr, beta1, beta2, o.weight_decay.value_or(0), eps,
+        /*amsgrad=*/false, /*maximize=*/false);
+  }
+}
+
+void sgd(const Group& g, const Options& o) {
+  at::_fused_sgd_(
+      g.weights, g.gradients, g.momentum, o.weight_decay.value_or(0), o.momentum.value_or(0), o.lr, /*dampening=*/0,
+      /*nesterov=*/false, /*maximize=*/false, g.is_first_step);
+}
+
+// Tieleman & Hinton, Coursera lecture 6.5 (2012), with torch.optim's decay of 0.99.
+void rmsprop(const Group& g, const Options& o) {
+  constexpr double decay = 0.99;
+  at::_foreach_mul_(g.squares, decay);
+  at::_foreach_addcmul_(g.squares, g.gradients, g.gradients, 1 - decay);
+  auto denominators = at::_foreach_sqrt(g.squares);
+  at::_foreach_add_(denominators, o.eps.value_or(1e-8));
+  if (g.momentum.empty()) {
+    at::_foreach_addcdiv_(g.weights, g.gradients, denominators, -o.lr);
+  } else {
+    at::_foreach_mul_(g.momentum, *o.momentum);
+    at::_foreach_addcdiv_(g.momentum, g.gradients, denominators);
+    at::_foreach_add_(g.weights, g.momentum, -o.lr);
+  }
+}
+
+// Duchi, Hazan & Singer, JMLR 12 (2011).
+void adagrad(const Group& g, const Options& o) {
+  at::_foreach_addcmul_(g.squares, g.gradients, g.gradients);
+  auto denominators = at::_foreach_sqrt(g.squares);
+  at::_foreach_add_(denominators, o.eps.value_or(1e-10));
+  at::_foreach_addcdiv_(g.weights, g.gradients, denominators, -o.lr);
+}
+
+void update(Group& group, const Options& options) {
+  const bool is_adaptive = options.optimizer_name == OptimizerName::rmsprop ||
+      options.optimizer_name == OptimizerName::adagrad;
+  if (is_adaptive && options.weight_decay.value_or(0) != 0) {
+    group.gradients = at::_foreach_add(group.gradients, group.weights, *options.weight_decay);
+  }
+  switch (options.optimizer_name) {
+    case OptimizerName::adam:
+    case OptimizerName::adamw: return adam(group, options);
+    case OptimizerName::sgd: return sgd(group, options);
+    case OptimizerName::rmsprop: return rmsprop(group, options);
+    case OptimizerName::adagrad: return adagrad(group, options);
+  }
+}
+
+}  // namespace
+
+Optimizer::Optimizer(const Options& options, std::vector<at::Tensor> parameters, OptimizerState state)
+    : options_(options), parameters_(std::move(parameters)), state_(std::move(state)) {
+  for (auto& parameter : parameters_) parameter = as_real(parameter);
+  for (auto* list : {&state_.momentum, &state_.squares, &state_.steps, &state_.masters}) {
+    list->resize(parameters_.size());
+  }
+}
+
+void Optimizer::step(std::vector<at::Tensor> gradients) {
+  const at::NoGradGuard no_grad;
+  for (auto& g : gradients) {
+    if (g.defined()) g = as_real(g.layout() == at::kStrided ? g : g.to_dense());
+  }
+  if (options_.max_grad_norm) clip(gradients, *options_.max_grad_norm);
+
+  using enum OptimizerName;
+  const OptimizerName name = options_.optimizer_name;
+  const bool is_adam = name == adam || name == adamw;
+  const bool has_momentum = is_adam || options_.momentum.value_or(0) != 0;
+  const auto ready = [](at::Tensor& memory, const at::Tensor& weight) {
+    if (!memory.defined()) memory = at::zeros_like(weight);
+    return memory;
+  };
+  std::map<std::tuple<std::string, at::ScalarType, bool>, Group> groups;
+  for (std::size_t i = 0; i < parameters_.size(); ++i) {
+    if (!gradients[i].defined()) continue;
+    at::Tensor& master = state_.masters[i];
+    if (is_half_precision(parameters_[i]) && !master.defined()) master = parameters_[i].to(at::kFloat);
+    const at::Tensor& weight = master.defined() ? master : parameters_[i];
+    const bool is_first = has_momentum && !state_.momentum[i].defined();
+    Group& group = groups[{weight.device().str(), weight.scalar_type(), is_first}];
+    group.is_first_step = is_first;
+    group.weights.push_back(weight);
+    group.gradients.push_back(match(std::exchange(gradients[i], {}), weight));
+    if (has_momentum) group.momentum.push_back(ready(state_.momentum[i], weight));
+    if (name != sgd) group.squares.push_back(ready(state_.squares[i], weight));
+    if (is_adam && !state_.steps[i].defined()) state_.steps[i] = at::zeros({}, weight.options().dtype(at::kFloat));
+    if (is_adam) group.steps.push_back(state_.steps[i]);
+  }
+  for (auto& [key, group] : groups) update(group, options_);
+  for (std::size_t i = 0; i < parameters_.size(); ++i) {
+    if (state_.masters[i].defined()) parameters_[i].copy_(state_.masters[i]);
+  }
+}
+
+}  // namespace it3

@@ -1,0 +1,45 @@
+#pragma once
+
+#include <exception>
+#include <utility>
+#include <vector>
+
+#include <ATen/ATen.h>
+
+namespace it3::detail {
+
+/// Puts the random generators back if it is destroyed by an exception.
+class RandomStateGuard {
+ public:
+  /// Guards the CPU's generator and those of the devices that `tensors` are on.
+  template <typename Tensors>
+  explicit RandomStateGuard(const Tensors& tensors) {
+    save(at::kCPU);
+    for (const at::Tensor& t : tensors) {
+      if (t.is_cuda()) save(t.device());
+    }
+  }
+
+  ~RandomStateGuard() {
+    if (std::uncaught_exceptions() == exceptions_) return;
+    for (auto& [generator, state] : states_) generator.set_state(state);
+  }
+
+  RandomStateGuard(const RandomStateGuard&) = delete;
+  RandomStateGuard& operator=(const RandomStateGuard&) = delete;
+
+ private:
+  void save(at::Device device) {
+    at::Generator generator = at::globalContext().defaultGenerator(device);
+    for (const auto& [known, state] : states_) {
+      if (known == generator) return;
+    }
+    const std::scoped_lock lock(generator.mutex());
+    states_.emplace_back(generator, generator.get_state());
+  }
+
+  int exceptions_ = std::uncaught_exceptions();
+  std::vector<std::pair<at::Generator, at::Tensor>> states_;
+};
+
+}  // namespace it3::detail

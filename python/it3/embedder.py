@@ -1,0 +1,87 @@
+"""The default embedder as a torch.nn.Module."""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from it3 import _C
+
+_WEIGHTS = ("weight1", "bias1", "weight2", "bias2")
+
+
+class Embedder(nn.Module):
+    """A two-layer perceptron over channels, applied at each place of a prediction (pixel, token, ...).
+
+    ``LeakyReLU(Linear(LeakyReLU(Linear(prediction))))`` with C inputs and F hidden and output channels, for predictions
+    of C and features of F channels. It takes its shape, device and dtype from the first prediction and features that it sees.
+    Its parameters exist from construction, empty, so that an optimiser built before the first forward trains them.
+
+    Parameters
+    ----------
+    prediction_layout, features_layout
+        Where the channels and samples are, if the kinds of the model's layers do not tell. Predictions and features of
+        up to three dimensions otherwise have their channels last, others in dimension 1.
+    """
+
+    def __init__(
+        self, prediction_layout: _C.Layout | None = None, features_layout: _C.Layout | None = None
+    ) -> None:
+        super().__init__()
+        self.prediction_layout = prediction_layout
+        self.features_layout = features_layout
+        for name in _WEIGHTS:
+            self.register_parameter(name, nn.Parameter(torch.empty(0)))
+
+    @property
+    def is_built(self) -> bool:
+        """Whether the parameters have their shapes."""
+        return self.weight1.numel() != 0
+
+    def clear(self) -> None:
+        """Make the parameters empty again; the next forward shapes them anew."""
+        for parameter in self.parameters():
+            parameter.data = parameter.data.new_empty(0)
+
+    def forward(self, prediction: Tensor, features: Tensor) -> Tensor:
+        """Embed a prediction for features.
+
+        Parameters
+        ----------
+        prediction
+            (B, C), (B,), or with places, such as (B, C, H, W).
+        features
+            The output of the layer that the embedding is for, such as (B, F) or (B, F, h, w).
+
+        Returns
+        -------
+        Tensor
+            (B, F) for a prediction without places; else in the features' shape, places averaged or repeated to theirs.
+
+        Raises
+        ------
+        ValueError
+            If the two shapes cannot be brought together; both are named.
+        """
+        layouts = (self.prediction_layout or _C.Layout(), self.features_layout or _C.Layout())
+        if not self.is_built:
+            made = _C.make_embedder_weights(prediction, features, *layouts)
+            for name, weight in zip(_WEIGHTS, made, strict=True):
+                getattr(self, name).data = weight
+        return _C.embed(prediction, features, self.weight1, self.bias1, self.weight2, self.bias2, *layouts)
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        # One of the two sides may be empty; the shapes are then those of the saved embedder.
+        for name in _WEIGHTS:
+            saved = state_dict.get(prefix + name)
+            own = getattr(self, name)
+            if saved is not None and 0 in (saved.numel(), own.numel()):
+                own.data = own.data.new_empty(saved.shape)
+        super()._load_from_state_dict(state_dict, prefix, *args)
+
+    def extra_repr(self) -> str:
+        """Say the sizes, for print()."""
+        if not self.is_built:
+            return "not built"
+        features, channels = self.weight1.shape
+        return f"prediction_channels={channels}, features_channels={features}"

@@ -1,0 +1,257 @@
+"""The engine: a model, an embedder and how to adapt."""
+
+import difflib
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from it3 import _C
+from it3.adaptation import Adaptation
+from it3.embedder import Embedder
+from it3.layouts import layout_of
+
+TensorFunction = Callable[[Tensor, Tensor], Tensor]
+
+
+class IT3Engine(nn.Module):
+    """Idempotent Test-Time Training around a model (IT3, ICML 2025, arXiv 2410.04201).
+
+    In train mode, ``engine(inputs, target=y)`` returns ``(y0, loss_ttt)``: the prediction f(x) for the user's own
+    criterion, and the second term of the training loss, distance(f(x | y), y) (the paper's Eq. 1). Without a target it is
+    distance(f(x | y0), y0).
+
+    In eval mode, ``engine(inputs)`` takes a few optimiser steps on distance(f(x | y0), y0) and returns ``(prediction,
+    loss)``, both detached: the adapted network's prediction, and the loss, a scalar, before the last step. The model is
+    afterwards bit for bit as it was, also after an exception, unless ``copy_model`` is False.
+
+    Parameters
+    ----------
+    model
+        The network to adapt. Its prediction is what it returns, or the first tensor in a tuple, list or mapping.
+    features_layer_name
+        The dotted name of the layer at whose output y0 is fed back. If it returns a tuple, list or mapping, the first
+        tensor in it is injected into; if it is called several times, each call is.
+    embeder
+        A module that turns a prediction into what is combined with the features. Default: :class:`it3.Embedder`.
+    combine_fn
+        ``combine_fn(features, embedding)``, the features to go on with. Default: addition, the embedding spread over
+        the dimensions that it lacks.
+    distance_fn
+        ``distance_fn(y1, y0)``, a scalar, or one of "mse" (the default), "l1", "cross_entropy", "kl", "js", "cosine". The
+        three between distributions take predictions as logits, and targets as class probabilities.
+    optimization_parameters
+        How to adapt; may be changed between calls, as ``engine.optimization_parameters["lr"] = 1e-3``.
+
+        - ``optimizer_name`` ("adam"): adam, adamw, sgd, rmsprop or adagrad
+        - ``num_steps`` (3), ``lr`` (1e-2)
+        - ``betas``, ``eps``, ``weight_decay``, ``momentum``: as in torch.optim, with its defaults
+        - ``max_grad_norm`` (None): gradients are scaled down to this Euclidean norm
+        - ``parameters`` ("all"): which parameters adapt: "all" that require gradients, "norm" for those of
+          normalisation layers, or a pattern or list of patterns of parameter or module names, such as "encoder.*"
+        - ``copy_model`` (True): every call starts from the same weights. False: adapted weights and optimiser state are
+          kept from call to call, until :meth:`reset`
+
+    Raises
+    ------
+    ValueError, TypeError
+        For a layer, an option or a distance that does not exist, and for values of a wrong type or out of range.
+
+    Notes
+    -----
+    Inputs are a tensor, a tuple or list (positional arguments) or a mapping (keyword arguments). Targets have the
+    prediction's shape, or are class indices without its channel dimension. Adapting lends the model other weights for the
+    length of a call, so one model must not be used from several threads at once.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        features_layer_name: str,
+        embeder: nn.Module | Callable[[Tensor], Tensor] | None = None,
+        combine_fn: TensorFunction | None = None,
+        distance_fn: TensorFunction | str | None = None,
+        optimization_parameters: Mapping[str, Any] | None = None,
+    ) -> None:
+        super().__init__()
+        _check_model(model)
+        self.model = model
+        self.features_layer_name = features_layer_name
+        self.optimization_parameters = dict(optimization_parameters or {})
+        _C.check_options(self.optimization_parameters)
+        self.combine_fn = _callable_or_none("combine_fn", combine_fn)
+        if isinstance(distance_fn, str):
+            _C.check_distance(distance_fn)
+            self.distance_fn: TensorFunction | str = distance_fn
+        else:
+            self.distance_fn = _callable_or_none("distance_fn", distance_fn) or "mse"
+
+        eager = _eager(model)
+        self._prediction_layout = layout_of(eager, eager)
+        self._features_layout = layout_of(self._layer(), eager)
+        self.embeder = Embedder() if embeder is None else _callable_or_none("embeder", embeder)
+        if isinstance(self.embeder, Embedder):
+            if not self.embeder.is_built:  # so that loading a state dict keeps the model's device and dtype
+                self.embeder.to(_like_of(eager))
+            self.embeder.prediction_layout = self.embeder.prediction_layout or self._prediction_layout
+            self.embeder.features_layout = self.embeder.features_layout or self._features_layout
+            self._prediction_layout = self.embeder.prediction_layout
+            self._features_layout = self.embeder.features_layout
+        self._online = _C.Online()
+
+    @property
+    def embedder(self) -> Any:
+        """The embedder: ``embeder`` by its dictionary spelling."""
+        return self.embeder
+
+    @embedder.setter
+    def embedder(self, module: Any) -> None:
+        self.embeder = module
+
+    def forward(self, inputs: Any, target: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Train or adapt, by the engine's mode.
+
+        Parameters
+        ----------
+        inputs
+            What the model is called with.
+        target
+            In train mode only: the labels, of the prediction's shape, or class indices.
+
+        Returns
+        -------
+        prediction, loss
+            See the class.
+
+        Raises
+        ------
+        ValueError
+            For a target in eval mode, or one that does not fit the prediction; where nothing can adapt; where losses are not
+            finite.
+        """
+        if self.training:
+            with self._unbuilt_on_error():
+                return _C.training_losses(self._parts(), inputs, target)
+        if target is not None:
+            raise ValueError("a target was given in eval mode, where adaptation uses no labels; call train() to train")
+        result = self._adapt(inputs, self.optimization_parameters, with_second=False)
+        return result.prediction, result.loss()
+
+    def adapt(self, inputs: Any, **overrides: Any) -> Adaptation:
+        """Adapt to a batch and tell all about it, in whatever mode the engine is.
+
+        Parameters
+        ----------
+        inputs
+            What the model is called with.
+        **overrides
+            Optimisation parameters for this call.
+        """
+        result = self._adapt(inputs, {**self.optimization_parameters, **overrides}, with_second=True)
+        return Adaptation(result.prediction, result.second, result.losses, dict(result.weights), _eager(self.model))
+
+    def uncertainty(self, inputs: Any) -> Tensor:
+        """Give the distance ‖y1 - y0‖ of each sample, (B,), without adapting: larger where the model is less sure."""
+        with self._unbuilt_on_error():
+            return _C.uncertainty(self._parts(), inputs)
+
+    def reset(self) -> None:
+        """Go back to the weights from before the first call that kept adapted ones (``copy_model`` False).
+
+        Weights that were trained or loaded since the last such call stay: they are a new start.
+        """
+        self._online.reset(_eager(self.model))
+
+    def extra_repr(self) -> str:
+        """Say where and how the engine adapts, for print()."""
+        return f"features_layer_name={self.features_layer_name!r}, optimization_parameters={self.optimization_parameters}"
+
+    def _adapt(self, inputs: Any, options: dict[str, Any], *, with_second: bool) -> _C.Adaptation:
+        with self._unbuilt_on_error():
+            return _C.adapt(self._parts(), inputs, options, self._online, with_second)
+
+    def _parts(self) -> _C.EngineParts:
+        return _C.EngineParts(
+            model=_eager(self.model),
+            layer=self._layer(),
+            layer_name=self.features_layer_name,
+            embeder=self.embeder,
+            embeds_to_features=isinstance(self.embeder, Embedder),
+            combine_fn=self.combine_fn,
+            distance_fn=self.distance_fn,
+            prediction_layout=self._prediction_layout,
+            features_layout=self._features_layout,
+        )
+
+    def _layer(self) -> nn.Module:
+        model = _eager(self.model)
+        try:
+            return model.get_submodule(self.features_layer_name.removeprefix("_orig_mod."))
+        except AttributeError:
+            names = [name for name, _ in model.named_modules() if name]
+            near = difflib.get_close_matches(self.features_layer_name, names, n=3, cutoff=0)
+            raise ValueError(
+                f"the model has no layer '{self.features_layer_name}'; did you mean {' or '.join(map(repr, near))}? "
+                "model.named_modules() lists all"
+                if near
+                else f"the model has no layer '{self.features_layer_name}': it has no submodules"
+            ) from None
+
+    @contextmanager
+    def _unbuilt_on_error(self) -> Iterator[None]:
+        """Undo a first call's shaping of the embedder if that call fails."""
+        is_new = isinstance(self.embeder, Embedder) and not self.embeder.is_built
+        try:
+            yield
+        except BaseException:
+            if is_new:
+                self.embeder.clear()
+            raise
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        _rename_torch_ttt_keys(state_dict, prefix, isinstance(self.embeder, Embedder))
+        super()._load_from_state_dict(state_dict, prefix, *args)
+
+
+def _check_model(model: object) -> None:
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"model must be a torch.nn.Module, not a {type(model).__name__}")
+    if isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel):
+        raise ValueError(
+            f"model is wrapped in {type(model).__name__}; give model.module, and wrap the engine itself to train in parallel"
+        )
+    if isinstance(model, torch.jit.ScriptModule):
+        raise TypeError("model is a TorchScript module, which has no forward hooks; give the eager torch.nn.Module")
+
+
+def _like_of(model: nn.Module) -> Tensor:
+    """Give a tensor of the model's device and dtype."""
+    shaped = (p for p in model.parameters() if not nn.parameter.is_lazy(p) and p.is_floating_point())
+    return next(shaped, torch.empty(0))
+
+
+def _callable_or_none(name: str, value: Any) -> Any:
+    if value is not None and not callable(value):
+        raise TypeError(f"{name} must be callable or None, not {value!r}")
+    return value
+
+
+def _eager(model: nn.Module) -> nn.Module:
+    """Give the module inside torch.compile's wrapper, which would ignore the hook."""
+    inner = getattr(model, "_orig_mod", model)
+    return inner if isinstance(inner, nn.Module) else model
+
+
+def _rename_torch_ttt_keys(state_dict: dict[str, Any], prefix: str, is_default_embedder: bool) -> None:
+    """Bring a checkpoint of torch-ttt's engine, which holds the layer twice, into ours."""
+    for key in [key for key in state_dict if key.startswith(f"{prefix}target_module.")]:
+        del state_dict[key]
+    if not is_default_embedder:
+        return
+    for theirs, ours in (("0.weight", "weight1"), ("0.bias", "bias1"), ("2.weight", "weight2"), ("2.bias", "bias2")):
+        value = state_dict.pop(f"{prefix}embeder.{theirs}", None)
+        if value is not None:
+            # Theirs is a 1x1 convolution for images.
+            state_dict[f"{prefix}embeder.{ours}"] = value.flatten(1) if theirs.endswith("weight") else value

@@ -1,0 +1,27 @@
+import pytest
+import torch
+from models import Case, make_case
+
+
+@pytest.fixture(params=["cpu", pytest.param("cuda", marks=pytest.mark.cuda)])
+def device(request: pytest.FixtureRequest) -> str:
+    return request.param
+
+
+@pytest.fixture
+def case(device: str) -> Case:
+    """An MLP in float64."""
+    return make_case("mlp", device=device)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "cuda: needs a CUDA device")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    # Deselected rather than skipped: where there is no CUDA device, these are not tests that should have run.
+    if torch.cuda.is_available():
+        return
+    without = [item for item in items if item.get_closest_marker("cuda") is None]
+    config.hook.pytest_deselected(items=[item for item in items if item not in without])
+    items[:] = without

@@ -1,0 +1,150 @@
+"""Options are checked where they are given, with errors that say what is accepted."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from it3 import IT3Engine
+from models import Case
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"num_steps": -1}, ValueError, "num_steps must be a whole number, 0 or more, not -1"),
+        ({"num_steps": 1.5}, TypeError, "num_steps must be a whole number, 0 or more, not 1.5"),
+        ({"num_steps": "3"}, TypeError, "num_steps must be a whole number, 0 or more, not '3'"),
+        ({"num_steps": True}, TypeError, "num_steps must be a whole number, 0 or more, not True"),
+        ({"lr": -0.1}, ValueError, "lr must be a number, 0 or more, not -0.1"),
+        ({"lr": math.nan}, ValueError, "lr must be a number, 0 or more, not nan"),
+        ({"lr": None}, TypeError, "lr must be a number, 0 or more, not None"),
+        ({"lr": "1e-3"}, TypeError, "lr must be a number, 0 or more, not '1e-3'"),
+        ({"betas": (0.9, 1.0)}, ValueError, "betas must be two numbers from 0 to below 1, not [0.9, 1]"),
+        ({"betas": (0.9,)}, ValueError, "betas must be two numbers from 0 to below 1, not [0.9]"),
+        ({"betas": 0.9}, TypeError, "betas must be two numbers from 0 to below 1, not 0.9"),
+        ({"eps": -1e-8}, ValueError, "eps must be a number, 0 or more, not -1e-08"),
+        ({"weight_decay": "no"}, TypeError, "weight_decay must be a number, 0 or more, not 'no'"),
+        ({"momentum": math.inf}, ValueError, "momentum must be a number, 0 or more, not inf"),
+        ({"max_grad_norm": 0}, ValueError, "max_grad_norm must be a number above 0, or None, not 0"),
+        ({"copy_model": "False"}, TypeError, "copy_model must be True or False, not 'False'"),
+        ({"optimizer_name": 3}, TypeError, "optimizer_name must be one of adam, adamw, sgd, rmsprop, adagrad, not 3"),
+        ({"parameters": []}, ValueError, "parameters must be 'all', 'norm', or one or more patterns"),
+        ({"parameters": 1}, TypeError, "parameters must be 'all', 'norm', or one or more patterns"),
+        ({"parameters": ["fc", 1]}, TypeError, "parameters cannot be ['fc', 1], a list"),
+        ({"lr": object}, TypeError, "lr cannot be <class 'object'>, a type"),
+        ({3: 1}, TypeError, "names of options are strings, not 3"),
+        ({"momentum": 0.9}, ValueError, "momentum is for sgd and rmsprop, but optimizer_name is 'adam'"),
+        ({"optimizer_name": "sgd", "betas": (0.9, 0.9)}, ValueError, "betas is for adam and adamw"),
+        ({"optimizer_name": "sgd", "eps": 1e-8}, ValueError, "eps is for adam, adamw, rmsprop and adagrad"),
+        ({"weight_decy": 1}, ValueError, "no option is called 'weight_decy'; did you mean 'weight_decay'? The options"),
+    ],
+    ids=lambda value: str(value) if isinstance(value, dict) else "",
+)
+def test_errors(case: Case, options: dict, error: type[Exception], message: str) -> None:
+    with pytest.raises(error) as raised:
+        IT3Engine(case.model, case.layer, optimization_parameters=options)
+    assert message in str(raised.value)
+    engine = IT3Engine(case.model, case.layer).eval()
+    engine.optimization_parameters = options
+    with pytest.raises(error) as raised:
+        engine(case.inputs)
+    assert message in str(raised.value)
+
+
+def test_numbers_of_other_libraries(case: Case) -> None:
+    engine = IT3Engine(case.model, case.layer).eval()
+    expected = engine.adapt(case.inputs, num_steps=2, lr=0.125, betas=(0.5, 0.5)).prediction
+    for steps, number in ((np.int64(2), np.float32(0.125)), (torch.tensor(2), torch.tensor(0.125))):
+        options = {"num_steps": steps, "lr": number, "betas": np.array([0.5, 0.5])}
+        assert torch.equal(engine.adapt(case.inputs, **options).prediction, expected)
+
+
+def test_none_is_the_default(case: Case) -> None:
+    engine = IT3Engine(case.model, case.layer).eval()
+    expected = engine(case.inputs)[0]
+    names = ("betas", "eps", "weight_decay", "momentum", "max_grad_norm")
+    assert torch.equal(engine.adapt(case.inputs, **dict.fromkeys(names)).prediction, expected)
+
+
+def test_overrides_are_for_one_call(case: Case) -> None:
+    engine = IT3Engine(case.model, case.layer, optimization_parameters={"num_steps": 2}).eval()
+    expected = engine(case.inputs)[0]
+    assert engine.adapt(case.inputs, num_steps=5).steps == 5
+    assert engine.optimization_parameters == {"num_steps": 2}
+    assert torch.equal(engine(case.inputs)[0], expected)
+
+
+@pytest.mark.parametrize(
+    ("selection", "message"),
+    [
+        ("fc9", "parameters has 'fc9', which selects no parameter of the model; did you mean"),
+        (["0", "nothing.*"], "parameters has 'nothing.*', which selects no parameter"),
+        ("norm", "has no trainable parameters in normalisation layers"),
+        ("2", "parameters has '2', but all that it selects have requires_grad=False"),
+    ],
+)
+def test_selections_of_nothing(case: Case, selection: str | list[str], message: str) -> None:
+    case.model[2].requires_grad_(False)
+    engine = IT3Engine(case.model, case.layer).eval()
+    with pytest.raises(ValueError, match="parameters") as raised:
+        engine.adapt(case.inputs, parameters=selection)
+    assert message in str(raised.value)
+
+
+def test_frozen_parameters_do_not_adapt(case: Case) -> None:
+    case.model[2].requires_grad_(False)
+    engine = IT3Engine(case.model, case.layer).eval()
+    state = engine.adapt(case.inputs).state_dict()
+    changed = {name for name, value in case.model.state_dict().items() if not torch.equal(value, state[name])}
+    assert changed == {"0.weight", "0.bias", "4.weight", "4.bias"}
+    assert not case.model[2].weight.requires_grad
+
+
+def test_model_that_is_all_frozen_or_has_no_parameters(case: Case) -> None:
+    case.model.requires_grad_(False)
+    with pytest.raises(ValueError, match="no trainable parameters.*requires_grad_"):
+        IT3Engine(case.model, case.layer).eval()(case.inputs)
+    bare = torch.nn.Sequential(torch.nn.Tanh(), torch.nn.Tanh())
+    with pytest.raises(ValueError, match="no trainable parameters.*no floating-point parameters"):
+        IT3Engine(bare, "0").eval()(case.inputs)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        ({"model": "net"}, TypeError, "model must be a torch.nn.Module, not a str"),
+        ({"features_layer_name": "layer0"}, ValueError, "the model has no layer 'layer0'; did you mean"),
+        ({"combine_fn": 3}, TypeError, "combine_fn must be callable or None, not 3"),
+        ({"embeder": "mlp"}, TypeError, "embeder must be callable or None, not 'mlp'"),
+        ({"distance_fn": 2.0}, TypeError, "distance_fn must be callable or None, not 2.0"),
+        ({"distance_fn": "mae"}, ValueError, "no distance is called 'mae'; did you mean 'mse'? The distances are mse"),
+    ],
+    ids=str,
+)
+def test_arguments(case: Case, arguments: dict, error: type[Exception], message: str) -> None:
+    with pytest.raises(error) as raised:
+        IT3Engine(**{"model": case.model, "features_layer_name": case.layer, **arguments})
+    assert message in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "function", "message"),
+    [
+        ("distance_fn", lambda y1, y0: y1 - y0, r"distance_fn must return a scalar, not a tensor of shape \[7, 3\]"),
+        ("distance_fn", lambda y1, y0: 0.5, "distance_fn must return a tensor, but returned a float"),
+        ("distance_fn", lambda y1, y0: (y1 - y0).detach().mean(), "does not depend on any parameter"),
+        ("combine_fn", lambda f, e: None, "combine_fn must return a tensor, but returned a NoneType"),
+        ("embeder", lambda y: [y], "embeder must return a tensor, but returned a list"),
+        ("embeder", lambda y: y, r"embedding of shape \[7, 3\] cannot be added to features of shape \[7, 8\]"),
+    ],
+)
+def test_functions_that_return_something_else(case: Case, name: str, function, message: str) -> None:
+    engine = IT3Engine(case.model, case.layer, **{name: function}).eval()
+    with pytest.raises((ValueError, TypeError), match=message):
+        engine(case.inputs)
+
+
+def test_target_in_eval_mode(case: Case) -> None:
+    with pytest.raises(ValueError, match="uses no labels"):
+        IT3Engine(case.model, case.layer).eval()(case.inputs, target=case.target)
