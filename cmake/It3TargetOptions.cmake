@@ -1,25 +1,25 @@
 # it3_target_options(<target>): the flags that every target of ours is compiled with. Flags are set here, for each
 # target, and never globally, so that they do not leak into a project that adds this one.
 function(it3_target_options target)
-  target_compile_features(${target} PUBLIC cxx_std_20)
-  set_target_properties(
-    ${target}
-    PROPERTIES
-      CXX_EXTENSIONS OFF
-      CXX_VISIBILITY_PRESET hidden
-      VISIBILITY_INLINES_HIDDEN ON
-      POSITION_INDEPENDENT_CODE ON
-  )
-  target_compile_options(
-    ${target}
-    PRIVATE -Wall -Wextra -Wpedantic -Wconversion -Wshadow
-  )
-  if(IT3_WERROR)
-    target_compile_options(${target} PRIVATE -Werror)
-  endif()
-  if(IT3_SANITIZE)
-    set(flags "-fsanitize=${IT3_SANITIZE}" -fno-omit-frame-pointer)
-    target_compile_options(${target} PRIVATE ${flags})
-    target_link_options(${target} PRIVATE ${flags})
-  endif()
+    target_compile_features(${target} PUBLIC cxx_std_20)
+    set_target_properties(
+        ${target}
+        PROPERTIES
+            CXX_EXTENSIONS OFF
+            CXX_VISIBILITY_PRESET hidden
+            VISIBILITY_INLINES_HIDDEN ON
+            POSITION_INDEPENDENT_CODE ON
+    )
+    target_compile_options(
+        ${target}
+        PRIVATE -Wall -Wextra -Wpedantic -Wconversion -Wshadow
+    )
+    if(IT3_WERROR)
+        target_compile_options(${target} PRIVATE -Werror)
+    endif()
+    if(IT3_SANITIZE)
+        set(flags "-fsanitize=${IT3_SANITIZE}" -fno-omit-frame-pointer)
+        target_compile_options(${target} PRIVATE ${flags})
+        target_link_options(${target} PRIVATE ${flags})
+    endif()
 endfunction()

@@ -18,15 +18,18 @@ void bind_embedder(py::module_& module) {
           py::arg("channel_dim") = py::none(), py::arg("batch_dim") = 0)
       .def_readonly("channel_dim", &Layout::channel_dim)
       .def_readonly("batch_dim", &Layout::batch_dim)
-      .def("__repr__", [](const Layout& layout) {
-        const auto channel = layout.channel_dim ? std::to_string(*layout.channel_dim) : "None";
-        return "Layout(channel_dim=" + channel + ", batch_dim=" + std::to_string(layout.batch_dim) + ")";
-      })
-      .def(py::pickle(
-          [](const Layout& layout) { return py::make_tuple(layout.channel_dim, layout.batch_dim); },
-          [](const py::tuple& state) {
-            return Layout{state[0].cast<std::optional<std::int64_t>>(), state[1].cast<std::int64_t>()};
-          }));
+      .def(
+          "__repr__",
+          [](const Layout& layout) {
+            const auto channel = layout.channel_dim ? std::to_string(*layout.channel_dim) : "None";
+            return "Layout(channel_dim=" + channel + ", batch_dim=" + std::to_string(layout.batch_dim) + ")";
+          })
+      .def(
+          py::pickle(
+              [](const Layout& layout) { return py::make_tuple(layout.channel_dim, layout.batch_dim); },
+              [](const py::tuple& state) {
+                return Layout{state[0].cast<std::optional<std::int64_t>>(), state[1].cast<std::int64_t>()};
+              }));
 
   module.def(
       "channel_dim_of_kind", &channel_dim_of_kind, py::arg("class_name"),

@@ -34,12 +34,12 @@ PythonNetwork network_of(const EngineParts& parts, const py::object& inputs) {
 }
 
 /// What a Python function of the user's returned, which must be a tensor.
-at::Tensor call_for_tensor(const char* name, py::handle function, const at::Tensor& a, const at::Tensor& b, bool takes_both) {
+at::Tensor call_for_tensor(
+    const char* name, py::handle function, const at::Tensor& a, const at::Tensor& b, bool takes_both) {
   const py::gil_scoped_acquire gil;
   const py::object result = takes_both ? function(a, b) : function(a);
   TORCH_CHECK_TYPE(
-      THPVariable_Check(result.ptr()), name, " must return a tensor, but returned a ",
-      Py_TYPE(result.ptr())->tp_name);
+      THPVariable_Check(result.ptr()), name, " must return a tensor, but returned a ", Py_TYPE(result.ptr())->tp_name);
   return THPVariable_Unpack(result.ptr());
 }
 
@@ -53,11 +53,10 @@ Method method_of(const EngineParts& parts) {
       [combine](const at::Tensor& features, const at::Tensor& embedding) {
         return call_for_tensor("combine_fn", combine, features, embedding, true);
       },
-      py::isinstance<py::str>(distance)
-          ? distance_by_name(distance.cast<std::string>())
-          : Distance([distance](const at::Tensor& second, const at::Tensor& reference) {
-              return call_for_tensor("distance_fn", distance, second, reference, true);
-            })};
+      py::isinstance<py::str>(distance) ? distance_by_name(distance.cast<std::string>())
+                                        : Distance([distance](const at::Tensor& second, const at::Tensor& reference) {
+                                            return call_for_tensor("distance_fn", distance, second, reference, true);
+                                          })};
   if (combine.is_none()) {
     method.combine = [layout = parts.features_layout](const at::Tensor& features, const at::Tensor& embedding) {
       return broadcast_add(features, embedding, layout);
@@ -113,8 +112,7 @@ py::tuple state_of(const Online& online) {
   const OptimizerState& state = online.state();
   return py::make_tuple(
       start, to_maybe(state.momentum), to_maybe(state.squares), to_maybe(state.steps), to_maybe(state.masters),
-      online.stepped(),
-      static_cast<int>(online.optimizer()));
+      online.stepped(), static_cast<int>(online.optimizer()));
 }
 
 Online online_from(const py::tuple& saved) {
@@ -144,8 +142,7 @@ void bind_engine(py::module_& module) {
   py::class_<Online>(module, "Online", "What stays between calls that keep adapted weights.")
       .def(py::init<>())
       .def(
-          "reset",
-          wrap_pybind_function([](Online& online, const py::object& model) {
+          "reset", wrap_pybind_function([](Online& online, const py::object& model) {
             online.reset(PythonNetwork(model, py::none(), "", py::none(), py::none()));
           }),
           py::arg("model"), "Writes the weights of the start back into the model, and forgets everything.")
@@ -174,8 +171,8 @@ void bind_engine(py::module_& module) {
       "check_options", wrap_pybind_function([](const py::dict& options) { options_from(options); }), py::arg("options"),
       "Raises what the core would raise for these options.");
   module.def(
-      "check_distance", wrap_pybind_function([](const std::string& name) { distance_by_name(name); }),
-      py::arg("name"), "Raises ValueError for a name that is not a distance's.");
+      "check_distance", wrap_pybind_function([](const std::string& name) { distance_by_name(name); }), py::arg("name"),
+      "Raises ValueError for a name that is not a distance's.");
 }
 
 }  // namespace it3::python

@@ -8,8 +8,8 @@
 
 namespace it3::python {
 
-/// The parameters of a torch.nn.Module, as Network::parameters() wants them. Raises c10::ValueError for parameters of lazy
-/// modules that were never run.
+/// The parameters of a torch.nn.Module, as Network::parameters() wants them. Raises c10::ValueError for parameters of
+/// lazy modules that were never run.
 std::vector<NamedParameter> parameters_of(py::handle module);
 
 /// Gives modules copies of their buffers while it lives, so that nothing that a pass writes or assigns there stays.

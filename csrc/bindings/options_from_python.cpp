@@ -13,7 +13,8 @@ bool is_list(py::handle value) {
   return has_length;
 }
 
-/// The value of what Python takes for an integer. Tensors have __index__ whatever their dtype, so the type does not tell.
+/// The value of what Python takes for an integer. Tensors have __index__ whatever their dtype, so the type does not
+/// tell.
 std::optional<std::int64_t> whole_number(py::handle value) {
   const auto index = py::reinterpret_steal<py::object>(PyNumber_Index(value.ptr()));
   PyErr_Clear();
@@ -30,8 +31,9 @@ std::optional<double> number(py::handle value) {
 }
 
 [[noreturn]] void unusable(const std::string& name, py::handle value) {
-  C10_THROW_ERROR(TypeError, c10::str(name, " cannot be ", py::repr(value).cast<std::string>(), ", a ",
-                                      Py_TYPE(value.ptr())->tp_name));
+  C10_THROW_ERROR(
+      TypeError,
+      c10::str(name, " cannot be ", py::repr(value).cast<std::string>(), ", a ", Py_TYPE(value.ptr())->tp_name));
 }
 
 OptionValue value_from(const std::string& name, py::handle value) {

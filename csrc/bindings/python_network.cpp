@@ -14,8 +14,7 @@ std::string type_name(py::handle object) { return Py_TYPE(object.ptr())->tp_name
 bool is_sequence(py::handle object) { return PyTuple_Check(object.ptr()) || PyList_Check(object.ptr()); }
 
 bool is_mapping(py::handle object) {
-  return PyDict_Check(object.ptr()) ||
-      py::isinstance(object, py::module_::import("collections.abc").attr("Mapping"));
+  return PyDict_Check(object.ptr()) || py::isinstance(object, py::module_::import("collections.abc").attr("Mapping"));
 }
 
 /// A sequence of the same type with other items.
@@ -29,8 +28,8 @@ py::object same_sequence(py::handle sequence, const py::list& items) {
 /// What a tensor, or the first tensor in a tuple, list or mapping, is replaced with. Undefined: it stays.
 using Replace = std::function<at::Tensor(const at::Tensor&)>;
 
-/// The object with its first tensor replaced; the containers around it are copied and keep their types. A null object if
-/// there is no tensor in it.
+/// The object with its first tensor replaced; the containers around it are copied and keep their types. A null object
+/// if there is no tensor in it.
 py::object replace_first_tensor(py::handle object, const Replace& replace) {
   if (THPVariable_Check(object.ptr())) {
     const at::Tensor replacement = replace(THPVariable_Unpack(object.ptr()));
@@ -180,7 +179,8 @@ py::object without_inference_tensors(const py::object& inputs) {
   }
   if (is_sequence(inputs)) {
     py::list items;
-    for (const py::handle item : inputs) items.append(without_inference_tensors(py::reinterpret_borrow<py::object>(item)));
+    for (const py::handle item : inputs)
+      items.append(without_inference_tensors(py::reinterpret_borrow<py::object>(item)));
     return same_sequence(inputs, items);
   }
   if (is_mapping(inputs)) {

@@ -13,13 +13,14 @@
 
 namespace it3::python {
 
-/// An eager torch.nn.Module, run again with a forward hook on one layer, together with the inputs of one call: Python objects
-/// of any kind need not become IValues. The passes take the GIL; everything else is called with it held.
+/// An eager torch.nn.Module, run again with a forward hook on one layer, together with the inputs of one call: Python
+/// objects of any kind need not become IValues. The passes take the GIL; everything else is called with it held.
 class PythonNetwork : public Network {
  public:
   /// @param embedder  a module whose buffers are guarded as the model's are, or None
   /// @param inputs    a tensor or another object f(x), a tuple or list f(*x), a mapping f(**x)
-  PythonNetwork(py::object model, py::object layer, std::string layer_name, const py::object& embedder, py::object inputs);
+  PythonNetwork(
+      py::object model, py::object layer, std::string layer_name, const py::object& embedder, py::object inputs);
 
   FirstPass predict(const Inputs&) override;
   at::Tensor resume(const Inputs&, const FirstPass&, const Inject& inject) override;

@@ -36,7 +36,8 @@ at::Tensor scalar_loss(const at::Tensor& distance) {
       "; reduce it, by .mean() for example");
   TORCH_CHECK_VALUE(
       distance.requires_grad(),
-      "the distance does not depend on any parameter that adapts; check that distance_fn, combine_fn and the model do not "
+      "the distance does not depend on any parameter that adapts; check that distance_fn, combine_fn and the model do "
+      "not "
       "detach, and which parameters are selected");
   return distance.reshape({});
 }
@@ -53,7 +54,8 @@ void check_finite(const at::Tensor& losses, const at::Tensor& prediction, const 
   for (std::int64_t step = 0; step < losses.size(0) && !is_finite(0); ++step) {
     const double loss = losses[step].item<double>();
     if (std::isfinite(loss)) continue;
-    what = c10::str("the loss at step ", step + 1, " of ", losses.size(0), " is ", std::isnan(loss) ? "nan" : "infinite");
+    what =
+        c10::str("the loss at step ", step + 1, " of ", losses.size(0), " is ", std::isnan(loss) ? "nan" : "infinite");
     break;
   }
   TORCH_CHECK_VALUE(
@@ -63,9 +65,7 @@ void check_finite(const at::Tensor& losses, const at::Tensor& prediction, const 
 
 }  // namespace
 
-at::Tensor Adaptation::loss() const {
-  return steps() == 0 ? at::zeros({}, losses.options()) : losses[steps() - 1];
-}
+at::Tensor Adaptation::loss() const { return steps() == 0 ? at::zeros({}, losses.options()) : losses[steps() - 1]; }
 
 Adaptation adapt(
     Network& network,
@@ -93,9 +93,10 @@ Adaptation adapt(
     const FirstPass first = copy->predict(inputs);
     const at::Tensor second = detail::second_pass(*copy, method, inputs, first, first.prediction);
     const at::Tensor loss = scalar_loss(method.distance.to_prediction(second, first.prediction));
-    optimizer.step(torch::autograd::grad(
-        {loss}, copy->leaves(), /*grad_outputs=*/{}, /*retain_graph=*/std::nullopt, /*create_graph=*/false,
-        /*allow_unused=*/true));
+    optimizer.step(
+        torch::autograd::grad(
+            {loss}, copy->leaves(), /*grad_outputs=*/{}, /*retain_graph=*/std::nullopt, /*create_graph=*/false,
+            /*allow_unused=*/true));
     at::autocast::clear_cache();
     losses.push_back(loss.detach());
     if (step == 0) unadapted = first.prediction.detach();

@@ -1,4 +1,4 @@
-#include <array>
+#include <numbers>
 
 #include <ATen/ATen.h>
 #include <c10/util/Exception.h>
@@ -15,21 +15,28 @@ std::int64_t class_dim(const at::Tensor& t) { return t.dim() > 1 ? 1 : 0; }
 /// A sum over the classes, a mean over the rest.
 at::Tensor reduce(const at::Tensor& terms) { return terms.sum(class_dim(terms)).mean(); }
 
-at::Tensor probabilities(const at::Tensor& logits) { return logits.softmax(class_dim(logits)); }
+/// Class probabilities, their logarithms and p log p. All of them, and their gradients, are finite for any finite
+/// logits.
+struct Distribution {
+  at::Tensor p, log_p, p_log_p;
+};
 
-at::Tensor cross_entropy(const at::Tensor& second, const at::Tensor& p) {
-  return -reduce(p * second.log_softmax(class_dim(second)));
+Distribution from_logits(const at::Tensor& logits) {
+  const at::Tensor log_p = logits.log_softmax(class_dim(logits));
+  const at::Tensor p = log_p.exp();
+  return {p, log_p, p * log_p};
 }
 
-// p log p by xlogy, which is 0 at p = 0.
-at::Tensor kl(const at::Tensor& second, const at::Tensor& p) {
-  return reduce(at::xlogy(p, p) - p * second.log_softmax(class_dim(second)));
-}
+/// Of probabilities that can be 0, such as one-hot ones; p log p is 0 there.
+Distribution from_probabilities(const at::Tensor& p) { return {p, p.log(), at::xlogy(p, p)}; }
 
-at::Tensor js(const at::Tensor& second, const at::Tensor& p) {
-  const at::Tensor q = probabilities(second);
-  const at::Tensor m = (p + q) / 2;
-  return reduce(at::xlogy(p, p) - at::xlogy(p, m) + at::xlogy(q, q) - at::xlogy(q, m)) / 2;
+at::Tensor cross_entropy(const Distribution& q, const Distribution& p) { return -reduce(p.p * q.log_p); }
+
+at::Tensor kl(const Distribution& q, const Distribution& p) { return reduce(p.p_log_p - p.p * q.log_p); }
+
+at::Tensor js(const Distribution& q, const Distribution& p) {
+  const at::Tensor log_m = at::logaddexp(p.log_p, q.log_p) - std::numbers::ln2;
+  return reduce(p.p_log_p + q.p_log_p - (p.p + q.p) * log_m) / 2;
 }
 
 at::Tensor mse(const at::Tensor& second, const at::Tensor& reference) { return at::mse_loss(second, reference); }
@@ -40,11 +47,15 @@ at::Tensor cosine(const at::Tensor& second, const at::Tensor& reference) {
   return 1 - at::cosine_similarity(second, reference, class_dim(second)).mean();
 }
 
-/// A distance between class distributions: a first prediction is logits, a target is probabilities.
-Distance between_distributions(at::Tensor (*to_distribution)(const at::Tensor&, const at::Tensor&)) {
+/// A distance between class distributions: predictions are logits, a target is probabilities.
+Distance between(at::Tensor (*distance)(const Distribution& q, const Distribution& p)) {
   return {
-      [=](const at::Tensor& second, const at::Tensor& first) { return to_distribution(second, probabilities(first)); },
-      to_distribution};
+      [=](const at::Tensor& second, const at::Tensor& first) {
+        return distance(from_logits(second), from_logits(first));
+      },
+      [=](const at::Tensor& second, const at::Tensor& target) {
+        return distance(from_logits(second), from_probabilities(target));
+      }};
 }
 
 }  // namespace
@@ -57,9 +68,9 @@ const std::vector<std::string>& distance_names() {
 Distance distance_by_name(std::string_view name) {
   if (name == "mse") return {mse};
   if (name == "l1") return {l1};
-  if (name == "cross_entropy") return between_distributions(cross_entropy);
-  if (name == "kl") return between_distributions(kl);
-  if (name == "js") return between_distributions(js);
+  if (name == "cross_entropy") return between(cross_entropy);
+  if (name == "kl") return between(kl);
+  if (name == "js") return between(js);
   if (name == "cosine") return {cosine};
   TORCH_CHECK_VALUE(
       false, "no distance is called '", name, "'; did you mean '", detail::nearest_name(name, distance_names()),

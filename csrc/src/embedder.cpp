@@ -104,7 +104,8 @@ at::Tensor embed(
       from_places.size() == to_places.size() && to_places.size() <= 3, misfit(prediction, features), ": ",
       from_places.size(), " dimensions beside samples and channels against ", to_places.size(), "; give an embeder");
   if (from_places != to_places) embedding = resize_places(embedding, to_places);
-  return embedding.movedim({0, 1}, {features_layout.batch_of(features.dim()), features_layout.channel_of(features.dim())});
+  return embedding.movedim(
+      {0, 1}, {features_layout.batch_of(features.dim()), features_layout.channel_of(features.dim())});
 }
 
 at::Tensor broadcast_add(const at::Tensor& features, const at::Tensor& embedding, const Layout& features_layout) {
@@ -117,7 +118,8 @@ at::Tensor broadcast_add(const at::Tensor& features, const at::Tensor& embedding
   }
   while (spread.dim() < features.dim()) spread = spread.unsqueeze(-1);
   bool fits = spread.dim() == features.dim();
-  for (std::int64_t d = 0; fits && d < features.dim(); ++d) fits = spread.size(d) == 1 || spread.size(d) == features.size(d);
+  for (std::int64_t d = 0; fits && d < features.dim(); ++d)
+    fits = spread.size(d) == 1 || spread.size(d) == features.size(d);
   TORCH_CHECK_VALUE(
       fits, "an embedding of shape ", embedding.sizes(), " cannot be added to features of shape ", features.sizes(),
       "; give a combine_fn, or an embeder whose output broadcasts to the features");

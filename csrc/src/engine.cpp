@@ -15,8 +15,7 @@ Engine::Engine(
           [module = embedder_](const at::Tensor& prediction, const at::Tensor& features) mutable {
             return module->forward(prediction, features);
           },
-          std::move(combine),
-          distance ? std::move(*distance) : distance_by_name("mse")} {
+          std::move(combine), distance ? std::move(*distance) : distance_by_name("mse")} {
   if (!method_.combine) {
     method_.combine = [](const at::Tensor& features, const at::Tensor& embedding) {
       return broadcast_add(features, embedding);

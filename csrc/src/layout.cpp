@@ -27,13 +27,13 @@ std::int64_t Layout::channel_of(std::int64_t rank) const {
 }
 
 std::optional<std::int64_t> channel_dim_of_kind(std::string_view class_name) {
-  constexpr std::array<std::string_view, 11> last = {
-      "Linear", "LazyLinear", "Bilinear", "LayerNorm", "RMSNorm", "Embedding",
-      "LSTM",   "GRU",        "RNN",      "Multihead", "Transformer"};
-  constexpr std::array<std::string_view, 15> first = {
-      "Conv",        "LazyConv",          "BatchNorm",   "LazyBatchNorm", "SyncBatchNorm",
-      "GroupNorm",   "InstanceNorm",      "LazyInstance", "MaxPool",      "AvgPool",
-      "AdaptiveMax", "AdaptiveAvg",       "LPPool",       "Upsample",     "PixelShuffle"};
+  constexpr std::array<std::string_view, 11> last = {"Linear",  "LazyLinear", "Bilinear",   "LayerNorm",
+                                                     "RMSNorm", "Embedding",  "LSTM",       "GRU",
+                                                     "RNN",     "Multihead",  "Transformer"};
+  constexpr std::array<std::string_view, 15> first = {"Conv",          "LazyConv",  "BatchNorm",    "LazyBatchNorm",
+                                                      "SyncBatchNorm", "GroupNorm", "InstanceNorm", "LazyInstance",
+                                                      "MaxPool",       "AvgPool",   "AdaptiveMax",  "AdaptiveAvg",
+                                                      "LPPool",        "Upsample",  "PixelShuffle"};
   const std::string_view name = python_name(class_name);
   if (starts_with_any(name, last)) return -1;
   if (starts_with_any(name, first)) return 1;

@@ -25,8 +25,8 @@ at::Tensor one_hot(const at::Tensor& classes, const at::Tensor& prediction, std:
   const auto [least, most] = at::aminmax(classes);
   TORCH_CHECK_VALUE(
       least.item<std::int64_t>() >= 0 && most.item<std::int64_t>() < count, "target has class indices from ",
-      least.item<std::int64_t>(), " to ", most.item<std::int64_t>(), ", but a prediction of shape ",
-      prediction.sizes(), " has the classes 0 to ", count - 1);
+      least.item<std::int64_t>(), " to ", most.item<std::int64_t>(), ", but a prediction of shape ", prediction.sizes(),
+      " has the classes 0 to ", count - 1);
   const at::Tensor index = classes.to(prediction.device(), at::kLong).unsqueeze(channel);
   return at::zeros_like(prediction, prediction.options().requires_grad(false)).scatter(channel, index, 1);
 }

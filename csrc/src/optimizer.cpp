@@ -91,8 +91,8 @@ void adagrad(const Group& g, const Options& o) {
 }
 
 void update(Group& group, const Options& options) {
-  const bool is_adaptive = options.optimizer_name == OptimizerName::rmsprop ||
-      options.optimizer_name == OptimizerName::adagrad;
+  const bool is_adaptive =
+      options.optimizer_name == OptimizerName::rmsprop || options.optimizer_name == OptimizerName::adagrad;
   if (is_adaptive && options.weight_decay.value_or(0) != 0) {
     group.gradients = at::_foreach_add(group.gradients, group.weights, *options.weight_decay);
   }

@@ -57,7 +57,8 @@ std::vector<NamedParameter> select_parameters(
     for (const auto& parameter : trainable) names.push_back(parameter.name);
     TORCH_CHECK_VALUE(
         false, "parameters has '", pattern, "', which selects no parameter of the model; did you mean '",
-        detail::nearest_name(pattern, names), "'? Accepted are 'all', 'norm', and patterns of parameter or module names");
+        detail::nearest_name(pattern, names),
+        "'? Accepted are 'all', 'norm', and patterns of parameter or module names");
   }
 
   std::vector<NamedParameter> selected;

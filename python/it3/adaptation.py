@@ -54,9 +54,10 @@ class Adaptation:
 
     def model(self) -> nn.Module:
         """Make a copy of the model with the adapted weights."""
-        # What a forward left on a module, such as the weight that weight_norm computes, belongs to a graph and cannot be
-        # deep-copied; the copy's next forward makes it anew.
-        left = [t for m in self._source.modules() for t in vars(m).values() if isinstance(t, Tensor) and not t.is_leaf]
+        # What a forward left on a module, such as the weight that weight_norm computes, belongs to a graph and cannot
+        # be deep-copied; the copy's next forward makes it anew.
+        attributes = (value for module in self._source.modules() for value in vars(module).values())
+        left = [value for value in attributes if isinstance(value, Tensor) and not value.is_leaf]
         adapted = copy.deepcopy(self._source, {id(t): t.detach().clone() for t in left})
         adapted.load_state_dict(self.state_dict())
         return adapted

@@ -14,8 +14,9 @@ class Embedder(nn.Module):
     """A two-layer perceptron over channels, applied at each place of a prediction (pixel, token, ...).
 
     ``LeakyReLU(Linear(LeakyReLU(Linear(prediction))))`` with C inputs and F hidden and output channels, for predictions
-    of C and features of F channels. It takes its shape, device and dtype from the first prediction and features that it sees.
-    Its parameters exist from construction, empty, so that an optimiser built before the first forward trains them.
+    of C and features of F channels. It takes its shape, device and dtype from the first prediction and features that it
+    sees. Its parameters exist from construction, empty, so that an optimiser built before the first forward trains
+    them. The few optimisers that shape their state at once, such as Adagrad, need a first call before.
 
     Parameters
     ----------
@@ -24,9 +25,12 @@ class Embedder(nn.Module):
         up to three dimensions otherwise have their channels last, others in dimension 1.
     """
 
-    def __init__(
-        self, prediction_layout: _C.Layout | None = None, features_layout: _C.Layout | None = None
-    ) -> None:
+    weight1: nn.Parameter
+    bias1: nn.Parameter
+    weight2: nn.Parameter
+    bias2: nn.Parameter
+
+    def __init__(self, prediction_layout: _C.Layout | None = None, features_layout: _C.Layout | None = None) -> None:
         super().__init__()
         self.prediction_layout = prediction_layout
         self.features_layout = features_layout

@@ -20,8 +20,8 @@ class IT3Engine(nn.Module):
     """Idempotent Test-Time Training around a model (IT3, ICML 2025, arXiv 2410.04201).
 
     In train mode, ``engine(inputs, target=y)`` returns ``(y0, loss_ttt)``: the prediction f(x) for the user's own
-    criterion, and the second term of the training loss, distance(f(x | y), y) (the paper's Eq. 1). Without a target it is
-    distance(f(x | y0), y0).
+    criterion, and the second term of the training loss, distance(f(x | y), y) (the paper's Eq. 1). Without a target it
+    is distance(f(x | y0), y0).
 
     In eval mode, ``engine(inputs)`` takes a few optimiser steps on distance(f(x | y0), y0) and returns ``(prediction,
     loss)``, both detached: the adapted network's prediction, and the loss, a scalar, before the last step. The model is
@@ -40,8 +40,8 @@ class IT3Engine(nn.Module):
         ``combine_fn(features, embedding)``, the features to go on with. Default: addition, the embedding spread over
         the dimensions that it lacks.
     distance_fn
-        ``distance_fn(y1, y0)``, a scalar, or one of "mse" (the default), "l1", "cross_entropy", "kl", "js", "cosine". The
-        three between distributions take predictions as logits, and targets as class probabilities.
+        ``distance_fn(y1, y0)``, a scalar, or one of "mse" (the default), "l1", "cross_entropy", "kl", "js", "cosine".
+        The three between distributions take predictions as logits, and targets as class probabilities.
     optimization_parameters
         How to adapt; may be changed between calls, as ``engine.optimization_parameters["lr"] = 1e-3``.
 
@@ -62,8 +62,8 @@ class IT3Engine(nn.Module):
     Notes
     -----
     Inputs are a tensor, a tuple or list (positional arguments) or a mapping (keyword arguments). Targets have the
-    prediction's shape, or are class indices without its channel dimension. Adapting lends the model other weights for the
-    length of a call, so one model must not be used from several threads at once.
+    prediction's shape, or are class indices without its channel dimension. Adapting lends the model other weights for
+    the length of a call, so one model must not be used from several threads at once.
     """
 
     def __init__(
@@ -128,8 +128,8 @@ class IT3Engine(nn.Module):
         Raises
         ------
         ValueError
-            For a target in eval mode, or one that does not fit the prediction; where nothing can adapt; where losses are not
-            finite.
+            For a target in eval mode, or one that does not fit the prediction; where nothing can adapt; where losses
+            are not finite.
         """
         if self.training:
             with self._unbuilt_on_error():
@@ -166,7 +166,9 @@ class IT3Engine(nn.Module):
 
     def extra_repr(self) -> str:
         """Say where and how the engine adapts, for print()."""
-        return f"features_layer_name={self.features_layer_name!r}, optimization_parameters={self.optimization_parameters}"
+        return (
+            f"features_layer_name={self.features_layer_name!r}, optimization_parameters={self.optimization_parameters}"
+        )
 
     def _adapt(self, inputs: Any, options: dict[str, Any], *, with_second: bool) -> _C.Adaptation:
         with self._unbuilt_on_error():
@@ -220,7 +222,7 @@ def _check_model(model: object) -> None:
         raise TypeError(f"model must be a torch.nn.Module, not a {type(model).__name__}")
     if isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel):
         raise ValueError(
-            f"model is wrapped in {type(model).__name__}; give model.module, and wrap the engine itself to train in parallel"
+            f"model is wrapped in {type(model).__name__}; give model.module, and wrap the engine to train in parallel"
         )
     if isinstance(model, torch.jit.ScriptModule):
         raise TypeError("model is a TorchScript module, which has no forward hooks; give the eager torch.nn.Module")

@@ -10,8 +10,8 @@ from it3 import _C
 def layout_of(layer: nn.Module, model: nn.Module) -> _C.Layout:
     """Tell the layout of what a layer of a model returns.
 
-    The layer's own kind tells; else that of the last layer in it that has one; else, for a layer that works on any layout,
-    such as an activation, that of the nearest layer registered before it.
+    The layer's own kind tells; else that of the last layer in it that has one; else, for a layer that works on any
+    layout, such as an activation, that of the nearest layer registered before it.
     """
     modules = list(model.modules())
     inside = list(layer.modules())

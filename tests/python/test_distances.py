@@ -69,3 +69,15 @@ def test_training_with_class_targets(name: str, kind: str, device: str) -> None:
     torch.testing.assert_close(loss, TO_CLASSES[name](seen[0], classes))
     loss.backward()
     assert all(torch.isfinite(parameter.grad).all() for parameter in engine.parameters())
+
+
+@pytest.mark.parametrize("name", BETWEEN_PREDICTIONS)
+def test_gradients_are_finite_for_very_sure_predictions(name: str, device: str) -> None:
+    case = make_case("mlp", torch.float32, device)
+    with torch.no_grad():
+        case.model[4].weight.mul_(1e4)
+    engine = IT3Engine(case.model, case.layer, distance_fn=name)
+    for target in (None, torch.zeros(7, dtype=torch.long, device=device)):
+        loss = engine(case.inputs, target=target)[1]
+        gradients = torch.autograd.grad(loss, list(engine.parameters()))
+        assert all(torch.isfinite(gradient).all() for gradient in gradients)

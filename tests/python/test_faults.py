@@ -8,7 +8,7 @@ from typing import NamedTuple
 import pytest
 import torch
 import torch.nn.functional as F
-from it3 import Embedder, IT3Engine, Layout
+from it3 import _C, Embedder, IT3Engine, Layout
 from models import Case, VectorCNN, make_case, mlp
 from torch import Tensor, nn
 
@@ -66,14 +66,14 @@ def test_another_optimizer_name_is_a_value_error_that_names_them(case: Case) -> 
         lambda options: IT3Engine(case.model, case.layer, optimization_parameters=options),
         lambda options: IT3Engine(case.model, case.layer).adapt(case.inputs, **options),
     ):
-        with pytest.raises(ValueError, match="one of adam, adamw, sgd, rmsprop, adagrad, not 'lion'"):
+        with pytest.raises(ValueError, match=r"one of adam, adamw, sgd, rmsprop, adagrad, not 'lion'"):
             build({"optimizer_name": "lion"})
 
 
 def test_copy_model_is_a_bool(case: Case) -> None:
     engine = IT3Engine(case.model, case.layer).eval()
     for value in ("True", "False", 1, None):
-        with pytest.raises(TypeError, match="copy_model must be True or False"):
+        with pytest.raises(TypeError, match=r"copy_model must be True or False"):
             engine.adapt(case.inputs, copy_model=value)
 
 
@@ -103,11 +103,11 @@ def test_options_are_each_engines_own(case: Case) -> None:
 
 
 def test_unknown_option_is_a_value_error_with_the_nearest_name(case: Case) -> None:
-    with pytest.raises(ValueError, match="no option is called 'learning_rte'|did you mean 'lr'"):
+    with pytest.raises(ValueError, match=r"no option is called 'learning_rte'|did you mean 'lr'"):
         IT3Engine(case.model, case.layer, optimization_parameters={"learning_rte": 1})
     engine = IT3Engine(case.model, case.layer).eval()
     engine.optimization_parameters["num_step"] = 1
-    with pytest.raises(ValueError, match="did you mean 'num_steps'"):
+    with pytest.raises(ValueError, match=r"did you mean 'num_steps'"):
         engine(case.inputs)
 
 
@@ -190,7 +190,7 @@ def test_own_hooks_go_and_the_users_stay_when_the_model_raises(at: int) -> None:
     model[0].register_forward_pre_hook(lambda *_: calls.append("pre-hook"))
     before = dict(model[0]._forward_hooks)
     engine = IT3Engine(model, "0").eval()
-    with pytest.raises(RuntimeError, match="as asked"):
+    with pytest.raises(RuntimeError, match=r"as asked"):
         engine(torch.randn(4, 6))
     assert dict(model[0]._forward_hooks) == before
     assert calls == ["pre-hook", "hook"] * at
@@ -386,8 +386,6 @@ def test_embedding_is_resized_to_features_of_another_resolution(device: str) -> 
     ids=str,
 )
 def test_predictions_of_every_rank_are_embedded(prediction: tuple, features: tuple, device: str) -> None:
-    from it3 import _C
-
     p, f = torch.randn(prediction, device=device), torch.randn(features, device=device)
     embedder = Embedder()
     combined = _C.broadcast_add(f, embedder(p, f), Layout())
@@ -401,7 +399,7 @@ def test_predictions_of_every_rank_are_embedded(prediction: tuple, features: tup
     ids=str,
 )
 def test_shapes_that_do_not_fit_are_both_named(prediction: tuple, features: tuple) -> None:
-    with pytest.raises(ValueError, match="cannot bring") as error:
+    with pytest.raises(ValueError, match=r"cannot bring") as error:
         Embedder()(torch.randn(prediction), torch.randn(features))
     assert str(list(prediction)) in str(error.value)
     assert str(list(features)) in str(error.value)

@@ -73,13 +73,13 @@ def test_layer_that_is_never_called() -> None:
             return self.used(x)
 
     for training in (True, False):
-        with pytest.raises(ValueError, match="layer 'unused' was not called"):
+        with pytest.raises(ValueError, match=r"layer 'unused' was not called"):
             IT3Engine(Unused(), "unused").train(training)(torch.randn(2, 6))
 
 
 def test_projection_that_fused_attention_does_not_call() -> None:
     layer = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True)
-    with pytest.raises(ValueError, match="'self_attn.out_proj' was not called.*out_proj"):
+    with pytest.raises(ValueError, match=r"'self_attn.out_proj' was not called.*out_proj"):
         IT3Engine(layer, "self_attn.out_proj").eval()(torch.randn(2, 5, 8))
 
 
@@ -107,9 +107,9 @@ def test_layer_without_a_tensor() -> None:
             self.text(x)
             return self.fc(x)
 
-    with pytest.raises(TypeError, match="layer 'text' returned a str"):
+    with pytest.raises(TypeError, match=r"layer 'text' returned a str"):
         IT3Engine(Model(), "text").eval()(torch.randn(2, 6))
-    with pytest.raises(TypeError, match="the model returned a str"):
+    with pytest.raises(TypeError, match=r"the model returned a str"):
         IT3Engine(nn.Sequential(nn.Linear(6, 3), Text()), "0").eval()(torch.randn(2, 6))
 
 
@@ -150,7 +150,7 @@ def test_lazy_model_that_never_ran() -> None:
     model = nn.Sequential(nn.LazyLinear(8), nn.Tanh(), nn.LazyLinear(3))
     engine = IT3Engine(model, "0").eval()
     x = torch.randn(4, 6)
-    with pytest.raises(ValueError, match="'0.weight' of a lazy module has no shape yet"):
+    with pytest.raises(ValueError, match=r"'0.weight' of a lazy module has no shape yet"):
         engine(x)
     engine.train()(x)
     assert engine.eval()(x)[1] > 0
@@ -175,7 +175,9 @@ def test_sparse_gradients() -> None:
     dense = nn.Sequential(nn.Embedding(10, 8), nn.Flatten(), nn.Linear(24, 3)).double()
     dense.load_state_dict(sparse.state_dict())
     tokens = torch.randint(10, (4, 3))
-    engines = [IT3Engine(model, "2", optimization_parameters={"max_grad_norm": 0.1}).eval() for model in (sparse, dense)]
+    engines = [
+        IT3Engine(model, "2", optimization_parameters={"max_grad_norm": 0.1}).eval() for model in (sparse, dense)
+    ]
     engines[0](tokens)
     engines[1].embeder = engines[0].embeder
     close(engines[0](tokens), engines[1](tokens), rtol=1e-12, atol=1e-12)

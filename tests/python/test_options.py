@@ -87,7 +87,7 @@ def test_overrides_are_for_one_call(case: Case) -> None:
 def test_selections_of_nothing(case: Case, selection: str | list[str], message: str) -> None:
     case.model[2].requires_grad_(False)
     engine = IT3Engine(case.model, case.layer).eval()
-    with pytest.raises(ValueError, match="parameters") as raised:
+    with pytest.raises(ValueError, match=r"parameters") as raised:
         engine.adapt(case.inputs, parameters=selection)
     assert message in str(raised.value)
 
@@ -103,10 +103,10 @@ def test_frozen_parameters_do_not_adapt(case: Case) -> None:
 
 def test_model_that_is_all_frozen_or_has_no_parameters(case: Case) -> None:
     case.model.requires_grad_(False)
-    with pytest.raises(ValueError, match="no trainable parameters.*requires_grad_"):
+    with pytest.raises(ValueError, match=r"no trainable parameters.*requires_grad_"):
         IT3Engine(case.model, case.layer).eval()(case.inputs)
     bare = torch.nn.Sequential(torch.nn.Tanh(), torch.nn.Tanh())
-    with pytest.raises(ValueError, match="no trainable parameters.*no floating-point parameters"):
+    with pytest.raises(ValueError, match=r"no trainable parameters.*no floating-point parameters"):
         IT3Engine(bare, "0").eval()(case.inputs)
 
 
@@ -146,5 +146,5 @@ def test_functions_that_return_something_else(case: Case, name: str, function, m
 
 
 def test_target_in_eval_mode(case: Case) -> None:
-    with pytest.raises(ValueError, match="uses no labels"):
+    with pytest.raises(ValueError, match=r"uses no labels"):
         IT3Engine(case.model, case.layer).eval()(case.inputs, target=case.target)

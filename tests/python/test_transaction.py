@@ -154,7 +154,7 @@ def test_exception(
     options = {"copy_model": copy_model, "parameters": parameters}
     engine, inputs = build(device, bomb, place, options, is_built)
     before = Snapshot(engine)
-    with pytest.raises(error, match="bomb"):
+    with pytest.raises(error, match=r"bomb"):
         engine(inputs)
     before.check(random=True)
     assert bomb.calls == bomb.at
@@ -219,7 +219,7 @@ def test_gradients_that_are_not_finite_are_reported(case: Case) -> None:
     engine = IT3Engine(case.model, case.layer, distance_fn=lambda y1, y0: (y1 - y0).mul(0).sqrt().mean()).eval()
     engine.uncertainty(case.inputs)
     before = Snapshot(engine)
-    with pytest.raises(ValueError, match="adapted prediction is not finite"):
+    with pytest.raises(ValueError, match=r"adapted prediction is not finite"):
         engine.adapt(case.inputs, num_steps=1)
     before.check(random=True)
 

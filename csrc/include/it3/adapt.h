@@ -16,7 +16,7 @@
 namespace it3 {
 
 /// What adaptation came to. Every tensor is detached.
-struct Adaptation {
+struct IT3_API Adaptation {
   /// The adapted network's plain prediction, y0.
   at::Tensor prediction;
   /// distance(y1, y0) before each step: (steps,), on the prediction's device.
@@ -34,7 +34,8 @@ struct Adaptation {
 
 /// The inner loop of IT3: `num_steps` optimiser steps on distance(y1, y0), then the plain prediction.
 ///
-/// Works whatever the caller's grad, inference and autocast modes. Whatever is thrown by a part, the network is as it was.
+/// Works whatever the caller's grad, inference and autocast modes. Whatever is thrown by a part, the network is as it
+/// was.
 ///
 /// @param online  where adapted weights and optimiser state are kept; null for a call that leaves no trace
 /// @param with_second  whether to compute Adaptation::second too

@@ -8,8 +8,8 @@
 
 namespace it3 {
 
-/// The weights of the default embedder, a two-layer perceptron over channels: (F, C), (F), (F, F), (F) for predictions of C
-/// channels and features of F channels.
+/// The weights of the default embedder, a two-layer perceptron over channels: (F, C), (F), (F, F), (F) for predictions
+/// of C channels and features of F channels.
 struct EmbedderWeights {
   at::Tensor weight1, bias1, weight2, bias2;
 };
@@ -34,9 +34,10 @@ IT3_API at::Tensor embed(
     const Layout& prediction_layout = {},
     const Layout& features_layout = {});
 
-/// features + embedding, the embedding spread over the dimensions that it lacks: (B, F) over the features' places, another
-/// one over trailing dimensions. Raises c10::ValueError, naming both shapes, if they do not fit.
-IT3_API at::Tensor broadcast_add(const at::Tensor& features, const at::Tensor& embedding, const Layout& features_layout = {});
+/// features + embedding, the embedding spread over the dimensions that it lacks: (B, F) over the features' places,
+/// another one over trailing dimensions. Raises c10::ValueError, naming both shapes, if they do not fit.
+IT3_API at::Tensor broadcast_add(
+    const at::Tensor& features, const at::Tensor& embedding, const Layout& features_layout = {});
 
 /// The default embedder as a module. Its four parameters exist from construction, empty, so that an optimiser built
 /// before the first forward trains them; they take their shapes from the first prediction and features seen.

@@ -8,9 +8,9 @@
 
 namespace it3 {
 
-/// Lends a model other storage for its parameters or buffers. While it lives, `adapted` hold copies of their values and the
-/// others of `all` require no gradient; its destructor gives every tensor its own storage and flag back. Only pointers move,
-/// so the values are restored bit for bit, and no version counter of the model's changes.
+/// Lends a model other storage for its parameters or buffers. While it lives, `adapted` hold copies of their values and
+/// the others of `all` require no gradient; its destructor gives every tensor its own storage and flag back. Only
+/// pointers move, so the values are restored bit for bit, and no version counter of the model's changes.
 class IT3_API LentWeights {
  public:
   explicit LentWeights(std::vector<at::Tensor> adapted, const std::vector<at::Tensor>& all = {});

@@ -15,14 +15,16 @@ namespace it3 {
 struct Losses {
   /// y0 = f(x), for the user's own criterion: the first term of ZigZag's loss.
   at::Tensor prediction;
-  /// The second term: distance(y1, target) with y1 = f(x | target). Without a target, distance(y1, y0) with y1 = f(x | y0).
+  /// The second term: distance(y1, target) with y1 = f(x | target). Without a target, distance(y1, y0) with y1 = f(x |
+  /// y0).
   at::Tensor loss_ttt;
 };
 
-/// The two terms of ZigZag's training loss, L = d(f(x, 0), y) + d(f(x, y), y) (IT3, arXiv 2410.04201, Eq. 1), on the network's
-/// own weights. Running statistics are updated by the first pass only.
+/// The two terms of ZigZag's training loss, L = d(f(x, 0), y) + d(f(x, y), y) (IT3, arXiv 2410.04201, Eq. 1), on the
+/// network's own weights. Running statistics are updated by the first pass only.
 ///
-/// @param target  of the prediction's shape, or class indices (the prediction's shape without its channel dimension), which
+/// @param target  of the prediction's shape, or class indices (the prediction's shape without its channel dimension),
+/// which
 ///                become one-hot
 /// Raises c10::ValueError, naming both shapes, if the target does not fit the prediction.
 IT3_API Losses training_losses(
@@ -33,6 +35,7 @@ IT3_API Losses training_losses(
     const Layout& prediction_layout = {});
 
 /// The target in the prediction's shape and dtype, as training_losses() embeds it and compares with it.
-IT3_API at::Tensor fit_target(const at::Tensor& target, const at::Tensor& prediction, const Layout& prediction_layout = {});
+IT3_API at::Tensor fit_target(
+    const at::Tensor& target, const at::Tensor& prediction, const Layout& prediction_layout = {});
 
 }  // namespace it3

@@ -28,8 +28,8 @@ class IT3_API TwoPass {
   /// The plain prediction, y0 = f(x).
   virtual FirstPass predict(const Inputs& inputs) = 0;
 
-  /// The prediction with what `inject` makes of the named layer's output in its place, y1 = f(x | ...). `inject` runs at
-  /// each call of the layer. Raises c10::Error if the layer is never called.
+  /// The prediction with what `inject` makes of the named layer's output in its place, y1 = f(x | ...). `inject` runs
+  /// at each call of the layer. Raises c10::Error if the layer is never called.
   virtual at::Tensor resume(const Inputs& inputs, const FirstPass& first, const Inject& inject) = 0;
 };
 

@@ -12,14 +12,14 @@
 
 namespace it3 {
 
-/// What stays from call to call when adapted weights are kept (`copy_model` false): the weights of the start, to go back to,
-/// and the optimiser's state, to go on with.
+/// What stays from call to call when adapted weights are kept (`copy_model` false): the weights of the start, to go
+/// back to, and the optimiser's state, to go on with.
 ///
 /// Weights that somebody else changed since the last call, by training or by loading, are a new start.
 class IT3_API Online {
  public:
-  /// A copy of the optimiser's state for these parameters, before they are checked out; empty if they, or the optimiser,
-  /// are not those of the last call.
+  /// A copy of the optimiser's state for these parameters, before they are checked out; empty if they, or the
+  /// optimiser, are not those of the last call.
   OptimizerState resume(const std::vector<NamedParameter>& adapted, OptimizerName optimizer);
 
   /// Remembers the state after a call. To be called when the weights have been committed.

@@ -10,8 +10,8 @@
 
 namespace it3 {
 
-/// What an optimiser remembers between steps, one tensor a parameter in each list; empty before the first step and where
-/// the update rule has no such memory.
+/// What an optimiser remembers between steps, one tensor a parameter in each list; empty before the first step and
+/// where the update rule has no such memory.
 struct OptimizerState {
   /// Adam's first moments; the momentum buffers of SGD and RMSprop.
   std::vector<at::Tensor> momentum;
@@ -30,8 +30,8 @@ class IT3_API Optimizer {
   /// `state`, if given, is one left by an optimiser with the same options over tensors of the same shapes.
   Optimizer(const Options& options, std::vector<at::Tensor> parameters, OptimizerState state = {});
 
-  /// One step. An undefined gradient leaves its parameter as it is. With Options::max_grad_norm, gradients count as scaled
-  /// down to that norm, as torch.nn.utils.clip_grad_norm_ does it.
+  /// One step. An undefined gradient leaves its parameter as it is. With Options::max_grad_norm, gradients count as
+  /// scaled down to that norm, as torch.nn.utils.clip_grad_norm_ does it.
   void step(std::vector<at::Tensor> gradients);
 
   OptimizerState take_state() { return std::move(state_); }

@@ -16,8 +16,8 @@ namespace it3 {
 enum class OptimizerName { adam, adamw, sgd, rmsprop, adagrad };
 
 /// What Options::set takes: the kinds of value that a dictionary, a command line or a file can hold.
-using OptionValue =
-    std::variant<std::monostate, bool, std::int64_t, double, std::string, std::vector<double>, std::vector<std::string>>;
+using OptionValue = std::
+    variant<std::monostate, bool, std::int64_t, double, std::string, std::vector<double>, std::vector<std::string>>;
 
 /// How the inner loop adapts. The defaults are torch-ttt's: three steps of Adam at a learning rate of 1e-2.
 struct IT3_API Options {
@@ -30,23 +30,23 @@ struct IT3_API Options {
   double lr = 1e-2;
 
   /// Decay rates of Adam's and AdamW's two moments. Unset: (0.9, 0.999).
-  std::optional<std::pair<double, double>> betas;
+  std::optional<std::pair<double, double>> betas = std::nullopt;
 
   /// Added to the denominator by every optimiser but SGD. Unset: 1e-8, for Adagrad 1e-10.
-  std::optional<double> eps;
+  std::optional<double> eps = std::nullopt;
 
   /// L2 penalty; AdamW decays the weights themselves. Unset: 0, for AdamW 1e-2.
-  std::optional<double> weight_decay;
+  std::optional<double> weight_decay = std::nullopt;
 
   /// Momentum of SGD and RMSprop. Unset: 0.
-  std::optional<double> momentum;
+  std::optional<double> momentum = std::nullopt;
 
   /// True: every call starts from the same weights and leaves them as they were. False: adapted weights and the
   /// optimiser's state are kept from call to call.
   bool copy_model = true;
 
   /// If set, gradients are scaled down to this Euclidean norm over all parameters.
-  std::optional<double> max_grad_norm;
+  std::optional<double> max_grad_norm = std::nullopt;
 
   /// Which parameters adapt: {"all"}, {"norm"} (scales and shifts of normalisation layers), or patterns of dotted
   /// names. A pattern selects a parameter if it matches its name or the name of a module around it; `*`, `?` and

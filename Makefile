@@ -1,0 +1,73 @@
+# make demo    set up, build, and adapt a network to noisy digits
+# make test    set up, build, and run all tests
+# make lint    formatters, linters, types; `make format` applies what can be applied
+# make bench   time and measure against torch-ttt
+# make stubs   write python/it3/_C.pyi anew
+
+PYTHON ?= python3
+WERROR ?= OFF
+BIN := .venv/bin
+BUILD := build/make
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+JOBS := $(shell nproc)
+
+SOURCES := CMakeLists.txt pyproject.toml $(shell find cmake csrc python -type f -not -name '*.pyc')
+CPP := $(shell find csrc tests/cpp -name '*.cpp' -o -name '*.h' -path 'csrc/*' -o -name '*.h' -path 'tests/cpp/*')
+CMAKE_FILES := CMakeLists.txt $(shell find cmake csrc tests -name CMakeLists.txt -o -name '*.cmake')
+
+.PHONY: demo test bench lint format tidy stubs clean
+.DELETE_ON_ERROR:
+
+demo: .venv/.it3 .venv/.demo
+	$(BIN)/python examples/mnist_noise.py
+
+test: .venv/.it3 .venv/.test
+	$(BIN)/cmake -S . -B $(BUILD) -DIT3_BUILD_TESTS=ON
+	$(BIN)/cmake --build $(BUILD) --parallel $(JOBS) --target it3_tests
+	$(BIN)/ctest --test-dir $(BUILD) --output-on-failure --parallel $(JOBS)
+	$(BIN)/python -m pytest
+
+bench: .venv/.it3 .venv/.test
+	$(BIN)/python benchmarks/overhead.py
+	$(BIN)/python benchmarks/memory.py
+
+lint: .venv/.it3 .venv/.lint .venv/.demo
+	$(BIN)/clang-format --dry-run --Werror $(CPP)
+	$(BIN)/gersemi --check $(CMAKE_FILES)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	tools/check_stubs.sh $(BIN)
+	tools/check_file_lengths.sh
+
+# Apart from lint, because it compiles every file once more.
+tidy: .venv/.it3 .venv/.lint
+	$(BIN)/run-clang-tidy -quiet -p $(BUILD) -j $(JOBS) 'csrc/(src|bindings)/.*\.cpp'
+
+format: .venv/.lint
+	$(BIN)/clang-format -i $(CPP)
+	$(BIN)/gersemi --in-place $(CMAKE_FILES)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+stubs: .venv/.it3 .venv/.lint
+	tools/check_stubs.sh $(BIN) --write
+
+clean:
+	rm -rf .venv build output
+
+.venv/.python:
+	tools/install_system_packages.sh $(PYTHON)
+	$(PYTHON) -m venv .venv
+	$(PIP) cmake ninja 'scikit-build-core>=0.11' torch==2.13.0 numpy
+	touch $@
+
+.venv/.it3: .venv/.python $(SOURCES)
+	$(PIP) --no-build-isolation --no-deps --force-reinstall --config-settings=build-dir=$(BUILD) \
+	  --config-settings=cmake.define.IT3_WERROR=$(WERROR) .
+	touch $@
+
+# The extras of pyproject.toml, without it3 itself.
+.venv/.demo .venv/.test .venv/.lint: .venv/.%: .venv/.python pyproject.toml
+	$(PIP) $$($(BIN)/python tools/extra_requirements.py $*)
+	touch $@

@@ -1,0 +1,68 @@
+#include "network_fixture.h"
+
+namespace it3::test {
+namespace {
+
+TEST(Engine, TrainsTheEmbedderWithAnOptimizerBuiltBeforeTheFirstCall) {
+  Problem problem;
+  Engine engine(problem.network);
+  auto parameters = problem.net->parameters();
+  for (const auto& parameter : engine.embedder()->parameters()) parameters.push_back(parameter);
+  torch::optim::Adam optimizer(parameters, torch::optim::AdamOptions(1e-2));
+  const auto target = torch::randn({6, 3}, f64);
+  std::vector<double> totals;
+  at::Tensor start;
+  for (int step = 0; step < 50; ++step) {
+    const Losses losses = engine.losses(problem.x, target);
+    if (step == 0) start = engine.embedder()->parameters()[0].detach().clone();
+    const auto total = torch::mse_loss(losses.prediction, target) + losses.loss_ttt;
+    optimizer.zero_grad();
+    total.backward();
+    optimizer.step();
+    totals.push_back(total.item<double>());
+  }
+  EXPECT_LT(totals.back(), totals.front() / 2);
+  EXPECT_FALSE(torch::equal(engine.embedder()->parameters()[0], start));
+}
+
+TEST(Engine, AdaptsAsTheFreeFunctions) {
+  Problem problem;
+  Engine engine(problem.network);
+  const auto first = engine.adapt(problem.x);
+  EXPECT_TRUE(torch::equal(engine.adapt(problem.x).prediction, first.prediction));
+  const Method method{
+      [&](const at::Tensor& y, const at::Tensor& f) {
+        const auto w = engine.embedder()->parameters();
+        return embed(y, f, {w[0], w[1], w[2], w[3]});
+      },
+      [](const at::Tensor& f, const at::Tensor& e) { return f + e; }, distance_by_name("mse")};
+  EXPECT_TRUE(close(adapt(*problem.network, method, {}, problem.x).prediction, first.prediction));
+  EXPECT_TRUE(close(uncertainty(*problem.network, method, problem.x), engine.uncertainty(problem.x)));
+}
+
+TEST(Engine, KeepsAdaptedWeightsUntilReset) {
+  Problem problem;
+  Engine engine(problem.network);
+  engine.options.copy_model = false;
+  const auto before = problem.snapshot();
+  const auto first = engine.adapt(problem.x).prediction;
+  EXPECT_TRUE(torch::equal(problem.net->forward(problem.x), first));
+  EXPECT_FALSE(equal(problem.snapshot(), before));
+  engine.adapt(problem.x);
+  engine.reset();
+  EXPECT_TRUE(equal(problem.snapshot(), before));
+  EXPECT_TRUE(torch::equal(engine.adapt(problem.x).prediction, first));
+}
+
+TEST(Engine, LeavesTheEmbedderUnbuiltIfTheFirstCallFails) {
+  Problem problem;
+  Engine engine(problem.network);
+  engine.options.parameters = {"nothing"};
+  EXPECT_THROW(engine.adapt(problem.x), c10::ValueError);
+  engine.options.parameters = {"all"};
+  EXPECT_THROW(engine.adapt(torch::full({6, 5}, std::nan(""), f64)), c10::ValueError);
+  EXPECT_FALSE(engine.embedder()->is_built());
+}
+
+}  // namespace
+}  // namespace it3::test

@@ -1,0 +1,27 @@
+#!/bin/sh
+# Installs the Debian packages that it3 is built with, those that are missing.
+# Usage: install_system_packages.sh PYTHON
+set -eu
+python=$1
+
+if ! command -v "$python" >/dev/null || ! "$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))'; then
+  echo "it3 needs Python 3.11 or newer: install it, or name it by 'make PYTHON=...'." >&2
+  exit 1
+fi
+
+missing=""
+command -v g++ >/dev/null || missing="$missing g++"
+"$python" -c 'import ensurepip' 2>/dev/null || missing="$missing python3-venv"
+"$python" -c 'import os, sysconfig as s; os.stat(os.path.join(s.get_path("include"), "Python.h"))' 2>/dev/null ||
+  missing="$missing python3-dev"
+[ -e /usr/include/gtest/gtest.h ] || missing="$missing libgtest-dev"
+[ -n "$missing" ] || exit 0
+
+if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
+  apt-get update -qq
+  # shellcheck disable=SC2086 # a list
+  DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $missing
+else
+  echo "it3 is built with packages that are missing here. Install them:  sudo apt-get install$missing" >&2
+  exit 1
+fi
