@@ -1,4 +1,4 @@
-"""Time adaptation against torch-ttt, side by side in one process: medians of the ratios of neighbouring calls."""
+"""Time adaptation against torch-ttt in one process: medians of the ratios of neighbouring blocks of calls."""
 
 import argparse
 import itertools
@@ -46,41 +46,40 @@ class Row:
     layer: str
     shape: tuple[int, ...]
     steps: int
-    calls: int
+    calls: int  # a block
 
 
 ROWS = (
-    Row("MLP 13-64-64-64-1, batch 1, layer 0", mlp, "0", (1, 13), 1, 500),
-    Row("MLP 13-64-64-64-1, batch 1, layer 0", mlp, "0", (1, 13), 3, 300),
-    Row("MLP 13-64-64-64-1, batch 256, layer 0", mlp, "0", (256, 13), 3, 200),
-    Row("MNIST CNN, batch 1, last layer", mnist_cnn, "8", (1, 1, 28, 28), 1, 50),
-    Row("MNIST CNN, batch 256, last layer", mnist_cnn, "8", (256, 1, 28, 28), 3, 5),
-    Row("MNIST CNN, batch 256, first layer", mnist_cnn, "0", (256, 1, 28, 28), 3, 5),
+    Row("MLP 13-64-64-64-1, batch 1, layer 0", mlp, "0", (1, 13), 1, 20),
+    Row("MLP 13-64-64-64-1, batch 1, layer 0", mlp, "0", (1, 13), 3, 10),
+    Row("MLP 13-64-64-64-1, batch 256, layer 0", mlp, "0", (256, 13), 3, 10),
+    Row("MNIST CNN, batch 1, last layer", mnist_cnn, "8", (1, 1, 28, 28), 1, 4),
+    Row("MNIST CNN, batch 256, last layer", mnist_cnn, "8", (256, 1, 28, 28), 3, 1),
+    Row("MNIST CNN, batch 256, first layer", mnist_cnn, "0", (256, 1, 28, 28), 3, 1),
 )
 
 
-def seconds(call: Callable[[Tensor], object], inputs: Tensor) -> float:
-    """Time one call."""
+def seconds(call: Callable[[Tensor], object], inputs: Tensor, calls: int) -> float:
+    """Time a block of calls; give the mean of one."""
     if inputs.is_cuda:
         torch.cuda.synchronize()
     start = time.perf_counter()
-    call(inputs)
+    for _ in range(calls):
+        call(inputs)
     if inputs.is_cuda:
         torch.cuda.synchronize()
-    return time.perf_counter() - start
+    return (time.perf_counter() - start) / calls
 
 
 def measure(row: Row, device: str) -> tuple[list[float], list[float]]:
-    """Give the seconds of it3's calls and of torch-ttt's, each beside the other."""
+    """Give the seconds of it3's calls and of torch-ttt's, by blocks, the two in turn."""
     torch.manual_seed(0)
     inputs = torch.randn(row.shape, device=device)
     engines = make_engines(row.make_model().to(device), row.layer, inputs, num_steps=row.steps, lr=1e-3)
     ours, theirs = engines["it3"], engines["torch-ttt"]
-    for _ in range(max(2, row.calls // 20)):
-        ours(inputs)
-        theirs(inputs)
-    pairs = [(seconds(ours, inputs), seconds(theirs, inputs)) for _ in range(row.calls)]
-    mine, other = zip(*pairs, strict=True)
+    blocks = 25 if row.calls > 1 else 5
+    pairs = [(seconds(ours, inputs, row.calls), seconds(theirs, inputs, row.calls)) for _ in range(blocks + 1)]
+    mine, other = zip(*pairs[1:], strict=True)  # the first warms up
     return list(mine), list(other)
 
 

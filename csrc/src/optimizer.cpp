@@ -10,8 +10,9 @@ namespace {
 
 using TensorVector = std::vector<at::Tensor>;
 
-/// The parameters that one kernel call can step: same device, same dtype, all with or all without momentum so far.
+/// The parameters that one kernel call can step: same device, same dtype, all of them for the first time or none.
 struct Group {
+  std::vector<std::size_t> indices;
   TensorVector weights, gradients, momentum, squares, steps;
   bool is_first_step = false;
 };
@@ -24,6 +25,21 @@ at::Tensor as_real(const at::Tensor& t) { return t.is_complex() ? at::view_as_re
 at::Tensor match(const at::Tensor& gradient, const at::Tensor& weight) {
   if (gradient.scalar_type() == weight.scalar_type() && gradient.strides() == weight.strides()) return gradient;
   return at::empty_like(weight).copy_(gradient);
+}
+
+/// Zeros in the shape and memory layout of each of these tensors, which have one device and dtype. One allocation,
+/// because a small network's step would otherwise spend more time on allocating than on arithmetic.
+TensorVector zeros_like_each(const TensorVector& tensors) {
+  std::int64_t total = 0;
+  for (const auto& t : tensors) total += t.numel();
+  const at::Tensor all = at::zeros({total}, tensors.front().options());
+  TensorVector zeros;
+  std::int64_t offset = 0;
+  for (const auto& t : tensors) {
+    zeros.push_back(all.as_strided(t.sizes(), t.strides(), offset));
+    offset += t.numel();
+  }
+  return zeros;
 }
 
 /// Gradients scaled to a Euclidean norm of at most `max_norm`. Not in place: gradients may share memory.
@@ -48,7 +64,6 @@ void clip(TensorVector& gradients, double max_norm) {
 void adam(const Group& g, const Options& o) {
   const auto [beta1, beta2] = o.betas.value_or(std::pair{0.9, 0.999});
   const double eps = o.eps.value_or(1e-8);
-  at::_foreach_add_(g.steps, 1);
   if (o.optimizer_name == OptimizerName::adamw) {
     at::_fused_adamw_(
         g.weights, g.gradients, g.momentum, g.squares, {}, g.steps, o.lr, beta1, beta2, o.weight_decay.value_or(1e-2),
@@ -126,30 +141,57 @@ void Optimizer::step(std::vector<at::Tensor> gradients) {
   const OptimizerName name = options_.optimizer_name;
   const bool is_adam = name == adam || name == adamw;
   const bool has_momentum = is_adam || options_.momentum.value_or(0) != 0;
-  const auto ready = [](at::Tensor& memory, const at::Tensor& weight) {
-    if (!memory.defined()) memory = at::zeros_like(weight);
-    return memory;
-  };
+  const bool has_squares = name != sgd;
+  const bool has_memory = has_momentum || has_squares;
+
   std::map<std::tuple<std::string, at::ScalarType, bool>, Group> groups;
   for (std::size_t i = 0; i < parameters_.size(); ++i) {
     if (!gradients[i].defined()) continue;
     at::Tensor& master = state_.masters[i];
     if (is_half_precision(parameters_[i]) && !master.defined()) master = parameters_[i].to(at::kFloat);
     const at::Tensor& weight = master.defined() ? master : parameters_[i];
-    const bool is_first = has_momentum && !state_.momentum[i].defined();
+    const bool is_first = has_memory && !state_.momentum[i].defined() && !state_.squares[i].defined();
     Group& group = groups[{weight.device().str(), weight.scalar_type(), is_first}];
     group.is_first_step = is_first;
+    group.indices.push_back(i);
     group.weights.push_back(weight);
     group.gradients.push_back(match(std::exchange(gradients[i], {}), weight));
-    if (has_momentum) group.momentum.push_back(ready(state_.momentum[i], weight));
-    if (name != sgd) group.squares.push_back(ready(state_.squares[i], weight));
-    if (is_adam && !state_.steps[i].defined()) state_.steps[i] = at::zeros({}, weight.options().dtype(at::kFloat));
-    if (is_adam) group.steps.push_back(state_.steps[i]);
   }
-  for (auto& [key, group] : groups) update(group, options_);
+
+  for (auto& [key, group] : groups) {
+    const auto recall = [&](bool has, TensorVector& memory) {
+      if (!has) return TensorVector{};
+      if (group.is_first_step) {
+        const TensorVector zeros = zeros_like_each(group.weights);
+        for (std::size_t k = 0; k < zeros.size(); ++k) memory[group.indices[k]] = zeros[k];
+      }
+      TensorVector of_group;
+      for (const std::size_t i : group.indices) of_group.push_back(memory[i]);
+      return of_group;
+    };
+    group.momentum = recall(has_momentum, state_.momentum);
+    group.squares = recall(has_squares, state_.squares);
+    if (is_adam) group.steps = count_step(group.indices, group.weights.front().options());
+    update(group, options_);
+  }
   for (std::size_t i = 0; i < parameters_.size(); ++i) {
     if (state_.masters[i].defined()) parameters_[i].copy_(state_.masters[i]);
   }
+}
+
+/// Parameters that were stepped together so far share one counter; those left out of a step keep the old one.
+std::vector<at::Tensor> Optimizer::count_step(const std::vector<std::size_t>& indices, at::TensorOptions options) {
+  std::map<at::TensorImpl*, at::Tensor> next;
+  TensorVector steps;
+  for (const std::size_t i : indices) {
+    at::Tensor& count = next[state_.steps[i].unsafeGetTensorImpl()];
+    if (!count.defined()) {
+      count = state_.steps[i].defined() ? state_.steps[i] + 1 : at::ones({}, options.dtype(at::kFloat));
+    }
+    steps.push_back(count);
+  }
+  for (std::size_t k = 0; k < indices.size(); ++k) state_.steps[indices[k]] = steps[k];
+  return steps;
 }
 
 }  // namespace it3

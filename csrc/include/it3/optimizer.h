@@ -17,7 +17,7 @@ struct OptimizerState {
   std::vector<at::Tensor> momentum;
   /// Adam's and RMSprop's averages of the squared gradient; Adagrad's sums.
   std::vector<at::Tensor> squares;
-  /// Steps done, a float32 scalar on the parameter's device.
+  /// Steps done, a float32 scalar on the parameter's device, which parameters can share.
   std::vector<at::Tensor> steps;
   /// Full-precision weights of half-precision parameters; undefined for the others.
   std::vector<at::Tensor> masters;
@@ -37,6 +37,8 @@ class IT3_API Optimizer {
   OptimizerState take_state() { return std::move(state_); }
 
  private:
+  std::vector<at::Tensor> count_step(const std::vector<std::size_t>& indices, at::TensorOptions options);
+
   Options options_;
   std::vector<at::Tensor> parameters_;
   OptimizerState state_;
