@@ -1,0 +1,19 @@
+#!/bin/sh
+# Builds it3 against the torch that is installed, runs the Python tests on its CUDA device, and times it there.
+# Needs no network: torch, scikit-build-core, cmake, ninja, pytest and rich must be installed. torch-ttt, which the parity
+# tests and the benchmarks compare with, is looked for in $WHEELS (a folder of wheels) if it is not installed.
+set -eu
+cd "$(dirname "$0")/../.."
+python=${PYTHON:-python3}
+site=$(mktemp -d)
+trap 'rm -rf "$site"' EXIT
+export PYTHONPATH="$site${PYTHONPATH:+:$PYTHONPATH}"
+
+$python -c 'import torch; print("torch", torch.__version__, "on", torch.cuda.get_device_name())'
+if ! $python -c 'import importlib.util as u, sys; sys.exit(u.find_spec("torch_ttt") is None)'; then
+  $python -m pip install -q --no-index --no-deps --target "$site" "${WHEELS:?holds no wheel of torch-ttt}"/*.whl
+fi
+$python -m pip install -q --no-build-isolation --no-deps --target "$site" .
+$python -m pytest -q -p no:cacheprovider
+$python benchmarks/overhead.py --device cuda
+$python benchmarks/memory.py --device cuda
