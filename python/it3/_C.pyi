@@ -1,151 +1,104 @@
 """
 The C++ core of it3.
 """
-
 from __future__ import annotations
 import torch
 import typing
-
-__all__: list[str] = [
-    "Adaptation",
-    "EngineParts",
-    "Layout",
-    "Online",
-    "adapt",
-    "broadcast_add",
-    "channel_dim_of_kind",
-    "check_distance",
-    "check_options",
-    "embed",
-    "make_embedder_weights",
-    "sample_distances",
-    "training_losses",
-    "uncertainty",
-]
-
+__all__: list[str] = ['Adaptation', 'EngineParts', 'Layout', 'Online', 'adapt', 'broadcast_add', 'channel_dim_of_kind', 'check_distance', 'check_options', 'embed', 'make_embedder_weights', 'sample_distances', 'training_losses', 'uncertainty']
 class Layout:
     """
     Which dimensions of a tensor are its samples and its channels.
     """
-    def __getstate__(self) -> tuple[int | None, int]: ...
-    def __init__(
-        self,
-        channel_dim: typing.SupportsInt | typing.SupportsIndex | None = None,
-        batch_dim: typing.SupportsInt | typing.SupportsIndex = 0,
-    ) -> None: ...
-    def __repr__(self) -> str: ...
-    def __setstate__(self, arg0: tuple) -> None: ...
+    def __getstate__(self) -> tuple[int | None, int]:
+        ...
+    def __init__(self, channel_dim: typing.SupportsInt | typing.SupportsIndex | None = None, batch_dim: typing.SupportsInt | typing.SupportsIndex = 0) -> None:
+        ...
+    def __repr__(self) -> str:
+        ...
+    def __setstate__(self, arg0: tuple) -> None:
+        ...
     @property
-    def batch_dim(self) -> int: ...
+    def batch_dim(self) -> int:
+        ...
     @property
-    def channel_dim(self) -> int | None: ...
-
+    def channel_dim(self) -> int | None:
+        ...
 class Adaptation:
     """
     What adaptation came to. Every tensor is detached.
     """
-    def loss(self) -> torch.Tensor: ...
+    def loss(self) -> torch.Tensor:
+        ...
     @property
-    def losses(self) -> torch.Tensor: ...
+    def losses(self) -> torch.Tensor:
+        ...
     @property
-    def prediction(self) -> torch.Tensor: ...
+    def prediction(self) -> torch.Tensor:
+        ...
     @property
-    def second(self) -> torch.Tensor: ...
+    def second(self) -> torch.Tensor:
+        ...
     @property
-    def weights(self) -> list[tuple[str, torch.Tensor]]: ...
-
+    def weights(self) -> list[tuple[str, torch.Tensor]]:
+        ...
 class Online:
     """
     What stays between calls that keep adapted weights.
     """
-    def __getstate__(self) -> tuple: ...
-    def __init__(self) -> None: ...
-    def __setstate__(self, arg0: tuple) -> None: ...
+    def __getstate__(self) -> tuple:
+        ...
+    def __init__(self) -> None:
+        ...
+    def __setstate__(self, arg0: tuple) -> None:
+        ...
     def reset(self, model: typing.Any) -> None:
         """
         Writes the weights of the start back into the model, and forgets everything.
         """
-
 class EngineParts:
     """
     A model, the layer to inject at, and the functions between them.
     """
-    def __init__(
-        self,
-        model: typing.Any,
-        layer: typing.Any,
-        layer_name: str,
-        embeder: typing.Any,
-        embeds_to_features: bool,
-        combine_fn: typing.Any,
-        distance_fn: typing.Any,
-        prediction_layout: Layout,
-        features_layout: Layout,
-    ) -> None: ...
-
-def adapt(
-    parts: EngineParts, inputs: typing.Any, options: dict, online: Online, with_second: bool = False
-) -> Adaptation:
+    def __init__(self, model: typing.Any, layer: typing.Any, layer_name: str, embeder: typing.Any, embeds_to_features: bool, combine_fn: typing.Any, distance_fn: typing.Any, prediction_layout: Layout, features_layout: Layout) -> None:
+        ...
+def adapt(parts: EngineParts, inputs: typing.Any, options: dict, online: Online, with_second: bool = False) -> Adaptation:
     """
     The inner loop of IT3 on one batch; keeps what it adapted in `online` if copy_model is False.
     """
-
 def broadcast_add(features: torch.Tensor, embedding: torch.Tensor, features_layout: Layout) -> torch.Tensor:
     """
     features + embedding, the embedding spread over the dimensions that it lacks.
     """
-
 def channel_dim_of_kind(class_name: str) -> int | None:
     """
     The channel dimension that a layer of this class works on; None if it works on any.
     """
-
 def check_distance(name: str) -> None:
     """
     Raises ValueError for a name that is not a distance's.
     """
-
 def check_options(options: dict) -> None:
     """
     Raises what the core would raise for these options.
     """
-
-def embed(
-    prediction: torch.Tensor,
-    features: torch.Tensor,
-    weight1: torch.Tensor,
-    bias1: torch.Tensor,
-    weight2: torch.Tensor,
-    bias2: torch.Tensor,
-    prediction_layout: Layout,
-    features_layout: Layout,
-) -> torch.Tensor:
+def embed(prediction: torch.Tensor, features: torch.Tensor, weight1: torch.Tensor, bias1: torch.Tensor, weight2: torch.Tensor, bias2: torch.Tensor, prediction_layout: Layout, features_layout: Layout) -> torch.Tensor:
     """
     The default embedder: LeakyReLU(Linear(LeakyReLU(Linear(prediction)))) over channels.
     """
-
-def make_embedder_weights(
-    prediction: torch.Tensor, features: torch.Tensor, prediction_layout: Layout, features_layout: Layout
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+def make_embedder_weights(prediction: torch.Tensor, features: torch.Tensor, prediction_layout: Layout, features_layout: Layout) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
     """
     New weights of the default embedder for these two tensors: (F, C), (F), (F, F), (F).
     """
-
 def sample_distances(second: torch.Tensor, first: torch.Tensor) -> torch.Tensor:
     """
     The Euclidean distance between two predictions of each sample: (B,).
     """
-
-def training_losses(
-    parts: EngineParts, inputs: typing.Any, target: torch.Tensor | None = None
-) -> tuple[torch.Tensor, torch.Tensor]:
+def training_losses(parts: EngineParts, inputs: typing.Any, target: torch.Tensor | None = None) -> tuple[torch.Tensor, torch.Tensor]:
     """
     (y0, loss_ttt), the two terms of ZigZag's training loss.
     """
-
 def uncertainty(parts: EngineParts, inputs: typing.Any) -> torch.Tensor:
     """
     The distance between the two predictions of each sample: (B,).
     """
-
-__version__: str = "0.1.0"
+__version__: str = '0.1.0'
