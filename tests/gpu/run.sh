@@ -14,6 +14,7 @@ if ! $python -c 'import importlib.util as u, sys; sys.exit(u.find_spec("torch_tt
   $python -m pip install -q --no-index --no-deps --target "$site" "${WHEELS:?holds no wheel of torch-ttt}"/*.whl
 fi
 $python -m pip install -q --no-build-isolation --no-deps --target "$site" .
-$python -m pytest -q -p no:cacheprovider
+# The tests are many small operations, which many threads only slow down.
+OMP_NUM_THREADS=2 $python -m pytest -q -p no:cacheprovider
 $python benchmarks/overhead.py --device cuda
 $python benchmarks/memory.py --device cuda

@@ -18,12 +18,13 @@ LAYERS = {"segmentation": "decoder"}
 
 def both(kind: str, device: str, **arguments) -> tuple[IT3Engine, TorchTTTEngine, Case]:
     """The two engines over equal models, with its embedder in ours."""
-    case = make_case(kind, torch.float32, device)
+    case = make_case(kind, torch.float32)
     layer = LAYERS.get(kind, case.layer)
     theirs = TorchTTTEngine(copy.deepcopy(case.model), layer, **copy.deepcopy(arguments))
     theirs.model.eval()
-    theirs(case.inputs)  # in train mode, in which the embedder that it builds stays
-    theirs.embeder.to(device)
+    theirs(case.inputs)  # in train mode, in which the embedder that it builds stays; for images, it is on the CPU
+    theirs.to(device)
+    case = case.to(device)
     ours = IT3Engine(case.model, layer, theirs.embeder, **copy.deepcopy(arguments))
     return ours, theirs, case
 
