@@ -37,7 +37,7 @@ py::object replace_first_tensor(py::handle object, const Replace& replace) {
     return py::reinterpret_steal<py::object>(THPVariable_Wrap(replacement));
   }
   if (is_sequence(object)) {
-    py::list items(py::reinterpret_borrow<py::object>(object));
+    const py::list items(py::reinterpret_borrow<py::object>(object));
     for (std::size_t i = 0; i < items.size(); ++i) {
       if (py::object replaced = replace_first_tensor(items[i], replace)) {
         items[i] = std::move(replaced);

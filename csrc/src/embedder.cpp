@@ -4,6 +4,7 @@
 
 #include <ATen/ATen.h>
 #include <ATen/autocast_mode.h>
+#include <ATen/core/grad_mode.h>
 #include <c10/core/InferenceMode.h>
 #include <c10/util/Exception.h>
 
@@ -43,8 +44,8 @@ std::string misfit(const at::Tensor& prediction, const at::Tensor& features) {
 /// Drawn in the order and from the distribution of torch.nn.Linear: U(-k, k), k = 1/sqrt(inputs).
 std::pair<at::Tensor, at::Tensor> make_linear(std::int64_t inputs, std::int64_t outputs, at::TensorOptions options) {
   const double bound = 1 / std::sqrt(static_cast<double>(inputs));
-  auto weight = at::empty({outputs, inputs}, options).uniform_(-bound, bound);
-  auto bias = at::empty({outputs}, options).uniform_(-bound, bound);
+  const auto weight = at::empty({outputs, inputs}, options).uniform_(-bound, bound);
+  const auto bias = at::empty({outputs}, options).uniform_(-bound, bound);
   return {weight, bias};
 }
 
@@ -137,7 +138,7 @@ EmbedderImpl::EmbedderImpl(Layout prediction_layout, Layout features_layout)
 bool EmbedderImpl::is_built() const { return weights_.weight1.numel() != 0; }
 
 void EmbedderImpl::clear() {
-  for (auto* w : {&weights_.weight1, &weights_.bias1, &weights_.weight2, &weights_.bias2}) {
+  for (const auto* w : {&weights_.weight1, &weights_.bias1, &weights_.weight2, &weights_.bias2}) {
     w->set_data(at::empty({0}, w->options().requires_grad(false)));
   }
 }

@@ -4,6 +4,7 @@
 #include <tuple>
 
 #include <ATen/ATen.h>
+#include <ATen/core/grad_mode.h>
 
 namespace it3 {
 namespace {
@@ -86,7 +87,7 @@ void rmsprop(const Group& g, const Options& o) {
   constexpr double decay = 0.99;
   at::_foreach_mul_(g.squares, decay);
   at::_foreach_addcmul_(g.squares, g.gradients, g.gradients, 1 - decay);
-  auto denominators = at::_foreach_sqrt(g.squares);
+  const auto denominators = at::_foreach_sqrt(g.squares);
   at::_foreach_add_(denominators, o.eps.value_or(1e-8));
   if (g.momentum.empty()) {
     at::_foreach_addcdiv_(g.weights, g.gradients, denominators, -o.lr);
@@ -100,7 +101,7 @@ void rmsprop(const Group& g, const Options& o) {
 // Duchi, Hazan & Singer, JMLR 12 (2011).
 void adagrad(const Group& g, const Options& o) {
   at::_foreach_addcmul_(g.squares, g.gradients, g.gradients);
-  auto denominators = at::_foreach_sqrt(g.squares);
+  const auto denominators = at::_foreach_sqrt(g.squares);
   at::_foreach_add_(denominators, o.eps.value_or(1e-10));
   at::_foreach_addcdiv_(g.weights, g.gradients, denominators, -o.lr);
 }

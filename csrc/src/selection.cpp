@@ -24,6 +24,7 @@ bool matches(const std::string& pattern, const NamedParameter& parameter) {
 
 std::vector<at::Tensor> tensors_of(const std::vector<NamedParameter>& parameters) {
   std::vector<at::Tensor> tensors;
+  tensors.reserve(parameters.size());
   for (const auto& parameter : parameters) tensors.push_back(parameter.tensor);
   return tensors;
 }
@@ -54,6 +55,7 @@ std::vector<NamedParameter> select_parameters(
         parameters.begin(), parameters.end(), [&](const auto& parameter) { return matches(pattern, parameter); });
     TORCH_CHECK_VALUE(!is_frozen, "parameters has '", pattern, "', but all that it selects have requires_grad=False");
     std::vector<std::string> names;
+    names.reserve(trainable.size());
     for (const auto& parameter : trainable) names.push_back(parameter.name);
     TORCH_CHECK_VALUE(
         false, "parameters has '", pattern, "', which selects no parameter of the model; did you mean '",
