@@ -10,6 +10,7 @@ namespace {
 
 std::vector<std::string> names_of(const std::vector<NamedParameter>& parameters) {
   std::vector<std::string> names;
+  names.reserve(parameters.size());
   for (const auto& parameter : parameters) names.push_back(parameter.name);
   return names;
 }

@@ -92,7 +92,7 @@ void rmsprop(const Group& g, const Options& o) {
   if (g.momentum.empty()) {
     at::_foreach_addcdiv_(g.weights, g.gradients, denominators, -o.lr);
   } else {
-    at::_foreach_mul_(g.momentum, *o.momentum);
+    at::_foreach_mul_(g.momentum, o.momentum.value_or(0));
     at::_foreach_addcdiv_(g.momentum, g.gradients, denominators);
     at::_foreach_add_(g.weights, g.momentum, -o.lr);
   }
