@@ -11,6 +11,7 @@
 #include "bindings.h"
 #include "options_from_python.h"
 #include "python_network.h"
+#include "script_from_python.h"
 
 namespace it3::python {
 namespace {
@@ -18,6 +19,7 @@ namespace {
 /// The parts of an engine, as Python gives them.
 struct EngineParts {
   py::object model;
+  std::optional<std::shared_ptr<ScriptNetwork>> script;  // the model, if it is a TorchScript module
   py::object layer;
   std::string layer_name;
   py::object embeder;
@@ -28,9 +30,12 @@ struct EngineParts {
   Layout features_layout;
 };
 
-PythonNetwork network_of(const EngineParts& parts, const py::object& inputs) {
+/// The network of a call, and what it is called with.
+std::pair<std::shared_ptr<Network>, Inputs> network_of(const EngineParts& parts, const py::object& inputs) {
+  if (parts.script) return {*parts.script, script_inputs_from(**parts.script, inputs)};
   const bool is_module = py::hasattr(parts.embeder, "_buffers");
-  return {parts.model, parts.layer, parts.layer_name, is_module ? parts.embeder : py::none(), inputs};
+  const py::object embeder = is_module ? parts.embeder : py::none();
+  return {std::make_shared<PythonNetwork>(parts.model, parts.layer, parts.layer_name, embeder, inputs), Inputs()};
 }
 
 /// What a Python function of the user's returned, which must be a tensor.
@@ -70,26 +75,26 @@ Method method_of(const EngineParts& parts) {
 Adaptation adapt_parts(
     const EngineParts& parts, const py::object& inputs, const py::dict& options, Online* online, bool with_second) {
   const Options parsed = options_from(options);
-  PythonNetwork network = network_of(parts, without_inference_tensors(inputs));
+  const auto [network, network_inputs] = network_of(parts, without_inference_tensors(inputs));
   const Method method = method_of(parts);
   const py::gil_scoped_release no_gil;
-  return adapt(network, method, parsed, {}, parsed.copy_model ? nullptr : online, with_second);
+  return adapt(*network, method, parsed, network_inputs, parsed.copy_model ? nullptr : online, with_second);
 }
 
 std::pair<at::Tensor, at::Tensor> losses_of_parts(
     const EngineParts& parts, const py::object& inputs, const std::optional<at::Tensor>& target) {
-  PythonNetwork network = network_of(parts, inputs);
+  const auto [network, network_inputs] = network_of(parts, inputs);
   const Method method = method_of(parts);
   const py::gil_scoped_release no_gil;
-  Losses losses = training_losses(network, method, {}, target, parts.prediction_layout);
+  Losses losses = training_losses(*network, method, network_inputs, target, parts.prediction_layout);
   return {std::move(losses.prediction), std::move(losses.loss_ttt)};
 }
 
 at::Tensor uncertainty_of_parts(const EngineParts& parts, const py::object& inputs) {
-  PythonNetwork network = network_of(parts, inputs);
+  const auto [network, network_inputs] = network_of(parts, inputs);
   const Method method = method_of(parts);
   const py::gil_scoped_release no_gil;
-  return uncertainty(network, method, {});
+  return uncertainty(*network, method, network_inputs);
 }
 
 using MaybeTensors = std::vector<std::optional<at::Tensor>>;
@@ -148,11 +153,18 @@ void bind_engine(py::module_& module) {
           py::arg("model"), "Writes the weights of the start back into the model, and forgets everything.")
       .def(py::pickle(&state_of, &online_from));
 
+  py::class_<ScriptNetwork, std::shared_ptr<ScriptNetwork>>(
+      module, "ScriptNetwork", "A TorchScript module, cut at one layer into a head and a tail.")
+      .def(py::init(wrap_pybind_function(script_network_from)), py::arg("module"), py::arg("layer"));
+
   py::class_<EngineParts>(module, "EngineParts", "A model, the layer to inject at, and the functions between them.")
       .def(
-          py::init<py::object, py::object, std::string, py::object, bool, py::object, py::object, Layout, Layout>(),
-          py::arg("model"), py::arg("layer"), py::arg("layer_name"), py::arg("embeder"), py::arg("embeds_to_features"),
-          py::arg("combine_fn"), py::arg("distance_fn"), py::arg("prediction_layout"), py::arg("features_layout"));
+          py::init<
+              py::object, std::optional<std::shared_ptr<ScriptNetwork>>, py::object, std::string, py::object, bool,
+              py::object, py::object, Layout, Layout>(),
+          py::arg("model"), py::arg("script"), py::arg("layer"), py::arg("layer_name"), py::arg("embeder"),
+          py::arg("embeds_to_features"), py::arg("combine_fn"), py::arg("distance_fn"), py::arg("prediction_layout"),
+          py::arg("features_layout"));
 
   module.def(
       "adapt", wrap_pybind_function(adapt_parts), py::arg("parts"), py::arg("inputs"), py::arg("options"),

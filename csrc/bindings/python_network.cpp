@@ -4,18 +4,14 @@
 #include <c10/util/Exception.h>
 #include <torch/csrc/autograd/python_variable.h>
 
+#include "python_call.h"
+
 namespace it3::python {
 namespace {
 
 py::handle type_of(py::handle object) { return reinterpret_cast<PyObject*>(Py_TYPE(object.ptr())); }
 
 std::string type_name(py::handle object) { return Py_TYPE(object.ptr())->tp_name; }
-
-bool is_sequence(py::handle object) { return PyTuple_Check(object.ptr()) || PyList_Check(object.ptr()); }
-
-bool is_mapping(py::handle object) {
-  return PyDict_Check(object.ptr()) || py::isinstance(object, py::module_::import("collections.abc").attr("Mapping"));
-}
 
 /// A sequence of the same type with other items.
 py::object same_sequence(py::handle sequence, const py::list& items) {
@@ -123,10 +119,8 @@ PythonNetwork::PythonNetwork(
 }
 
 py::object PythonNetwork::call_model() const {
-  if (THPVariable_Check(inputs_.ptr())) return model_(inputs_);
-  if (is_sequence(inputs_)) return model_(*py::tuple(inputs_));
-  if (is_mapping(inputs_)) return model_(**py::dict(inputs_));
-  return model_(inputs_);
+  const Arguments arguments = arguments_of(inputs_);
+  return model_(*arguments.args, **arguments.kwargs);
 }
 
 FirstPass PythonNetwork::predict(const Inputs&) {

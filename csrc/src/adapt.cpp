@@ -1,5 +1,6 @@
 #include <it3/adapt.h>
 
+#include <algorithm>
 #include <cmath>
 
 #include <ATen/ATen.h>
@@ -35,12 +36,22 @@ at::Tensor scalar_loss(const at::Tensor& distance) {
   TORCH_CHECK_VALUE(
       distance.numel() == 1, "distance_fn must return a scalar, not a tensor of shape ", distance.sizes(),
       "; reduce it, by .mean() for example");
+  return distance.reshape({});
+}
+
+std::vector<at::Tensor> gradients_of(const at::Tensor& loss, const std::vector<at::Tensor>& leaves) {
+  std::vector<at::Tensor> gradients;
+  if (loss.requires_grad()) {
+    gradients = torch::autograd::grad(
+        {loss}, leaves, /*grad_outputs=*/{}, /*retain_graph=*/std::nullopt, /*create_graph=*/false,
+        /*allow_unused=*/true);
+  }
   TORCH_CHECK_VALUE(
-      distance.requires_grad(),
+      std::any_of(gradients.begin(), gradients.end(), [](const auto& gradient) { return gradient.defined(); }),
       "the distance does not depend on any parameter that adapts; check that distance_fn, combine_fn and the model do "
       "not "
       "detach, and which parameters are selected");
-  return distance.reshape({});
+  return gradients;
 }
 
 /// NaN if a value is NaN or infinite, else 0.
@@ -72,11 +83,12 @@ Adaptation adapt(
     Network& network,
     const Method& method,
     const Options& options,
-    const Inputs& inputs,
+    const Inputs& given_inputs,
     Online* online,
     bool with_second) {
   options.validate();
   const GradientMode gradient_mode;
+  const Inputs inputs = without_inference_tensors(given_inputs);
   const FreshAutocastCache fresh_cache;
 
   const auto parameters = network.parameters();
@@ -94,10 +106,7 @@ Adaptation adapt(
     const FirstPass first = copy->predict(inputs);
     const at::Tensor second = detail::second_pass(*copy, method, inputs, first, first.prediction);
     const at::Tensor loss = scalar_loss(method.distance.to_prediction(second, first.prediction));
-    optimizer.step(
-        torch::autograd::grad(
-            {loss}, copy->leaves(), /*grad_outputs=*/{}, /*retain_graph=*/std::nullopt, /*create_graph=*/false,
-            /*allow_unused=*/true));
+    optimizer.step(gradients_of(loss, copy->leaves()));
     at::autocast::clear_cache();
     losses.push_back(loss.detach());
     if (step == 0) unadapted = first.prediction.detach();

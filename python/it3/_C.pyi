@@ -4,7 +4,7 @@ The C++ core of it3.
 from __future__ import annotations
 import torch
 import typing
-__all__: list[str] = ['Adaptation', 'EngineParts', 'Layout', 'Online', 'adapt', 'broadcast_add', 'channel_dim_of_kind', 'check_distance', 'check_options', 'embed', 'make_embedder_weights', 'sample_distances', 'training_losses', 'uncertainty']
+__all__: list[str] = ['Adaptation', 'EngineParts', 'Layout', 'Online', 'ScriptNetwork', 'adapt', 'broadcast_add', 'channel_dim_of_kind', 'check_distance', 'check_options', 'embed', 'make_embedder_weights', 'sample_distances', 'training_losses', 'uncertainty']
 class Layout:
     """
     Which dimensions of a tensor are its samples and its channels.
@@ -55,11 +55,17 @@ class Online:
         """
         Writes the weights of the start back into the model, and forgets everything.
         """
+class ScriptNetwork:
+    """
+    A TorchScript module, cut at one layer into a head and a tail.
+    """
+    def __init__(self, module: typing.Any, layer: str) -> None:
+        ...
 class EngineParts:
     """
     A model, the layer to inject at, and the functions between them.
     """
-    def __init__(self, model: typing.Any, layer: typing.Any, layer_name: str, embeder: typing.Any, embeds_to_features: bool, combine_fn: typing.Any, distance_fn: typing.Any, prediction_layout: Layout, features_layout: Layout) -> None:
+    def __init__(self, model: typing.Any, script: ScriptNetwork | None, layer: typing.Any, layer_name: str, embeder: typing.Any, embeds_to_features: bool, combine_fn: typing.Any, distance_fn: typing.Any, prediction_layout: Layout, features_layout: Layout) -> None:
         ...
 def adapt(parts: EngineParts, inputs: typing.Any, options: dict, online: Online, with_second: bool = False) -> Adaptation:
     """

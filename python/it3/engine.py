@@ -30,7 +30,9 @@ class IT3Engine(nn.Module):
     Parameters
     ----------
     model
-        The network to adapt. Its prediction is what it returns, or the first tensor in a tuple, list or mapping.
+        The network to adapt, eager or TorchScript. A TorchScript module is cut at the layer, and what comes before it
+        runs once a step rather than twice. Its prediction is what it returns, or the first tensor in a tuple, list or
+        mapping.
     features_layer_name
         The dotted name of the layer at whose output y0 is fed back. If it returns a tuple, list or mapping, the first
         tensor in it is injected into; if it is called several times, each call is.
@@ -100,6 +102,7 @@ class IT3Engine(nn.Module):
             self._prediction_layout = self.embeder.prediction_layout
             self._features_layout = self.embeder.features_layout
         self._online = _C.Online()
+        self._script: tuple[nn.Module, str, _C.ScriptNetwork] | None = None
 
     @property
     def embedder(self) -> Any:
@@ -177,6 +180,7 @@ class IT3Engine(nn.Module):
     def _parts(self) -> _C.EngineParts:
         return _C.EngineParts(
             model=_eager(self.model),
+            script=self._script_network(),
             layer=self._layer(),
             layer_name=self.features_layer_name,
             embeder=self.embeder,
@@ -187,11 +191,26 @@ class IT3Engine(nn.Module):
             features_layout=self._features_layout,
         )
 
+    def _script_network(self) -> _C.ScriptNetwork | None:
+        """Give the network of a TorchScript model, which is cut once and kept."""
+        if not isinstance(self.model, torch.jit.ScriptModule):
+            return None
+        if self._script is None or self._script[0] is not self.model or self._script[1] != self.features_layer_name:
+            network = _C.ScriptNetwork(self.model, self.features_layer_name)
+            self._script = (self.model, self.features_layer_name, network)
+        return self._script[2]
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave out what is made from the rest."""
+        return {**self.__dict__, "_script": None}
+
     def _layer(self) -> nn.Module:
         model = _eager(self.model)
+        layer = model
         try:
-            return model.get_submodule(self.features_layer_name.removeprefix("_orig_mod."))
-        except AttributeError:
+            for part in self.features_layer_name.removeprefix("_orig_mod.").split("."):
+                layer = layer._modules[part] if part else layer  # type: ignore[assignment]  # a missing one raises below
+        except (KeyError, AttributeError):
             names = [name for name, _ in model.named_modules() if name]
             near = difflib.get_close_matches(self.features_layer_name, names, n=3, cutoff=0)
             raise ValueError(
@@ -200,6 +219,7 @@ class IT3Engine(nn.Module):
                 if near
                 else f"the model has no layer '{self.features_layer_name}': it has no submodules"
             ) from None
+        return layer
 
     @contextmanager
     def _unbuilt_on_error(self) -> Iterator[None]:
@@ -224,8 +244,6 @@ def _check_model(model: object) -> None:
         raise ValueError(
             f"model is wrapped in {type(model).__name__}; give model.module, and wrap the engine to train in parallel"
         )
-    if isinstance(model, torch.jit.ScriptModule):
-        raise TypeError("model is a TorchScript module, which has no forward hooks; give the eager torch.nn.Module")
 
 
 def _like_of(model: nn.Module) -> Tensor:

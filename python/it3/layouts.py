@@ -2,6 +2,7 @@
 
 from itertools import chain
 
+import torch
 from torch import nn
 
 from it3 import _C
@@ -23,5 +24,9 @@ def layout_of(layer: nn.Module, model: nn.Module) -> _C.Layout:
 
 
 def _channel_dim(module: nn.Module) -> int | None:
-    kinds = (_C.channel_dim_of_kind(base.__name__) for base in type(module).__mro__)
+    if isinstance(module, torch.jit.ScriptModule):
+        names = [module.original_name]
+    else:
+        names = [base.__name__ for base in type(module).__mro__]
+    kinds = map(_C.channel_dim_of_kind, names)
     return next((dim for dim in kinds if dim is not None), None)

@@ -145,6 +145,14 @@ def test_functions_that_return_something_else(case: Case, name: str, function, m
         engine(case.inputs)
 
 
+def test_distance_of_the_embedder_alone(case: Case) -> None:
+    engine = IT3Engine(case.model, case.layer).eval()
+    engine.uncertainty(case.inputs)
+    engine.distance_fn = lambda y1, y0: engine.embeder.weight1.square().mean()
+    with pytest.raises(ValueError, match="does not depend on any parameter that adapts"):
+        engine(case.inputs)
+
+
 def test_target_in_eval_mode(case: Case) -> None:
     with pytest.raises(ValueError, match=r"uses no labels"):
         IT3Engine(case.model, case.layer).eval()(case.inputs, target=case.target)

@@ -6,6 +6,8 @@
 
 #include <ATen/core/ivalue.h>
 
+#include <it3/export.h>
+
 namespace it3 {
 
 /// What a network is called with, the same in every pass.
@@ -21,5 +23,11 @@ struct Inputs {
   explicit Inputs(std::vector<c10::IValue> positional, std::unordered_map<std::string, c10::IValue> keywords = {})
       : args(std::move(positional)), kwargs(std::move(keywords)) {}
 };
+
+/// The same inputs with copies of tensors that were made in inference mode, which autograd cannot record.
+IT3_API Inputs without_inference_tensors(const Inputs& inputs);
+
+/// The first tensor in a value: itself, or in a tuple, list or dict. Undefined if there is none.
+IT3_API at::Tensor first_tensor(const c10::IValue& value);
 
 }  // namespace it3

@@ -14,4 +14,5 @@
 #include <it3/online.h>
 #include <it3/optimizer.h>
 #include <it3/options.h>
+#include <it3/script_network.h>
 #include <it3/selection.h>

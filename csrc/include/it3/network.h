@@ -18,6 +18,8 @@ using Inject = std::function<at::Tensor(const at::Tensor& features)>;
 /// What the first pass leaves for the second.
 struct FirstPass {
   at::Tensor prediction;
+  /// What a network that is cut at its layer hands from the one side to the other.
+  std::vector<c10::IValue> carried = {};
 };
 
 /// A model that can be run in two passes: plain, and with features injected at its named layer.

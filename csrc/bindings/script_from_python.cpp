@@ -1,0 +1,26 @@
+#include "script_from_python.h"
+
+#include <c10/util/Exception.h>
+#include <torch/csrc/jit/python/pybind_utils.h>
+
+#include "python_call.h"
+
+namespace it3::python {
+
+std::shared_ptr<ScriptNetwork> script_network_from(const py::object& module, const std::string& layer) {
+  auto script = torch::jit::as_module(module);
+  TORCH_CHECK_TYPE(script.has_value(), "a torch.jit.ScriptModule is needed, not a ", Py_TYPE(module.ptr())->tp_name);
+  return std::make_shared<ScriptNetwork>(std::move(*script), layer);
+}
+
+Inputs script_inputs_from(const ScriptNetwork& network, const py::object& inputs) {
+  const auto method = network.module().get_method("forward");
+  const Arguments arguments = arguments_of(inputs);
+  torch::jit::Stack stack = torch::jit::createStackForSchema(
+      method.function().getSchema(), torch::jit::tuple_slice(arguments.args), arguments.kwargs,
+      network.module()._ivalue());
+  stack.erase(stack.begin());
+  return Inputs(std::move(stack));
+}
+
+}  // namespace it3::python

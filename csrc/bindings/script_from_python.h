@@ -1,0 +1,17 @@
+#pragma once
+
+#include <torch/csrc/utils/pybind.h>
+
+#include <it3/inputs.h>
+#include <it3/script_network.h>
+
+namespace it3::python {
+
+/// A network around a torch.jit.ScriptModule, which it shares. Raises TypeError for another object.
+std::shared_ptr<ScriptNetwork> script_network_from(const py::object& module, const std::string& layer);
+
+/// Python inputs as the module's forward() takes them: a tensor f(x), a tuple or list f(*x), a mapping f(**x). Raises
+/// what calling the module with them would raise.
+Inputs script_inputs_from(const ScriptNetwork& network, const py::object& inputs);
+
+}  // namespace it3::python

@@ -1,0 +1,51 @@
+#pragma once
+
+#include <map>
+#include <memory>
+#include <mutex>
+#include <string>
+#include <vector>
+
+#include <torch/csrc/jit/api/module.h>
+
+#include <it3/export.h>
+#include <it3/network.h>
+
+namespace it3 {
+
+namespace detail {
+struct ScriptCut;
+}
+
+/// A TorchScript module, scripted or traced, cut at one layer into a head and a tail. The head runs once for both
+/// passes. Its graphs take parameters and buffers as inputs, so adaptation never writes to the module, and one network
+/// can adapt in several threads at once.
+///
+/// The module's train/eval flags may change between calls; each combination is cut once.
+class IT3_API ScriptNetwork : public Network {
+ public:
+  /// @param layer  the dotted name of a submodule, or "" for the whole module
+  ///
+  /// Raises c10::ValueError if there is no such layer, and, here or at a first call in another mode, if the module
+  /// cannot be cut there: the layer is called never, several times, or inside a branch or loop that remains when
+  /// constants are known; it does not return a tensor, or a tuple that begins with one; the module assigns attributes
+  /// in forward().
+  ScriptNetwork(torch::jit::Module module, std::string layer);
+
+  FirstPass predict(const Inputs& inputs) override;
+  at::Tensor resume(const Inputs& inputs, const FirstPass& first, const Inject& inject) override;
+  std::vector<NamedParameter> parameters() const override;
+  std::unique_ptr<WorkingCopy> checkout(const std::vector<NamedParameter>& adapted) override;
+
+  const torch::jit::Module& module() const { return module_; }
+
+ private:
+  std::shared_ptr<const detail::ScriptCut> cut() const;
+
+  torch::jit::Module module_;
+  std::string layer_;
+  mutable std::mutex mutex_;
+  mutable std::map<std::vector<bool>, std::shared_ptr<const detail::ScriptCut>> cuts_;  // by train/eval flags
+};
+
+}  // namespace it3

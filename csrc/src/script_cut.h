@@ -1,0 +1,32 @@
+#pragma once
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include <torch/csrc/jit/api/module.h>
+#include <torch/csrc/jit/runtime/interpreter.h>
+
+#include "lifted_tensor.h"
+
+namespace it3::detail {
+
+/// A module's forward() in two parts, run by the plain interpreter: its results do not depend on earlier calls, as an
+/// optimising executor's can.
+///
+///   head: (inputs..., lifted...) -> (features, crossing...)
+///   tail: (features, crossing..., inputs..., lifted...) -> (result)
+struct ScriptCut {
+  torch::jit::Code head;
+  torch::jit::Code tail;
+  std::size_t inputs = 0;
+  std::size_t crossing = 0;
+  std::vector<LiftedTensor> lifted;
+  /// Whether the tail writes to what it is handed, which then needs a copy for each run.
+  bool tail_writes = false;
+};
+
+/// Cuts a module behind a layer. Raises c10::ValueError as ScriptNetwork does.
+ScriptCut cut_script(const torch::jit::Module& module, const std::string& layer);
+
+}  // namespace it3::detail

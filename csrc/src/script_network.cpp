@@ -1,0 +1,189 @@
+#include <it3/script_network.h>
+
+#include <map>
+#include <unordered_set>
+
+#include <ATen/ATen.h>
+#include <ATen/core/List.h>
+#include <ATen/core/grad_mode.h>
+#include <c10/util/Exception.h>
+
+#include <it3/layout.h>
+
+#include "nearest_name.h"
+#include "script_cut.h"
+#include "tensor_identity.h"
+
+namespace it3 {
+namespace {
+
+using detail::ScriptCut;
+using torch::jit::Stack;
+
+/// forward()'s arguments by its schema: defaults filled in, keywords put in their places, without self.
+Stack arguments_of(const torch::jit::Module& module, const Inputs& inputs) {
+  const auto method = module.get_method("forward");
+  Stack stack = {module._ivalue()};
+  stack.insert(stack.end(), inputs.args.begin(), inputs.args.end());
+  method.function().getSchema().checkAndNormalizeInputs(stack, inputs.kwargs);
+  stack.erase(stack.begin());
+  return stack;
+}
+
+/// A value that can be written to without anybody's noticing.
+c10::IValue own_copy(const c10::IValue& value) {
+  if (value.isTensor()) return value.toTensor().clone();
+  if (value.isList()) return value.toList().copy();
+  return value;
+}
+
+at::Tensor run_tail(
+    const ScriptCut& cut,
+    const std::vector<c10::IValue>& carried,
+    const std::vector<at::Tensor>& lifted,
+    const at::Tensor& features) {
+  Stack stack;
+  stack.reserve(carried.size() + lifted.size());
+  stack.emplace_back(features);
+  stack.insert(stack.end(), carried.begin() + 1, carried.end());
+  if (cut.tail_writes) {
+    for (std::size_t i = 0; i <= cut.crossing; ++i) stack[i] = own_copy(stack[i]);
+  }
+  stack.insert(stack.end(), lifted.begin(), lifted.end());
+  torch::jit::InterpreterState(cut.tail).run(stack);
+  at::Tensor prediction = first_tensor(stack.at(0));
+  TORCH_CHECK_TYPE(
+      prediction.defined(), "the module returned a ", stack.at(0).tagKind(),
+      "; it must return a tensor, or a tuple, list or dict whose first tensor is the prediction");
+  return prediction;
+}
+
+/// Carries (features, crossing..., inputs...).
+FirstPass run_both(const ScriptCut& cut, Stack arguments, const std::vector<at::Tensor>& lifted) {
+  Stack stack = arguments;
+  stack.insert(stack.end(), lifted.begin(), lifted.end());
+  torch::jit::InterpreterState(cut.head).run(stack);
+  FirstPass first;
+  first.carried = std::move(stack);
+  first.carried.insert(
+      first.carried.end(), std::make_move_iterator(arguments.begin()), std::make_move_iterator(arguments.end()));
+  first.prediction = run_tail(cut, first.carried, lifted, first.carried[0].toTensor());
+  return first;
+}
+
+/// The module's own tensors; copies of those that the graphs write to, unless `writable`.
+std::vector<at::Tensor> lifted_tensors(const ScriptCut& cut, bool writable) {
+  std::vector<at::Tensor> tensors;
+  tensors.reserve(cut.lifted.size());
+  for (const auto& lifted : cut.lifted) {
+    const at::Tensor tensor = lifted.get();
+    // All inputs of a graph may be one another's aliases, so that a write to one counts as a write to each; a tensor
+    // that requires a gradient cannot be written to.
+    const bool may_change = lifted.is_written && !tensor.requires_grad();
+    tensors.push_back(may_change && !writable ? tensor.clone() : tensor);
+  }
+  return tensors;
+}
+
+class ScriptWorkingCopy : public WorkingCopy {
+ public:
+  ScriptWorkingCopy(
+      const torch::jit::Module& module,
+      std::shared_ptr<const ScriptCut> cut,
+      const std::vector<NamedParameter>& adapted)
+      : module_(module), cut_(std::move(cut)), lifted_(lifted_tensors(*cut_, /*writable=*/false)) {
+    std::map<detail::TensorIdentity, at::Tensor> leaves;
+    for (const auto& parameter : adapted) {
+      own_.push_back(parameter.tensor);
+      values_.push_back(parameter.tensor.detach().clone());
+      leaves_.push_back(values_.back().detach().requires_grad_());
+      leaves[detail::identity_of(parameter.tensor)] = leaves_.back();
+    }
+    for (auto& tensor : lifted_) {
+      const auto leaf = leaves.find(detail::identity_of(tensor));
+      tensor = leaf != leaves.end() ? leaf->second : tensor.detach();
+    }
+  }
+
+  FirstPass predict(const Inputs& inputs) override { return run_both(*cut_, arguments_of(module_, inputs), lifted_); }
+
+  at::Tensor resume(const Inputs& /*inputs*/, const FirstPass& first, const Inject& inject) override {
+    return run_tail(*cut_, first.carried, lifted_, inject(first.carried[0].toTensor()));
+  }
+
+  const std::vector<at::Tensor>& leaves() const override { return leaves_; }
+  const std::vector<at::Tensor>& values() const override { return values_; }
+
+  void commit() override {
+    const at::NoGradGuard no_grad;
+    for (std::size_t i = 0; i < own_.size(); ++i) own_[i].detach().copy_(values_[i]);
+  }
+
+ private:
+  const torch::jit::Module& module_;
+  std::shared_ptr<const ScriptCut> cut_;
+  std::vector<at::Tensor> lifted_;
+  std::vector<at::Tensor> own_, values_, leaves_;
+};
+
+std::vector<bool> training_flags(const torch::jit::Module& module) {
+  std::vector<bool> flags;
+  for (const auto& submodule : module.modules()) {
+    flags.push_back(submodule.hasattr("training") && submodule.attr("training").toBool());
+  }
+  return flags;
+}
+
+}  // namespace
+
+ScriptNetwork::ScriptNetwork(torch::jit::Module module, std::string layer)
+    : module_(std::move(module)), layer_(std::move(layer)) {
+  std::vector<std::string> names;
+  for (const auto& submodule : module_.named_modules()) names.push_back(submodule.name);
+  TORCH_CHECK_VALUE(
+      std::find(names.begin(), names.end(), layer_) != names.end(), "the model has no layer '", layer_,
+      "'; did you mean '", detail::nearest_name(layer_, names), "'? Its layers are ", detail::join(names));
+  cut();
+}
+
+std::shared_ptr<const ScriptCut> ScriptNetwork::cut() const {
+  const std::scoped_lock lock(mutex_);
+  auto& known = cuts_[training_flags(module_)];
+  if (known == nullptr) known = std::make_shared<const ScriptCut>(detail::cut_script(module_, layer_));
+  return known;
+}
+
+FirstPass ScriptNetwork::predict(const Inputs& inputs) {
+  const auto current = cut();
+  return run_both(*current, arguments_of(module_, inputs), lifted_tensors(*current, /*writable=*/true));
+}
+
+at::Tensor ScriptNetwork::resume(const Inputs& /*inputs*/, const FirstPass& first, const Inject& inject) {
+  const auto current = cut();
+  // Running statistics are the first pass's to update.
+  const auto lifted = lifted_tensors(*current, /*writable=*/false);
+  return run_tail(*current, first.carried, lifted, inject(first.carried[0].toTensor()));
+}
+
+std::vector<NamedParameter> ScriptNetwork::parameters() const {
+  std::vector<NamedParameter> parameters;
+  std::unordered_set<at::TensorImpl*> seen;
+  for (const auto& submodule : module_.named_modules()) {
+    const auto type_name = submodule.value.type()->name();
+    const bool of_normalisation = type_name && is_normalisation(type_name->name());
+    const std::string prefix = submodule.name.empty() ? "" : submodule.name + ".";
+    for (const auto& parameter : submodule.value.named_parameters(/*recurse=*/false)) {
+      const at::Tensor& tensor = parameter.value;
+      const bool has_gradients = tensor.is_floating_point() || tensor.is_complex();
+      if (!has_gradients || !seen.insert(tensor.unsafeGetTensorImpl()).second) continue;
+      parameters.push_back({prefix + parameter.name, tensor, of_normalisation});
+    }
+  }
+  return parameters;
+}
+
+std::unique_ptr<WorkingCopy> ScriptNetwork::checkout(const std::vector<NamedParameter>& adapted) {
+  return std::make_unique<ScriptWorkingCopy>(module_, cut(), adapted);
+}
+
+}  // namespace it3
