@@ -12,7 +12,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 JOBS := $(shell nproc)
 
 SOURCES := CMakeLists.txt pyproject.toml $(shell find cmake csrc python -type f -not -name '*.pyc')
-CPP := $(shell find csrc tests/cpp -name '*.cpp' -o -name '*.h' -path 'csrc/*' -o -name '*.h' -path 'tests/cpp/*')
+CPP := $(shell find csrc tests -name '*.cpp' -o -name '*.h')
 CMAKE_FILES := CMakeLists.txt $(shell find cmake csrc tests -name CMakeLists.txt -o -name '*.cmake')
 
 .PHONY: demo test bench lint format tidy stubs clean
@@ -25,7 +25,7 @@ test: .venv/.it3 .venv/.test
 	$(BIN)/cmake -S . -B $(BUILD) -DIT3_BUILD_TESTS=ON
 	$(BIN)/cmake --build $(BUILD) --parallel $(JOBS) --target it3_tests
 	$(BIN)/ctest --test-dir $(BUILD) --output-on-failure --parallel $(JOBS)
-	$(BIN)/python -m pytest
+	PATH=$(abspath $(BIN)):$$PATH $(BIN)/python -m pytest
 
 bench: .venv/.it3 .venv/.test
 	$(BIN)/python benchmarks/overhead.py

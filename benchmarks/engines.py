@@ -2,9 +2,11 @@
 
 import copy
 import sys
+import warnings
 from pathlib import Path
 from typing import Any
 
+import torch
 from it3 import IT3Engine
 from torch import Tensor, nn
 
@@ -14,11 +16,15 @@ from torch_ttt_reference import TorchTTTEngine
 
 
 def make_engines(model: nn.Module, layer: str, inputs: Tensor, **options: Any) -> dict[str, nn.Module]:
-    """Give both engines in eval mode, each with its own copy of the model and its own default embedder, equal ones."""
+    """Give the engines in eval mode, each with its own copy of the model and its own default embedder, equal ones."""
     theirs = TorchTTTEngine(copy.deepcopy(model), layer, optimization_parameters=dict(options)).train()
     theirs.model.eval()
     theirs(inputs)  # builds its embedder
     theirs.embeder.to(inputs.device)
     ours = IT3Engine(model, layer, optimization_parameters=options)
     ours.load_state_dict(theirs.state_dict())
-    return {"it3": ours.eval(), "torch-ttt": theirs.eval()}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        script = IT3Engine(torch.jit.script(copy.deepcopy(model).eval()), layer, optimization_parameters=options)
+    script.load_state_dict(ours.state_dict())
+    return {"it3": ours.eval(), "it3, TorchScript": script.eval(), "torch-ttt": theirs.eval()}

@@ -58,14 +58,8 @@ Distance between(at::Tensor (*distance)(const Distribution& q, const Distributio
       }};
 }
 
-}  // namespace
-
-const std::vector<std::string>& distance_names() {
-  static const std::vector<std::string> names = {"mse", "l1", "cross_entropy", "kl", "js", "cosine"};
-  return names;
-}
-
-Distance distance_by_name(std::string_view name) {
+/// The distance of this name, still without it.
+Distance choose(std::string_view name) {
   if (name == "mse") return {mse};
   if (name == "l1") return {l1};
   if (name == "cross_entropy") return between(cross_entropy);
@@ -75,6 +69,19 @@ Distance distance_by_name(std::string_view name) {
   TORCH_CHECK_VALUE(
       false, "no distance is called '", name, "'; did you mean '", detail::nearest_name(name, distance_names()),
       "'? The distances are ", detail::join(distance_names()));
+}
+
+}  // namespace
+
+const std::vector<std::string>& distance_names() {
+  static const std::vector<std::string> names = {"mse", "l1", "cross_entropy", "kl", "js", "cosine"};
+  return names;
+}
+
+Distance distance_by_name(std::string_view name) {
+  Distance distance = choose(name);
+  distance.name = std::string(name);
+  return distance;
 }
 
 }  // namespace it3

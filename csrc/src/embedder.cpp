@@ -137,20 +137,20 @@ EmbedderImpl::EmbedderImpl(Layout prediction_layout, Layout features_layout)
 
 bool EmbedderImpl::is_built() const { return weights_.weight1.numel() != 0; }
 
+void EmbedderImpl::set_weights(const EmbedderWeights& weights) {
+  weights_.weight1.set_data(weights.weight1);
+  weights_.bias1.set_data(weights.bias1);
+  weights_.weight2.set_data(weights.weight2);
+  weights_.bias2.set_data(weights.bias2);
+}
+
 void EmbedderImpl::clear() {
-  for (const auto* w : {&weights_.weight1, &weights_.bias1, &weights_.weight2, &weights_.bias2}) {
-    w->set_data(at::empty({0}, w->options().requires_grad(false)));
-  }
+  const auto none = at::empty({0}, weights_.weight1.options().requires_grad(false));
+  set_weights({none, none.clone(), none.clone(), none.clone()});
 }
 
 at::Tensor EmbedderImpl::forward(const at::Tensor& prediction, const at::Tensor& features) {
-  if (!is_built()) {
-    const auto made = make_embedder_weights(prediction, features, prediction_layout_, features_layout_);
-    weights_.weight1.set_data(made.weight1);
-    weights_.bias1.set_data(made.bias1);
-    weights_.weight2.set_data(made.weight2);
-    weights_.bias2.set_data(made.bias2);
-  }
+  if (!is_built()) set_weights(make_embedder_weights(prediction, features, prediction_layout_, features_layout_));
   return embed(prediction, features, weights_, prediction_layout_, features_layout_);
 }
 

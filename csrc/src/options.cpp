@@ -154,6 +154,22 @@ void Options::set(std::string_view name, const OptionValue& value) {
       "'? The options are ", detail::join(names));
 }
 
+std::vector<std::pair<std::string, OptionValue>> Options::values() const {
+  std::vector<std::pair<std::string, OptionValue>> set = {
+      {"optimizer_name", std::string(to_string(optimizer_name))},
+      {"num_steps", num_steps},
+      {"lr", lr},
+      {"copy_model", copy_model},
+      {"parameters", parameters},
+  };
+  if (betas) set.emplace_back("betas", std::vector<double>{betas->first, betas->second});
+  if (eps) set.emplace_back("eps", *eps);
+  if (weight_decay) set.emplace_back("weight_decay", *weight_decay);
+  if (momentum) set.emplace_back("momentum", *momentum);
+  if (max_grad_norm) set.emplace_back("max_grad_norm", *max_grad_norm);
+  return set;
+}
+
 void Options::validate() const {
   const bool is_adam = optimizer_name == OptimizerName::adam || optimizer_name == OptimizerName::adamw;
   const bool has_momentum = optimizer_name == OptimizerName::sgd || optimizer_name == OptimizerName::rmsprop;

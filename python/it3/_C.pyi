@@ -4,7 +4,7 @@ The C++ core of it3.
 from __future__ import annotations
 import torch
 import typing
-__all__: list[str] = ['Adaptation', 'EngineParts', 'Layout', 'Online', 'ScriptNetwork', 'adapt', 'broadcast_add', 'channel_dim_of_kind', 'check_distance', 'check_options', 'embed', 'make_embedder_weights', 'sample_distances', 'training_losses', 'uncertainty']
+__all__: list[str] = ['Adaptation', 'EngineParts', 'Layout', 'Online', 'ScriptNetwork', 'adapt', 'broadcast_add', 'channel_dim_of_kind', 'check_distance', 'check_options', 'embed', 'load_engine', 'make_embedder_weights', 'sample_distances', 'save_engine', 'training_losses', 'uncertainty']
 class Layout:
     """
     Which dimensions of a tensor are its samples and its channels.
@@ -91,6 +91,10 @@ def embed(prediction: torch.Tensor, features: torch.Tensor, weight1: torch.Tenso
     """
     The default embedder: LeakyReLU(Linear(LeakyReLU(Linear(prediction)))) over channels.
     """
+def load_engine(path: str) -> dict:
+    """
+    Reads what save_engine() wrote, but for the network, which torch.jit.load reads.
+    """
 def make_embedder_weights(prediction: torch.Tensor, features: torch.Tensor, prediction_layout: Layout, features_layout: Layout) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
     """
     New weights of the default embedder for these two tensors: (F, C), (F), (F, F), (F).
@@ -98,6 +102,10 @@ def make_embedder_weights(prediction: torch.Tensor, features: torch.Tensor, pred
 def sample_distances(second: torch.Tensor, first: torch.Tensor) -> torch.Tensor:
     """
     The Euclidean distance between two predictions of each sample: (B,).
+    """
+def save_engine(path: str, network: ScriptNetwork, embedder: tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor], prediction_layout: Layout, features_layout: Layout, distance: str, options: dict) -> None:
+    """
+    Writes an engine to one TorchScript archive.
     """
 def training_losses(parts: EngineParts, inputs: typing.Any, target: torch.Tensor | None = None) -> tuple[torch.Tensor, torch.Tensor]:
     """

@@ -11,5 +11,7 @@ from it3._C import Layout, __version__
 from it3.adaptation import Adaptation
 from it3.embedder import Embedder
 from it3.engine import IT3Engine
+from it3.paths import cmake_prefix_path
+from it3.saving import load, save
 
-__all__ = ["Adaptation", "Embedder", "IT3Engine", "Layout", "__version__"]
+__all__ = ["Adaptation", "Embedder", "IT3Engine", "Layout", "__version__", "cmake_prefix_path", "load", "save"]

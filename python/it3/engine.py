@@ -160,6 +160,12 @@ class IT3Engine(nn.Module):
         with self._unbuilt_on_error():
             return _C.uncertainty(self._parts(), inputs)
 
+    def save(self, path: Any, example_inputs: Any, method: Any = "script") -> None:
+        """Write the engine to one file; see :func:`it3.save`."""
+        from it3.saving import save  # noqa: PLC0415  (it needs this class)
+
+        save(self, path, example_inputs, method)
+
     def reset(self) -> None:
         """Go back to the weights from before the first call that kept adapted ones (``copy_model`` False).
 

@@ -50,6 +50,13 @@ class IT3_API EmbedderImpl : public torch::nn::Module {
   /// Whether the parameters have their shapes.
   bool is_built() const;
 
+  const EmbedderWeights& weights() const { return weights_; }
+  const Layout& prediction_layout() const { return prediction_layout_; }
+  const Layout& features_layout() const { return features_layout_; }
+
+  /// Gives the parameters these values.
+  void set_weights(const EmbedderWeights& weights);
+
   /// Makes the parameters empty again.
   void clear();
 

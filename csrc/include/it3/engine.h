@@ -2,6 +2,9 @@
 
 #include <memory>
 #include <optional>
+#include <string>
+
+#include <c10/core/Device.h>
 
 #include <it3/adapt.h>
 #include <it3/embedder.h>
@@ -43,8 +46,16 @@ class IT3_API Engine {
   /// Goes back to the weights from before the first call that kept adapted ones.
   void reset();
 
+  /// Writes the engine to one file, see save_engine(). Raises c10::ValueError unless its network is a ScriptNetwork,
+  /// its embedder has been shaped by a call, combine is the default and the distance has a name.
+  void save(const std::string& path) const;
+
+  /// Reads an engine that save(), in C++ or Python, wrote; on a device, or on those it was saved from.
+  static Engine load(const std::string& path, std::optional<c10::Device> device = {});
+
  private:
   std::shared_ptr<Network> network_;
+  bool has_default_combine_;
   Embedder embedder_;
   Method method_;
   Online online_;

@@ -24,6 +24,8 @@ using DistanceFunction = std::function<at::Tensor(const at::Tensor& second, cons
 struct Distance {
   DistanceFunction to_prediction;
   DistanceFunction to_target;
+  /// Its name, if it has one by which it can be saved.
+  std::string name = {};
 
   /// One function for both.
   Distance(DistanceFunction both) : to_prediction(both), to_target(std::move(both)) {}

@@ -58,6 +58,9 @@ struct IT3_API Options {
   /// the message names the option, the value and what is accepted.
   void set(std::string_view name, const OptionValue& value);
 
+  /// The options that are set, by name, as set() takes them.
+  std::vector<std::pair<std::string, OptionValue>> values() const;
+
   /// Checks what only all options together can tell, such as a momentum given to Adam.
   /// Raises c10::ValueError.
   void validate() const;

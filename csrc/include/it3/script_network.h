@@ -38,6 +38,7 @@ class IT3_API ScriptNetwork : public Network {
   std::unique_ptr<WorkingCopy> checkout(const std::vector<NamedParameter>& adapted) override;
 
   const torch::jit::Module& module() const { return module_; }
+  const std::string& layer() const { return layer_; }
 
  private:
   std::shared_ptr<const detail::ScriptCut> cut() const;
