@@ -1,6 +1,7 @@
 #include "python_network.h"
 
 #include <ATen/ATen.h>
+#include <ATen/core/grad_mode.h>
 #include <c10/util/Exception.h>
 #include <torch/csrc/autograd/python_variable.h>
 
@@ -70,18 +71,32 @@ class HookScope {
  public:
   HookScope(const py::object& layer, const py::object& hook) : handle_(layer.attr("register_forward_hook")(hook)) {}
   ~HookScope() {
+    const py::gil_scoped_acquire gil;
     const py::error_scope pending;
     try {
       handle_.attr("remove")();
     } catch (py::error_already_set& error) {
       error.discard_as_unraisable("removing it3's forward hook");
     }
+    handle_ = py::object();
   }
   HookScope(const HookScope&) = delete;
   HookScope& operator=(const HookScope&) = delete;
 
  private:
   py::object handle_;
+};
+
+/// Sets a flag while it lives.
+class RunningScope {
+ public:
+  explicit RunningScope(bool& flag) : flag_(flag) { flag_ = true; }
+  ~RunningScope() { flag_ = false; }
+  RunningScope(const RunningScope&) = delete;
+  RunningScope& operator=(const RunningScope&) = delete;
+
+ private:
+  bool& flag_;
 };
 
 }  // namespace
@@ -91,6 +106,7 @@ class PythonWorkingCopy : public WorkingCopy {
  public:
   PythonWorkingCopy(PythonNetwork& network, const std::vector<NamedParameter>& adapted)
       : network_(network),
+        no_recomputation_(network.layer_, network.recomputation_check()),
         buffers_(network.buffer_owners_),
         weights_(tensors_of(adapted), tensors_of(network.parameters())) {}
 
@@ -104,6 +120,7 @@ class PythonWorkingCopy : public WorkingCopy {
 
  private:
   PythonNetwork& network_;
+  HookScope no_recomputation_;
   LentBuffers buffers_;
   LentWeights weights_;
 };
@@ -118,7 +135,17 @@ PythonNetwork::PythonNetwork(
   if (!embedder.is_none()) buffer_owners_.push_back(embedder);
 }
 
-py::object PythonNetwork::call_model() const {
+py::object PythonNetwork::recomputation_check() const {
+  return py::cpp_function([this](py::handle, py::handle, py::handle) {
+    TORCH_CHECK_VALUE(
+        is_running_, "the layer '", layer_name_,
+        "' is called again by the backward pass, as activation checkpointing does, which would not see the injection; "
+        "switch checkpointing off while the model adapts, or name a layer outside of the checkpointed blocks");
+  });
+}
+
+py::object PythonNetwork::call_model() {
+  const RunningScope running(is_running_);
   const Arguments arguments = arguments_of(inputs_);
   return model_(*arguments.args, **arguments.kwargs);
 }
@@ -130,9 +157,15 @@ FirstPass PythonNetwork::predict(const Inputs&) {
 
 at::Tensor PythonNetwork::run_injected(const Inject& inject) {
   const py::gil_scoped_acquire gil;
+  const bool has_gradients = at::GradMode::is_enabled();
   bool was_called = false;
   const py::cpp_function hook([&](py::handle, py::handle, py::handle output) {
     was_called = true;
+    TORCH_CHECK_VALUE(
+        at::GradMode::is_enabled() || !has_gradients, "the layer '", layer_name_,
+        "' is run without gradients, as in a torch.no_grad() block or by activation checkpointing with "
+        "use_reentrant=True; an injection there could not be differentiated. Name another layer, or run it with "
+        "gradients");
     py::object injected = replace_first_tensor(output, inject);
     TORCH_CHECK_TYPE(
         injected, "the layer '", layer_name_, "' returned a ", type_name(output),

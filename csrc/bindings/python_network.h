@@ -29,7 +29,9 @@ class PythonNetwork : public Network {
 
  private:
   friend class PythonWorkingCopy;
-  py::object call_model() const;
+  py::object call_model();
+  /// A hook for the layer that raises c10::ValueError if it is called outside of a pass.
+  py::object recomputation_check() const;
   at::Tensor run_injected(const Inject& inject);
 
   py::object model_;
@@ -37,6 +39,7 @@ class PythonNetwork : public Network {
   std::string layer_name_;
   py::object inputs_;
   std::vector<py::object> buffer_owners_;
+  bool is_running_ = false;
 };
 
 /// Inputs that autograd can record: tensors made in inference mode, in containers too, are replaced by copies.

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from it3 import IT3Engine
 from models import Case, make_case
 from torch import Tensor, nn
+from torch.utils.checkpoint import CheckpointError, checkpoint
 
 close = torch.testing.assert_close
 
@@ -144,6 +145,29 @@ def test_compiled_model_adapts_as_the_model_in_it(case: Case) -> None:
 def test_model_wrapped_for_data_parallelism(case: Case) -> None:
     with pytest.raises(ValueError, match=r"give model\.module"):
         IT3Engine(nn.DataParallel(case.model), "module.0")
+
+
+@pytest.mark.parametrize("use_reentrant", [True, False])
+def test_layer_in_an_activation_checkpointed_block(use_reentrant: bool) -> None:
+    class Checkpointed(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inside, self.outside = nn.Linear(6, 8), nn.Linear(8, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.outside(checkpoint(lambda x: self.inside(x).tanh(), x, use_reentrant=use_reentrant))
+
+    torch.manual_seed(0)
+    model, x = Checkpointed(), torch.randn(4, 6, requires_grad=True)
+    before = copy.deepcopy(model.state_dict())
+    message = "is run without gradients" if use_reentrant else "is called again by the backward pass"
+    with pytest.raises(ValueError, match=f"'inside' {message}"):
+        IT3Engine(model, "inside").eval()(x)
+    with pytest.raises(ValueError if use_reentrant else CheckpointError):
+        sum(t.sum() for t in IT3Engine(model, "inside").train()(x)).backward()
+    close(dict(model.state_dict()), dict(before), rtol=0, atol=0)
+    assert not model.inside._forward_hooks
+    assert IT3Engine(model, "outside").eval()(x)[1] > 0
 
 
 def test_lazy_model_that_never_ran() -> None:
