@@ -46,7 +46,7 @@ py::object to_python(const OptionValue& value) {
 /// What save() took, without the network, which Python loads itself.
 py::dict load(const std::string& path) {
   const SavedEngine engine = load_engine(path, c10::kCPU);
-  py::dict options;
+  const py::dict options;
   for (const auto& [name, value] : engine.options.values()) options[py::str(name)] = to_python(value);
   const auto& [weight1, bias1, weight2, bias2] = engine.embedder;
   using py::literals::operator""_a;

@@ -85,7 +85,7 @@ SavedEngine undescribe(const Dictionary& d, torch::jit::Module network) {
 
 void save_engine(const SavedEngine& engine, const std::string& path) {
   const std::vector<char> description = torch::jit::pickle_save(describe(engine));
-  torch::jit::ExtraFilesMap extra = {{record, std::string(description.begin(), description.end())}};
+  const torch::jit::ExtraFilesMap extra = {{record, std::string(description.begin(), description.end())}};
   const std::string partial = path + ".partial";
   try {
     engine.network.save(partial, extra);
