@@ -138,6 +138,7 @@ at::Tensor sample_distances(const at::Tensor& second, const at::Tensor& first) {
 at::Tensor uncertainty(Network& network, const Method& method, const Inputs& inputs) {
   const GradientMode gradient_mode;
   const at::NoGradGuard no_grad;
+  const detail::RandomStateGuard random_state(tensors_of(network.parameters()));
   const auto copy = network.checkout({});
   const FirstPass first = copy->predict(inputs);
   const at::Tensor second = detail::second_pass(*copy, method, inputs, first, first.prediction);

@@ -170,6 +170,15 @@ def test_exception_after_the_last_step(at: int, device: str) -> None:
     before.check(random=True)
 
 
+@pytest.mark.parametrize("at", [1, 2])
+def test_exception_in_uncertainty(at: int, device: str) -> None:
+    engine, inputs = build(device, Bomb(at, KeyboardInterrupt), "model", {}, False)
+    before = Snapshot(engine)
+    with pytest.raises(KeyboardInterrupt):
+        engine.uncertainty(inputs)
+    before.check(random=True)
+
+
 def test_exception_in_the_optimizer(device: str, monkeypatch: pytest.MonkeyPatch) -> None:
     engine, inputs = build(device, Bomb(-1, ValueError), "model", {}, True)
     engine.model.fc.weight.register_hook(lambda grad: grad[:, :2])  # of a shape that no optimiser can use
