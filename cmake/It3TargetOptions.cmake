@@ -18,7 +18,12 @@ function(it3_target_options target)
         target_compile_options(${target} PRIVATE -Werror)
     endif()
     if(IT3_SANITIZE)
-        set(flags "-fsanitize=${IT3_SANITIZE}" -fno-omit-frame-pointer)
+        # vptr checks need type information that LibTorch does not export.
+        set(flags
+            "-fsanitize=${IT3_SANITIZE}"
+            -fno-sanitize=vptr
+            -fno-omit-frame-pointer
+        )
         target_compile_options(${target} PRIVATE ${flags})
         target_link_options(${target} PRIVATE ${flags})
     endif()
