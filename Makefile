@@ -27,7 +27,7 @@ test: .venv/.it3 .venv/.test
 	$(BIN)/ctest --test-dir $(BUILD) --output-on-failure --parallel $(JOBS)
 	PATH=$(abspath $(BIN)):$$PATH $(BIN)/python -m pytest
 
-bench: .venv/.it3 .venv/.test
+bench: .venv/.it3 .venv/.test .venv/.demo
 	$(BIN)/python benchmarks/overhead.py
 	$(BIN)/python benchmarks/memory.py
 

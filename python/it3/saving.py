@@ -93,12 +93,18 @@ def _export(engine: IT3Engine, example_inputs: Any, method: str) -> torch.jit.Sc
         warnings.simplefilter("ignore", DeprecationWarning)
         script: torch.jit.ScriptModule
         script = torch.jit.script(model) if method == "script" else _trace(model, example_inputs)
-    exported = IT3Engine(
-        script, engine.features_layer_name, engine.embeder, None, engine.distance_fn, engine.optimization_parameters
-    ).eval()
-    eager = IT3Engine(
-        model, engine.features_layer_name, engine.embeder, None, engine.distance_fn, engine.optimization_parameters
-    ).eval()
+    # Not put into eval mode, which would reach the embedder that they share with the user's engine.
+    eager, exported = (
+        IT3Engine(
+            network,
+            engine.features_layer_name,
+            engine.embeder,
+            None,
+            engine.distance_fn,
+            engine.optimization_parameters,
+        )
+        for network in (model, script)
+    )
     for steps in (0, 1):
         expected, actual = (e.adapt(example_inputs, num_steps=steps, copy_model=True) for e in (eager, exported))
         if not torch.allclose(actual.prediction, expected.prediction, rtol=1e-3, atol=1e-5):
