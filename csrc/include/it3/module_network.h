@@ -2,8 +2,10 @@
 
 #include <functional>
 #include <memory>
+#include <string>
 
 #include <torch/nn/module.h>
+#include <torch/nn/modules/container/sequential.h>
 #include <torch/nn/pimpl.h>
 
 #include <it3/export.h>
@@ -24,7 +26,7 @@ class IT3_API InjectionPointImpl : public torch::nn::Module {
 };
 TORCH_MODULE(InjectionPoint);
 
-/// A torch::nn model with an InjectionPoint in it.
+/// A torch::nn model, cut at a child of a Sequential or at an InjectionPoint in it.
 class IT3_API ModuleNetwork : public Network {
  public:
   using Forward = std::function<at::Tensor(const Inputs&)>;
@@ -34,7 +36,14 @@ class IT3_API ModuleNetwork : public Network {
   /// Raises c10::ValueError unless exactly one InjectionPoint is registered in the module.
   ModuleNetwork(std::shared_ptr<torch::nn::Module> module, Forward forward);
 
-  /// A model whose forward takes one tensor and returns one, such as torch::nn::Sequential.
+  /// A Sequential, injected into behind one of its children, by name. What comes before runs once for both passes.
+  /// Every child takes one tensor and returns one. The children are those of now: build another network after adding
+  /// some.
+  ///
+  /// Raises c10::ValueError, with the names there are, if there is no such child.
+  ModuleNetwork(torch::nn::Sequential model, const std::string& layer);
+
+  /// A model with an InjectionPoint whose forward takes one tensor and returns one.
   template <typename Impl>
   explicit ModuleNetwork(torch::nn::ModuleHolder<Impl> module)
       : ModuleNetwork(module.ptr(), [module](const Inputs& inputs) mutable {
@@ -48,11 +57,11 @@ class IT3_API ModuleNetwork : public Network {
 
  private:
   friend class ModuleWorkingCopy;
-  at::Tensor run_injected(const Inputs& inputs, const Inject& inject);
 
   std::shared_ptr<torch::nn::Module> module_;
-  Forward forward_;
-  std::shared_ptr<InjectionPointImpl> point_;
+  // The two passes, by either kind of cut.
+  std::function<FirstPass(const Inputs&)> predict_;
+  std::function<at::Tensor(const Inputs&, const FirstPass&, const Inject&)> resume_;
 };
 
 }  // namespace it3
