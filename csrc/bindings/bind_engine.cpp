@@ -1,6 +1,5 @@
 #include <ATen/ATen.h>
 #include <torch/csrc/Exceptions.h>
-#include <torch/csrc/autograd/python_variable.h>
 
 #include <it3/adapt.h>
 #include <it3/embedder.h>
@@ -9,66 +8,13 @@
 #include <it3/online.h>
 
 #include "bindings.h"
+#include "engine_parts.h"
 #include "options_from_python.h"
 #include "python_network.h"
 #include "script_from_python.h"
 
 namespace it3::python {
 namespace {
-
-/// The parts of an engine, as Python gives them.
-struct EngineParts {
-  py::object model;
-  std::optional<std::shared_ptr<ScriptNetwork>> script;  // the model, if it is a TorchScript module
-  py::object layer;
-  std::string layer_name;
-  py::object embeder;
-  bool embeds_to_features;  // whether embeder takes (prediction, features), or the prediction alone
-  py::object combine_fn;    // None for broadcast_add
-  py::object distance_fn;   // a function or a name
-  Layout prediction_layout;
-  Layout features_layout;
-};
-
-/// The network of a call, and what it is called with.
-std::pair<std::shared_ptr<Network>, Inputs> network_of(const EngineParts& parts, const py::object& inputs) {
-  if (parts.script) return {*parts.script, script_inputs_from(**parts.script, inputs)};
-  const bool is_module = py::hasattr(parts.embeder, "_buffers");
-  const py::object embeder = is_module ? parts.embeder : py::none();
-  return {std::make_shared<PythonNetwork>(parts.model, parts.layer, parts.layer_name, embeder, inputs), Inputs()};
-}
-
-/// What a Python function of the user's returned, which must be a tensor.
-at::Tensor call_for_tensor(
-    const char* name, py::handle function, const at::Tensor& a, const at::Tensor& b, bool takes_both) {
-  const py::gil_scoped_acquire gil;
-  const py::object result = takes_both ? function(a, b) : function(a);
-  TORCH_CHECK_TYPE(
-      THPVariable_Check(result.ptr()), name, " must return a tensor, but returned a ", Py_TYPE(result.ptr())->tp_name);
-  return THPVariable_Unpack(result.ptr());
-}
-
-/// Borrows the Python functions from `parts`, which must outlive it.
-Method method_of(const EngineParts& parts) {
-  const py::handle embeder = parts.embeder, combine = parts.combine_fn, distance = parts.distance_fn;
-  Method method{
-      [embeder, both = parts.embeds_to_features](const at::Tensor& prediction, const at::Tensor& features) {
-        return call_for_tensor("embeder", embeder, prediction, features, both);
-      },
-      [combine](const at::Tensor& features, const at::Tensor& embedding) {
-        return call_for_tensor("combine_fn", combine, features, embedding, true);
-      },
-      py::isinstance<py::str>(distance) ? distance_by_name(distance.cast<std::string>())
-                                        : Distance([distance](const at::Tensor& second, const at::Tensor& reference) {
-                                            return call_for_tensor("distance_fn", distance, second, reference, true);
-                                          })};
-  if (combine.is_none()) {
-    method.combine = [layout = parts.features_layout](const at::Tensor& features, const at::Tensor& embedding) {
-      return broadcast_add(features, embedding, layout);
-    };
-  }
-  return method;
-}
 
 // In the functions below Python objects are made and destroyed with the GIL held, around a core that runs without it.
 

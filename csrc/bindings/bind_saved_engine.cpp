@@ -3,32 +3,44 @@
 #include <it3/saved_engine.h>
 
 #include "bindings.h"
+#include "engine_parts.h"
 #include "options_from_python.h"
 #include "script_from_python.h"
 
 namespace it3::python {
 namespace {
 
-using EmbedderTuple = std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor>;
+/// The parts are TorchScript modules, but for the default ones.
+SavedEngine saved_engine_from(const EngineParts& parts, const py::dict& options, const py::object& example_inputs) {
+  ScriptNetwork& network = *parts.script.value();
+  SavedEngine saved{
+      network.module(),
+      network.layer(),
+      EmbedderWeights{},
+      parts.prediction_layout,
+      parts.features_layout,
+      std::nullopt,
+      std::string(),
+      options_from(options),
+      take_notes(network, method_of(parts), script_inputs_from(network, example_inputs))};
+  if (parts.embeds_to_features) {
+    const auto weight = [&](const char* name) { return parts.embeder.attr(name).cast<at::Tensor>(); };
+    saved.embedder = EmbedderWeights{weight("weight1"), weight("bias1"), weight("weight2"), weight("bias2")};
+  } else {
+    saved.embedder = script_module_from(parts.embeder);
+  }
+  if (!parts.combine_fn.is_none()) saved.combine = script_module_from(parts.combine_fn);
+  if (py::isinstance<py::str>(parts.distance_fn)) {
+    saved.distance = parts.distance_fn.cast<std::string>();
+  } else {
+    saved.distance = script_module_from(parts.distance_fn);
+  }
+  return saved;
+}
 
 void save(
-    const std::string& path,
-    const ScriptNetwork& network,
-    const EmbedderTuple& embedder,
-    const Layout& prediction_layout,
-    const Layout& features_layout,
-    const std::string& distance,
-    const py::dict& options) {
-  const auto& [weight1, bias1, weight2, bias2] = embedder;
-  save_engine(
-      {network.module(),
-       network.layer(),
-       {weight1, bias1, weight2, bias2},
-       prediction_layout,
-       features_layout,
-       distance,
-       options_from(options)},
-      path);
+    const std::string& path, const EngineParts& parts, const py::dict& options, const py::object& example_inputs) {
+  save_engine(saved_engine_from(parts, options, example_inputs), path);
 }
 
 py::object to_python(const OptionValue& value) {
@@ -43,17 +55,28 @@ py::object to_python(const OptionValue& value) {
       value);
 }
 
-/// What save() took, without the network, which Python loads itself.
+py::dict to_python(const Notes& notes) {
+  using py::literals::operator""_a;
+  return py::dict(
+      "model"_a = notes.model, "inputs"_a = notes.inputs, "prediction"_a = notes.prediction,
+      "features"_a = notes.features);
+}
+
+/// What a file holds beside TorchScript modules, which Python loads itself.
 py::dict load(const std::string& path) {
   const SavedEngine engine = load_engine(path, c10::kCPU);
   const py::dict options;
   for (const auto& [name, value] : engine.options.values()) options[py::str(name)] = to_python(value);
-  const auto& [weight1, bias1, weight2, bias2] = engine.embedder;
+  py::object embedder = py::none(), distance = py::none();
+  if (const auto* weights = std::get_if<EmbedderWeights>(&engine.embedder)) {
+    embedder = py::make_tuple(weights->weight1, weights->bias1, weights->weight2, weights->bias2);
+  }
+  if (const auto* name = std::get_if<std::string>(&engine.distance)) distance = py::str(*name);
   using py::literals::operator""_a;
   return py::dict(
-      "layer"_a = engine.layer, "embedder"_a = EmbedderTuple{weight1, bias1, weight2, bias2},
-      "prediction_layout"_a = engine.prediction_layout, "features_layout"_a = engine.features_layout,
-      "distance"_a = engine.distance, "options"_a = options);
+      "layer"_a = engine.layer, "embedder"_a = embedder, "prediction_layout"_a = engine.prediction_layout,
+      "features_layout"_a = engine.features_layout, "distance"_a = distance, "options"_a = options,
+      "notes"_a = to_python(engine.notes));
 }
 
 }  // namespace
@@ -61,12 +84,11 @@ py::dict load(const std::string& path) {
 void bind_saved_engine(py::module_& module) {
   using torch::wrap_pybind_function;
   module.def(
-      "save_engine", wrap_pybind_function(save), py::arg("path"), py::arg("network"), py::arg("embedder"),
-      py::arg("prediction_layout"), py::arg("features_layout"), py::arg("distance"), py::arg("options"),
-      "Writes an engine to one TorchScript archive.");
+      "save_engine", wrap_pybind_function(save), py::arg("path"), py::arg("parts"), py::arg("options"),
+      py::arg("example_inputs"), "Writes an engine of TorchScript parts to one archive.");
   module.def(
       "load_engine", wrap_pybind_function(load), py::arg("path"),
-      "Reads what save_engine() wrote, but for the network, which torch.jit.load reads.");
+      "Reads what save_engine() wrote, but for the TorchScript modules, which torch.jit.load reads.");
 }
 
 }  // namespace it3::python

@@ -7,10 +7,14 @@
 
 namespace it3::python {
 
-std::shared_ptr<ScriptNetwork> script_network_from(const py::object& module, const std::string& layer) {
+torch::jit::Module script_module_from(const py::object& module) {
   auto script = torch::jit::as_module(module);
   TORCH_CHECK_TYPE(script.has_value(), "a torch.jit.ScriptModule is needed, not a ", Py_TYPE(module.ptr())->tp_name);
-  return std::make_shared<ScriptNetwork>(std::move(*script), layer);
+  return std::move(*script);
+}
+
+std::shared_ptr<ScriptNetwork> script_network_from(const py::object& module, const std::string& layer) {
+  return std::make_shared<ScriptNetwork>(script_module_from(module), layer);
 }
 
 Inputs script_inputs_from(const ScriptNetwork& network, const py::object& inputs) {

@@ -7,6 +7,9 @@
 
 namespace it3::python {
 
+/// The module in a torch.jit.ScriptModule. Raises TypeError for another object.
+torch::jit::Module script_module_from(const py::object& module);
+
 /// A network around a torch.jit.ScriptModule, which it shares. Raises TypeError for another object.
 std::shared_ptr<ScriptNetwork> script_network_from(const py::object& module, const std::string& layer);
 

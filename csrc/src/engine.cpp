@@ -2,43 +2,93 @@
 
 #include <c10/util/Exception.h>
 
-#include <it3/saved_engine.h>
+#include <it3/script_function.h>
 #include <it3/script_network.h>
 
 namespace it3 {
+namespace {
+
+ScriptNetwork& script_of(const std::shared_ptr<Network>& network) {
+  auto* const script = dynamic_cast<ScriptNetwork*>(network.get());
+  TORCH_CHECK_VALUE(
+      script != nullptr, "only an engine around a ScriptNetwork can be saved; export the model to TorchScript");
+  return *script;
+}
+
+/// The module of a function that can be saved.
+template <typename Function>
+const torch::jit::Module& module_of(const Function& function, const char* name, const char* alternative) {
+  const auto* const script = function.template target<ScriptFunction>();
+  TORCH_CHECK_VALUE(
+      script != nullptr, name, " is a function that cannot be saved; use an it3::ScriptFunction, or ", alternative);
+  return script->module();
+}
+
+Embed embed_of(const SavedEngine& saved) {
+  if (const auto* module = std::get_if<torch::jit::Module>(&saved.embedder)) return ScriptFunction(*module);
+  Embedder embedder(saved.prediction_layout, saved.features_layout);
+  embedder->set_weights(std::get<EmbedderWeights>(saved.embedder));
+  return embedder;
+}
+
+Distance distance_of(const SavedEngine& saved) {
+  if (const auto* module = std::get_if<torch::jit::Module>(&saved.distance)) return Distance(ScriptFunction(*module));
+  return distance_by_name(std::get<std::string>(saved.distance));
+}
+
+}  // namespace
 
 Engine::Engine(
-    std::shared_ptr<Network> network,
-    Options options_,
-    Embedder embedder,
-    Combine combine,
-    std::optional<Distance> distance)
+    std::shared_ptr<Network> network, Options options_, Embed embed, Combine combine, std::optional<Distance> distance)
     : options(std::move(options_)),
       network_(std::move(network)),
+      embedder_(nullptr),
       has_default_combine_(combine == nullptr),
-      embedder_(std::move(embedder)),
-      method_{
-          [module = embedder_](const at::Tensor& prediction, const at::Tensor& features) mutable {
-            return module->forward(prediction, features);
-          },
-          std::move(combine), distance ? std::move(*distance) : distance_by_name("mse")} {
-  if (!method_.combine) {
-    method_.combine = [layout = embedder_->features_layout()](const at::Tensor& features, const at::Tensor& embedding) {
-      return broadcast_add(features, embedding, layout);
-    };
+      method_{std::move(embed), std::move(combine), distance ? std::move(*distance) : distance_by_name("mse")} {
+  if (const auto* embedder = method_.embed.target<Embedder>()) {
+    embedder_ = *embedder;
+    prediction_layout_ = embedder_->prediction_layout();
+    features_layout_ = embedder_->features_layout();
   }
+  if (has_default_combine_) set_default_combine();
+}
+
+Engine::Engine(SavedEngine saved)
+    : Engine(
+          std::make_shared<ScriptNetwork>(saved.network, saved.layer),
+          saved.options,
+          embed_of(saved),
+          saved.combine ? Combine(ScriptFunction(*saved.combine)) : nullptr,
+          distance_of(saved)) {
+  prediction_layout_ = saved.prediction_layout;
+  features_layout_ = saved.features_layout;
+  if (has_default_combine_) set_default_combine();
+}
+
+void Engine::set_default_combine() {
+  method_.combine = [layout = features_layout_](const at::Tensor& features, const at::Tensor& embedding) {
+    return broadcast_add(features, embedding, layout);
+  };
+}
+
+std::vector<at::Tensor> Engine::parameters() const {
+  std::vector<at::Tensor> all = tensors_of(network_->parameters());
+  if (!embedder_.is_empty()) {
+    for (const auto& parameter : embedder_->parameters()) all.push_back(parameter);
+  }
+  return all;
 }
 
 Losses Engine::losses(const Inputs& inputs, const std::optional<at::Tensor>& target) {
-  return training_losses(*network_, method_, inputs, target, embedder_->prediction_layout());
+  return training_losses(*network_, method_, inputs, target, prediction_layout_);
 }
 
 Adaptation Engine::adapt(const Inputs& inputs, bool with_second) {
-  const bool was_built = embedder_->is_built();
+  const bool is_new = !embedder_.is_empty() && !embedder_->is_built();
   try {
     return it3::adapt(*network_, method_, options, inputs, options.copy_model ? nullptr : &online_, with_second);
   } catch (...) {
-    if (!was_built) embedder_->clear();
+    if (is_new) embedder_->clear();
     throw;
   }
 }
@@ -47,27 +97,28 @@ at::Tensor Engine::uncertainty(const Inputs& inputs) { return it3::uncertainty(*
 
 void Engine::reset() { online_.reset(*network_); }
 
-void Engine::save(const std::string& path) const {
-  const auto script = std::dynamic_pointer_cast<ScriptNetwork>(network_);
-  TORCH_CHECK_VALUE(
-      script != nullptr, "only an engine around a ScriptNetwork can be saved; export the model to TorchScript");
-  TORCH_CHECK_VALUE(embedder_->is_built(), "the embedder has no shape yet; call the engine once before it is saved");
-  TORCH_CHECK_VALUE(
-      has_default_combine_ && !method_.distance.name.empty(),
-      "functions of your own cannot be saved; use the default combine and a distance by its name");
-  save_engine(
-      {script->module(), script->layer(), embedder_->weights(), embedder_->prediction_layout(),
-       embedder_->features_layout(), method_.distance.name, options},
-      path);
+void Engine::save(const std::string& path, const Inputs& example_inputs) {
+  ScriptNetwork& network = script_of(network_);
+  const bool is_default = !embedder_.is_empty();
+  SavedEngine saved{
+      network.module(), network.layer(), EmbedderWeights{}, prediction_layout_, features_layout_, {}, {}, options, {}};
+  if (!is_default) saved.embedder = module_of(method_.embed, "embed", "the default embedder");
+  if (!has_default_combine_) saved.combine = module_of(method_.combine, "combine", "the default");
+  saved.distance = method_.distance.name;
+  if (method_.distance.name.empty()) {
+    saved.distance = module_of(method_.distance.to_prediction, "distance", "a distance by its name");
+  }
+  saved.notes = take_notes(network, method_, example_inputs);
+  if (is_default) saved.embedder = embedder_->weights();  // shaped by now
+  save_engine(saved, path);
 }
 
 Engine Engine::load(const std::string& path, std::optional<c10::Device> device) {
-  SavedEngine saved = load_engine(path, device);
-  Embedder embedder(saved.prediction_layout, saved.features_layout);
-  embedder->set_weights(saved.embedder);
-  return Engine(
-      std::make_shared<ScriptNetwork>(saved.network, saved.layer), std::move(saved.options), embedder,
-      /*combine=*/nullptr, distance_by_name(saved.distance));
+  return Engine(load_engine(path, device));
+}
+
+void Engine::save_adapted(const Adaptation& adaptation, const std::string& path) const {
+  save_module(script_of(network_).with_weights(adaptation.weights), path);
 }
 
 }  // namespace it3

@@ -1,9 +1,11 @@
 #include <it3/saved_engine.h>
 
 #include <filesystem>
+#include <sstream>
 
 #include <ATen/ATen.h>
 #include <ATen/core/Dict.h>
+#include <ATen/core/grad_mode.h>
 #include <c10/util/Exception.h>
 #include <torch/csrc/jit/serialization/import.h>
 #include <torch/csrc/jit/serialization/pickle.h>
@@ -39,15 +41,22 @@ OptionValue to_option(const c10::IValue& value) {
   return value.to<std::vector<std::string>>();
 }
 
+// The further records, archives of their own.
+constexpr const char* embedder_record = "it3_embedder";
+constexpr const char* combine_record = "it3_combine";
+constexpr const char* distance_record = "it3_distance";
+
 Dictionary describe(const SavedEngine& engine) {
   Dictionary d(c10::StringType::get(), c10::AnyType::get());
   d.insert("format", format);
   d.insert("layer", engine.layer);
-  d.insert("distance", engine.distance);
-  d.insert("weight1", engine.embedder.weight1.detach().cpu());
-  d.insert("bias1", engine.embedder.bias1.detach().cpu());
-  d.insert("weight2", engine.embedder.weight2.detach().cpu());
-  d.insert("bias2", engine.embedder.bias2.detach().cpu());
+  if (const auto* name = std::get_if<std::string>(&engine.distance)) d.insert("distance", *name);
+  if (const auto* weights = std::get_if<EmbedderWeights>(&engine.embedder)) {
+    d.insert("weight1", weights->weight1.detach().cpu());
+    d.insert("bias1", weights->bias1.detach().cpu());
+    d.insert("weight2", weights->weight2.detach().cpu());
+    d.insert("bias2", weights->bias2.detach().cpu());
+  }
   const auto insert_layout = [&](const std::string& name, const Layout& layout) {
     d.insert(name + "_channel_dim", c10::IValue(layout.channel_dim));
     d.insert(name + "_batch_dim", layout.batch_dim);
@@ -55,24 +64,54 @@ Dictionary describe(const SavedEngine& engine) {
   insert_layout("prediction", engine.prediction_layout);
   insert_layout("features", engine.features_layout);
   for (const auto& [name, value] : engine.options.values()) d.insert("option_" + name, to_ivalue(value));
+  d.insert("note_model", engine.notes.model);
+  d.insert("note_inputs", engine.notes.inputs);
+  d.insert("note_prediction", engine.notes.prediction);
+  d.insert("note_features", engine.notes.features);
   return d;
 }
 
-SavedEngine undescribe(const Dictionary& d, torch::jit::Module network) {
+/// A record that is an archive; nothing if the file has none.
+std::optional<torch::jit::Module> module_in(
+    const torch::jit::ExtraFilesMap& extra, const char* name, std::optional<c10::Device> device) {
+  const std::string& bytes = extra.at(name);
+  if (bytes.empty()) return std::nullopt;
+  std::istringstream stream(bytes);
+  return torch::jit::load(stream, device);
+}
+
+SavedEngine undescribe(
+    const Dictionary& d,
+    torch::jit::Module network,
+    const torch::jit::ExtraFilesMap& extra,
+    std::optional<c10::Device> device) {
   const auto parameters = network.parameters();
-  const c10::Device device = parameters.size() == 0 ? c10::Device(c10::kCPU) : (*parameters.begin()).device();
-  const auto tensor = [&](const char* name) { return d.at(name).toTensor().to(device); };
+  const c10::Device on = parameters.size() == 0 ? c10::Device(c10::kCPU) : (*parameters.begin()).device();
+  const auto tensor = [&](const char* name) { return d.at(name).toTensor().to(on); };
   const auto layout = [&](const std::string& name) {
     return Layout{d.at(name + "_channel_dim").toOptional<std::int64_t>(), d.at(name + "_batch_dim").toInt()};
   };
   SavedEngine engine{
       std::move(network),
       d.at("layer").toStringRef(),
-      {tensor("weight1"), tensor("bias1"), tensor("weight2"), tensor("bias2")},
+      EmbedderWeights{},
       layout("prediction"),
       layout("features"),
-      d.at("distance").toStringRef(),
-      {}};
+      module_in(extra, combine_record, device),
+      std::string(),
+      {},
+      {d.at("note_model").toStringRef(), d.at("note_inputs").to<std::vector<std::string>>(),
+       d.at("note_prediction").toStringRef(), d.at("note_features").toStringRef()}};
+  if (auto embedder = module_in(extra, embedder_record, device)) {
+    engine.embedder = std::move(*embedder);
+  } else {
+    engine.embedder = EmbedderWeights{tensor("weight1"), tensor("bias1"), tensor("weight2"), tensor("bias2")};
+  }
+  if (auto distance = module_in(extra, distance_record, device)) {
+    engine.distance = std::move(*distance);
+  } else {
+    engine.distance = d.at("distance").toStringRef();
+  }
   constexpr std::string_view prefix = "option_";
   for (const auto& item : d) {
     const std::string& key = item.key().toStringRef();
@@ -81,14 +120,34 @@ SavedEngine undescribe(const Dictionary& d, torch::jit::Module network) {
   return engine;
 }
 
+std::string note(const at::Tensor& t) { return c10::str(t.scalar_type(), " ", t.sizes()); }
+
 }  // namespace
 
-void save_engine(const SavedEngine& engine, const std::string& path) {
-  const std::vector<char> description = torch::jit::pickle_save(describe(engine));
-  const torch::jit::ExtraFilesMap extra = {{record, std::string(description.begin(), description.end())}};
+Notes take_notes(ScriptNetwork& network, const Method& method, const Inputs& inputs) {
+  const at::NoGradGuard no_grad;
+  Notes notes;
+  if (const auto name = network.module().type()->name()) notes.model = name->name();
+  for (const auto& input : inputs.args) {
+    notes.inputs.push_back(input.isTensor() ? note(input.toTensor()) : input.tagKind());
+  }
+  for (const auto& [name, input] : inputs.kwargs) {
+    notes.inputs.push_back(name + ": " + (input.isTensor() ? note(input.toTensor()) : input.tagKind()));
+  }
+  const auto copy = network.checkout({});
+  const FirstPass first = copy->predict(inputs);
+  notes.prediction = note(first.prediction);
+  copy->resume(inputs, first, [&](const at::Tensor& features) {
+    notes.features = note(features);
+    return method.combine(features, method.embed(first.prediction, features));
+  });
+  return notes;
+}
+
+void save_module(const torch::jit::Module& module, const std::string& path, const torch::jit::ExtraFilesMap& extra) {
   const std::string partial = path + ".partial";
   try {
-    engine.network.save(partial, extra);
+    module.save(partial, extra);
     std::filesystem::rename(partial, path);
   } catch (...) {
     std::error_code ignored;
@@ -97,9 +156,23 @@ void save_engine(const SavedEngine& engine, const std::string& path) {
   }
 }
 
+void save_engine(const SavedEngine& engine, const std::string& path) {
+  const std::vector<char> description = torch::jit::pickle_save(describe(engine));
+  torch::jit::ExtraFilesMap extra = {{record, std::string(description.begin(), description.end())}};
+  const auto add = [&](const char* name, const torch::jit::Module& module) {
+    std::ostringstream stream;
+    module.save(stream);
+    extra[name] = stream.str();
+  };
+  if (const auto* embedder = std::get_if<torch::jit::Module>(&engine.embedder)) add(embedder_record, *embedder);
+  if (engine.combine) add(combine_record, *engine.combine);
+  if (const auto* distance = std::get_if<torch::jit::Module>(&engine.distance)) add(distance_record, *distance);
+  save_module(engine.network, path, extra);
+}
+
 SavedEngine load_engine(const std::string& path, std::optional<c10::Device> device) {
   TORCH_CHECK(std::filesystem::exists(path), "there is no file ", path);
-  torch::jit::ExtraFilesMap extra = {{record, ""}};
+  torch::jit::ExtraFilesMap extra = {{record, ""}, {embedder_record, ""}, {combine_record, ""}, {distance_record, ""}};
   torch::jit::Module network("unread");
   c10::IValue description;
   try {
@@ -116,7 +189,7 @@ SavedEngine load_engine(const std::string& path, std::optional<c10::Device> devi
   const std::int64_t found = dictionary.at("format").toInt();
   TORCH_CHECK(
       found <= format, path, " has format ", found, ", but this it3 reads up to ", format, "; install a newer it3");
-  return undescribe(dictionary, std::move(network));
+  return undescribe(dictionary, std::move(network), extra, device);
 }
 
 }  // namespace it3

@@ -182,6 +182,15 @@ std::vector<NamedParameter> ScriptNetwork::parameters() const {
   return parameters;
 }
 
+torch::jit::Module ScriptNetwork::with_weights(const std::vector<std::pair<std::string, at::Tensor>>& weights) const {
+  const at::NoGradGuard no_grad;
+  torch::jit::Module copy = module_.deepcopy();
+  std::map<std::string, at::Tensor> by_name;
+  for (const auto& parameter : copy.named_parameters()) by_name.emplace(parameter.name, parameter.value);
+  for (const auto& [name, value] : weights) by_name.at(name).copy_(value);
+  return copy;
+}
+
 std::unique_ptr<WorkingCopy> ScriptNetwork::checkout(const std::vector<NamedParameter>& adapted) {
   return std::make_unique<ScriptWorkingCopy>(module_, cut(), adapted);
 }

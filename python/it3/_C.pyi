@@ -93,7 +93,7 @@ def embed(prediction: torch.Tensor, features: torch.Tensor, weight1: torch.Tenso
     """
 def load_engine(path: str) -> dict:
     """
-    Reads what save_engine() wrote, but for the network, which torch.jit.load reads.
+    Reads what save_engine() wrote, but for the TorchScript modules, which torch.jit.load reads.
     """
 def make_embedder_weights(prediction: torch.Tensor, features: torch.Tensor, prediction_layout: Layout, features_layout: Layout) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
     """
@@ -103,9 +103,9 @@ def sample_distances(second: torch.Tensor, first: torch.Tensor) -> torch.Tensor:
     """
     The Euclidean distance between two predictions of each sample: (B,).
     """
-def save_engine(path: str, network: ScriptNetwork, embedder: tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor], prediction_layout: Layout, features_layout: Layout, distance: str, options: dict) -> None:
+def save_engine(path: str, parts: EngineParts, options: dict, example_inputs: typing.Any) -> None:
     """
-    Writes an engine to one TorchScript archive.
+    Writes an engine of TorchScript parts to one archive.
     """
 def training_losses(parts: EngineParts, inputs: typing.Any, target: torch.Tensor | None = None) -> tuple[torch.Tensor, torch.Tensor]:
     """

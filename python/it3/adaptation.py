@@ -1,12 +1,23 @@
 """What one adaptation came to."""
 
-import copy
+import os
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any, Literal
 
+import torch
 from torch import Tensor, nn
 
 from it3 import _C
+from it3.export import (
+    arguments_of,
+    check_close,
+    complete_file,
+    copy_of,
+    first_tensor,
+    to_exported_program,
+    to_torchscript,
+)
 
 
 @dataclass(frozen=True)
@@ -54,10 +65,55 @@ class Adaptation:
 
     def model(self) -> nn.Module:
         """Make a copy of the model with the adapted weights."""
-        # What a forward left on a module, such as the weight that weight_norm computes, belongs to a graph and cannot
-        # be deep-copied; the copy's next forward makes it anew.
-        attributes = (value for module in self._source.modules() for value in vars(module).values())
-        left = [value for value in attributes if isinstance(value, Tensor) and not value.is_leaf]
-        adapted = copy.deepcopy(self._source, {id(t): t.detach().clone() for t in left})
+        adapted = copy_of(self._source)
         adapted.load_state_dict(self.state_dict())
         return adapted
+
+    def save(
+        self,
+        path: str | os.PathLike[str],
+        example_inputs: Any,
+        method: Literal["script", "trace", "export"] = "script",
+    ) -> None:
+        """Write the adapted model to a file that needs no it3 to run.
+
+        Parameters
+        ----------
+        path
+            The file, which appears when it is complete: usually .pt for TorchScript, read by ``torch.jit.load``, and
+            .pt2 for a program of ``torch.export``, read by ``torch.export.load``.
+        example_inputs
+            What the model is called with. The export is compared with the adapted model on them.
+        method
+            "script" compiles the model's source to TorchScript, "trace" records one call; a TorchScript model is
+            written as it is. "export" is torch.export, for eager models.
+
+        Raises
+        ------
+        ValueError
+            For a model that cannot be exported so, and if the exported one gives other results.
+        """
+        if method not in ("script", "trace", "export"):
+            raise ValueError(f"method must be 'script', 'trace' or 'export', not {method!r}")
+        model = self.model().eval()
+        args, kwargs = arguments_of(example_inputs)
+        with torch.no_grad():
+            expected = first_tensor(model(*args, **kwargs))
+        exported: torch.jit.ScriptModule | torch.export.ExportedProgram
+        try:
+            if method == "export":
+                exported = to_exported_program(model, example_inputs)
+            else:
+                exported = to_torchscript(model, example_inputs, method)
+        except RuntimeError as error:
+            why = str(error).strip().splitlines()[0]
+            raise ValueError(f"the model cannot be exported by method={method!r}; try another: {why}") from error
+        call = exported if isinstance(exported, torch.jit.ScriptModule) else exported.module()
+        with torch.no_grad():
+            actual = first_tensor(call(*args, **kwargs))
+        check_close(actual, expected, f"exported by {method!r}, the model gives other predictions")
+        with complete_file(path) as file:
+            if isinstance(exported, torch.jit.ScriptModule):
+                exported.save(file)
+            else:
+                torch.export.save(exported, file)

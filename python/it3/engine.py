@@ -101,6 +101,8 @@ class IT3Engine(nn.Module):
             self.embeder.features_layout = self.embeder.features_layout or self._features_layout
             self._prediction_layout = self.embeder.prediction_layout
             self._features_layout = self.embeder.features_layout
+        self.notes: dict[str, Any] = {}
+        """What the file that the engine was loaded from says of the network's class, inputs and outputs."""
         self._online = _C.Online()
         self._script: tuple[nn.Module, str, _C.ScriptNetwork] | None = None
 

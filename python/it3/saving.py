@@ -1,9 +1,8 @@
 """Engines in one file, which C++ reads too."""
 
-import copy
+import io
 import os
-import warnings
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -11,48 +10,49 @@ from torch import Tensor, nn
 from it3 import _C
 from it3.embedder import Embedder
 from it3.engine import IT3Engine
+from it3.export import (
+    FunctionOfOne,
+    FunctionOfTwo,
+    Method,
+    check_close,
+    copy_of,
+    quiet_torchscript,
+    to_torchscript,
+)
+
+_FUNCTIONS = ("embedder", "combine", "distance")
 
 
 def save(
     engine: IT3Engine,
     path: str | os.PathLike[str],
     example_inputs: Any,
-    method: Literal["script", "trace"] = "script",
+    method: Method = "script",
 ) -> None:
-    """Write an engine to one TorchScript archive: network, embedder, layer, options and distance.
+    """Write an engine to one TorchScript archive: network, embedder, layer, options, functions and notes.
 
     ``torch.jit.load`` opens it as the plain network; :func:`it3.load` and, in C++, ``it3::Engine::load`` as the engine.
 
     Parameters
     ----------
     engine
-        With the default embedder and combination, and a distance by its name.
+        Its model, and an embedder, ``combine_fn`` or ``distance_fn`` of your own, are exported to TorchScript.
     path
         The file, which appears when it is complete.
     example_inputs
         What the model is called with. An eager model is exported, and compared with the export on them; they shape the
-        embedder too if no call has.
+        embedder too if no call has. Their shapes are noted in the file.
     method
-        How to export an eager model: "script" compiles its source, "trace" records one call.
+        How to export: "script" compiles the source, "trace" records one call. A traced function is right for shapes
+        like those of the call.
 
     Raises
     ------
     ValueError
-        For parts that cannot be saved, and if the exported model or engine gives other results than the eager one.
+        For parts that cannot be exported, and if the exported engine gives other results than the eager one.
     """
-    if not isinstance(engine.embeder, Embedder):
-        raise ValueError("only an engine with the default embedder, it3.Embedder, can be saved")
-    if engine.combine_fn is not None or not isinstance(engine.distance_fn, str):
-        raise ValueError("functions of your own cannot be saved; use the default combine_fn and a distance by its name")
-    engine.uncertainty(example_inputs)  # shapes the embedder
-    script = (
-        engine.model if isinstance(engine.model, torch.jit.ScriptModule) else _export(engine, example_inputs, method)
-    )
-    embedder = engine.embeder
-    layouts = (embedder.prediction_layout or _C.Layout(), embedder.features_layout or _C.Layout())
-    network = _C.ScriptNetwork(script, engine.features_layer_name)
-    weights = (embedder.weight1, embedder.bias1, embedder.weight2, embedder.bias2)
-    _C.save_engine(os.fspath(path), network, weights, *layouts, engine.distance_fn, engine.optimization_parameters)
+    exported = _exported(engine, example_inputs, method)
+    _C.save_engine(os.fspath(path), exported._parts(), engine.optimization_parameters, example_inputs)
 
 
 def load(path: str | os.PathLike[str], device: torch.device | str | None = None) -> IT3Engine:
@@ -71,59 +71,97 @@ def load(path: str | os.PathLike[str], device: torch.device | str | None = None)
         Naming the file, if it is missing, damaged, no engine, or of a newer format.
     """
     saved = _C.load_engine(os.fspath(path))
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # of all of TorchScript; the format is ours to choose
-        model = torch.jit.load(os.fspath(path), map_location=device)
+    archives: dict[str, Any] = {f"it3_{name}": "" for name in _FUNCTIONS}
+    with quiet_torchscript():
+        model = torch.jit.load(os.fspath(path), map_location=device, _extra_files=archives)
+        functions = {
+            name: torch.jit.load(io.BytesIO(archive), map_location=device)
+            for name, archive in zip(_FUNCTIONS, archives.values(), strict=True)
+            if archive
+        }
+    engine = IT3Engine(
+        model,
+        saved["layer"],
+        functions.get("embedder") or _default_embedder(saved, device or _device_of(model)),
+        functions.get("combine"),
+        functions.get("distance") or saved["distance"],
+        optimization_parameters=saved["options"],
+    )
+    engine._prediction_layout, engine._features_layout = saved["prediction_layout"], saved["features_layout"]
+    engine.notes = saved["notes"]
+    return engine.eval()
+
+
+def _default_embedder(saved: dict[str, Any], device: torch.device | str) -> Embedder:
     embedder = Embedder(saved["prediction_layout"], saved["features_layout"])
     names = ("weight1", "bias1", "weight2", "bias2")
     embedder.load_state_dict(dict(zip(names, saved["embedder"], strict=True)))
-    first = next(model.parameters(), None)
-    embedder.to(device if first is None else first.device, saved["embedder"][0].dtype)
-    return IT3Engine(
-        model, saved["layer"], embedder, distance_fn=saved["distance"], optimization_parameters=saved["options"]
-    ).eval()
+    return embedder.to(device, saved["embedder"][0].dtype)
 
 
-def _export(engine: IT3Engine, example_inputs: Any, method: str) -> torch.jit.ScriptModule:
-    """Export an eager model, and compare the adapted predictions."""
-    if method not in ("script", "trace"):
-        raise ValueError(f"method must be 'script' or 'trace', not {method!r}")
-    model = copy.deepcopy(engine.model).eval()
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)
-        script: torch.jit.ScriptModule
-        script = torch.jit.script(model) if method == "script" else _trace(model, example_inputs)
-    # Not put into eval mode, which would reach the embedder that they share with the user's engine.
-    eager, exported = (
-        IT3Engine(
-            network,
-            engine.features_layer_name,
-            engine.embeder,
-            None,
-            engine.distance_fn,
-            engine.optimization_parameters,
-        )
-        for network in (model, script)
+def _device_of(model: nn.Module) -> torch.device:
+    return next((p.device for p in model.parameters()), torch.device("cpu"))
+
+
+def _exported(engine: IT3Engine, example_inputs: Any, method: Method) -> IT3Engine:
+    """Make an engine of TorchScript parts, and compare its adapted predictions with the engine's."""
+    engine.uncertainty(example_inputs)  # shapes the embedder
+    embeder = engine.embeder
+    if isinstance(embeder, nn.Module) and not isinstance(embeder, Embedder):
+        embeder = copy_of(embeder).eval()  # a copy, as the user's own stays in the mode that it is in
+    eager = _of_parts(engine, copy_of(engine.model).eval(), embeder, engine.combine_fn, engine.distance_fn)
+    calls = _calls_of(eager, example_inputs)
+    exported = _of_parts(
+        engine,
+        _compiled("the model", eager.model, example_inputs, method),
+        _compiled("embeder", eager.embeder, calls["embeder"], method),
+        _compiled("combine_fn", eager.combine_fn, calls["combine_fn"], method),
+        _compiled("distance_fn", eager.distance_fn, calls["distance_fn"], method),
     )
     for steps in (0, 1):
         expected, actual = (e.adapt(example_inputs, num_steps=steps, copy_model=True) for e in (eager, exported))
-        if not torch.allclose(actual.prediction, expected.prediction, rtol=1e-3, atol=1e-5):
-            raise ValueError(
-                f"the model exported by {method!r} gives other predictions than the eager one after {steps} steps, by "
-                f"{_difference(actual.prediction, expected.prediction):.3g}; nothing was written. Try the other method"
-            )
-    return script
+        for name in ("prediction", "second"):
+            what = f"exported by {method!r}, the engine gives other predictions than the eager one after {steps} steps"
+            check_close(getattr(actual, name), getattr(expected, name), what)
+    return exported
 
 
-def _trace(model: nn.Module, example_inputs: Any) -> torch.jit.ScriptModule:
-    if isinstance(example_inputs, dict):
-        traced = torch.jit.trace(model, example_kwarg_inputs=example_inputs)
-    else:
-        positional = example_inputs if isinstance(example_inputs, Tensor) else tuple(example_inputs)
-        traced = torch.jit.trace(model, positional)
-    script: torch.jit.ScriptModule = traced
-    return script
+def _of_parts(engine: IT3Engine, model: nn.Module, embeder: Any, combine_fn: Any, distance_fn: Any) -> IT3Engine:
+    """Make an engine like another one, of other parts."""
+    other = IT3Engine(
+        model, engine.features_layer_name, embeder, combine_fn, distance_fn, engine.optimization_parameters
+    )
+    other._prediction_layout, other._features_layout = engine._prediction_layout, engine._features_layout
+    return other
 
 
-def _difference(a: Tensor, b: Tensor) -> float:
-    return float((a - b).abs().max())
+def _compiled(name: str, part: Any, example: Any, method: Method) -> Any:
+    """Export one part of an engine; the default ones stay as they are."""
+    if part is None or isinstance(part, str | Embedder):
+        return part
+    if not isinstance(part, nn.Module):
+        part = FunctionOfOne(part) if name == "embeder" else FunctionOfTwo(part)
+    try:
+        return to_torchscript(part, example, method)
+    except RuntimeError as error:
+        other = {"script": "trace", "trace": "script"}[method]
+        raise ValueError(
+            f"{name} cannot be exported by method={method!r}; try method={other!r}, or write it in what TorchScript "
+            f"takes: {str(error).strip().splitlines()[0]}"
+        ) from error
+
+
+def _calls_of(engine: IT3Engine, inputs: Any) -> dict[str, tuple[Tensor, ...]]:
+    """Give the arguments with which an engine calls its functions."""
+    calls: dict[str, tuple[Tensor, ...]] = {"combine_fn": ()}
+
+    def recording(features: Tensor, embedding: Tensor) -> Tensor:
+        calls["combine_fn"] = (features, embedding)
+        combined: Tensor = combine_fn(features, embedding)
+        return combined
+
+    combine_fn = engine.combine_fn
+    combine = None if combine_fn is None else recording
+    recorder = _of_parts(engine, engine.model, engine.embeder, combine, engine.distance_fn)
+    prediction = recorder.adapt(inputs, num_steps=0).prediction
+    return {**calls, "embeder": (prediction,), "distance_fn": (prediction, prediction)}

@@ -42,7 +42,7 @@ TEST_F(SavedEngine, EqualsTheOneThatWasSaved) {
   Engine engine(
       std::make_shared<ScriptNetwork>(network(), "layer"), options, Embedder(), nullptr, distance_by_name("js"));
   const auto expected = engine.adapt(x);
-  engine.save(file("engine.pt"));
+  engine.save(file("engine.pt"), x);
   Engine loaded = Engine::load(file("engine.pt"));
   const auto actual = loaded.adapt(x);
   EXPECT_TRUE(torch::equal(actual.prediction, expected.prediction));
@@ -55,16 +55,65 @@ TEST_F(SavedEngine, EqualsTheOneThatWasSaved) {
       torch::equal(torch::jit::load(file("engine.pt")).forward({x}).toTensor(), network().forward({x}).toTensor()));
 }
 
+torch::jit::Module function(const char* source) {
+  torch::jit::Module module("Function");
+  module.define(source);
+  return module;
+}
+
+TEST_F(SavedEngine, KeepsFunctionsThatAreTorchScript) {
+  torch::jit::Module embedder("Embedder");
+  embedder.register_parameter("weight", torch::randn({3, 8}).requires_grad_(), /*is_buffer=*/false);
+  embedder.define("def forward(self, y):\n  return y.matmul(self.weight)\n");
+  Engine engine(
+      std::make_shared<ScriptNetwork>(network(), "layer"), Options{.num_steps = 2}, ScriptFunction(embedder),
+      ScriptFunction(function("def forward(self, f, e):\n  return f * e.sigmoid()\n")),
+      Distance(ScriptFunction(function("def forward(self, a, b):\n  return (a - b).abs().mean()\n"))));
+  // Independently: the same functions in C++.
+  const at::Tensor weight = embedder.attr("weight").toTensor();
+  Engine expected(
+      std::make_shared<ScriptNetwork>(network(), "layer"), Options{.num_steps = 2},
+      [&](const at::Tensor& y, const at::Tensor&) { return y.matmul(weight); },
+      [](const at::Tensor& f, const at::Tensor& e) { return f * e.sigmoid(); }, distance_by_name("l1"));
+  engine.save(file("engine.pt"), x);
+  Engine loaded = Engine::load(file("engine.pt"));
+  EXPECT_TRUE(torch::equal(loaded.adapt(x).prediction, expected.adapt(x).prediction));
+  EXPECT_TRUE(torch::equal(loaded.uncertainty(x), expected.uncertainty(x)));
+  loaded.save(file("again.pt"), x);
+  EXPECT_TRUE(torch::equal(Engine::load(file("again.pt")).adapt(x).prediction, expected.adapt(x).prediction));
+  EXPECT_THROW(ScriptFunction(function("def forward(self, a, b, c):\n  return a + b + c\n")), c10::ValueError);
+}
+
+TEST_F(SavedEngine, NotesWhatItWasCalledWith) {
+  Engine engine(std::make_shared<ScriptNetwork>(network(), "layer"));
+  engine.save(file("engine.pt"), x);
+  const Notes notes = load_engine(file("engine.pt")).notes;
+  EXPECT_EQ(notes.model, "Network");
+  EXPECT_EQ(notes.inputs, std::vector<std::string>{"Float [6, 5]"});
+  EXPECT_EQ(notes.prediction, "Float [6, 3]");
+  EXPECT_EQ(notes.features, "Float [6, 8]");
+}
+
+TEST_F(SavedEngine, WritesTheAdaptedNetworkAsPlainTorchScript) {
+  Engine engine(std::make_shared<ScriptNetwork>(network(), "layer"));
+  const Adaptation adaptation = engine.adapt(x);
+  engine.save_adapted(adaptation, file("adapted.pt"));
+  EXPECT_TRUE(
+      torch::equal(torch::jit::load(file("adapted.pt")).forward({x}).toTensor().detach(), adaptation.prediction));
+  EXPECT_FALSE(torch::equal(network().forward({x}).toTensor(), adaptation.prediction));
+  Engine module_engine(Problem().network);
+  EXPECT_THROW(module_engine.save_adapted(adaptation, file("adapted.pt")), c10::ValueError);
+}
+
 TEST_F(SavedEngine, SaysWhatCannotBeSaved) {
   Engine engine(std::make_shared<ScriptNetwork>(network(), "layer"));
-  EXPECT_THROW(engine.save(file("engine.pt")), c10::ValueError);
-  engine.uncertainty(x);
-  EXPECT_THROW(engine.save(file("no_such_folder/engine.pt")), std::exception);
+  EXPECT_THROW(engine.save(file("no_such_folder/engine.pt"), x), std::exception);
   Engine custom(
       std::make_shared<ScriptNetwork>(network(), "layer"), {}, Embedder(), nullptr,
       Distance([](const at::Tensor& a, const at::Tensor& b) { return (a - b).abs().mean(); }));
-  custom.uncertainty(x);
-  EXPECT_THROW(custom.save(file("engine.pt")), c10::ValueError);
+  EXPECT_THROW(custom.save(file("engine.pt"), x), c10::ValueError);
+  Engine module_engine(Problem().network);
+  EXPECT_THROW(module_engine.save(file("engine.pt"), x), c10::ValueError);
   EXPECT_TRUE(std::filesystem::is_empty(folder));
 }
 
@@ -84,8 +133,7 @@ TEST_F(SavedEngine, OtherFilesAreOneClearError) {
   EXPECT_NE(message_of("text.pt").find("is not a TorchScript archive"), std::string::npos);
 
   Engine engine(std::make_shared<ScriptNetwork>(network(), "layer"));
-  engine.uncertainty(x);
-  engine.save(file("engine.pt"));
+  engine.save(file("engine.pt"), x);
   for (const auto part : {0.2, 0.5, 0.9, 0.99}) {
     std::filesystem::copy_file(file("engine.pt"), file("cut.pt"), std::filesystem::copy_options::overwrite_existing);
     const auto size = static_cast<double>(std::filesystem::file_size(file("engine.pt")));

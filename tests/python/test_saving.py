@@ -58,6 +58,27 @@ def test_the_users_engine_stays_as_it_was(tmp_path: Path) -> None:
     assert all(module.training for module in engine.modules())
 
 
+@pytest.fixture(scope="session")
+def consumer(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A C++ program built against the installed package."""
+    build = tmp_path_factory.mktemp("consumer")
+    source = Path(__file__).parents[1] / "consumer"
+    configure = ["cmake", "-S", source, "-B", build, f"-DCMAKE_PREFIX_PATH={it3.cmake_prefix_path}"]
+    for command in (configure, ["cmake", "--build", build]):
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stdout + done.stderr
+    return build / "consumer"
+
+
+def assert_adapts_the_same(consumer: Path, engine: Path, inputs: Tensor, expected: Tensor) -> None:
+    files = [engine.parent / name for name in ("inputs.pt", "prediction.pt")]
+    torch.save(inputs, files[0])
+    done = subprocess.run([consumer, engine, *files], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    torch.testing.assert_close(torch.load(files[1]), expected)
+    assert "after 2 steps" in done.stdout
+
+
 class Undecided(nn.Module):
     """Does what a tracer cannot see."""
 
@@ -70,24 +91,74 @@ class Undecided(nn.Module):
         return y * torch.rand(()) if bool(torch.rand(()) > 2) else y * torch.rand(1)
 
 
+class ChannelEmbedder(nn.Module):
+    """An embedder of one's own."""
+
+    def __init__(self, inputs: int, outputs: int):
+        super().__init__()
+        self.linear = nn.Linear(inputs, outputs)
+
+    def forward(self, prediction: Tensor) -> Tensor:
+        return torch.tanh(self.linear(prediction))
+
+
+def gated(features: Tensor, embedding: Tensor) -> Tensor:
+    return features * torch.sigmoid(embedding)
+
+
+def smooth_l1(second: Tensor, reference: Tensor) -> Tensor:
+    difference = (second - reference).abs()
+    return torch.where(difference < 1, 0.5 * difference**2, difference - 0.5).mean()
+
+
+@pytest.mark.parametrize("method", ["script", "trace"])
+@pytest.mark.parametrize("combine", [None, gated])
+@pytest.mark.parametrize("distance", ["l1", smooth_l1, nn.SmoothL1Loss(), torch.jit.script(smooth_l1)])
+def test_functions_of_ones_own_are_saved(method, combine, distance, consumer: Path, tmp_path: Path) -> None:
+    case = make_case("mlp", torch.float32)
+    features = dict(case.model.named_modules())[case.layer](torch.zeros(1, 6)).shape[1]
+    outputs = case.model(case.inputs).shape[1]
+    embedder = ChannelEmbedder(outputs, features)
+    engine = IT3Engine(case.model, case.layer, embedder, combine, distance, OPTIONS).eval()
+    engine.save(tmp_path / "engine.pt", case.inputs, method)
+    loaded = it3.load(tmp_path / "engine.pt")
+    torch.testing.assert_close(loaded(case.inputs), engine(case.inputs))
+    exactly(loaded.embeder.state_dict(), embedder.state_dict())
+    expected = loaded(case.inputs)
+    loaded.save(tmp_path / "again.pt", case.inputs)
+    exactly(it3.load(tmp_path / "again.pt")(case.inputs), expected)
+    assert_adapts_the_same(consumer, tmp_path / "again.pt", case.inputs, expected[0])
+
+
+def test_what_a_file_says_of_its_engine(tmp_path: Path) -> None:
+    model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(4 * 36, 10))
+    engine = IT3Engine(model, "0").eval()
+    engine.save(tmp_path / "engine.pt", torch.zeros(2, 1, 8, 8))
+    assert it3.load(tmp_path / "engine.pt").notes == {
+        "model": "Sequential",
+        "inputs": ["Float [2, 1, 8, 8]"],
+        "prediction": "Float [2, 10]",
+        "features": "Float [2, 4, 6, 6]",
+    }
+    assert engine.notes == {}
+
+
 @pytest.mark.parametrize(
-    ("change", "message"),
+    ("parts", "message"),
     [
-        (lambda e: setattr(e, "embeder", nn.Linear(3, 8)), "only an engine with the default embedder"),
-        (lambda e: setattr(e, "distance_fn", lambda a, b: (a - b).mean()), "functions of your own cannot be saved"),
-        (lambda e: setattr(e, "combine_fn", lambda f, e: f), "functions of your own cannot be saved"),
-        (lambda e: setattr(e, "model", Undecided()) or setattr(e, "features_layer_name", "layer"), "other predictions"),
+        ({"embeder": lambda y: y @ torch.ones(3, 8)}, "embeder cannot be exported by method='script'; try method='tra"),
+        ({"distance_fn": lambda a, b: (a - b).mean()}, "distance_fn cannot be exported by method='script'"),
+        ({"combine_fn": lambda f, e: f}, "combine_fn cannot be exported by method='script'"),
+        ({"model": Undecided(), "features_layer_name": "layer"}, "gives other predictions than the eager one after 0"),
     ],
 )
-def test_what_cannot_be_saved(change, message: str, tmp_path: Path) -> None:
-    engine, case = make_engine("mlp")
-    change(engine)
-    if message == "other predictions":
-        engine.embeder = it3.Embedder()
+def test_what_cannot_be_saved(parts, message: str, tmp_path: Path) -> None:
+    case = make_case("mlp", torch.float32)
+    engine = IT3Engine(**{"model": case.model, "features_layer_name": case.layer, **parts}).eval()
     with pytest.raises(ValueError, match=message):
         engine.save(tmp_path / "engine.pt", case.inputs)
     with pytest.raises(ValueError, match="method must be 'script' or 'trace', not 'onnx'"):
-        make_engine("mlp")[0].save(tmp_path / "engine.pt", case.inputs, "onnx")
+        engine.save(tmp_path / "engine.pt", case.inputs, "onnx")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -102,25 +173,10 @@ def test_files_that_are_no_engines(tmp_path: Path) -> None:
         it3.load(tmp_path / "tensors.pt")
 
 
-@pytest.fixture(scope="session")
-def consumer(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A C++ program built against the installed package."""
-    build = tmp_path_factory.mktemp("consumer")
-    source = Path(__file__).parents[1] / "consumer"
-    configure = ["cmake", "-S", source, "-B", build, f"-DCMAKE_PREFIX_PATH={it3.cmake_prefix_path}"]
-    for command in (configure, ["cmake", "--build", build]):
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-        assert done.returncode == 0, done.stdout + done.stderr
-    return build / "consumer"
-
-
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_cpp_program_adapts_the_same(kind: str, consumer: Path, tmp_path: Path) -> None:
     engine, case = make_engine(kind)
     engine.save(tmp_path / "engine.pt", case.inputs)
-    torch.save(case.inputs, tmp_path / "inputs.pt")
-    files = [tmp_path / name for name in ("engine.pt", "inputs.pt", "prediction.pt")]
-    done = subprocess.run([consumer, *files], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    torch.testing.assert_close(torch.load(files[2]), it3.load(files[0])(case.inputs)[0])
-    assert "after 2 steps" in done.stdout
+    assert_adapts_the_same(
+        consumer, tmp_path / "engine.pt", case.inputs, it3.load(tmp_path / "engine.pt")(case.inputs)[0]
+    )

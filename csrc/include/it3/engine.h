@@ -3,6 +3,7 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <vector>
 
 #include <c10/core/Device.h>
 
@@ -14,25 +15,36 @@
 #include <it3/network.h>
 #include <it3/online.h>
 #include <it3/options.h>
+#include <it3/saved_engine.h>
 
 namespace it3 {
 
 /// A network, an embedder and options: IT3 for C++ programs. Training is losses(), inference is adapt().
 class IT3_API Engine {
  public:
-  /// `combine` adds with broadcasting, and `distance` is the mean squared error, unless they are given.
+  /// @param embed  the default embedder, another module's holder or function of (prediction, features), or a
+  ///               ScriptFunction, which can be saved
+  /// @param combine  of (features, embedding); broadcast_add() if null
+  /// @param distance  distance_by_name("mse") if not given
   explicit Engine(
       std::shared_ptr<Network> network,
       Options options = {},
-      Embedder embedder = Embedder(),
+      Embed embed = Embedder(),
       Combine combine = nullptr,
       std::optional<Distance> distance = {});
+
+  /// What a file held.
+  explicit Engine(SavedEngine saved);
 
   /// May be changed between calls.
   Options options;
 
-  /// Its parameters belong into the training optimiser, beside the model's.
+  /// The default embedder, null if another is used. Its parameters belong into the training optimiser, beside the
+  /// model's.
   const Embedder& embedder() const { return embedder_; }
+
+  /// The network's parameters and, behind them, those of the default embedder, for a training optimiser.
+  std::vector<at::Tensor> parameters() const;
 
   /// See training_losses().
   Losses losses(const Inputs& inputs, const std::optional<at::Tensor>& target = {});
@@ -46,17 +58,27 @@ class IT3_API Engine {
   /// Goes back to the weights from before the first call that kept adapted ones.
   void reset();
 
-  /// Writes the engine to one file, see save_engine(). Raises c10::ValueError unless its network is a ScriptNetwork,
-  /// its embedder has been shaped by a call, combine is the default and the distance has a name.
-  void save(const std::string& path) const;
+  /// Writes the engine to one file, see save_engine(); `example_inputs` shape the embedder if no call has, and their
+  /// shapes are noted in the file. Raises c10::ValueError unless the network is a ScriptNetwork, and embed, combine and
+  /// distance are the default ones, by name, or ScriptFunctions.
+  void save(const std::string& path, const Inputs& example_inputs);
 
-  /// Reads an engine that save(), in C++ or Python, wrote; on a device, or on those it was saved from.
+  /// Reads an engine that save(), in C++ or Python, wrote; on a device, or on those it was saved from. See
+  /// load_engine().
   static Engine load(const std::string& path, std::optional<c10::Device> device = {});
 
+  /// Writes the adapted network as plain TorchScript, which needs no it3. Raises c10::ValueError unless the network is
+  /// a ScriptNetwork.
+  void save_adapted(const Adaptation& adaptation, const std::string& path) const;
+
  private:
+  void set_default_combine();
+
   std::shared_ptr<Network> network_;
-  bool has_default_combine_;
   Embedder embedder_;
+  Layout prediction_layout_;
+  Layout features_layout_;
+  bool has_default_combine_;
   Method method_;
   Online online_;
 };

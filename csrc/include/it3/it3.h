@@ -15,5 +15,6 @@
 #include <it3/optimizer.h>
 #include <it3/options.h>
 #include <it3/saved_engine.h>
+#include <it3/script_function.h>
 #include <it3/script_network.h>
 #include <it3/selection.h>

@@ -2,6 +2,8 @@
 
 #include <optional>
 #include <string>
+#include <variant>
+#include <vector>
 
 #include <c10/core/Device.h>
 #include <torch/csrc/jit/api/module.h>
@@ -9,22 +11,43 @@
 #include <it3/embedder.h>
 #include <it3/export.h>
 #include <it3/layout.h>
+#include <it3/method.h>
 #include <it3/options.h>
+#include <it3/script_network.h>
 
 namespace it3 {
 
-/// An engine as a file holds it: one TorchScript archive, which torch.jit.load opens as the plain network.
+/// What a file says of the call that it was saved with, for people to read. Tensors as "Float [6, 13]".
+struct Notes {
+  /// The network's class.
+  std::string model = {};
+  /// What it was called with.
+  std::vector<std::string> inputs = {};
+  /// The first prediction, and the output of the layer that is injected into.
+  std::string prediction = {};
+  std::string features = {};
+};
+
+/// An engine as a file holds it: one TorchScript archive, which torch.jit.load opens as the plain network. Its extra
+/// record `it3_engine` is a pickled dictionary; functions of the user's own are TorchScript archives in the records
+/// `it3_embedder`, `it3_combine` and `it3_distance`.
 struct SavedEngine {
   torch::jit::Module network;
   std::string layer;
-  /// The default embedder's weights; it has been shaped.
-  EmbedderWeights embedder;
+  /// The default embedder's weights, shaped; or another embedder, see ScriptFunction.
+  std::variant<EmbedderWeights, torch::jit::Module> embedder;
   Layout prediction_layout;
   Layout features_layout;
-  /// One of distance_names().
-  std::string distance;
+  /// Nothing for broadcast_add().
+  std::optional<torch::jit::Module> combine;
+  /// One of distance_names(), or a function.
+  std::variant<std::string, torch::jit::Module> distance;
   Options options;
+  Notes notes;
 };
+
+/// The notes of one call.
+IT3_API Notes take_notes(ScriptNetwork& network, const Method& method, const Inputs& inputs);
 
 /// Writes an engine. The file appears under its name when it is complete. Raises c10::Error if it cannot be written.
 IT3_API void save_engine(const SavedEngine& engine, const std::string& path);
@@ -32,5 +55,9 @@ IT3_API void save_engine(const SavedEngine& engine, const std::string& path);
 /// Reads an engine that save_engine() wrote, on a device, or on those it was saved from.
 /// Raises c10::Error, naming the file, if it is missing, damaged, of another kind or of a newer format.
 IT3_API SavedEngine load_engine(const std::string& path, std::optional<c10::Device> device = {});
+
+/// Writes a module as plain TorchScript. The file appears under its name when it is complete.
+IT3_API void save_module(
+    const torch::jit::Module& module, const std::string& path, const torch::jit::ExtraFilesMap& extra = {});
 
 }  // namespace it3

@@ -4,6 +4,7 @@
 #include <memory>
 #include <mutex>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include <torch/csrc/jit/api/module.h>
@@ -36,6 +37,9 @@ class IT3_API ScriptNetwork : public Network {
   at::Tensor resume(const Inputs& inputs, const FirstPass& first, const Inject& inject) override;
   std::vector<NamedParameter> parameters() const override;
   std::unique_ptr<WorkingCopy> checkout(const std::vector<NamedParameter>& adapted) override;
+
+  /// A copy of the module with other values for some of parameters(), by name.
+  torch::jit::Module with_weights(const std::vector<std::pair<std::string, at::Tensor>>& weights) const;
 
   const torch::jit::Module& module() const { return module_; }
   const std::string& layer() const { return layer_; }

@@ -1,0 +1,37 @@
+#pragma once
+
+#include <memory>
+#include <optional>
+#include <string>
+#include <utility>
+
+#include <torch/csrc/utils/pybind.h>
+
+#include <it3/layout.h>
+#include <it3/method.h>
+#include <it3/network.h>
+#include <it3/script_network.h>
+
+namespace it3::python {
+
+/// The parts of an engine, as Python gives them.
+struct EngineParts {
+  py::object model;
+  std::optional<std::shared_ptr<ScriptNetwork>> script;  // the model, if it is a TorchScript module
+  py::object layer;
+  std::string layer_name;
+  py::object embeder;
+  bool embeds_to_features;  // whether embeder takes (prediction, features), or the prediction alone
+  py::object combine_fn;    // None for broadcast_add
+  py::object distance_fn;   // a function or a name
+  Layout prediction_layout;
+  Layout features_layout;
+};
+
+/// The network of a call, and what it is called with.
+std::pair<std::shared_ptr<Network>, Inputs> network_of(const EngineParts& parts, const py::object& inputs);
+
+/// Borrows the Python functions from `parts`, which must outlive it.
+Method method_of(const EngineParts& parts);
+
+}  // namespace it3::python
