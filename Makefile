@@ -12,8 +12,8 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 JOBS := $(shell nproc)
 
 SOURCES := CMakeLists.txt pyproject.toml $(shell find cmake csrc python -type f -not -name '*.pyc')
-CPP := $(shell find csrc tests -name '*.cpp' -o -name '*.h')
-CMAKE_FILES := CMakeLists.txt $(shell find cmake csrc tests -name CMakeLists.txt -o -name '*.cmake')
+CPP := $(shell find csrc examples tests -name '*.cpp' -o -name '*.h')
+CMAKE_FILES := CMakeLists.txt $(shell find cmake csrc examples tests -name CMakeLists.txt -o -name '*.cmake')
 
 .PHONY: demo test bench lint format tidy stubs clean
 .DELETE_ON_ERROR:
@@ -22,10 +22,10 @@ demo: .venv/.it3 .venv/.demo
 	$(BIN)/python examples/mnist_noise.py
 
 test: .venv/.it3 .venv/.test
-	$(BIN)/cmake -S . -B $(BUILD) -DIT3_BUILD_TESTS=ON
-	$(BIN)/cmake --build $(BUILD) --parallel $(JOBS) --target it3_tests
+	$(BIN)/cmake -S . -B $(BUILD) -DIT3_BUILD_TESTS=ON -DIT3_BUILD_APPS=ON
+	$(BIN)/cmake --build $(BUILD) --parallel $(JOBS) --target it3_tests it3-adapt
 	$(BIN)/ctest --test-dir $(BUILD) --output-on-failure --parallel $(JOBS)
-	PATH=$(abspath $(BIN)):$$PATH $(BIN)/python -m pytest
+	PATH=$(abspath $(BIN)):$$PATH IT3_ADAPT=$(abspath $(BUILD))/csrc/apps/it3-adapt $(BIN)/python -m pytest
 
 bench: .venv/.it3 .venv/.test .venv/.demo
 	$(BIN)/python benchmarks/overhead.py
@@ -42,7 +42,8 @@ lint: .venv/.it3 .venv/.lint .venv/.demo
 
 # Apart from lint, because it compiles every file once more, as clang sees it.
 tidy: .venv/.it3 .venv/.lint
-	$(BIN)/cmake -S . -B build/tidy -G Ninja -DIT3_BUILD_PYTHON=ON -DPython_EXECUTABLE=$(abspath $(BIN))/python \
+	$(BIN)/cmake -S . -B build/tidy -G Ninja -DIT3_BUILD_PYTHON=ON -DIT3_BUILD_APPS=ON \
+	  -DPython_EXECUTABLE=$(abspath $(BIN))/python \
 	  -DCMAKE_CXX_COMPILER_LAUNCHER= -DCMAKE_DISABLE_PRECOMPILE_HEADERS=ON
 	find csrc -name '*.cpp' | xargs -P $(JOBS) -n 1 $(BIN)/clang-tidy -quiet -p build/tidy
 

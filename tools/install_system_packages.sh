@@ -14,7 +14,15 @@ command -v g++ >/dev/null || missing="$missing g++"
 "$python" -c 'import ensurepip' 2>/dev/null || missing="$missing python3-venv"
 "$python" -c 'import os, sysconfig as s; os.stat(os.path.join(s.get_path("include"), "Python.h"))' 2>/dev/null ||
   missing="$missing python3-dev"
-[ -e /usr/include/gtest/gtest.h ] || missing="$missing libgtest-dev"
+while read -r header package; do
+  [ -e "/usr/include/$header" ] || missing="$missing $package"
+done <<EOT
+gtest/gtest.h libgtest-dev
+CLI/CLI.hpp libcli11-dev
+xtensor/xnpy.hpp libxtensor-dev
+nlohmann/json.hpp nlohmann-json3-dev
+boost/timer/progress_display.hpp libboost-dev
+EOT
 [ -n "$missing" ] || exit 0
 
 if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then

@@ -1,5 +1,9 @@
+from pathlib import Path
+
+import it3
 import pytest
 import torch
+from installed import build_against
 from models import Case, make_case
 
 
@@ -25,3 +29,9 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     without = [item for item in items if item.get_closest_marker("cuda") is None]
     config.hook.pytest_deselected(items=[item for item in items if item not in without])
     items[:] = without
+
+
+@pytest.fixture(scope="session")
+def consumer(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A C++ program built against the wheel: consumer ENGINE INPUTS PREDICTION."""
+    return build_against(it3.cmake_prefix_path, "tests/consumer", tmp_path_factory.mktemp("consumer")) / "consumer"

@@ -1,12 +1,12 @@
 """Engines in one file equal those that were saved, in Python and in a C++ program outside of it3."""
 
-import subprocess
 from functools import partial
 from pathlib import Path
 
 import it3
 import pytest
 import torch
+from installed import assert_adapts_the_same
 from it3 import IT3Engine
 from models import KINDS, Case, make_case
 from torch import Tensor, nn
@@ -58,27 +58,6 @@ def test_the_users_engine_stays_as_it_was(tmp_path: Path) -> None:
     assert all(module.training for module in engine.modules())
 
 
-@pytest.fixture(scope="session")
-def consumer(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A C++ program built against the installed package."""
-    build = tmp_path_factory.mktemp("consumer")
-    source = Path(__file__).parents[1] / "consumer"
-    configure = ["cmake", "-S", source, "-B", build, f"-DCMAKE_PREFIX_PATH={it3.cmake_prefix_path}"]
-    for command in (configure, ["cmake", "--build", build]):
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-        assert done.returncode == 0, done.stdout + done.stderr
-    return build / "consumer"
-
-
-def assert_adapts_the_same(consumer: Path, engine: Path, inputs: Tensor, expected: Tensor) -> None:
-    files = [engine.parent / name for name in ("inputs.pt", "prediction.pt")]
-    torch.save(inputs, files[0])
-    done = subprocess.run([consumer, engine, *files], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    torch.testing.assert_close(torch.load(files[1]), expected)
-    assert "after 2 steps" in done.stdout
-
-
 class Undecided(nn.Module):
     """Does what a tracer cannot see."""
 
@@ -127,7 +106,7 @@ def test_functions_of_ones_own_are_saved(method, combine, distance, consumer: Pa
     expected = loaded(case.inputs)
     loaded.save(tmp_path / "again.pt", case.inputs)
     exactly(it3.load(tmp_path / "again.pt")(case.inputs), expected)
-    assert_adapts_the_same(consumer, tmp_path / "again.pt", case.inputs, expected[0])
+    assert_adapts_the_same(consumer, tmp_path / "again.pt", case.inputs)
 
 
 def test_what_a_file_says_of_its_engine(tmp_path: Path) -> None:
@@ -171,12 +150,3 @@ def test_files_that_are_no_engines(tmp_path: Path) -> None:
     torch.save({"a": torch.ones(3)}, tmp_path / "tensors.pt")
     with pytest.raises(RuntimeError, match=r"tensors\.pt is not a TorchScript archive"):
         it3.load(tmp_path / "tensors.pt")
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_a_cpp_program_adapts_the_same(kind: str, consumer: Path, tmp_path: Path) -> None:
-    engine, case = make_engine(kind)
-    engine.save(tmp_path / "engine.pt", case.inputs)
-    assert_adapts_the_same(
-        consumer, tmp_path / "engine.pt", case.inputs, it3.load(tmp_path / "engine.pt")(case.inputs)[0]
-    )

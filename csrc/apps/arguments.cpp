@@ -1,0 +1,146 @@
+#include "arguments.h"
+
+#include <charconv>
+#include <iostream>
+
+#include <c10/util/Exception.h>
+#include <CLI/CLI.hpp>
+
+namespace it3::apps {
+namespace {
+
+template <typename Number>
+std::optional<Number> parse(std::string_view text) {
+  Number value{};
+  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
+  if (error != std::errc{} || end != text.data() + text.size()) return std::nullopt;
+  return value;
+}
+
+std::vector<std::string> split(const std::string& text) {
+  std::vector<std::string> parts = {""};
+  for (const char c : text) {
+    if (c == ',') {
+      parts.emplace_back();
+    } else {
+      parts.back() += c;
+    }
+  }
+  return parts;
+}
+
+/// A value as it is written on a command line: true, 3, 1e-3, 0.9,0.999, adam, a.*,b.*
+OptionValue value_from(const std::string& text) {
+  if (text == "none") return std::monostate{};
+  if (text == "true" || text == "false") return text == "true";
+  if (const auto whole = parse<std::int64_t>(text)) return *whole;
+  if (const auto number = parse<double>(text)) return *number;
+  const auto parts = split(text);
+  if (parts.size() == 1) return text;
+  std::vector<double> numbers;
+  for (const auto& part : parts) {
+    if (const auto number = parse<double>(part)) numbers.push_back(*number);
+  }
+  if (numbers.size() == parts.size()) return numbers;
+  return parts;
+}
+
+constexpr const char* description =
+    "Adapts a saved IT3 engine to unlabelled inputs and writes the adapted network's predictions.\n"
+    "Each batch takes a few optimiser steps on the distance between the network's two predictions (IT3, arXiv\n"
+    "2410.04201). What the engine was saved with holds unless an option changes it; --describe tells what that is.";
+
+constexpr const char* footer =
+    "Files: NAME.npy holds one array. NAME.pt, as torch.save writes it, holds a tensor, a tuple or list of tensors\n"
+    "(positional arguments) or a dictionary (keywords). Floating-point inputs are converted to the network's dtype.\n"
+    "Outputs appear under their names when they are complete; half precision becomes float32 in .npy.\n"
+    "\n"
+    "Examples:\n"
+    "  it3-adapt engine.pt --input x.npy --output y.npy\n"
+    "  it3-adapt engine.pt --input x.npy --output y.npy --batch-size 64 --steps 1 --lr 1e-4 --uncertainty u.npy\n"
+    "  it3-adapt engine.pt --input stream.npy --output y.npy --batch-size 32 --online --save-adapted adapted.pt\n"
+    "  it3-adapt engine.pt --describe\n"
+    "\n"
+    "Exit codes: 0 done, 1 failed, 2 wrong command line.";
+
+}  // namespace
+
+ParsedArguments parse_arguments(int argc, const char* const* argv) {
+  ParsedArguments parsed;
+  Arguments& arguments = parsed.arguments;
+  CLI::App app(description, "it3-adapt");
+  app.footer(footer);
+  app.set_version_flag("--version", std::string("it3-adapt ") + IT3_VERSION);
+  app.get_formatter()->column_width(34);
+
+  app.add_option("engine", arguments.engine, "The file that engine.save() wrote")->required()->type_name("ENGINE");
+  auto* const describe = app.add_flag("--describe", arguments.describe, "Tell what the engine is, and adapt nothing");
+  auto* const input = app.add_option("-i,--input", arguments.input, "Inputs, .npy or .pt")->type_name("FILE");
+  auto* const output = app.add_option("-o,--output", arguments.output, "Predictions, .npy or .pt")->type_name("FILE");
+  app.add_option("--uncertainty", arguments.uncertainty, "Distance of the two predictions of each sample, .npy or .pt")
+      ->type_name("FILE");
+  app.add_option(
+         "--save-adapted", arguments.save_adapted, "The adapted network as TorchScript; needs --online or one batch")
+      ->type_name("FILE");
+
+  const auto add = [&arguments](const std::string& name, const OptionValue& value) {
+    try {
+      Options().set(name, value);  // only to check it
+    } catch (const c10::Error& error) {
+      throw CLI::ValidationError(error.what_without_backtrace());
+    }
+    arguments.options.emplace_back(name, value);
+  };
+  const auto set = [&](const char* flag, const char* name, const char* help, const char* type) {
+    app.add_option_function<std::string>(
+           flag, [add, name](const std::string& text) { add(name, value_from(text)); }, help)
+        ->type_name(type);
+  };
+  set("--steps", "num_steps", "Optimiser steps a batch; 0 gives the plain predictions", "N");
+  set("--lr", "lr", "Learning rate", "X");
+  set("--optimizer", "optimizer_name", "adam, adamw, sgd, rmsprop or adagrad", "NAME");
+  app.add_option_function<std::vector<std::string>>(
+         "--set",
+         [&](const std::vector<std::string>& settings) {
+           for (const auto& setting : settings) {
+             const auto sign = setting.find('=');
+             if (sign == std::string::npos) throw CLI::ValidationError("--set " + setting, "must be NAME=VALUE");
+             add(setting.substr(0, sign), value_from(setting.substr(sign + 1)));
+           }
+         },
+         "Any other option of the engine, as momentum=0.9, betas=0.9,0.99 or parameters=norm")
+      ->type_name("NAME=VALUE")
+      ->allow_extra_args(false);
+  app.add_option("--layer", arguments.layer, "Inject at another layer, with as many channels")->type_name("NAME");
+
+  app.add_option("--batch-size", arguments.batch_size, "Samples that adapt together; all, if not given")
+      ->check(CLI::PositiveNumber)
+      ->type_name("N");
+  const auto keep = [&](bool copy) { return [add, copy](std::int64_t) { add("copy_model", copy); }; };
+  auto* const reset =
+      app.add_flag_function("--per-batch-reset", keep(true), "Every batch starts from the saved weights");
+  app.add_flag_function("--online", keep(false), "Weights and optimiser state go on from batch to batch")
+      ->excludes(reset);
+
+  app.add_option("--device", arguments.device, "Where to run, such as cpu or cuda:0")->type_name("DEVICE");
+  app.add_option("--threads", arguments.threads, "CPU threads")->check(CLI::PositiveNumber)->type_name("N");
+  app.add_flag("--json", arguments.json, "Report as JSON");
+
+  try {
+    app.parse(argc, argv);
+    if (!arguments.describe && (input->empty() || output->empty())) {
+      throw CLI::RequiredError("--input and --output, or --describe,");
+    }
+    if (arguments.describe && !(input->empty() && output->empty())) {
+      throw CLI::ExcludesError(describe->get_name(), "--input and --output");
+    }
+  } catch (const CLI::Success& asked) {  // for help or the version
+    parsed.exit_code = app.exit(asked);
+  } catch (const CLI::ParseError& error) {
+    std::cerr << "it3-adapt: " << error.what() << ". it3-adapt --help tells more\n";
+    parsed.exit_code = usage_error;
+  }
+  return parsed;
+}
+
+}  // namespace it3::apps

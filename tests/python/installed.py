@@ -1,0 +1,41 @@
+"""Builds of it3 and of projects that use it."""
+
+import subprocess
+from pathlib import Path
+
+import it3
+import torch
+from torch import Tensor
+
+ROOT = Path(__file__).parents[2]
+
+
+def run(*command: object) -> str:
+    done = subprocess.run([str(part) for part in command], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def build_against(prefix: object, project: str, build: Path) -> Path:
+    """Build one of our example projects as a user of an installed it3 does."""
+    run("cmake", "-S", ROOT / project, "-B", build, f"-DCMAKE_PREFIX_PATH={prefix}")
+    run("cmake", "--build", build)
+    return build
+
+
+def install(kind: str, prefix: Path) -> Path:
+    """Install the C++ library alone; the build is kept for the next time."""
+    build = ROOT / "build" / kind
+    shared = "ON" if kind == "shared" else "OFF"
+    run("cmake", "-S", ROOT, "-B", build, "-G", "Ninja", f"-DBUILD_SHARED_LIBS={shared}")
+    run("cmake", "--build", build)
+    run("cmake", "--install", build, "--prefix", prefix)
+    return prefix
+
+
+def assert_adapts_the_same(consumer: Path, engine: Path, inputs: Tensor) -> None:
+    """Compare what the C++ program makes of an engine with what Python makes of it."""
+    files = [engine.parent / name for name in ("inputs.pt", "prediction.pt")]
+    torch.save(inputs, files[0])
+    assert "after 2 steps" in run(consumer, engine, *files)
+    torch.testing.assert_close(torch.load(files[1]), it3.load(engine)(inputs)[0])

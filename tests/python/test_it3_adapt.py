@@ -1,0 +1,235 @@
+"""The binary it3-adapt gives what Python gives, and says in one line what is wrong."""
+
+import json
+import os
+import pty
+import subprocess
+from functools import partial
+from pathlib import Path
+
+import it3
+import numpy as np
+import pytest
+import torch
+from it3 import IT3Engine
+from models import KINDS, make_case
+from torch import Tensor, nn
+
+close = partial(torch.testing.assert_close, rtol=1e-5, atol=1e-6)
+BINARY = os.environ.get("IT3_ADAPT", "")
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
+    pytest.mark.skipif(not BINARY, reason="IT3_ADAPT does not name the binary; make test builds it"),
+]
+
+
+def run(*arguments: object) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([BINARY, *map(str, arguments)], capture_output=True, text=True, check=False)
+
+
+def adapt(folder: Path, *arguments: object) -> subprocess.CompletedProcess[str]:
+    done = run(folder / "engine.pt", "--input", folder / "x.npy", "--output", folder / "y.npy", *arguments)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    return done
+
+
+def saved_engine(folder: Path, kind: str = "mlp", **options: object) -> tuple[IT3Engine, Tensor]:
+    """An engine as it is loaded from its file, and inputs that lie beside it."""
+    case = make_case(kind, torch.float32)
+    IT3Engine(case.model, case.layer, optimization_parameters=options).eval().save(folder / "engine.pt", case.inputs)
+    np.save(folder / "x.npy", case.inputs.numpy())
+    return it3.load(folder / "engine.pt"), case.inputs
+
+
+def result(path: Path) -> Tensor:
+    return torch.from_numpy(np.load(path)) if path.suffix == ".npy" else torch.load(path)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_it_adapts_as_python_does(kind: str, device: str, tmp_path: Path) -> None:
+    engine, x = saved_engine(tmp_path, kind)
+    adapt(tmp_path, "--uncertainty", tmp_path / "u.npy", "--save-adapted", tmp_path / "a.pt", "--device", device)
+    expected = engine.adapt(x)
+    tolerance = {} if device == "cpu" else {"rtol": 1e-3, "atol": 1e-4}
+    close(result(tmp_path / "y.npy"), expected.prediction, **tolerance)
+    close(result(tmp_path / "u.npy"), expected.uncertainty, **tolerance)
+    close(torch.jit.load(tmp_path / "a.pt", map_location="cpu")(x), expected.prediction, **tolerance)
+    names = {"engine.pt", "x.npy", "y.npy", "u.npy", "a.pt"}
+    assert {path.name for path in tmp_path.iterdir()} == names
+
+
+def test_options_are_those_of_python(tmp_path: Path) -> None:
+    engine, x = saved_engine(tmp_path, num_steps=5)
+    close_to = lambda **options: close(result(tmp_path / "y.npy"), engine.adapt(x, **options).prediction)  # noqa: E731
+    adapt(tmp_path)
+    close_to()
+    adapt(tmp_path, "--steps", 2, "--lr", "0.1", "--optimizer", "sgd", "--set", "momentum=0.9")
+    close_to(num_steps=2, lr=0.1, optimizer_name="sgd", momentum=0.9)
+    adapt(tmp_path, "--set", "betas=0.5,0.9", "--set", "parameters=0.*,2.bias", "--threads", 1)
+    close_to(betas=(0.5, 0.9), parameters=["0.*", "2.bias"])
+    adapt(tmp_path, "--steps", 0)
+    close(result(tmp_path / "y.npy"), engine.model(x))
+    # Layers 0 and 2 have as many features, so that the embedder fits both.
+    adapt(tmp_path, "--layer", "2")
+    engine.features_layer_name = "2"
+    close_to()
+
+
+def test_batches(tmp_path: Path) -> None:
+    engine, x = saved_engine(tmp_path)
+    adapt(tmp_path, "--batch-size", 3)
+    close(result(tmp_path / "y.npy"), torch.cat([engine(batch)[0] for batch in x.split(3)]))
+    alone = result(tmp_path / "y.npy")
+    adapt(tmp_path, "--batch-size", 3, "--per-batch-reset")
+    close(result(tmp_path / "y.npy"), alone)
+    done = adapt(tmp_path, "--batch-size", 3, "--online", "--save-adapted", tmp_path / "a.pt", "--json")
+    engine.optimization_parameters["copy_model"] = False
+    runs = [engine.adapt(batch) for batch in x.split(3)]
+    close(result(tmp_path / "y.npy"), torch.cat([run.prediction for run in runs]))
+    close(torch.jit.load(tmp_path / "a.pt")(x), engine.model(x))
+    report = json.loads(done.stdout)
+    assert report.pop("seconds") > 0
+    losses = [sum(len(r.prediction) * float(r.losses[i]) for r in runs) / len(x) for i in (0, -1)]
+    assert [report.pop(f"loss_before_{which}_step") for which in ("first", "last")] == pytest.approx(losses, rel=1e-4)
+    uncertainty = float(torch.cat([run.uncertainty for run in runs]).mean())
+    assert report.pop("mean_uncertainty") == pytest.approx(uncertainty, rel=1e-4)
+    assert report == {"samples": 7, "batches": 3, "steps": 3, "output": str(tmp_path / "y.npy")}
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64", "int64", "int32", "uint8", "bool", "int16", "int8"])
+@pytest.mark.parametrize("order", ["C", "F"])
+def test_arrays_of_all_kinds(dtype: str, order, tmp_path: Path) -> None:
+    class Floating(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.Linear(6, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.layer(x.flatten(1).float())
+
+    torch.manual_seed(0)
+    x = np.random.default_rng(0).integers(0, 2, (5, 2, 3)).astype(dtype)
+    engine = IT3Engine(Floating(), "layer").eval()
+    engine.save(tmp_path / "engine.pt", torch.from_numpy(x))
+    np.save(tmp_path / "x.npy", np.asarray(x, order=order))
+    adapt(tmp_path)
+    close(result(tmp_path / "y.npy"), engine(torch.from_numpy(x))[0])
+
+
+def test_files_of_tensors(tmp_path: Path) -> None:
+    class Scaled(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.Linear(3, 2)
+
+        def forward(self, x: Tensor, scale: Tensor) -> Tensor:
+            return self.layer(x) * scale
+
+    torch.manual_seed(0)
+    x, scale = torch.randn(6, 3), torch.rand(6, 1)
+    engine = IT3Engine(Scaled().double(), "layer").eval()
+    engine.save(tmp_path / "engine.pt", (x.double(), scale.double()))
+    expected = torch.cat([engine(batch)[0] for batch in zip(x.double().split(4), scale.double().split(4), strict=True)])
+    for inputs in ((x, scale), [x, scale], {"scale": scale, "x": x}):
+        torch.save(inputs, tmp_path / "x.pt")
+        files = ("--input", tmp_path / "x.pt", "--output", tmp_path / "y.pt")
+        assert run(tmp_path / "engine.pt", *files, "--batch-size", 4).stderr == ""
+        close(result(tmp_path / "y.pt"), expected)  # in the network's dtype
+
+
+def test_describe(tmp_path: Path) -> None:
+    saved_engine(tmp_path, lr=1e-3)
+    told = json.loads(run(tmp_path / "engine.pt", "--describe").stdout)
+    options = told.pop("options")
+    assert options["lr"] == 1e-3
+    assert options["optimizer_name"] == "adam"
+    assert told == {
+        "model": "Sequential",
+        "layer": "0",
+        "inputs": ["Float [7, 6]"],
+        "prediction": "Float [7, 3]",
+        "features": "Float [7, 8]",
+        "distance": "mse",
+    }
+
+
+def test_help_and_version() -> None:
+    assert run("--version").stdout == f"it3-adapt {it3.__version__}\n"
+    told = run("--help")
+    assert told.returncode == 0
+    for option in ("--steps", "--online", "--save-adapted", "Examples:", "Exit codes: 0 done"):
+        assert option in told.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "engine is required"),
+        (["engine.pt"], "--input and --output, or --describe, is required"),
+        (["engine.pt", "--input", "x.npy"], "--input and --output"),
+        (["engine.pt", "--inptu", "x.npy"], "--inptu"),
+        (["engine.pt", "--steps", "-1"], "num_steps must be a whole number, 0 or more, not -1"),
+        (["engine.pt", "--lr", "fast"], "lr must be a number, 0 or more, not 'fast'"),
+        (["engine.pt", "--optimizer", "lion"], "optimizer_name must be one of adam, adamw"),
+        (["engine.pt", "--set", "momentun=0.9"], "no option is called 'momentun'; did you mean 'momentum'"),
+        (["engine.pt", "--set", "momentum"], "must be NAME=VALUE"),
+        (["engine.pt", "--online", "--per-batch-reset"], "excludes"),
+        (["engine.pt", "--batch-size", "0"], "--batch-size"),
+    ],
+)
+def test_wrong_command_lines(arguments: list[str], message: str) -> None:
+    done = run(*arguments)
+    assert done.returncode == 2
+    assert message in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert done.stdout == ""
+
+
+def truncate(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-40])
+
+
+@pytest.mark.parametrize(
+    ("spoil", "arguments", "message"),
+    [
+        (lambda f: (f / "engine.pt").unlink(), [], "there is no file"),
+        (lambda f: truncate(f / "engine.pt"), [], "engine.pt is not a TorchScript archive, or is damaged"),
+        (lambda f: (f / "x.npy").unlink(), [], "there is no file"),
+        (lambda f: truncate(f / "x.npy"), [], "x.npy ends before its array does"),
+        (lambda f: (f / "x.npy").write_bytes(b"no array"), [], "x.npy is no .npy file"),
+        (lambda f: np.save(f / "x.npy", np.array(["a"])), [], "x.npy is no .npy file of booleans, integers, float32"),
+        (lambda f: np.save(f / "x.npy", np.zeros((4, 5), "f4")), [], "(4x5 and 6x8) (the engine was saved with the in"),
+        (lambda f: np.save(f / "x.npy", np.full((4, 6), np.nan)), [], "the loss at step 1 of 3 is nan"),
+        (lambda f: np.save(f / "x.npy", np.zeros((0, 6), "f4")), [], "they need samples in dimension 0"),
+        (lambda f: None, ["--device", "cuda:99"], "there is no device cuda:99; this machine"),
+        (lambda f: None, ["--device", "quantum"], "quantum"),
+        (lambda f: None, ["--layer", "7"], "the model has no layer '7'"),
+        (lambda f: None, ["--layer", "4"], "the default embedder cannot bring"),
+        (lambda f: None, ["--set", "momentum=0.9"], "momentum is for sgd and rmsprop"),
+        (lambda f: None, ["--uncertainty", "u.txt"], "u.txt ends neither in .npy nor in .pt"),
+        (lambda f: None, ["--uncertainty", "no_such_folder/u.npy"], "no_such_folder/u.npy cannot be written"),
+        (lambda f: None, ["--save-adapted", "a.pt", "--batch-size", "3"], "--save-adapted needs --online"),
+    ],
+)
+def test_failures_are_one_line_and_leave_nothing(spoil, arguments: list[str], message: str, tmp_path: Path) -> None:
+    saved_engine(tmp_path)
+    spoil(tmp_path)
+    before = {path.name for path in tmp_path.iterdir()}
+    done = run(tmp_path / "engine.pt", "--input", tmp_path / "x.npy", "--output", tmp_path / "y.npy", *arguments)
+    assert done.returncode == 1
+    assert message in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert done.stdout == ""
+    assert {path.name for path in tmp_path.iterdir()} == before
+
+
+def test_progress_is_for_terminals(tmp_path: Path) -> None:
+    saved_engine(tmp_path)
+    master, terminal = pty.openpty()
+    files = ("--input", tmp_path / "x.npy", "--output", tmp_path / "y.npy")
+    subprocess.run([BINARY, tmp_path / "engine.pt", *files, "--batch-size", "2"], stderr=terminal, check=True)
+    os.close(terminal)
+    shown = os.read(master, 4096)
+    assert b"100%" in shown
+    assert shown.count(b"*") == 51
