@@ -24,7 +24,7 @@ def make_engines(model: nn.Module, layer: str, inputs: Tensor, **options: Any) -
     ours = IT3Engine(model, layer, optimization_parameters=options)
     ours.load_state_dict(theirs.state_dict())
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)
+        warnings.filterwarnings("ignore", message="`torch.jit")
         script = IT3Engine(torch.jit.script(copy.deepcopy(model).eval()), layer, optimization_parameters=options)
     script.load_state_dict(ours.state_dict())
     return {"it3": ours.eval(), "it3, TorchScript": script.eval(), "torch-ttt": theirs.eval()}

@@ -122,7 +122,7 @@ class FunctionOfTwo(nn.Module):
 def quiet_torchscript() -> Iterator[None]:
     """Silence the deprecation of all of TorchScript; that the format is used is our choice, not the user's."""
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)
+        warnings.filterwarnings("ignore", message="`torch.jit")  # of a category that depends on torch's version
         yield
 
 

@@ -11,7 +11,7 @@ from it3 import IT3Engine
 from models import KINDS, make_case
 from torch import Tensor, nn
 
-pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::torch.jit.TracerWarning")
+pytestmark = pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning")
 
 
 def read(path: Path):

@@ -9,8 +9,6 @@ from installed import assert_adapts_the_same, build_against, install, run
 from it3 import IT3Engine
 from models import KINDS, make_case
 
-pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
-
 
 def save_engine(kind: str, path: Path) -> torch.Tensor:
     case = make_case(kind, torch.float32)

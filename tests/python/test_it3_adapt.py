@@ -17,10 +17,7 @@ from torch import Tensor, nn
 
 close = partial(torch.testing.assert_close, rtol=1e-5, atol=1e-6)
 BINARY = os.environ.get("IT3_ADAPT", "")
-pytestmark = [
-    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
-    pytest.mark.skipif(not BINARY, reason="IT3_ADAPT does not name the binary; make test builds it"),
-]
+pytestmark = pytest.mark.skipif(not BINARY, reason="IT3_ADAPT does not name the binary; make test builds it")
 
 
 def run(*arguments: object) -> subprocess.CompletedProcess[str]:

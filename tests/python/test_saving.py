@@ -12,7 +12,7 @@ from models import KINDS, Case, make_case
 from torch import Tensor, nn
 
 exactly = partial(torch.testing.assert_close, rtol=0, atol=0)
-pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::torch.jit.TracerWarning")
+pytestmark = pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning")
 
 OPTIONS = {"optimizer_name": "sgd", "lr": 0.1, "momentum": 0.5, "num_steps": 2, "max_grad_norm": 5.0}
 

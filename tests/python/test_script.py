@@ -14,7 +14,7 @@ from models import KINDS, make_case
 from torch import Tensor, nn
 
 close = partial(torch.testing.assert_close, rtol=1e-10, atol=1e-10)
-pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::torch.jit.TracerWarning")
+pytestmark = pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning")
 
 
 def script(module: nn.Module, inputs: Tensor) -> torch.jit.ScriptModule:
