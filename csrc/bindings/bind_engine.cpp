@@ -9,6 +9,7 @@
 
 #include "bindings.h"
 #include "engine_parts.h"
+#include "module_tree.h"
 #include "options_from_python.h"
 #include "python_network.h"
 #include "script_from_python.h"
@@ -21,6 +22,7 @@ namespace {
 Adaptation adapt_parts(
     const EngineParts& parts, const py::object& inputs, const py::dict& options, Online* online, bool with_second) {
   const Options parsed = options_from(options);
+  const UnbuiltOnError unbuilt(parts);
   const auto [network, network_inputs] = network_of(parts, without_inference_tensors(inputs));
   const Method method = method_of(parts);
   const py::gil_scoped_release no_gil;
@@ -29,6 +31,7 @@ Adaptation adapt_parts(
 
 std::pair<at::Tensor, at::Tensor> losses_of_parts(
     const EngineParts& parts, const py::object& inputs, const std::optional<at::Tensor>& target) {
+  const UnbuiltOnError unbuilt(parts);
   const auto [network, network_inputs] = network_of(parts, inputs);
   const Method method = method_of(parts);
   const py::gil_scoped_release no_gil;
@@ -37,6 +40,7 @@ std::pair<at::Tensor, at::Tensor> losses_of_parts(
 }
 
 at::Tensor uncertainty_of_parts(const EngineParts& parts, const py::object& inputs) {
+  const UnbuiltOnError unbuilt(parts);
   const auto [network, network_inputs] = network_of(parts, inputs);
   const Method method = method_of(parts);
   const py::gil_scoped_release no_gil;
@@ -106,11 +110,10 @@ void bind_engine(py::module_& module) {
   py::class_<EngineParts>(module, "EngineParts", "A model, the layer to inject at, and the functions between them.")
       .def(
           py::init<
-              py::object, std::optional<std::shared_ptr<ScriptNetwork>>, py::object, std::string, py::object, bool,
-              py::object, py::object, Layout, Layout>(),
-          py::arg("model"), py::arg("script"), py::arg("layer"), py::arg("layer_name"), py::arg("embeder"),
-          py::arg("embeds_to_features"), py::arg("combine_fn"), py::arg("distance_fn"), py::arg("prediction_layout"),
-          py::arg("features_layout"));
+              py::object, std::optional<std::shared_ptr<ScriptNetwork>>, std::string, py::object, bool, py::object,
+              py::object, Layout, Layout>(),
+          py::arg("model"), py::arg("script"), py::arg("layer_name"), py::arg("embeder"), py::arg("embeds_to_features"),
+          py::arg("combine_fn"), py::arg("distance_fn"), py::arg("prediction_layout"), py::arg("features_layout"));
 
   module.def(
       "adapt", wrap_pybind_function(adapt_parts), py::arg("parts"), py::arg("inputs"), py::arg("options"),
@@ -122,6 +125,9 @@ void bind_engine(py::module_& module) {
   module.def(
       "uncertainty", wrap_pybind_function(uncertainty_of_parts), py::arg("parts"), py::arg("inputs"),
       "The distance between the two predictions of each sample: (B,).");
+  module.def(
+      "submodule_of", wrap_pybind_function(submodule_of), py::arg("model"), py::arg("name"),
+      "The submodule of a dotted name. Raises ValueError, with the nearest name, if there is none.");
   module.def(
       "sample_distances", wrap_pybind_function(sample_distances), py::arg("second"), py::arg("first"),
       "The Euclidean distance between two predictions of each sample: (B,).");

@@ -1,9 +1,13 @@
 #include "engine_parts.h"
 
+#include <exception>
+
+#include <pybind11/gil_safe_call_once.h>
 #include <torch/csrc/autograd/python_variable.h>
 
 #include <it3/embedder.h>
 
+#include "module_tree.h"
 #include "python_network.h"
 #include "script_from_python.h"
 
@@ -20,21 +24,64 @@ at::Tensor call_for_tensor(
   return THPVariable_Unpack(result.ptr());
 }
 
+/// The default embedder's weights, by which the core can embed without Python; nothing if it has no shape yet, or
+/// calling it does more than that: a class of the user's own, a parametrisation, hooks.
+std::optional<EmbedderWeights> plain_weights(py::handle embeder) {
+  PYBIND11_CONSTINIT static py::gil_safe_call_once_and_store<py::object> type;
+  type.call_once_and_store_result([] { return py::object(py::module_::import("it3.embedder").attr("Embedder")); });
+  if (reinterpret_cast<PyObject*>(Py_TYPE(embeder.ptr())) != type.get_stored().ptr()) return std::nullopt;
+  for (const char* hooks : {"_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks"}) {
+    if (PyObject_Size(py::object(embeder.attr(hooks)).ptr()) != 0) return std::nullopt;
+  }
+  const py::dict parameters = embeder.attr("_parameters");
+  const auto weight = [&](const char* name) { return THPVariable_Unpack(parameters[name].ptr()); };
+  EmbedderWeights weights{weight("weight1"), weight("bias1"), weight("weight2"), weight("bias2")};
+  return weights.weight1.numel() != 0 ? std::optional(std::move(weights)) : std::nullopt;
+}
+
+Embed embed_of(const EngineParts& parts) {
+  const py::handle embeder = parts.embeder;
+  if (parts.embeds_to_features) {
+    if (auto weights = plain_weights(embeder)) {
+      return [weights = std::move(*weights), prediction_layout = parts.prediction_layout,
+              features_layout = parts.features_layout](const at::Tensor& prediction, const at::Tensor& features) {
+        return embed(prediction, features, weights, prediction_layout, features_layout);
+      };
+    }
+  }
+  return [embeder, both = parts.embeds_to_features](const at::Tensor& prediction, const at::Tensor& features) {
+    return call_for_tensor("embeder", embeder, prediction, features, both);
+  };
+}
+
 }  // namespace
+
+UnbuiltOnError::UnbuiltOnError(const EngineParts& parts) : exceptions_(std::uncaught_exceptions()) {
+  if (parts.embeds_to_features && !parts.embeder.attr("is_built").cast<bool>()) embeder_ = parts.embeder;
+}
+
+UnbuiltOnError::~UnbuiltOnError() {
+  if (!embeder_ || std::uncaught_exceptions() == exceptions_) return;
+  const py::error_scope pending;
+  try {
+    embeder_.attr("clear")();
+  } catch (py::error_already_set& error) {
+    error.discard_as_unraisable("clearing it3's embedder");
+  }
+}
 
 std::pair<std::shared_ptr<Network>, Inputs> network_of(const EngineParts& parts, const py::object& inputs) {
   if (parts.script) return {*parts.script, script_inputs_from(**parts.script, inputs)};
   const bool is_module = py::hasattr(parts.embeder, "_buffers");
   const py::object embeder = is_module ? parts.embeder : py::none();
-  return {std::make_shared<PythonNetwork>(parts.model, parts.layer, parts.layer_name, embeder, inputs), Inputs()};
+  const py::object layer = submodule_of(parts.model, parts.layer_name);
+  return {std::make_shared<PythonNetwork>(parts.model, layer, parts.layer_name, embeder, inputs), Inputs()};
 }
 
 Method method_of(const EngineParts& parts) {
-  const py::handle embeder = parts.embeder, combine = parts.combine_fn, distance = parts.distance_fn;
+  const py::handle combine = parts.combine_fn, distance = parts.distance_fn;
   Method method{
-      [embeder, both = parts.embeds_to_features](const at::Tensor& prediction, const at::Tensor& features) {
-        return call_for_tensor("embeder", embeder, prediction, features, both);
-      },
+      embed_of(parts),
       [combine](const at::Tensor& features, const at::Tensor& embedding) {
         return call_for_tensor("combine_fn", combine, features, embedding, true);
       },

@@ -18,7 +18,6 @@ namespace it3::python {
 struct EngineParts {
   py::object model;
   std::optional<std::shared_ptr<ScriptNetwork>> script;  // the model, if it is a TorchScript module
-  py::object layer;
   std::string layer_name;
   py::object embeder;
   bool embeds_to_features;  // whether embeder takes (prediction, features), or the prediction alone
@@ -30,6 +29,19 @@ struct EngineParts {
 
 /// The network of a call, and what it is called with.
 std::pair<std::shared_ptr<Network>, Inputs> network_of(const EngineParts& parts, const py::object& inputs);
+
+/// Makes a default embedder that had no shape yet empty again if it is destroyed by an exception.
+class UnbuiltOnError {
+ public:
+  explicit UnbuiltOnError(const EngineParts& parts);
+  ~UnbuiltOnError();
+  UnbuiltOnError(const UnbuiltOnError&) = delete;
+  UnbuiltOnError& operator=(const UnbuiltOnError&) = delete;
+
+ private:
+  py::object embeder_;  // null if it has a shape, or is another one
+  int exceptions_;
+};
 
 /// Borrows the Python functions from `parts`, which must outlive it.
 Method method_of(const EngineParts& parts);

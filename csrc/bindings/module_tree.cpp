@@ -11,6 +11,8 @@
 
 #include <it3/layout.h>
 
+#include "nearest_name.h"
+
 namespace it3::python {
 namespace {
 
@@ -50,6 +52,31 @@ bool is_of_normalisation(py::handle module) {
 }
 
 }  // namespace
+
+py::object submodule_of(const py::object& root, const std::string& name) {
+  py::object module = root;
+  for (std::size_t begin = 0; !name.empty() && begin != std::string::npos;) {
+    const std::size_t dot = name.find('.', begin);
+    const py::object children = module.attr("_modules");
+    const py::str part(name.substr(begin, dot == std::string::npos ? dot : dot - begin));
+    const bool found = PyDict_CheckExact(children.ptr()) ? PyDict_GetItem(children.ptr(), part.ptr()) != nullptr
+                                                         : children.contains(part);
+    module = found ? py::object(children[part]) : py::none();
+    if (module.is_none()) {
+      std::vector<std::string> names;
+      std::unordered_set<PyObject*> seen;
+      for_each_module(root, "", seen, [&](const std::string& path, py::handle) {
+        if (!path.empty()) names.push_back(path);
+      });
+      TORCH_CHECK_VALUE(!names.empty(), "the model has no layer '", name, "': it has no submodules");
+      TORCH_CHECK_VALUE(
+          false, "the model has no layer '", name, "'; did you mean '", it3::detail::nearest_name(name, names),
+          "'? model.named_modules() lists all");
+    }
+    begin = dot == std::string::npos ? dot : dot + 1;
+  }
+  return module;
+}
 
 std::vector<NamedParameter> parameters_of(py::handle root) {
   std::vector<NamedParameter> parameters;

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <string>
 #include <vector>
 
 #include <torch/csrc/utils/pybind.h>
@@ -11,6 +12,10 @@ namespace it3::python {
 /// The parameters of a torch.nn.Module, as Network::parameters() wants them. Raises c10::ValueError for parameters of
 /// lazy modules that were never run.
 std::vector<NamedParameter> parameters_of(py::handle module);
+
+/// The submodule of a dotted name; "" is the module itself. Raises c10::ValueError, with the nearest name, if there is
+/// none.
+py::object submodule_of(const py::object& root, const std::string& name);
 
 /// Gives modules copies of their buffers while it lives, so that nothing that a pass writes or assigns there stays.
 class LentBuffers {

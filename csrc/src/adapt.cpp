@@ -54,16 +54,26 @@ std::vector<at::Tensor> gradients_of(const at::Tensor& loss, const std::vector<a
   return gradients;
 }
 
-/// NaN if a value is NaN or infinite, else 0.
-at::Tensor non_finite(const at::Tensor& t) { return t.detach().mul(0).sum().to(at::kFloat); }
+/// The least and the greatest element; NaN if there is one.
+at::Tensor extremes(const at::Tensor& t) {
+  const at::Tensor real = t.is_complex() ? at::view_as_real(t) : t;
+  const auto [least, greatest] = at::aminmax(real);
+  return at::stack({least, greatest});
+}
+
+bool is_finite(const at::Tensor& values) {
+  const at::Tensor on_cpu = values.to(at::kCPU, at::kDouble).contiguous();
+  const double* const begin = on_cpu.const_data_ptr<double>();
+  return std::all_of(begin, begin + on_cpu.numel(), [](double value) { return std::isfinite(value); });
+}
 
 /// One synchronisation a call, after the loop, so that the loop itself never waits for a device.
 void check_finite(const at::Tensor& losses, const at::Tensor& prediction, const at::Tensor& unadapted) {
-  const at::Tensor flags = at::stack({non_finite(losses), non_finite(prediction), non_finite(unadapted)}).cpu();
-  const auto is_finite = [&](std::int64_t i) { return flags[i].item<float>() == 0; };
-  if (is_finite(0) && (is_finite(1) || !is_finite(2))) return;
+  if (prediction.numel() == 0 || is_finite(at::cat({losses, extremes(prediction)}))) return;
+  const bool losses_are_finite = is_finite(losses);
+  if (losses_are_finite && !is_finite(extremes(unadapted))) return;  // the model predicts such values by itself
   std::string what = "the adapted prediction is not finite";
-  for (std::int64_t step = 0; step < losses.size(0) && !is_finite(0); ++step) {
+  for (std::int64_t step = 0; step < losses.size(0) && !losses_are_finite; ++step) {
     const double loss = losses[step].item<double>();
     if (std::isfinite(loss)) continue;
     what =

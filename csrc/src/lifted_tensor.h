@@ -1,21 +1,32 @@
 #pragma once
 
 #include <optional>
-#include <string>
 
 #include <torch/csrc/jit/api/module.h>
 
 namespace it3::detail {
 
+/// An attribute of a module. Its place is looked up once: names are slow to find.
+class AttributeSlot {
+ public:
+  AttributeSlot(const torch::jit::Module& owner, const std::string& name)
+      : owner_(owner._ivalue()), slot_(owner.type()->getAttributeSlot(name)) {}
+
+  const c10::IValue& get() const { return owner_->slots()[slot_]; }
+
+ private:
+  c10::intrusive_ptr<c10::ivalue::Object> owner_;
+  std::size_t slot_;
+};
+
 /// A tensor that a module holds, as an attribute or in a list of tensors, and that became an input of a graph.
 struct LiftedTensor {
-  torch::jit::Module owner;
-  std::string name;
+  AttributeSlot attribute;
   std::optional<std::size_t> index;  // in a list
   bool is_written = false;           // by an in-place operation, such as a batch normalisation's of its statistics
 
   at::Tensor get() const {
-    const c10::IValue value = owner.attr(name);
+    const c10::IValue& value = attribute.get();
     return index ? value.toTensorList().get(*index) : value.toTensor();
   }
 };

@@ -28,8 +28,9 @@ at::Tensor match(const at::Tensor& gradient, const at::Tensor& weight) {
   return at::empty_like(weight).copy_(gradient);
 }
 
-/// Zeros in the shape and memory layout of each of these tensors, which have one device and dtype. One allocation,
-/// because a small network's step would otherwise spend more time on allocating than on arithmetic.
+/// Zeros in the shape and memory layout of each of these tensors, which have one device and dtype. One allocation, and
+/// views made without the dispatcher, because a small network's step would otherwise spend more time on them than on
+/// arithmetic.
 TensorVector zeros_like_each(const TensorVector& tensors) {
   std::int64_t total = 0;
   for (const auto& t : tensors) total += t.numel();
@@ -37,7 +38,10 @@ TensorVector zeros_like_each(const TensorVector& tensors) {
   TensorVector zeros;
   std::int64_t offset = 0;
   for (const auto& t : tensors) {
-    zeros.push_back(all.as_strided(t.sizes(), t.strides(), offset));
+    zeros.push_back(
+        at::detail::make_tensor<at::TensorImpl>(
+            c10::TensorImpl::VIEW, c10::Storage(all.storage()), all.key_set(), all.dtype()));
+    zeros.back().unsafeGetTensorImpl()->set_sizes_and_strides(t.sizes(), t.strides(), offset);
     offset += t.numel();
   }
   return zeros;

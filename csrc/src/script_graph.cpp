@@ -160,10 +160,10 @@ std::vector<LiftedTensor> lift_tensors(Graph& graph, const torch::jit::Module& m
     const std::string name = last_part(path);
     const c10::IValue value = owner.attr(name);
     if (value.isTensor()) {
-      node->output()->replaceAllUsesWith(lift({owner, name, std::nullopt}));
+      node->output()->replaceAllUsesWith(lift({{owner, name}, std::nullopt}));
     } else if (value.isTensorList()) {
       std::vector<Value*> elements;
-      for (std::size_t i = 0; i < value.toTensorList().size(); ++i) elements.push_back(lift({owner, name, i}));
+      for (std::size_t i = 0; i < value.toTensorList().size(); ++i) elements.push_back(lift({{owner, name}, i}));
       const torch::jit::WithInsertPoint here(node);
       Node* const list = graph.insertNode(graph.createList(c10::TensorType::get(), elements));
       node->output()->replaceAllUsesWith(list->output());

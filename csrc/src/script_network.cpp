@@ -10,11 +10,24 @@
 
 #include <it3/layout.h>
 
+#include "lifted_tensor.h"
 #include "nearest_name.h"
 #include "script_cut.h"
 #include "tensor_identity.h"
 
 namespace it3 {
+
+/// Where a module keeps its parameters and its train/eval flags.
+struct detail::ScriptSlots {
+  struct Parameter {
+    std::string name;
+    AttributeSlot tensor;
+    bool of_normalisation;
+  };
+  std::vector<Parameter> parameters;
+  std::vector<AttributeSlot> training;
+};
+
 namespace {
 
 using detail::ScriptCut;
@@ -126,18 +139,24 @@ class ScriptWorkingCopy : public WorkingCopy {
   std::vector<at::Tensor> own_, values_, leaves_;
 };
 
-std::vector<bool> training_flags(const torch::jit::Module& module) {
-  std::vector<bool> flags;
-  for (const auto& submodule : module.modules()) {
-    flags.push_back(submodule.hasattr("training") && submodule.attr("training").toBool());
+std::shared_ptr<const detail::ScriptSlots> slots_of(const torch::jit::Module& module) {
+  auto slots = std::make_shared<detail::ScriptSlots>();
+  for (const auto& submodule : module.named_modules()) {
+    const auto type_name = submodule.value.type()->name();
+    const bool of_normalisation = type_name && is_normalisation(type_name->name());
+    const std::string prefix = submodule.name.empty() ? "" : submodule.name + ".";
+    for (const auto& parameter : submodule.value.named_parameters(/*recurse=*/false)) {
+      slots->parameters.push_back({prefix + parameter.name, {submodule.value, parameter.name}, of_normalisation});
+    }
+    if (submodule.value.hasattr("training")) slots->training.emplace_back(submodule.value, "training");
   }
-  return flags;
+  return slots;
 }
 
 }  // namespace
 
 ScriptNetwork::ScriptNetwork(torch::jit::Module module, std::string layer)
-    : module_(std::move(module)), layer_(std::move(layer)) {
+    : module_(std::move(module)), layer_(std::move(layer)), slots_(slots_of(module_)) {
   std::vector<std::string> names;
   for (const auto& submodule : module_.named_modules()) names.push_back(submodule.name);
   TORCH_CHECK_VALUE(
@@ -147,8 +166,10 @@ ScriptNetwork::ScriptNetwork(torch::jit::Module module, std::string layer)
 }
 
 std::shared_ptr<const ScriptCut> ScriptNetwork::cut() const {
+  std::vector<bool> flags;
+  for (const auto& flag : slots_->training) flags.push_back(flag.get().toBool());
   const std::scoped_lock lock(mutex_);
-  auto& known = cuts_[training_flags(module_)];
+  auto& known = cuts_[flags];
   if (known == nullptr) known = std::make_shared<const ScriptCut>(detail::cut_script(module_, layer_));
   return known;
 }
@@ -168,16 +189,12 @@ at::Tensor ScriptNetwork::resume(const Inputs& /*inputs*/, const FirstPass& firs
 std::vector<NamedParameter> ScriptNetwork::parameters() const {
   std::vector<NamedParameter> parameters;
   std::unordered_set<at::TensorImpl*> seen;
-  for (const auto& submodule : module_.named_modules()) {
-    const auto type_name = submodule.value.type()->name();
-    const bool of_normalisation = type_name && is_normalisation(type_name->name());
-    const std::string prefix = submodule.name.empty() ? "" : submodule.name + ".";
-    for (const auto& parameter : submodule.value.named_parameters(/*recurse=*/false)) {
-      const at::Tensor& tensor = parameter.value;
-      const bool has_gradients = tensor.is_floating_point() || tensor.is_complex();
-      if (!has_gradients || !seen.insert(tensor.unsafeGetTensorImpl()).second) continue;
-      parameters.push_back({prefix + parameter.name, tensor, of_normalisation});
-    }
+  parameters.reserve(slots_->parameters.size());
+  for (const auto& slot : slots_->parameters) {
+    const at::Tensor& tensor = slot.tensor.get().toTensor();
+    const bool has_gradients = tensor.is_floating_point() || tensor.is_complex();
+    if (!has_gradients || !seen.insert(tensor.unsafeGetTensorImpl()).second) continue;
+    parameters.push_back({slot.name, tensor, slot.of_normalisation});
   }
   return parameters;
 }

@@ -4,7 +4,7 @@ The C++ core of it3.
 from __future__ import annotations
 import torch
 import typing
-__all__: list[str] = ['Adaptation', 'EngineParts', 'Layout', 'Online', 'ScriptNetwork', 'adapt', 'broadcast_add', 'channel_dim_of_kind', 'check_distance', 'check_options', 'embed', 'load_engine', 'make_embedder_weights', 'sample_distances', 'save_engine', 'training_losses', 'uncertainty']
+__all__: list[str] = ['Adaptation', 'EngineParts', 'Layout', 'Online', 'ScriptNetwork', 'adapt', 'broadcast_add', 'channel_dim_of_kind', 'check_distance', 'check_options', 'embed', 'load_engine', 'make_embedder_weights', 'sample_distances', 'save_engine', 'submodule_of', 'training_losses', 'uncertainty']
 class Layout:
     """
     Which dimensions of a tensor are its samples and its channels.
@@ -65,7 +65,7 @@ class EngineParts:
     """
     A model, the layer to inject at, and the functions between them.
     """
-    def __init__(self, model: typing.Any, script: ScriptNetwork | None, layer: typing.Any, layer_name: str, embeder: typing.Any, embeds_to_features: bool, combine_fn: typing.Any, distance_fn: typing.Any, prediction_layout: Layout, features_layout: Layout) -> None:
+    def __init__(self, model: typing.Any, script: ScriptNetwork | None, layer_name: str, embeder: typing.Any, embeds_to_features: bool, combine_fn: typing.Any, distance_fn: typing.Any, prediction_layout: Layout, features_layout: Layout) -> None:
         ...
 def adapt(parts: EngineParts, inputs: typing.Any, options: dict, online: Online, with_second: bool = False) -> Adaptation:
     """
@@ -106,6 +106,10 @@ def sample_distances(second: torch.Tensor, first: torch.Tensor) -> torch.Tensor:
 def save_engine(path: str, parts: EngineParts, options: dict, example_inputs: typing.Any) -> None:
     """
     Writes an engine of TorchScript parts to one archive.
+    """
+def submodule_of(model: typing.Any, name: str) -> typing.Any:
+    """
+    The submodule of a dotted name. Raises ValueError, with the nearest name, if there is none.
     """
 def training_losses(parts: EngineParts, inputs: typing.Any, target: torch.Tensor | None = None) -> tuple[torch.Tensor, torch.Tensor]:
     """

@@ -1,8 +1,6 @@
 """The engine: a model, an embedder and how to adapt."""
 
-import difflib
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -92,7 +90,7 @@ class IT3Engine(nn.Module):
 
         eager = _eager(model)
         self._prediction_layout = layout_of(eager, eager)
-        self._features_layout = layout_of(self._layer(), eager)
+        self._features_layout = layout_of(_C.submodule_of(eager, features_layer_name.removeprefix("_orig_mod.")), eager)
         self.embeder = Embedder() if embeder is None else _callable_or_none("embeder", embeder)
         if isinstance(self.embeder, Embedder):
             if not self.embeder.is_built:  # so that loading a state dict keeps the model's device and dtype
@@ -137,11 +135,10 @@ class IT3Engine(nn.Module):
             are not finite.
         """
         if self.training:
-            with self._unbuilt_on_error():
-                return _C.training_losses(self._parts(), inputs, target)
+            return _C.training_losses(self._parts(), inputs, target)
         if target is not None:
             raise ValueError("a target was given in eval mode, where adaptation uses no labels; call train() to train")
-        result = self._adapt(inputs, self.optimization_parameters, with_second=False)
+        result = _C.adapt(self._parts(), inputs, self.optimization_parameters, self._online)
         return result.prediction, result.loss()
 
     def adapt(self, inputs: Any, **overrides: Any) -> Adaptation:
@@ -154,13 +151,13 @@ class IT3Engine(nn.Module):
         **overrides
             Optimisation parameters for this call.
         """
-        result = self._adapt(inputs, {**self.optimization_parameters, **overrides}, with_second=True)
+        options = {**self.optimization_parameters, **overrides}
+        result = _C.adapt(self._parts(), inputs, options, self._online, with_second=True)
         return Adaptation(result.prediction, result.second, result.losses, dict(result.weights), _eager(self.model))
 
     def uncertainty(self, inputs: Any) -> Tensor:
         """Give the distance ‖y1 - y0‖ of each sample, (B,), without adapting: larger where the model is less sure."""
-        with self._unbuilt_on_error():
-            return _C.uncertainty(self._parts(), inputs)
+        return _C.uncertainty(self._parts(), inputs)
 
     def save(self, path: Any, example_inputs: Any, method: Any = "script") -> None:
         """Write the engine to one file; see :func:`it3.save`."""
@@ -181,23 +178,28 @@ class IT3Engine(nn.Module):
             f"features_layer_name={self.features_layer_name!r}, optimization_parameters={self.optimization_parameters}"
         )
 
-    def _adapt(self, inputs: Any, options: dict[str, Any], *, with_second: bool) -> _C.Adaptation:
-        with self._unbuilt_on_error():
-            return _C.adapt(self._parts(), inputs, options, self._online, with_second)
-
     def _parts(self) -> _C.EngineParts:
-        return _C.EngineParts(
-            model=_eager(self.model),
-            script=self._script_network(),
-            layer=self._layer(),
-            layer_name=self.features_layer_name,
-            embeder=self.embeder,
-            embeds_to_features=isinstance(self.embeder, Embedder),
-            combine_fn=self.combine_fn,
-            distance_fn=self.distance_fn,
-            prediction_layout=self._prediction_layout,
-            features_layout=self._features_layout,
-        )
+        """Give the core what it needs; kept until an attribute is assigned, as small models need few microseconds."""
+        parts: _C.EngineParts | None = self.__dict__["_known_parts"]
+        if parts is None:
+            parts = _C.EngineParts(
+                model=_eager(self.model),
+                script=self._script_network(),
+                layer_name=self.features_layer_name.removeprefix("_orig_mod."),
+                embeder=self.embeder,
+                embeds_to_features=isinstance(self.embeder, Embedder),
+                combine_fn=self.combine_fn,
+                distance_fn=self.distance_fn,
+                prediction_layout=self._prediction_layout,
+                features_layout=self._features_layout,
+            )
+            self.__dict__["_known_parts"] = parts
+        return parts
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Assign, and forget what was made of the old attributes."""
+        super().__setattr__(name, value)
+        self.__dict__["_known_parts"] = None
 
     def _script_network(self) -> _C.ScriptNetwork | None:
         """Give the network of a TorchScript model, which is cut once and kept."""
@@ -210,35 +212,7 @@ class IT3Engine(nn.Module):
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave out what is made from the rest."""
-        return {**self.__dict__, "_script": None}
-
-    def _layer(self) -> nn.Module:
-        model = _eager(self.model)
-        layer = model
-        try:
-            for part in self.features_layer_name.removeprefix("_orig_mod.").split("."):
-                layer = layer._modules[part] if part else layer  # type: ignore[assignment]  # a missing one raises below
-        except (KeyError, AttributeError):
-            names = [name for name, _ in model.named_modules() if name]
-            near = difflib.get_close_matches(self.features_layer_name, names, n=3, cutoff=0)
-            raise ValueError(
-                f"the model has no layer '{self.features_layer_name}'; did you mean {' or '.join(map(repr, near))}? "
-                "model.named_modules() lists all"
-                if near
-                else f"the model has no layer '{self.features_layer_name}': it has no submodules"
-            ) from None
-        return layer
-
-    @contextmanager
-    def _unbuilt_on_error(self) -> Iterator[None]:
-        """Undo a first call's shaping of the embedder if that call fails."""
-        is_new = isinstance(self.embeder, Embedder) and not self.embeder.is_built
-        try:
-            yield
-        except BaseException:
-            if is_new:
-                self.embeder.clear()
-            raise
+        return {**self.__dict__, "_script": None, "_known_parts": None}
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
         _rename_torch_ttt_keys(state_dict, prefix, isinstance(self.embeder, Embedder))

@@ -16,7 +16,8 @@ namespace it3 {
 
 namespace detail {
 struct ScriptCut;
-}
+struct ScriptSlots;
+}  // namespace detail
 
 /// A TorchScript module, scripted or traced, cut at one layer into a head and a tail. The head runs once for both
 /// passes. Its graphs take parameters and buffers as inputs, so adaptation never writes to the module, and one network
@@ -49,6 +50,7 @@ class IT3_API ScriptNetwork : public Network {
 
   torch::jit::Module module_;
   std::string layer_;
+  std::shared_ptr<const detail::ScriptSlots> slots_;
   mutable std::mutex mutex_;
   mutable std::map<std::vector<bool>, std::shared_ptr<const detail::ScriptCut>> cuts_;  // by train/eval flags
 };
