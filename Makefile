@@ -28,7 +28,7 @@ test: .venv/.it3 .venv/.test
 	PATH=$(abspath $(BIN)):$$PATH IT3_ADAPT=$(abspath $(BUILD))/csrc/apps/it3-adapt $(BIN)/python -m pytest
 
 bench: .venv/.it3 .venv/.test .venv/.demo
-	$(BIN)/python benchmarks/overhead.py
+	$(BIN)/python benchmarks/speed.py
 	$(BIN)/python benchmarks/memory.py
 
 lint: .venv/.it3 .venv/.lint .venv/.demo

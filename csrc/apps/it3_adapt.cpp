@@ -1,4 +1,5 @@
 // it3-adapt: adapts a saved engine to a file of inputs and writes the predictions.
+#include <malloc.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -184,6 +185,9 @@ void run(const Arguments& arguments) {
 }  // namespace it3::apps
 
 int main(int argc, char** argv) {
+  // Keeps memory that a step has freed for the next one; glibc would give it back and fault it in anew.
+  mallopt(M_MMAP_THRESHOLD, 1 << 30);
+  mallopt(M_TRIM_THRESHOLD, 1 << 30);
   const auto [arguments, exit_code] = it3::apps::parse_arguments(argc, argv);
   if (exit_code) return *exit_code;
   try {

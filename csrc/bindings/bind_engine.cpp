@@ -109,9 +109,14 @@ void bind_engine(py::module_& module) {
 
   py::class_<EngineParts>(module, "EngineParts", "A model, the layer to inject at, and the functions between them.")
       .def(
-          py::init<
-              py::object, std::optional<std::shared_ptr<ScriptNetwork>>, std::string, py::object, bool, py::object,
-              py::object, Layout, Layout>(),
+          py::init(wrap_pybind_function([](py::object model, std::optional<std::shared_ptr<ScriptNetwork>> script,
+                                           std::string layer_name, py::object embeder, bool embeds_to_features,
+                                           py::object combine_fn, py::object distance_fn, Layout prediction_layout,
+                                           Layout features_layout) {
+            return EngineParts{std::move(model),       std::move(script),  std::move(layer_name),
+                               std::move(embeder),     embeds_to_features, std::move(combine_fn),
+                               std::move(distance_fn), prediction_layout,  features_layout};
+          })),
           py::arg("model"), py::arg("script"), py::arg("layer_name"), py::arg("embeder"), py::arg("embeds_to_features"),
           py::arg("combine_fn"), py::arg("distance_fn"), py::arg("prediction_layout"), py::arg("features_layout"));
 

@@ -40,6 +40,7 @@ std::optional<EmbedderWeights> plain_weights(py::handle embeder) {
 }
 
 Embed embed_of(const EngineParts& parts) {
+  if (parts.script_embeder) return *parts.script_embeder;
   const py::handle embeder = parts.embeder;
   if (parts.embeds_to_features) {
     if (auto weights = plain_weights(embeder)) {
@@ -52,6 +53,26 @@ Embed embed_of(const EngineParts& parts) {
   return [embeder, both = parts.embeds_to_features](const at::Tensor& prediction, const at::Tensor& features) {
     return call_for_tensor("embeder", embeder, prediction, features, both);
   };
+}
+
+Combine combine_of(const EngineParts& parts) {
+  if (parts.script_combine) return *parts.script_combine;
+  if (parts.combine_fn.is_none()) {
+    return [layout = parts.features_layout](const at::Tensor& features, const at::Tensor& embedding) {
+      return broadcast_add(features, embedding, layout);
+    };
+  }
+  return [combine = py::handle(parts.combine_fn)](const at::Tensor& features, const at::Tensor& embedding) {
+    return call_for_tensor("combine_fn", combine, features, embedding, true);
+  };
+}
+
+Distance distance_of(const EngineParts& parts) {
+  if (parts.script_distance) return Distance(*parts.script_distance);
+  if (py::isinstance<py::str>(parts.distance_fn)) return distance_by_name(parts.distance_fn.cast<std::string>());
+  return Distance([distance = py::handle(parts.distance_fn)](const at::Tensor& second, const at::Tensor& reference) {
+    return call_for_tensor("distance_fn", distance, second, reference, true);
+  });
 }
 
 }  // namespace
@@ -78,23 +99,6 @@ std::pair<std::shared_ptr<Network>, Inputs> network_of(const EngineParts& parts,
   return {std::make_shared<PythonNetwork>(parts.model, layer, parts.layer_name, embeder, inputs), Inputs()};
 }
 
-Method method_of(const EngineParts& parts) {
-  const py::handle combine = parts.combine_fn, distance = parts.distance_fn;
-  Method method{
-      embed_of(parts),
-      [combine](const at::Tensor& features, const at::Tensor& embedding) {
-        return call_for_tensor("combine_fn", combine, features, embedding, true);
-      },
-      py::isinstance<py::str>(distance) ? distance_by_name(distance.cast<std::string>())
-                                        : Distance([distance](const at::Tensor& second, const at::Tensor& reference) {
-                                            return call_for_tensor("distance_fn", distance, second, reference, true);
-                                          })};
-  if (combine.is_none()) {
-    method.combine = [layout = parts.features_layout](const at::Tensor& features, const at::Tensor& embedding) {
-      return broadcast_add(features, embedding, layout);
-    };
-  }
-  return method;
-}
+Method method_of(const EngineParts& parts) { return {embed_of(parts), combine_of(parts), distance_of(parts)}; }
 
 }  // namespace it3::python

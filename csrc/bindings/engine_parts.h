@@ -12,6 +12,8 @@
 #include <it3/network.h>
 #include <it3/script_network.h>
 
+#include "script_from_python.h"
+
 namespace it3::python {
 
 /// The parts of an engine, as Python gives them.
@@ -25,6 +27,12 @@ struct EngineParts {
   py::object distance_fn;   // a function or a name
   Layout prediction_layout;
   Layout features_layout;
+
+  // The functions that are TorchScript modules. Python would run those by an executor whose results depend on how often
+  // it has run.
+  std::optional<ScriptFunction> script_embeder = script_function_from(embeder);
+  std::optional<ScriptFunction> script_combine = script_function_from(combine_fn);
+  std::optional<ScriptFunction> script_distance = script_function_from(distance_fn);
 };
 
 /// The network of a call, and what it is called with.

@@ -13,6 +13,11 @@ torch::jit::Module script_module_from(const py::object& module) {
   return std::move(*script);
 }
 
+std::optional<ScriptFunction> script_function_from(const py::object& function) {
+  auto script = torch::jit::as_module(function);
+  return script ? std::optional<ScriptFunction>(std::in_place, std::move(*script)) : std::nullopt;
+}
+
 std::shared_ptr<ScriptNetwork> script_network_from(const py::object& module, const std::string& layer) {
   return std::make_shared<ScriptNetwork>(script_module_from(module), layer);
 }

@@ -129,10 +129,11 @@ def quiet_torchscript() -> Iterator[None]:
 @contextmanager
 def complete_file(path: str | os.PathLike[str]) -> Iterator[str]:
     """Give the name of a file to write, which is renamed to `path` at the end, or removed after an exception."""
-    partial = Path(f"{os.fspath(path)}.partial")
+    whole = Path(path)
+    partial = whole.with_name(f"{whole.stem}.partial{whole.suffix}")
     try:
         yield str(partial)
-        partial.replace(path)
+        partial.replace(whole)
     finally:
         partial.unlink(missing_ok=True)
 

@@ -14,7 +14,11 @@ if ! $python -c 'import importlib.util as u, sys; sys.exit(u.find_spec("torch_tt
   $python -m pip install -q --no-index --no-deps --target "$site" "${WHEELS:?holds no wheel of torch-ttt}"/*.whl
 fi
 $python -m pip install -q --no-build-isolation --no-deps --target "$site" .
+# Where CMake does not find the header-only libraries of it3-adapt by itself, CMAKE_PREFIX_PATH names their folder.
+cmake -S . -B build/gpu -G Ninja -DIT3_BUILD_APPS=ON -DPython_EXECUTABLE="$(command -v "$python")"
+cmake --build build/gpu
+export IT3_ADAPT="$PWD/build/gpu/csrc/apps/it3-adapt"
 # The tests are many small operations, which many threads only slow down.
 OMP_NUM_THREADS=2 $python -m pytest -q -p no:cacheprovider
-$python benchmarks/overhead.py --device cuda
+$python benchmarks/speed.py --device cuda
 $python benchmarks/memory.py --device cuda

@@ -11,7 +11,10 @@ from it3 import IT3Engine
 from models import KINDS, make_case
 from torch import Tensor, nn
 
-pytestmark = pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning")
+pytestmark = pytest.mark.filterwarnings(
+    "ignore::torch.jit.TracerWarning",
+    "ignore:The given buffer is not writable",  # torch.export.load of torch 2.11
+)
 
 
 def read(path: Path):
