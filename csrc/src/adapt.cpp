@@ -8,11 +8,11 @@
 #include <ATen/core/grad_mode.h>
 #include <c10/core/InferenceMode.h>
 #include <c10/util/Exception.h>
-#include <torch/csrc/autograd/autograd.h>
 
 #include <it3/optimizer.h>
 #include <it3/selection.h>
 
+#include "gradients.h"
 #include "random_state_guard.h"
 #include "two_passes.h"
 
@@ -37,21 +37,6 @@ at::Tensor scalar_loss(const at::Tensor& distance) {
       distance.numel() == 1, "distance_fn must return a scalar, not a tensor of shape ", distance.sizes(),
       "; reduce it, by .mean() for example");
   return distance.reshape({});
-}
-
-std::vector<at::Tensor> gradients_of(const at::Tensor& loss, const std::vector<at::Tensor>& leaves) {
-  std::vector<at::Tensor> gradients;
-  if (loss.requires_grad()) {
-    gradients = torch::autograd::grad(
-        {loss}, leaves, /*grad_outputs=*/{}, /*retain_graph=*/std::nullopt, /*create_graph=*/false,
-        /*allow_unused=*/true);
-  }
-  TORCH_CHECK_VALUE(
-      std::any_of(gradients.begin(), gradients.end(), [](const auto& gradient) { return gradient.defined(); }),
-      "the distance does not depend on any parameter that adapts; check that distance_fn, combine_fn and the model do "
-      "not "
-      "detach, and which parameters are selected");
-  return gradients;
 }
 
 /// The least and the greatest element; NaN if there is one.
@@ -116,7 +101,7 @@ Adaptation adapt(
     const FirstPass first = copy->predict(inputs);
     const at::Tensor second = detail::second_pass(*copy, method, inputs, first, first.prediction);
     const at::Tensor loss = scalar_loss(method.distance.to_prediction(second, first.prediction));
-    optimizer.step(gradients_of(loss, copy->leaves()));
+    optimizer.step(detail::gradients_of(loss, copy->leaves(), copy->has_plain_graphs()));
     at::autocast::clear_cache();
     losses.push_back(loss.detach());
     if (step == 0) unadapted = first.prediction.detach();

@@ -126,6 +126,7 @@ class ScriptWorkingCopy : public WorkingCopy {
 
   const std::vector<at::Tensor>& leaves() const override { return leaves_; }
   const std::vector<at::Tensor>& values() const override { return values_; }
+  bool has_plain_graphs() const override { return true; }
 
   void commit() override {
     const at::NoGradGuard no_grad;

@@ -56,6 +56,10 @@ class IT3_API WorkingCopy : public TwoPass {
   /// The leaves' values, to be changed in place. They stay valid, and are nobody else's, after the copy is gone.
   virtual const std::vector<at::Tensor>& values() const = 0;
 
+  /// Whether the leaves are nobody else's, and what the passes record by autograd in this thread needs nothing of its
+  /// engine but that its nodes are evaluated: no hooks of Python, no activation checkpointing.
+  virtual bool has_plain_graphs() const { return false; }
+
   /// Writes the values into the network, which keeps them when the copy is destroyed.
   virtual void commit() = 0;
 };
