@@ -99,6 +99,9 @@ std::pair<std::shared_ptr<Network>, Inputs> network_of(const EngineParts& parts,
   return {std::make_shared<PythonNetwork>(parts.model, layer, parts.layer_name, embeder, inputs), Inputs()};
 }
 
-Method method_of(const EngineParts& parts) { return {embed_of(parts), combine_of(parts), distance_of(parts)}; }
+Method method_of(const EngineParts& parts) {
+  const bool is_default = parts.embeds_to_features && parts.combine_fn.is_none();
+  return {embed_of(parts), combine_of(parts), distance_of(parts), is_default};
+}
 
 }  // namespace it3::python

@@ -51,6 +51,7 @@ Engine::Engine(
     features_layout_ = embedder_->features_layout();
   }
   if (has_default_combine_) set_default_combine();
+  method_.takes_any_layout = has_default_combine_ && !embedder_.is_empty();
 }
 
 Engine::Engine(SavedEngine saved)

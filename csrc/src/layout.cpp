@@ -27,16 +27,37 @@ std::int64_t Layout::channel_of(std::int64_t rank) const {
 }
 
 std::optional<std::int64_t> channel_dim_of_kind(std::string_view class_name) {
-  constexpr std::array<std::string_view, 11> last = {"Linear",  "LazyLinear", "Bilinear",   "LayerNorm",
-                                                     "RMSNorm", "Embedding",  "LSTM",       "GRU",
-                                                     "RNN",     "Multihead",  "Transformer"};
-  constexpr std::array<std::string_view, 15> first = {"Conv",          "LazyConv",  "BatchNorm",    "LazyBatchNorm",
-                                                      "SyncBatchNorm", "GroupNorm", "InstanceNorm", "LazyInstance",
-                                                      "MaxPool",       "AvgPool",   "AdaptiveMax",  "AdaptiveAvg",
-                                                      "LPPool",        "Upsample",  "PixelShuffle"};
+  // Whole names of torch.nn's layers: a user's class may be called ConvNet or TransformerClassifier.
+  constexpr std::array<std::string_view, 19> last = {
+      "Linear",
+      "LazyLinear",
+      "Bilinear",
+      "LayerNorm",
+      "RMSNorm",
+      "Embedding",
+      "EmbeddingBag",
+      "LSTM",
+      "GRU",
+      "RNN",
+      "LSTMCell",
+      "GRUCell",
+      "RNNCell",
+      "MultiheadAttention",
+      "Transformer",
+      "TransformerEncoder",
+      "TransformerDecoder",
+      "TransformerEncoderLayer",
+      "TransformerDecoderLayer"};
+  constexpr std::array<std::string_view, 5> first = {
+      "GroupNorm", "SyncBatchNorm", "Upsample", "PixelShuffle", "PixelUnshuffle"};
+  constexpr std::array<std::string_view, 11> first_in_space = {
+      "Conv",    "LazyConv",    "BatchNorm",   "LazyBatchNorm", "InstanceNorm", "LazyInstanceNorm",
+      "MaxPool", "AdaptiveMax", "AdaptiveAvg", "AvgPool",       "LPPool"};
   const std::string_view name = python_name(class_name);
-  if (starts_with_any(name, last)) return -1;
-  if (starts_with_any(name, first)) return 1;
+  const auto is_one_of = [&](const auto& names) { return std::find(names.begin(), names.end(), name) != names.end(); };
+  const bool is_in_space = name.ends_with("1d") || name.ends_with("2d") || name.ends_with("3d");
+  if (is_one_of(last)) return -1;
+  if (is_one_of(first) || (is_in_space && starts_with_any(name, first_in_space))) return 1;
   return std::nullopt;
 }
 

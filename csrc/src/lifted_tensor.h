@@ -23,7 +23,9 @@ class AttributeSlot {
 struct LiftedTensor {
   AttributeSlot attribute;
   std::optional<std::size_t> index;  // in a list
-  bool is_written = false;           // by an in-place operation, such as a batch normalisation's of its statistics
+  // Whether a copy of it may have another memory layout, in which the CPU's convolutions are faster.
+  bool is_convolution_weight = false;
+  bool is_written = false;  // by an in-place operation, such as a batch normalisation's of its statistics
 
   at::Tensor get() const {
     const c10::IValue& value = attribute.get();

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <functional>
+#include <optional>
 #include <unordered_map>
 #include <unordered_set>
 
@@ -9,6 +10,7 @@
 #include <torch/csrc/jit/ir/constants.h>
 #include <torch/csrc/jit/ir/ir.h>
 
+#include "script_channels_last.h"
 #include "script_graph.h"
 
 namespace it3::detail {
@@ -86,7 +88,9 @@ std::shared_ptr<Graph> build(
 ScriptCut cut_script(const torch::jit::Module& module, const std::string& layer) {
   const FlatGraph flat = flatten_script(module, layer);
   Graph& graph = *flat.graph;
-  const torch::jit::AliasDb aliases(flat.graph);
+  std::optional<torch::jit::AliasDb> known(flat.graph);
+  const bool has_any_layout = allow_any_layout(graph, *known);
+  const torch::jit::AliasDb& aliases = known.emplace(flat.graph);
 
   const std::vector<Node*> tail = tail_nodes(graph, flat.features);
   const std::unordered_set<Node*> in_tail(tail.begin(), tail.end());
@@ -132,6 +136,7 @@ ScriptCut cut_script(const torch::jit::Module& module, const std::string& layer)
   cut.lifted = flat.lifted;
   for (std::size_t i = 0; i < cut.lifted.size(); ++i) {
     cut.lifted[i].is_written = aliases.hasWriters(inputs[cut.inputs + i]);
+    cut.lifted[i].is_convolution_weight = has_any_layout && is_convolution_weight(inputs[cut.inputs + i]);
   }
   return cut;
 }

@@ -1,6 +1,8 @@
 #include <it3/script_network.h>
 
+#include <algorithm>
 #include <map>
+#include <set>
 #include <unordered_set>
 
 #include <ATen/ATen.h>
@@ -98,6 +100,15 @@ std::vector<at::Tensor> lifted_tensors(const ScriptCut& cut, bool writable) {
   return tensors;
 }
 
+bool is_in_channels_last(const at::Tensor& t) {
+  return t.dim() == 4 && !t.is_contiguous() && t.is_contiguous(at::MemoryFormat::ChannelsLast);
+}
+
+/// oneDNN's convolutions need not reorder what comes in channels_last.
+bool is_in_channels_last_faster(const at::Tensor& weight) {
+  return weight.dim() == 4 && weight.is_cpu() && weight.is_contiguous();
+}
+
 class ScriptWorkingCopy : public WorkingCopy {
  public:
   ScriptWorkingCopy(
@@ -105,10 +116,18 @@ class ScriptWorkingCopy : public WorkingCopy {
       std::shared_ptr<const ScriptCut> cut,
       const std::vector<NamedParameter>& adapted)
       : module_(module), cut_(std::move(cut)), lifted_(lifted_tensors(*cut_, /*writable=*/false)) {
+    std::set<detail::TensorIdentity> convolution_weights;
+    for (std::size_t i = 0; i < lifted_.size(); ++i) {
+      if (cut_->lifted[i].is_convolution_weight) convolution_weights.insert(detail::identity_of(lifted_[i]));
+    }
     std::map<detail::TensorIdentity, at::Tensor> leaves;
     for (const auto& parameter : adapted) {
       own_.push_back(parameter.tensor);
-      values_.push_back(parameter.tensor.detach().clone());
+      const bool is_faster = is_in_channels_last_faster(parameter.tensor) &&
+                             convolution_weights.contains(detail::identity_of(parameter.tensor));
+      has_other_layout_ |= is_faster;
+      values_.push_back(
+          parameter.tensor.detach().clone(is_faster ? at::MemoryFormat::ChannelsLast : at::MemoryFormat::Preserve));
       leaves_.push_back(values_.back().detach().requires_grad_());
       leaves[detail::identity_of(parameter.tensor)] = leaves_.back();
     }
@@ -118,10 +137,16 @@ class ScriptWorkingCopy : public WorkingCopy {
     }
   }
 
-  FirstPass predict(const Inputs& inputs) override { return run_both(*cut_, arguments_of(module_, inputs), lifted_); }
+  FirstPass predict(const Inputs& inputs) override {
+    FirstPass first = run_both(*cut_, arguments_of(module_, inputs), lifted_);
+    first.prediction = in_usual_layout(first.prediction, first);
+    return first;
+  }
 
   at::Tensor resume(const Inputs& /*inputs*/, const FirstPass& first, const Inject& inject) override {
-    return run_tail(*cut_, first.carried, lifted_, inject(first.carried[0].toTensor()));
+    at::Tensor features = first.carried[0].toTensor();
+    if (!inject.takes_any_layout()) features = in_usual_layout(features, first);
+    return in_usual_layout(run_tail(*cut_, first.carried, lifted_, inject(features)), first);
   }
 
   const std::vector<at::Tensor>& leaves() const override { return leaves_; }
@@ -134,8 +159,19 @@ class ScriptWorkingCopy : public WorkingCopy {
   }
 
  private:
+  /// What leaves the graph as it would with the module's own weights: not in channels_last, unless the inputs are.
+  at::Tensor in_usual_layout(const at::Tensor& t, const FirstPass& first) const {
+    if (!has_other_layout_ || !is_in_channels_last(t)) return t;
+    const auto inputs = first.carried.end() - static_cast<std::ptrdiff_t>(cut_->inputs);
+    const bool is_usual = std::any_of(inputs, first.carried.end(), [](const c10::IValue& input) {
+      return input.isTensor() && is_in_channels_last(input.toTensor());
+    });
+    return is_usual ? t : t.contiguous();
+  }
+
   const torch::jit::Module& module_;
   std::shared_ptr<const ScriptCut> cut_;
+  bool has_other_layout_ = false;
   std::vector<at::Tensor> lifted_;
   std::vector<at::Tensor> own_, values_, leaves_;
 };

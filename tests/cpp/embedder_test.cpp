@@ -65,7 +65,10 @@ TEST(Layout, IsToldByTheKindOfLayer) {
   EXPECT_EQ(channel_dim_of_kind("torch::nn::LayerNormImpl"), -1);
   EXPECT_EQ(channel_dim_of_kind("torch::nn::Conv2dImpl"), 1);
   EXPECT_EQ(channel_dim_of_kind("BatchNorm1d"), 1);
-  EXPECT_EQ(channel_dim_of_kind("ReLU"), std::nullopt);
+  EXPECT_EQ(channel_dim_of_kind("ConvTranspose3d"), 1);
+  for (const char* kind : {"ReLU", "ConvNet", "TransformerClassifier", "LinearProbe"}) {
+    EXPECT_EQ(channel_dim_of_kind(kind), std::nullopt) << kind;
+  }
   EXPECT_EQ(Layout{}.channel_of(3), 2);
   EXPECT_EQ(Layout{}.channel_of(4), 1);
   EXPECT_EQ(Layout{.channel_dim = -1}.channel_of(4), 3);

@@ -52,6 +52,8 @@ struct Method {
   Embed embed;
   Combine combine;
   Distance distance;
+  /// Whether embed and combine are right for features of any memory layout, as the default ones are.
+  bool takes_any_layout = false;
 };
 
 }  // namespace it3

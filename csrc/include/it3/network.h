@@ -3,6 +3,8 @@
 #include <functional>
 #include <memory>
 #include <string>
+#include <type_traits>
+#include <utility>
 #include <vector>
 
 #include <ATen/core/Tensor.h>
@@ -13,7 +15,23 @@
 namespace it3 {
 
 /// What a network's named layer gave -> what the rest of the network goes on with. Same shape, dtype and device.
-using Inject = std::function<at::Tensor(const at::Tensor& features)>;
+class Inject {
+ public:
+  using Function = std::function<at::Tensor(const at::Tensor& features)>;
+
+  /// @param takes_any_layout  whether the function is right for features in channels_last where the model by itself
+  ///                          gives contiguous ones; a `features.view(...)` is not
+  template <typename F, typename = std::enable_if_t<std::is_convertible_v<F, Function>>>
+  Inject(F function, bool takes_any_layout = false)
+      : function_(std::move(function)), takes_any_layout_(takes_any_layout) {}
+
+  at::Tensor operator()(const at::Tensor& features) const { return function_(features); }
+  bool takes_any_layout() const { return takes_any_layout_; }
+
+ private:
+  Function function_;
+  bool takes_any_layout_;
+};
 
 /// What the first pass leaves for the second.
 struct FirstPass {
