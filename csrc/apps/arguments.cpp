@@ -35,7 +35,7 @@ OptionValue value_from(const std::string& text) {
   if (text == "true" || text == "false") return text == "true";
   if (const auto whole = parse<std::int64_t>(text)) return *whole;
   if (const auto number = parse<double>(text)) return *number;
-  const auto parts = split(text);
+  auto parts = split(text);
   if (parts.size() == 1) return text;
   std::vector<double> numbers;
   for (const auto& part : parts) {
@@ -74,9 +74,11 @@ ParsedArguments parse_arguments(int argc, const char* const* argv) {
   app.get_formatter()->column_width(34);
 
   app.add_option("engine", arguments.engine, "The file that engine.save() wrote")->required()->type_name("ENGINE");
-  auto* const describe = app.add_flag("--describe", arguments.describe, "Tell what the engine is, and adapt nothing");
-  auto* const input = app.add_option("-i,--input", arguments.input, "Inputs, .npy or .pt")->type_name("FILE");
-  auto* const output = app.add_option("-o,--output", arguments.output, "Predictions, .npy or .pt")->type_name("FILE");
+  const auto* const describe =
+      app.add_flag("--describe", arguments.describe, "Tell what the engine is, and adapt nothing");
+  const auto* const input = app.add_option("-i,--input", arguments.input, "Inputs, .npy or .pt")->type_name("FILE");
+  const auto* const output =
+      app.add_option("-o,--output", arguments.output, "Predictions, .npy or .pt")->type_name("FILE");
   app.add_option("--uncertainty", arguments.uncertainty, "Distance of the two predictions of each sample, .npy or .pt")
       ->type_name("FILE");
   app.add_option(

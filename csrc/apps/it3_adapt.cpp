@@ -184,10 +184,11 @@ void run(const Arguments& arguments) {
 }  // namespace
 }  // namespace it3::apps
 
-int main(int argc, char** argv) {
+int main(int argc, char** argv) {  // NOLINT(misc-const-correctness): the language has it so
   // Keeps memory that a step has freed for the next one; glibc would give it back and fault it in anew.
-  mallopt(M_MMAP_THRESHOLD, 1 << 30);
-  mallopt(M_TRIM_THRESHOLD, 1 << 30);
+  constexpr int bytes = 1'000'000'000;
+  mallopt(M_MMAP_THRESHOLD, bytes);
+  mallopt(M_TRIM_THRESHOLD, bytes);
   const auto [arguments, exit_code] = it3::apps::parse_arguments(argc, argv);
   if (exit_code) return *exit_code;
   try {

@@ -5,6 +5,7 @@
 #include <fstream>
 #include <iterator>
 #include <optional>
+#include <type_traits>
 #include <vector>
 
 #include <ATen/ATen.h>
@@ -39,7 +40,10 @@ template <typename... Elements>
 at::Tensor read_npy(const std::string& path) {
   std::ifstream file(path, std::ios::binary);
   std::optional<at::Tensor> tensor;
-  ((tensor || (tensor = read_npy_of<Elements>(file, path))), ...);
+  const auto try_elements = [&]<typename Element>(std::type_identity<Element>) {
+    if (!tensor) tensor = read_npy_of<Element>(file, path);
+  };
+  (try_elements(std::type_identity<Elements>{}), ...);
   TORCH_CHECK(
       tensor.has_value(), path,
       " is no .npy file of booleans, integers, float32 or float64 in this machine's byte order");

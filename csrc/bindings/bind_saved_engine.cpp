@@ -12,7 +12,8 @@ namespace {
 
 /// The parts are TorchScript modules, but for the default ones.
 SavedEngine saved_engine_from(const EngineParts& parts, const py::dict& options, const py::object& example_inputs) {
-  ScriptNetwork& network = *parts.script.value();
+  TORCH_CHECK(parts.script.has_value(), "the model must have been exported to TorchScript");
+  ScriptNetwork& network = **parts.script;
   SavedEngine saved{
       network.module(),
       network.layer(),

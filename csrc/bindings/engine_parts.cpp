@@ -40,7 +40,7 @@ std::optional<EmbedderWeights> plain_weights(py::handle embeder) {
 }
 
 Embed embed_of(const EngineParts& parts) {
-  if (parts.script_embeder) return *parts.script_embeder;
+  if (parts.script_embeder) return parts.script_embeder;
   const py::handle embeder = parts.embeder;
   if (parts.embeds_to_features) {
     if (auto weights = plain_weights(embeder)) {
@@ -56,7 +56,7 @@ Embed embed_of(const EngineParts& parts) {
 }
 
 Combine combine_of(const EngineParts& parts) {
-  if (parts.script_combine) return *parts.script_combine;
+  if (parts.script_combine) return parts.script_combine;
   if (parts.combine_fn.is_none()) {
     return [layout = parts.features_layout](const at::Tensor& features, const at::Tensor& embedding) {
       return broadcast_add(features, embedding, layout);
@@ -68,7 +68,7 @@ Combine combine_of(const EngineParts& parts) {
 }
 
 Distance distance_of(const EngineParts& parts) {
-  if (parts.script_distance) return Distance(*parts.script_distance);
+  if (parts.script_distance) return Distance(parts.script_distance);
   if (py::isinstance<py::str>(parts.distance_fn)) return distance_by_name(parts.distance_fn.cast<std::string>());
   return Distance([distance = py::handle(parts.distance_fn)](const at::Tensor& second, const at::Tensor& reference) {
     return call_for_tensor("distance_fn", distance, second, reference, true);

@@ -30,9 +30,9 @@ struct EngineParts {
 
   // The functions that are TorchScript modules. Python would run those by an executor whose results depend on how often
   // it has run.
-  std::optional<ScriptFunction> script_embeder = script_function_from(embeder);
-  std::optional<ScriptFunction> script_combine = script_function_from(combine_fn);
-  std::optional<ScriptFunction> script_distance = script_function_from(distance_fn);
+  Embed script_embeder = script_function_from(embeder);
+  Combine script_combine = script_function_from(combine_fn);
+  DistanceFunction script_distance = script_function_from(distance_fn);
 };
 
 /// The network of a call, and what it is called with.

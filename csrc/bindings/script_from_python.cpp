@@ -3,6 +3,8 @@
 #include <c10/util/Exception.h>
 #include <torch/csrc/jit/python/pybind_utils.h>
 
+#include <it3/script_function.h>
+
 #include "python_call.h"
 
 namespace it3::python {
@@ -13,9 +15,9 @@ torch::jit::Module script_module_from(const py::object& module) {
   return std::move(*script);
 }
 
-std::optional<ScriptFunction> script_function_from(const py::object& function) {
+DistanceFunction script_function_from(const py::object& function) {
   auto script = torch::jit::as_module(function);
-  return script ? std::optional<ScriptFunction>(std::in_place, std::move(*script)) : std::nullopt;
+  return script ? DistanceFunction(ScriptFunction(std::move(*script))) : nullptr;
 }
 
 std::shared_ptr<ScriptNetwork> script_network_from(const py::object& module, const std::string& layer) {

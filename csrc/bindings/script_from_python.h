@@ -1,11 +1,9 @@
 #pragma once
 
-#include <optional>
-
 #include <torch/csrc/utils/pybind.h>
 
 #include <it3/inputs.h>
-#include <it3/script_function.h>
+#include <it3/method.h>
 #include <it3/script_network.h>
 
 namespace it3::python {
@@ -13,9 +11,9 @@ namespace it3::python {
 /// The module in a torch.jit.ScriptModule. Raises TypeError for another object.
 torch::jit::Module script_module_from(const py::object& module);
 
-/// A function of an engine that is a torch.jit.ScriptModule, for the core to run without Python; nothing for another
-/// object.
-std::optional<ScriptFunction> script_function_from(const py::object& function);
+/// A function of an engine that is a torch.jit.ScriptModule, for the core to run without Python; an empty one for
+/// another object.
+DistanceFunction script_function_from(const py::object& function);
 
 /// A network around a torch.jit.ScriptModule, which it shares. Raises TypeError for another object.
 std::shared_ptr<ScriptNetwork> script_network_from(const py::object& module, const std::string& layer);

@@ -68,7 +68,8 @@ at::Tensor run(Layers& layers, at::Tensor x) {
 
 }  // namespace
 
-ModuleNetwork::ModuleNetwork(std::shared_ptr<torch::nn::Module> module, Forward forward) : module_(std::move(module)) {
+ModuleNetwork::ModuleNetwork(std::shared_ptr<torch::nn::Module> module, const Forward& forward)
+    : module_(std::move(module)) {
   std::shared_ptr<InjectionPointImpl> point;
   std::size_t points = 0;
   for (const auto& child : module_->modules()) {

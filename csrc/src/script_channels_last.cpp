@@ -15,7 +15,7 @@ namespace aten = c10::aten;
 /// Operations that give a view of a contiguous tensor, and a copy of another one.
 bool is_view_or_copy(const Node* node) {
   return node->kind() == aten::view || node->kind() == aten::reshape || node->kind() == aten::flatten ||
-         node->kind() == aten::view_as || node->kind() == aten::reshape_as;
+         node->kind() == aten::reshape_as;
 }
 
 bool depends_on_layout(const Node* node) {

@@ -34,7 +34,7 @@ class IT3_API ModuleNetwork : public Network {
   /// @param module   the model
   /// @param forward  calls it
   /// Raises c10::ValueError unless exactly one InjectionPoint is registered in the module.
-  ModuleNetwork(std::shared_ptr<torch::nn::Module> module, Forward forward);
+  ModuleNetwork(std::shared_ptr<torch::nn::Module> module, const Forward& forward);
 
   /// A Sequential, injected into behind one of its children, by name. What comes before runs once for both passes.
   /// Every child takes one tensor and returns one. The children are those of now: build another network after adding
