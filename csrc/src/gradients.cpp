@@ -29,7 +29,8 @@ class PlainBackward {
   /// Nothing if the graph needs the engine.
   static std::optional<TensorVector> run(const at::Tensor& loss, const TensorVector& leaves) {
     const bool is_nested = torch::autograd::get_current_graph_task_id() != -1;
-    if (is_nested || torch::autograd::AnomalyMode::is_enabled() || !loss.is_cpu()) return std::nullopt;
+    const bool has_graph = loss.is_cpu() && loss.grad_fn() != nullptr;
+    if (is_nested || torch::autograd::AnomalyMode::is_enabled() || !has_graph) return std::nullopt;
     PlainBackward backward;
     for (const auto& leaf : leaves) {
       backward.leaf_edges_.push_back(torch::autograd::impl::gradient_edge(leaf));
@@ -54,29 +55,36 @@ class PlainBackward {
            node.retains_grad_hooks().empty();
   }
 
-  /// Finds the nodes between the loss and the leaves.
+  /// Finds the nodes between the loss and the leaves, depth first. Nodes that lead nowhere belong to leaves, which
+  /// other threads may differentiate by at the same time; they are not touched.
   bool collect(Node* root) {
-    std::vector<Node*> nodes = {root};
-    states_[root];
-    for (std::size_t i = 0; i < nodes.size(); ++i) {
-      if (!is_supported(*nodes[i])) return false;
-      for (const Edge& edge : nodes[i]->next_edges()) {
-        if (edge.is_valid() && states_.try_emplace(edge.function.get()).second) nodes.push_back(edge.function.get());
-      }
-    }
-    // A node's number is greater than those of all that it leads to.
-    std::sort(nodes.begin(), nodes.end(), [](Node* a, Node* b) { return a->topological_nr() < b->topological_nr(); });
-    for (Node* node : nodes) {
-      for (const Edge& edge : node->next_edges()) {
-        if (!edge.is_valid()) continue;
-        State& next = states_.at(edge.function.get());
-        if (!next.is_needed) continue;
-        states_.at(node).is_needed = true;
-        ++next.missing;
-      }
-    }
     root_ = root;
+    states_[root];
+    std::vector<std::pair<Node*, std::size_t>> path = {{root, 0}};  // with the next of the node's edges to follow
+    while (!path.empty()) {
+      auto& [node, position] = path.back();
+      if (position < node->num_outputs()) {
+        const Edge& edge = node->next_edge(position++);
+        if (!edge.is_valid() || edge.function->next_edges().empty()) continue;
+        if (states_.try_emplace(edge.function.get()).second) path.emplace_back(edge.function.get(), 0);
+        continue;
+      }
+      if (!is_supported(*node)) return false;
+      for (const Edge& edge : node->next_edges()) {
+        State* const next = needed_state(edge);
+        if (next == nullptr) continue;
+        states_.at(node).is_needed = true;
+        ++next->missing;
+      }
+      path.pop_back();
+    }
     return true;
+  }
+
+  /// The state of the node that an edge leads to; null unless it is needed.
+  State* needed_state(const Edge& edge) {
+    const auto found = states_.find(edge.function.get());
+    return found != states_.end() && found->second.is_needed ? &found->second : nullptr;
   }
 
   TensorVector evaluate(const at::Tensor& loss) {
@@ -96,12 +104,11 @@ class PlainBackward {
           node->next_edges(), gradients, [](const std::string& message) { return message; });
       for (std::size_t i = 0; i < gradients.size(); ++i) {
         const Edge& edge = node->next_edge(i);
-        if (!edge.is_valid()) continue;
-        State& next = states_.at(edge.function.get());
-        if (!next.is_needed) continue;
-        accumulate(next.gradients, edge.input_nr, std::move(gradients[i]));
+        State* const next = needed_state(edge);
+        if (next == nullptr) continue;
+        accumulate(next->gradients, edge.input_nr, std::move(gradients[i]));
         const bool is_leaf = edge.function->next_edges().empty();
-        if (--next.missing == 0 && !is_leaf) ready.push(edge.function.get());
+        if (--next->missing == 0 && !is_leaf) ready.push(edge.function.get());
       }
     }
     TensorVector of_leaves;

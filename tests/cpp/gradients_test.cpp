@@ -12,7 +12,8 @@ struct Leaves {
   at::Tensor a = torch::randn({4, 5}).requires_grad_();
   at::Tensor b = torch::randn({5}).requires_grad_();
   at::Tensor unused = torch::randn({3}).requires_grad_();
-  variable_list all() const { return {a, b, unused}; }
+  at::Tensor scalar = torch::ones({}).requires_grad_();
+  variable_list all() const { return {a, b, unused, scalar}; }
 };
 
 at::Tensor skip_and_broadcast(const Leaves& l) {
@@ -44,6 +45,8 @@ at::Tensor constants_that_require_gradients(const Leaves& l) {
   const at::Tensor other = torch::randn({5, 5}).requires_grad_();
   return (l.a.mm(other) * l.b).sin().sum();
 }
+
+at::Tensor no_graph(const Leaves& l) { return l.scalar; }
 
 at::Tensor a_hook(const Leaves& l) {
   const at::Tensor hidden = l.a * l.b;
@@ -91,6 +94,7 @@ INSTANTIATE_TEST_SUITE_P(
         used_many_times,
         several_outputs,
         constants_that_require_gradients,
+        no_graph,
         a_hook,
         sparse_gradients));
 
