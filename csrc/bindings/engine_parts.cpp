@@ -24,12 +24,17 @@ at::Tensor call_for_tensor(
   return THPVariable_Unpack(result.ptr());
 }
 
-/// The default embedder's weights, by which the core can embed without Python; nothing if it has no shape yet, or
-/// calling it does more than that: a class of the user's own, a parametrisation, hooks.
-std::optional<EmbedderWeights> plain_weights(py::handle embeder) {
+/// Whether a call of the embedder runs our code alone: not a class of the user's own, nor a parametrisation.
+bool is_default_embedder(py::handle embeder) {
   PYBIND11_CONSTINIT static py::gil_safe_call_once_and_store<py::object> type;
   type.call_once_and_store_result([] { return py::object(py::module_::import("it3.embedder").attr("Embedder")); });
-  if (reinterpret_cast<PyObject*>(Py_TYPE(embeder.ptr())) != type.get_stored().ptr()) return std::nullopt;
+  return reinterpret_cast<PyObject*>(Py_TYPE(embeder.ptr())) == type.get_stored().ptr();
+}
+
+/// The default embedder's weights, by which the core can embed without Python; nothing if it has no shape yet, or
+/// calling it does more than that.
+std::optional<EmbedderWeights> plain_weights(py::handle embeder) {
+  if (!is_default_embedder(embeder)) return std::nullopt;
   for (const char* hooks : {"_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks"}) {
     if (PyObject_Size(py::object(embeder.attr(hooks)).ptr()) != 0) return std::nullopt;
   }
@@ -100,8 +105,8 @@ std::pair<std::shared_ptr<Network>, Inputs> network_of(const EngineParts& parts,
 }
 
 Method method_of(const EngineParts& parts) {
-  const bool is_default = parts.embeds_to_features && parts.combine_fn.is_none();
-  return {embed_of(parts), combine_of(parts), distance_of(parts), is_default};
+  const bool is_default = is_default_embedder(parts.embeder) && parts.combine_fn.is_none();
+  return {embed_of(parts), combine_of(parts), distance_of(parts), /*takes_any_layout=*/is_default};
 }
 
 }  // namespace it3::python

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from it3 import IT3Engine
+from it3 import Embedder, IT3Engine
 from torch import Tensor, nn
 
 
@@ -96,6 +96,20 @@ def test_functions_of_ones_own_get_what_they_are_written_for() -> None:
         return (features.view(len(features), -1) * embedding.view(-1, 1)).view(features.shape)
 
     eager, script = (IT3Engine(m, "conv1", embed, combine).eval() for m in (model, torch.jit.script(model)))
+    torch.testing.assert_close(script(x), eager(x), rtol=1e-9, atol=1e-9)
+
+
+class ViewingEmbedder(Embedder):
+    def forward(self, prediction: Tensor, features: Tensor) -> Tensor:
+        return super().forward(prediction, features.view(len(features), -1).view(features.shape))
+
+
+def test_embedders_of_ones_own_get_what_they_are_written_for() -> None:
+    torch.manual_seed(0)
+    model = Viewing().double().eval()
+    x = torch.randn(4, 3, 6, 6, dtype=torch.float64)
+    embedder = ViewingEmbedder()
+    eager, script = (IT3Engine(m, "conv1", embedder).eval() for m in (model, torch.jit.script(model)))
     torch.testing.assert_close(script(x), eager(x), rtol=1e-9, atol=1e-9)
 
 
