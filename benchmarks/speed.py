@@ -19,6 +19,7 @@ from typing import IO, cast
 import it3
 import torch
 from engines import make_engines
+from installed import build_against
 from it3 import IT3Engine
 from networks import MnistCNN, ResNet20, mlp
 from rich.console import Console
@@ -60,18 +61,6 @@ def seconds(call: Callable[[Tensor], object], inputs: Tensor, calls: int) -> flo
     if inputs.is_cuda:
         torch.cuda.synchronize()
     return (time.perf_counter() - start) / calls
-
-
-def build_timer(folder: Path) -> Path:
-    """Build the C++ program."""
-    source = Path(__file__).parent / "cpp"
-    subprocess.run(
-        ["cmake", "-S", source, "-B", folder, f"-DCMAKE_PREFIX_PATH={it3.cmake_prefix_path}"],
-        check=True,
-        stdout=subprocess.DEVNULL,
-    )
-    subprocess.run(["cmake", "--build", folder], check=True, stdout=subprocess.DEVNULL)
-    return folder / "time_engine"
 
 
 @contextmanager
@@ -130,19 +119,21 @@ def main() -> None:
     table.add_column("", no_wrap=True)
     for column in ("", "ms", "torch-ttt, ms", "ratio", "quartiles"):
         table.add_column(column, justify="right")
-    build = tempfile.TemporaryDirectory()
-    program = build_timer(Path(build.name)) if arguments.device == "cpu" else None
-    for row in ROWS:
-        if arguments.rows not in row.name:
-            continue
-        times = measure(row, arguments.device, program, arguments.threads)
-        theirs = times.pop("torch-ttt")
-        for name, ours in times.items():
-            ratios = [b / a for a, b in zip(ours, theirs, strict=True)]
-            low, middle, high = statistics.quantiles(ratios, n=4)
-            milliseconds = (f"{1e3 * statistics.median(values):.3g}" for values in (ours, theirs))
-            title = f"{row.name}, {row.steps} step{'s' if row.steps > 1 else ''}"
-            table.add_row(title, name, *milliseconds, f"{middle:.2f}", f"{low:.2f} to {high:.2f}")
+    with tempfile.TemporaryDirectory() as build:
+        program = None
+        if arguments.device == "cpu":
+            program = build_against(it3.cmake_prefix_path, "benchmarks/cpp", Path(build)) / "time_engine"
+        for row in ROWS:
+            if arguments.rows not in row.name:
+                continue
+            times = measure(row, arguments.device, program, arguments.threads)
+            theirs = times.pop("torch-ttt")
+            for name, ours in times.items():
+                ratios = [b / a for a, b in zip(ours, theirs, strict=True)]
+                low, middle, high = statistics.quantiles(ratios, n=4)
+                milliseconds = (f"{1e3 * statistics.median(values):.3g}" for values in (ours, theirs))
+                title = f"{row.name}, {row.steps} step{'s' if row.steps > 1 else ''}"
+                table.add_row(title, name, *milliseconds, f"{middle:.2f}", f"{low:.2f} to {high:.2f}")
     Console(width=130).print(table)
 
 

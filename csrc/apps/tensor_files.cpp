@@ -1,6 +1,5 @@
 #include "tensor_files.h"
 
-#include <cstring>
 #include <filesystem>
 #include <fstream>
 #include <iterator>

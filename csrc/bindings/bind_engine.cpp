@@ -11,6 +11,7 @@
 #include "engine_parts.h"
 #include "module_tree.h"
 #include "options_from_python.h"
+#include "python_call.h"
 #include "python_network.h"
 #include "script_from_python.h"
 
@@ -133,6 +134,12 @@ void bind_engine(py::module_& module) {
   module.def(
       "submodule_of", wrap_pybind_function(submodule_of), py::arg("model"), py::arg("name"),
       "The submodule of a dotted name. Raises ValueError, with the nearest name, if there is none.");
+  module.def(
+      "arguments_of", wrap_pybind_function([](const py::object& inputs) {
+        const Arguments arguments = arguments_of(inputs);
+        return std::make_pair(arguments.args, arguments.kwargs);
+      }),
+      py::arg("inputs"), "The positional and keyword arguments that a model is called with for these inputs.");
   module.def(
       "sample_distances", wrap_pybind_function(sample_distances), py::arg("second"), py::arg("first"),
       "The Euclidean distance between two predictions of each sample: (B,).");

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include <torch/csrc/jit/ir/alias_analysis.h>
 #include <torch/csrc/jit/ir/constants.h>
 
 #include "script_graph.h"
@@ -31,10 +32,11 @@ bool depends_on_layout(const Node* node) {
 
 }  // namespace
 
-bool allow_any_layout(torch::jit::Graph& graph, const torch::jit::AliasDb& aliases) {
+bool allow_any_layout(const std::shared_ptr<torch::jit::Graph>& graph) {
+  const torch::jit::AliasDb aliases(graph);
   bool is_possible = true;
   std::vector<Node*> views;
-  for_each_node(graph.block(), [&](Node* node) {
+  for_each_node(graph->block(), [&](Node* node) {
     // A write to a copy would not be seen where one to a view is.
     const bool is_written = is_view_or_copy(node) && aliases.hasWriters(node->output());
     if (is_written || depends_on_layout(node)) is_possible = false;

@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <functional>
-#include <optional>
 #include <unordered_map>
 #include <unordered_set>
 
@@ -88,9 +87,8 @@ std::shared_ptr<Graph> build(
 ScriptCut cut_script(const torch::jit::Module& module, const std::string& layer) {
   const FlatGraph flat = flatten_script(module, layer);
   Graph& graph = *flat.graph;
-  std::optional<torch::jit::AliasDb> known(flat.graph);
-  const bool has_any_layout = allow_any_layout(graph, *known);
-  const torch::jit::AliasDb& aliases = known.emplace(flat.graph);
+  const bool has_any_layout = allow_any_layout(flat.graph);
+  const torch::jit::AliasDb aliases(flat.graph);
 
   const std::vector<Node*> tail = tail_nodes(graph, flat.features);
   const std::unordered_set<Node*> in_tail(tail.begin(), tail.end());

@@ -123,13 +123,13 @@ class ScriptWorkingCopy : public WorkingCopy {
     std::map<detail::TensorIdentity, at::Tensor> leaves;
     for (const auto& parameter : adapted) {
       own_.push_back(parameter.tensor);
-      const bool is_faster = is_in_channels_last_faster(parameter.tensor) &&
-                             convolution_weights.contains(detail::identity_of(parameter.tensor));
+      const auto identity = detail::identity_of(parameter.tensor);
+      const bool is_faster = is_in_channels_last_faster(parameter.tensor) && convolution_weights.contains(identity);
       has_other_layout_ |= is_faster;
       values_.push_back(
           parameter.tensor.detach().clone(is_faster ? at::MemoryFormat::ChannelsLast : at::MemoryFormat::Preserve));
       leaves_.push_back(values_.back().detach().requires_grad_());
-      leaves[detail::identity_of(parameter.tensor)] = leaves_.back();
+      leaves[identity] = leaves_.back();
     }
     for (auto& tensor : lifted_) {
       const auto leaf = leaves.find(detail::identity_of(tensor));

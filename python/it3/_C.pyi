@@ -4,7 +4,7 @@ The C++ core of it3.
 from __future__ import annotations
 import torch
 import typing
-__all__: list[str] = ['Adaptation', 'EngineParts', 'Layout', 'Online', 'ScriptNetwork', 'adapt', 'broadcast_add', 'channel_dim_of_kind', 'check_distance', 'check_options', 'embed', 'load_engine', 'make_embedder_weights', 'sample_distances', 'save_engine', 'submodule_of', 'training_losses', 'uncertainty']
+__all__: list[str] = ['Adaptation', 'EngineParts', 'Layout', 'Online', 'ScriptNetwork', 'adapt', 'arguments_of', 'broadcast_add', 'channel_dim_of_kind', 'check_distance', 'check_options', 'embed', 'load_engine', 'make_embedder_weights', 'sample_distances', 'save_engine', 'submodule_of', 'training_losses', 'uncertainty']
 class Layout:
     """
     Which dimensions of a tensor are its samples and its channels.
@@ -70,6 +70,10 @@ class EngineParts:
 def adapt(parts: EngineParts, inputs: typing.Any, options: dict, online: Online, with_second: bool = False) -> Adaptation:
     """
     The inner loop of IT3 on one batch; keeps what it adapted in `online` if copy_model is False.
+    """
+def arguments_of(inputs: typing.Any) -> tuple[tuple, dict]:
+    """
+    The positional and keyword arguments that a model is called with for these inputs.
     """
 def broadcast_add(features: torch.Tensor, embedding: torch.Tensor, features_layout: Layout) -> torch.Tensor:
     """

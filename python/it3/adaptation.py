@@ -10,7 +10,6 @@ from torch import Tensor, nn
 
 from it3 import _C
 from it3.export import (
-    arguments_of,
     check_close,
     complete_file,
     copy_of,
@@ -96,7 +95,7 @@ class Adaptation:
         if method not in ("script", "trace", "export"):
             raise ValueError(f"method must be 'script', 'trace' or 'export', not {method!r}")
         model = self.model().eval()
-        args, kwargs = arguments_of(example_inputs)
+        args, kwargs = _C.arguments_of(example_inputs)
         with torch.no_grad():
             expected = first_tensor(model(*args, **kwargs))
         exported: torch.jit.ScriptModule | torch.export.ExportedProgram

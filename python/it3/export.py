@@ -12,6 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
+from it3 import _C
+
 Method = Literal["script", "trace"]
 
 
@@ -47,7 +49,7 @@ def to_torchscript(model: nn.Module, example_inputs: Any, method: Method) -> tor
         raise ValueError(f"method must be 'script' or 'trace', not {method!r}")
     if isinstance(model, torch.jit.ScriptModule):
         return model
-    args, kwargs = arguments_of(example_inputs)
+    args, kwargs = _C.arguments_of(example_inputs)
     script: torch.jit.ScriptModule
     with quiet_torchscript():
         if method == "script":
@@ -69,22 +71,13 @@ def to_exported_program(model: nn.Module, example_inputs: Any) -> torch.export.E
     """
     if isinstance(model, torch.jit.ScriptModule):
         raise ValueError("torch.export takes eager models, not TorchScript; save as .pt with method='script'")
-    args, kwargs = arguments_of(example_inputs)
+    args, kwargs = _C.arguments_of(example_inputs)
 
     def any_batch(leaf: object) -> dict[int, Any] | None:
         return {0: torch.export.Dim.AUTO} if isinstance(leaf, Tensor) and leaf.dim() else None
 
     shapes = pytree.tree_map(any_batch, kwargs or args)
     return torch.export.export(model, args, kwargs, dynamic_shapes=shapes, strict=False)
-
-
-def arguments_of(inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """Give positional and keyword arguments, as an engine calls its model with these inputs."""
-    if isinstance(inputs, tuple | list):
-        return tuple(inputs), {}
-    if isinstance(inputs, Tensor) or not hasattr(inputs, "keys"):
-        return (inputs,), {}
-    return (), dict(inputs)
 
 
 def first_tensor(value: Any) -> Tensor:
