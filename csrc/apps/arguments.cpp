@@ -101,6 +101,8 @@ ParsedArguments parse_arguments(int argc, const char* const* argv) {
   set("--steps", "num_steps", "Optimiser steps a batch; 0 gives the plain predictions", "N");
   set("--lr", "lr", "Learning rate", "X");
   set("--optimizer", "optimizer_name", "adam, adamw, sgd, rmsprop or adagrad", "NAME");
+  set("--anchor", "anchor", "The network that gives y1: none (the adapted one), frozen or ema", "NAME");
+  set("--norm-statistics", "norm_statistics", "Of batch normalisation: running, batch or blend", "NAME");
   app.add_option_function<std::vector<std::string>>(
          "--set",
          [&](const std::vector<std::string>& settings) {
@@ -113,6 +115,14 @@ ParsedArguments parse_arguments(int argc, const char* const* argv) {
          "Any other option of the engine, as momentum=0.9, betas=0.9,0.99 or parameters=norm")
       ->type_name("NAME=VALUE")
       ->allow_extra_args(false);
+  auto* const threshold_of_clean =
+      app.add_option(
+             "--calibrate", arguments.calibrate, "Clean inputs; adapt only samples less sure than most of these")
+          ->type_name("FILE");
+  app.add_option("--quantile", arguments.quantile, "Of the clean inputs' uncertainty; default 0.95")
+      ->check(CLI::Range(0., 1.))
+      ->needs(threshold_of_clean)
+      ->type_name("Q");
   app.add_option("--layer", arguments.layer, "Inject at another layer, with as many channels")->type_name("NAME");
 
   app.add_option("--batch-size", arguments.batch_size, "Samples that adapt together; all, if not given")

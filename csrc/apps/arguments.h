@@ -17,6 +17,8 @@ struct Arguments {
   std::string output;
   std::string uncertainty;
   std::string save_adapted;
+  std::string calibrate;
+  double quantile = 0.95;
   std::string layer;
   std::string device;
   /// Changes of the engine's own options.

@@ -72,6 +72,12 @@ Json describe(const SavedEngine& engine) {
       {"prediction", engine.notes.prediction},
       {"features", engine.notes.features},
       {"distance", distance != nullptr ? *distance : "a function of its own"},
+      {"neutral", engine.neutral.defined()
+                      ? Json(
+                            c10::str(
+                                engine.neutral.flatten().sizes(), " ", engine.neutral.min().item<double>(), " to ",
+                                engine.neutral.max().item<double>()))
+                      : Json()},
       {"options", options}};
 }
 
@@ -82,6 +88,9 @@ struct Results {
   /// The mean over samples of the loss before the first and before the last step.
   double first_loss = 0;
   double last_loss = 0;
+  /// Samples that adapted, and batches before which a collapsed network went back to its start.
+  std::int64_t adapted_samples = 0;
+  std::int64_t recoveries = 0;
 };
 
 Results adapt_all(Engine& engine, const Batches& batches, const std::string& save_adapted) {
@@ -91,7 +100,10 @@ Results adapt_all(Engine& engine, const Batches& batches, const std::string& sav
   for (std::int64_t i = 0; i < batches.count(); ++i) {
     const Adaptation adapted = engine.adapt(batches[i], /*with_second=*/true);
     predictions.push_back(adapted.prediction.cpu());
-    uncertainty.push_back(sample_distances(adapted.second, adapted.prediction).cpu());
+    uncertainty.push_back(sample_distances(adapted.second, adapted.first).cpu());
+    results.adapted_samples +=
+        adapted.adapted_samples.defined() ? adapted.adapted_samples.sum().item<std::int64_t>() : adapted.first.size(0);
+    if (adapted.recovered) ++results.recoveries;
     if (adapted.steps() > 0) {
       const double share = static_cast<double>(uncertainty.back().size(0)) / static_cast<double>(batches.samples());
       results.first_loss += share * adapted.losses[0].item<double>();
@@ -144,6 +156,13 @@ void run(const Arguments& arguments) {
   Engine engine(saved);
   Results results;
   try {
+    if (!arguments.calibrate.empty()) {
+      const Batches clean(
+          read_file(arguments.calibrate), arguments.batch_size, device_of(saved), floating_point_of(saved));
+      std::vector<Inputs> all;
+      for (std::int64_t i = 0; i < clean.count(); ++i) all.push_back(clean[i]);
+      engine.calibrate(all, arguments.quantile);
+    }
     results = adapt_all(engine, batches, arguments.save_adapted);
   } catch (const std::exception& error) {
     std::string inputs;
@@ -162,8 +181,10 @@ void run(const Arguments& arguments) {
 
   const bool adapts = saved.options.num_steps > 0;
   const double mean = results.uncertainty.mean().item<double>();
+  const bool is_selective = engine.options.threshold.has_value();
+  const bool is_online = !saved.options.copy_model;
   if (arguments.json) {
-    std::cout << Json{
+    Json report = {
         {"samples", batches.samples()},
         {"batches", batches.count()},
         {"steps", saved.options.num_steps},
@@ -171,13 +192,22 @@ void run(const Arguments& arguments) {
         {"loss_before_last_step", adapts ? Json(results.last_loss) : Json()},
         {"mean_uncertainty", mean},
         {"seconds", seconds.count()},
-        {"output", arguments.output}}.dump(2) << '\n';
+        {"output", arguments.output}};
+    if (is_selective) report["threshold"] = *engine.options.threshold;
+    if (is_selective) report["adapted_samples"] = results.adapted_samples;
+    if (is_online) report["drift"] = engine.drift().relative;
+    if (saved.options.recovery_factor) report["recoveries"] = results.recoveries;
+    std::cout << report.dump(2) << '\n';
     return;
   }
   std::cout << batches.samples() << " samples, " << batches.count() << (batches.count() == 1 ? " batch" : " batches")
             << ", " << saved.options.num_steps << " steps each";
   if (adapts)
     std::cout << ": loss " << results.first_loss << " before the first, " << results.last_loss << " before the last";
+  if (is_selective)
+    std::cout << "; " << results.adapted_samples << " samples above " << *engine.options.threshold << " adapted";
+  if (is_online) std::cout << "; weights moved by " << 100 * engine.drift().relative << " %";
+  if (results.recoveries > 0) std::cout << "; recovered " << results.recoveries << " times";
   std::cout << "; mean |y1 - y0| " << mean << "; " << seconds.count() << " s\n";
 }
 

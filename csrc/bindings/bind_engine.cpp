@@ -5,6 +5,7 @@
 #include <it3/embedder.h>
 #include <it3/losses.h>
 #include <it3/method.h>
+#include <it3/normalisation.h>
 #include <it3/online.h>
 
 #include "bindings.h"
@@ -31,21 +32,26 @@ Adaptation adapt_parts(
 }
 
 std::pair<at::Tensor, at::Tensor> losses_of_parts(
-    const EngineParts& parts, const py::object& inputs, const std::optional<at::Tensor>& target) {
+    const EngineParts& parts,
+    const py::object& inputs,
+    const std::optional<at::Tensor>& target,
+    std::optional<double> target_probability) {
   const UnbuiltOnError unbuilt(parts);
   const auto [network, network_inputs] = network_of(parts, inputs);
   const Method method = method_of(parts);
   const py::gil_scoped_release no_gil;
-  Losses losses = training_losses(*network, method, network_inputs, target, parts.prediction_layout);
+  Losses losses =
+      training_losses(*network, method, network_inputs, target, parts.prediction_layout, target_probability);
   return {std::move(losses.prediction), std::move(losses.loss_ttt)};
 }
 
-at::Tensor uncertainty_of_parts(const EngineParts& parts, const py::object& inputs) {
+at::Tensor uncertainty_of_parts(const EngineParts& parts, const py::object& inputs, const py::dict& options) {
+  const Options parsed = options_from(options);
   const UnbuiltOnError unbuilt(parts);
   const auto [network, network_inputs] = network_of(parts, inputs);
   const Method method = method_of(parts);
   const py::gil_scoped_release no_gil;
-  return uncertainty(*network, method, network_inputs);
+  return uncertainty(*network, method, network_inputs, parsed.normalisation);
 }
 
 using MaybeTensors = std::vector<std::optional<at::Tensor>>;
@@ -63,25 +69,35 @@ std::vector<at::Tensor> from_maybe(py::handle saved) {
 }
 
 py::tuple state_of(const Online& online) {
+  const Online::State& state = online.state();
   py::list start;
-  for (const auto& s : online.start()) start.append(py::make_tuple(s.name, s.value));
-  const OptimizerState& state = online.state();
+  for (const auto& s : state.start) start.append(py::make_tuple(s.name, s.value));
+  const OptimizerState& optimizer = state.optimizer;
+  std::optional<std::pair<double, double>> course;
+  if (state.course) course = {state.course->average, state.course->least};
   return py::make_tuple(
-      start, to_maybe(state.momentum), to_maybe(state.squares), to_maybe(state.steps), to_maybe(state.masters),
-      online.stepped(), static_cast<int>(online.optimizer()));
+      start, to_maybe(optimizer.momentum), to_maybe(optimizer.squares), to_maybe(optimizer.steps),
+      to_maybe(optimizer.masters), state.stepped, static_cast<int>(state.optimizer_name), state.average, course);
 }
 
 Online online_from(const py::tuple& saved) {
-  std::vector<Online::Start> start;
+  Online::State state;
   for (const py::handle s : saved[0]) {
     const auto pair = s.cast<std::pair<std::string, at::Tensor>>();
-    start.push_back({pair.first, pair.second});
+    state.start.push_back({pair.first, pair.second});
   }
-  OptimizerState state{from_maybe(saved[1]), from_maybe(saved[2]), from_maybe(saved[3]), from_maybe(saved[4])};
-  return Online::restore(
-      std::move(start), std::move(state), saved[5].cast<std::vector<std::string>>(),
-      static_cast<OptimizerName>(saved[6].cast<int>()));
+  state.optimizer = {from_maybe(saved[1]), from_maybe(saved[2]), from_maybe(saved[3]), from_maybe(saved[4])};
+  state.stepped = saved[5].cast<std::vector<std::string>>();
+  state.optimizer_name = static_cast<OptimizerName>(saved[6].cast<int>());
+  state.average = saved[7].cast<std::vector<at::Tensor>>();
+  if (const auto course = saved[8].cast<std::optional<std::pair<double, double>>>()) {
+    state.course = {course->first, course->second};
+  }
+  return Online(std::move(state));
 }
+
+/// A model without inputs, for its parameters.
+PythonNetwork parameters_only(const py::object& model) { return {model, py::none(), "", py::none(), py::none()}; }
 
 }  // namespace
 
@@ -90,18 +106,37 @@ void bind_engine(py::module_& module) {
 
   py::class_<Adaptation>(module, "Adaptation", "What adaptation came to. Every tensor is detached.")
       .def_readonly("prediction", &Adaptation::prediction)
+      .def_readonly("first", &Adaptation::first)
       .def_readonly("losses", &Adaptation::losses)
       .def_readonly("second", &Adaptation::second)
       .def_readonly("weights", &Adaptation::weights)
+      .def_property_readonly(
+          "adapted_samples",
+          [](const Adaptation& a) {
+            return a.adapted_samples.defined() ? std::optional(a.adapted_samples) : std::nullopt;
+          })
+      .def_readonly("recovered", &Adaptation::recovered)
       .def("loss", &Adaptation::loss);
+
+  py::class_<Drift>(module, "Drift", "How far weights have moved from their start: Euclidean norms.")
+      .def_readonly("distance", &Drift::distance, "Of the change of all weights together.")
+      .def_readonly("relative", &Drift::relative, "The distance over the norm of the start.")
+      .def_readonly("by_parameter", &Drift::by_parameter, "Of each parameter's change, by name.")
+      .def("__repr__", [](const Drift& drift) {
+        return c10::str("Drift(distance=", drift.distance, ", relative=", drift.relative, ")");
+      });
 
   py::class_<Online>(module, "Online", "What stays between calls that keep adapted weights.")
       .def(py::init<>())
       .def(
-          "reset", wrap_pybind_function([](Online& online, const py::object& model) {
-            online.reset(PythonNetwork(model, py::none(), "", py::none(), py::none()));
-          }),
+          "reset",
+          wrap_pybind_function([](Online& online, const py::object& model) { online.reset(parameters_only(model)); }),
           py::arg("model"), "Writes the weights of the start back into the model, and forgets everything.")
+      .def(
+          "drift", wrap_pybind_function([](const Online& online, const py::object& model) {
+            return online.drift(parameters_only(model));
+          }),
+          py::arg("model"), "How far the model's weights are from those of the start.")
       .def(py::pickle(&state_of, &online_from));
 
   py::class_<ScriptNetwork, std::shared_ptr<ScriptNetwork>>(
@@ -113,13 +148,14 @@ void bind_engine(py::module_& module) {
           py::init(wrap_pybind_function([](py::object model, std::optional<std::shared_ptr<ScriptNetwork>> script,
                                            std::string layer_name, py::object embeder, bool embeds_to_features,
                                            py::object combine_fn, py::object distance_fn, Layout prediction_layout,
-                                           Layout features_layout) {
-            return EngineParts{std::move(model),       std::move(script),  std::move(layer_name),
-                               std::move(embeder),     embeds_to_features, std::move(combine_fn),
-                               std::move(distance_fn), prediction_layout,  features_layout};
+                                           Layout features_layout, std::optional<at::Tensor> neutral) {
+            return EngineParts{std::move(model),   std::move(script),     std::move(layer_name),  std::move(embeder),
+                               embeds_to_features, std::move(combine_fn), std::move(distance_fn), prediction_layout,
+                               features_layout,    std::move(neutral)};
           })),
           py::arg("model"), py::arg("script"), py::arg("layer_name"), py::arg("embeder"), py::arg("embeds_to_features"),
-          py::arg("combine_fn"), py::arg("distance_fn"), py::arg("prediction_layout"), py::arg("features_layout"));
+          py::arg("combine_fn"), py::arg("distance_fn"), py::arg("prediction_layout"), py::arg("features_layout"),
+          py::arg("neutral"));
 
   module.def(
       "adapt", wrap_pybind_function(adapt_parts), py::arg("parts"), py::arg("inputs"), py::arg("options"),
@@ -127,10 +163,11 @@ void bind_engine(py::module_& module) {
       "The inner loop of IT3 on one batch; keeps what it adapted in `online` if copy_model is False.");
   module.def(
       "training_losses", wrap_pybind_function(losses_of_parts), py::arg("parts"), py::arg("inputs"),
-      py::arg("target") = py::none(), "(y0, loss_ttt), the two terms of ZigZag's training loss.");
+      py::arg("target") = py::none(), py::arg("target_probability") = py::none(),
+      "(y0, loss_ttt), the two terms of ZigZag's training loss.");
   module.def(
       "uncertainty", wrap_pybind_function(uncertainty_of_parts), py::arg("parts"), py::arg("inputs"),
-      "The distance between the two predictions of each sample: (B,).");
+      py::arg("options"), "The distance between the two predictions of each sample: (B,).");
   module.def(
       "submodule_of", wrap_pybind_function(submodule_of), py::arg("model"), py::arg("name"),
       "The submodule of a dotted name. Raises ValueError, with the nearest name, if there is none.");
@@ -143,6 +180,20 @@ void bind_engine(py::module_& module) {
   module.def(
       "sample_distances", wrap_pybind_function(sample_distances), py::arg("second"), py::arg("first"),
       "The Euclidean distance between two predictions of each sample: (B,).");
+  module.def(
+      "quantile_of", wrap_pybind_function(quantile_of), py::arg("values"), py::arg("quantile"),
+      "A quantile of the values of some tensors together.");
+  module.def(
+      "batch_norm",
+      wrap_pybind_function([](const at::Tensor& x, const at::Tensor& running_mean, const at::Tensor& running_var,
+                              const std::optional<at::Tensor>& weight, const std::optional<at::Tensor>& bias,
+                              double eps, int statistics, std::optional<double> prior) {
+        return batch_norm(
+            x, weight.value_or(at::Tensor()), bias.value_or(at::Tensor()), running_mean, running_var, eps,
+            {static_cast<NormStatistics>(statistics), prior});
+      }),
+      py::arg("x"), py::arg("running_mean"), py::arg("running_var"), py::arg("weight"), py::arg("bias"), py::arg("eps"),
+      py::arg("statistics"), py::arg("prior"), "Batch normalisation in eval mode by the statistics asked for.");
   module.def(
       "check_options", wrap_pybind_function([](const py::dict& options) { options_from(options); }), py::arg("options"),
       "Raises what the core would raise for these options.");

@@ -23,6 +23,7 @@ SavedEngine saved_engine_from(const EngineParts& parts, const py::dict& options,
       std::nullopt,
       std::string(),
       options_from(options),
+      parts.neutral.value_or(at::Tensor()),
       take_notes(network, method_of(parts), script_inputs_from(network, example_inputs))};
   if (parts.embeds_to_features) {
     const auto weight = [&](const char* name) { return parts.embeder.attr(name).cast<at::Tensor>(); };
@@ -77,6 +78,7 @@ py::dict load(const std::string& path) {
   return py::dict(
       "layer"_a = engine.layer, "embedder"_a = embedder, "prediction_layout"_a = engine.prediction_layout,
       "features_layout"_a = engine.features_layout, "distance"_a = distance, "options"_a = options,
+      "neutral"_a = engine.neutral.defined() ? py::cast(engine.neutral) : py::none(),
       "notes"_a = to_python(engine.notes));
 }
 

@@ -106,7 +106,9 @@ std::pair<std::shared_ptr<Network>, Inputs> network_of(const EngineParts& parts,
 
 Method method_of(const EngineParts& parts) {
   const bool is_default = is_default_embedder(parts.embeder) && parts.combine_fn.is_none();
-  return {embed_of(parts), combine_of(parts), distance_of(parts), /*takes_any_layout=*/is_default};
+  return {
+      embed_of(parts), combine_of(parts), distance_of(parts), /*takes_any_layout=*/is_default,
+      parts.neutral.value_or(at::Tensor())};
 }
 
 }  // namespace it3::python

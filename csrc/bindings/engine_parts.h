@@ -27,6 +27,7 @@ struct EngineParts {
   py::object distance_fn;   // a function or a name
   Layout prediction_layout;
   Layout features_layout;
+  std::optional<at::Tensor> neutral;
 
   // The functions that are TorchScript modules. Python would run those by an executor whose results depend on how often
   // it has run.

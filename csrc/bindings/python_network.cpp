@@ -104,18 +104,33 @@ class RunningScope {
 /// A PythonNetwork's passes with lent weights and buffers.
 class PythonWorkingCopy : public WorkingCopy {
  public:
-  PythonWorkingCopy(PythonNetwork& network, const std::vector<NamedParameter>& adapted)
+  PythonWorkingCopy(
+      PythonNetwork& network, const std::vector<NamedParameter>& adapted, const Normalisation& normalisation)
       : network_(network),
         no_recomputation_(network.layer_, network.recomputation_check()),
         buffers_(network.buffer_owners_),
-        weights_(tensors_of(adapted), tensors_of(network.parameters())) {}
+        weights_(tensors_of(adapted), tensors_of(network.parameters())) {
+    if (normalisation.statistics == NormStatistics::running) return;
+    const py::object type = py::module_::import("it3.norm_statistics").attr("OtherStatistics");
+    network_.norm_statistics_ = type(static_cast<int>(normalisation.statistics), normalisation.prior);
+  }
+  ~PythonWorkingCopy() override {
+    const py::gil_scoped_acquire gil;
+    network_.norm_statistics_ = py::none();
+  }
+  PythonWorkingCopy(const PythonWorkingCopy&) = delete;
+  PythonWorkingCopy& operator=(const PythonWorkingCopy&) = delete;
 
-  FirstPass predict(const Inputs& inputs) override { return network_.predict(inputs); }
+  FirstPass predict(const Inputs& inputs, const Inject* inject) override { return network_.predict(inputs, inject); }
+  FirstPass prepare(const Inputs& inputs) override { return network_.prepare(inputs); }
   at::Tensor resume(const Inputs&, const FirstPass&, const Inject& inject) override {
     return network_.run_injected(inject);
   }
   const std::vector<at::Tensor>& leaves() const override { return weights_.leaves(); }
   const std::vector<at::Tensor>& values() const override { return weights_.values(); }
+  std::unique_ptr<TwoPass> with_constants(const std::vector<at::Tensor>& values) override {
+    return std::make_unique<PassesWithConstants>(*this, weights_, values);
+  }
   void commit() override { weights_.commit(); }
 
  private:
@@ -147,13 +162,16 @@ py::object PythonNetwork::recomputation_check() const {
 py::object PythonNetwork::call_model() {
   const RunningScope running(is_running_);
   const Arguments arguments = arguments_of(inputs_);
-  return model_(*arguments.args, **arguments.kwargs);
+  if (norm_statistics_.is_none()) return model_(*arguments.args, **arguments.kwargs);
+  return norm_statistics_.attr("call")(model_, arguments.args, arguments.kwargs);
 }
 
-FirstPass PythonNetwork::predict(const Inputs&) {
+FirstPass PythonNetwork::predict(const Inputs&, const Inject* inject) {
   const py::gil_scoped_acquire gil;
-  return {first_tensor(call_model())};
+  return {inject == nullptr ? first_tensor(call_model()) : run_injected(*inject)};
 }
+
+FirstPass PythonNetwork::prepare(const Inputs&) { return {}; }
 
 at::Tensor PythonNetwork::run_injected(const Inject& inject) {
   const py::gil_scoped_acquire gil;
@@ -192,9 +210,10 @@ std::vector<NamedParameter> PythonNetwork::parameters() const {
   return parameters_of(model_);
 }
 
-std::unique_ptr<WorkingCopy> PythonNetwork::checkout(const std::vector<NamedParameter>& adapted) {
+std::unique_ptr<WorkingCopy> PythonNetwork::checkout(
+    const std::vector<NamedParameter>& adapted, const Normalisation& normalisation) {
   const py::gil_scoped_acquire gil;
-  return std::make_unique<PythonWorkingCopy>(*this, adapted);
+  return std::make_unique<PythonWorkingCopy>(*this, adapted, normalisation);
 }
 
 py::object without_inference_tensors(const py::object& inputs) {

@@ -22,10 +22,12 @@ class PythonNetwork : public Network {
   PythonNetwork(
       py::object model, py::object layer, std::string layer_name, const py::object& embedder, py::object inputs);
 
-  FirstPass predict(const Inputs&) override;
+  FirstPass predict(const Inputs&, const Inject* inject = nullptr) override;
+  FirstPass prepare(const Inputs&) override;
   at::Tensor resume(const Inputs&, const FirstPass&, const Inject& inject) override;
   std::vector<NamedParameter> parameters() const override;
-  std::unique_ptr<WorkingCopy> checkout(const std::vector<NamedParameter>& adapted) override;
+  std::unique_ptr<WorkingCopy> checkout(
+      const std::vector<NamedParameter>& adapted, const Normalisation& normalisation = {}) override;
 
  private:
   friend class PythonWorkingCopy;
@@ -39,6 +41,7 @@ class PythonNetwork : public Network {
   std::string layer_name_;
   py::object inputs_;
   std::vector<py::object> buffer_owners_;
+  py::object norm_statistics_ = py::none();  // a working copy's it3.norm_statistics.OtherStatistics, or None
   bool is_running_ = false;
 };
 

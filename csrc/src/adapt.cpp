@@ -12,9 +12,11 @@
 #include <it3/optimizer.h>
 #include <it3/selection.h>
 
-#include "gradients.h"
+#include "neutral.h"
+#include "objective.h"
+#include "passes.h"
 #include "random_state_guard.h"
-#include "two_passes.h"
+#include "stopping.h"
 
 namespace it3 {
 namespace {
@@ -32,11 +34,10 @@ struct FreshAutocastCache {
   ~FreshAutocastCache() { at::autocast::clear_cache(); }
 };
 
-at::Tensor scalar_loss(const at::Tensor& distance) {
-  TORCH_CHECK_VALUE(
-      distance.numel() == 1, "distance_fn must return a scalar, not a tensor of shape ", distance.sizes(),
-      "; reduce it, by .mean() for example");
-  return distance.reshape({});
+std::vector<at::Tensor> copies_of(const std::vector<at::Tensor>& tensors) {
+  std::vector<at::Tensor> copies;
+  for (const auto& t : tensors) copies.push_back(t.clone());
+  return copies;
 }
 
 /// The least and the greatest element; NaN if there is one.
@@ -52,22 +53,47 @@ bool is_finite(const at::Tensor& values) {
   return std::all_of(begin, begin + on_cpu.numel(), [](double value) { return std::isfinite(value); });
 }
 
-/// One synchronisation a call, after the loop, so that the loop itself never waits for a device.
-void check_finite(const at::Tensor& losses, const at::Tensor& prediction, const at::Tensor& unadapted) {
-  if (prediction.numel() == 0 || is_finite(at::cat({losses, extremes(prediction)}))) return;
-  const bool losses_are_finite = is_finite(losses);
-  if (losses_are_finite && !is_finite(extremes(unadapted))) return;  // the model predicts such values by itself
-  std::string what = "the adapted prediction is not finite";
-  for (std::int64_t step = 0; step < losses.size(0) && !losses_are_finite; ++step) {
+/// What is not finite, for people; nothing if all is. One synchronisation a call, after the loop, so that the loop
+/// itself never waits for a device.
+std::string what_is_not_finite(const at::Tensor& losses, const at::Tensor& prediction, const at::Tensor& unadapted) {
+  if (prediction.numel() == 0 || is_finite(at::cat({losses, extremes(prediction)}))) return "";
+  for (std::int64_t step = 0; step < losses.size(0); ++step) {
     const double loss = losses[step].item<double>();
     if (std::isfinite(loss)) continue;
-    what =
-        c10::str("the loss at step ", step + 1, " of ", losses.size(0), " is ", std::isnan(loss) ? "nan" : "infinite");
-    break;
+    return c10::str(
+        "the loss at step ", step + 1, " of ", losses.size(0), " is ", std::isnan(loss) ? "nan" : "infinite");
   }
-  TORCH_CHECK_VALUE(
-      false, what,
-      "; the weights are as they were. Check the inputs for NaN and infinity, or lower lr, or set max_grad_norm");
+  if (!is_finite(extremes(unadapted))) return "";  // the model predicts such values by itself
+  return "the adapted prediction is not finite";
+}
+
+struct Answer {
+  at::Tensor first, second, prediction;
+};
+
+Answer answer_of(TwoPass& network, const detail::Passes& passes, PredictionName name, bool with_second) {
+  const at::NoGradGuard no_grad;
+  const FirstPass pass = passes.first(network);
+  Answer answer{pass.prediction.detach(), {}, pass.prediction.detach()};
+  if (with_second || name != PredictionName::first) {
+    answer.second = passes.second(network, pass, answer.first).detach();
+  }
+  if (name == PredictionName::second) answer.prediction = answer.second;
+  if (name == PredictionName::mean) answer.prediction = (answer.first + answer.second) / 2;
+  return answer;
+}
+
+/// The adapted answer for the samples that adapted, and the one from before for the others.
+Answer merge(const at::Tensor& adapted_samples, const Answer& adapted, const Answer& before) {
+  const auto chosen = [&](const at::Tensor& a, const at::Tensor& b) {
+    if (!a.defined() || a.dim() == 0) return a;
+    std::vector<std::int64_t> sizes(static_cast<std::size_t>(a.dim()), 1);
+    sizes[0] = a.size(0);
+    return at::where(adapted_samples.view(sizes), a, b);
+  };
+  return {
+      chosen(adapted.first, before.first), chosen(adapted.second, before.second),
+      chosen(adapted.prediction, before.prediction)};
 }
 
 }  // namespace
@@ -87,38 +113,73 @@ Adaptation adapt(
   const FreshAutocastCache fresh_cache;
 
   const auto parameters = network.parameters();
-  const bool adapts = options.num_steps > 0;
-  const auto adapted = adapts ? select_parameters(parameters, options.parameters) : std::vector<NamedParameter>{};
+  const auto adapted =
+      options.num_steps > 0 ? select_parameters(parameters, options.parameters) : std::vector<NamedParameter>{};
   const detail::RandomStateGuard random_state(tensors_of(parameters));
 
-  OptimizerState state = online != nullptr ? online->resume(adapted, options.optimizer_name) : OptimizerState{};
-  auto copy = network.checkout(adapted);
-  Optimizer optimizer(options, copy->values(), std::move(state));
+  auto memory = online != nullptr ? online->resume(adapted, options.optimizer_name) : Online::Memory{};
+  auto copy = network.checkout(adapted, options.normalisation);
+  const bool needs_start = options.anchor != AnchorName::none || options.restore_probability > 0;
+  if (needs_start && memory.start.empty()) memory.start = copies_of(copy->values());
 
+  const detail::Passes passes(method, inputs, detail::neutral_signal(*copy, method, inputs));
+  Answer before;
+  Adaptation result;
+  at::Tensor rows;
+  if (options.threshold) {
+    before = answer_of(*copy, passes, options.prediction, /*with_second=*/true);
+    result.adapted_samples = sample_distances(before.second, before.first) > *options.threshold;
+    rows = result.adapted_samples.nonzero().flatten();
+  }
+  const bool is_needed = !rows.defined() || rows.numel() > 0;
+
+  detail::Objective objective(options, method, passes, *copy, memory);
+  Optimizer optimizer(options, copy->values(), std::move(memory.optimizer));
+  detail::Stopping stopping(options);
   at::Tensor unadapted;
   std::vector<at::Tensor> losses;
-  for (std::int64_t step = 0; step < options.num_steps; ++step) {
-    const FirstPass first = copy->predict(inputs);
-    const at::Tensor second = detail::second_pass(*copy, method, inputs, first, first.prediction);
-    const at::Tensor loss = scalar_loss(method.distance.to_prediction(second, first.prediction));
-    optimizer.step(detail::gradients_of(loss, copy->leaves(), copy->has_plain_graphs()));
+  for (std::int64_t step = 0; step < options.num_steps && is_needed; ++step) {
+    const FirstPass first = passes.first(*copy);
+    auto [loss, gradients] = objective(first, rows);
+    if (stopping.is_over(loss)) break;
+    optimizer.step(std::move(gradients));
+    if (options.restore_probability > 0) optimizer.restore(memory.start, options.restore_probability);
+    objective.follow();
     at::autocast::clear_cache();
-    losses.push_back(loss.detach());
+    losses.push_back(loss);
     if (step == 0) unadapted = first.prediction.detach();
   }
 
-  const at::NoGradGuard no_grad;
-  Adaptation result;
-  const FirstPass first = copy->predict(inputs);
-  result.prediction = first.prediction.detach();
-  if (with_second) result.second = detail::second_pass(*copy, method, inputs, first, first.prediction).detach();
-  result.losses = adapts ? at::stack(losses) : at::empty({0}, result.prediction.options());
-  if (adapts) check_finite(result.losses, result.prediction, unadapted);
+  Answer answer = answer_of(*copy, passes, options.prediction, with_second);
+  if (rows.defined()) answer = merge(result.adapted_samples, answer, before);
+  const bool has_moved = !losses.empty();
+  result.first = answer.first;
+  result.prediction = answer.prediction;
+  result.second = answer.second;
+  result.losses = has_moved ? at::stack(losses) : at::empty({0}, answer.first.options());
   for (std::size_t i = 0; i < adapted.size(); ++i) result.weights.emplace_back(adapted[i].name, copy->values()[i]);
-  if (online != nullptr && adapts) {
+
+  const std::string problem = has_moved ? what_is_not_finite(result.losses, result.prediction, unadapted) : "";
+  std::optional<double> watched;
+  if (online != nullptr && options.recovery_factor && has_moved) {
+    watched = losses[0].item<double>();
+    const bool has_collapsed = !problem.empty() || online->has_collapsed(*watched, *options.recovery_factor);
+    if (has_collapsed && online->has_moved()) {
+      copy.reset();
+      online->reset(network);
+      result = adapt(network, method, options, inputs, online, with_second);
+      result.recovered = true;
+      return result;
+    }
+  }
+  TORCH_CHECK_VALUE(
+      problem.empty(), problem,
+      "; the weights are as they were. Check the inputs for NaN and infinity, or lower lr, or set max_grad_norm");
+  if (online != nullptr && has_moved) {
     copy->commit();
     copy.reset();
-    online->keep(adapted, optimizer.take_state());
+    memory.optimizer = optimizer.take_state();
+    online->keep(adapted, std::move(memory), watched);
   }
   return result;
 }
@@ -130,14 +191,29 @@ at::Tensor sample_distances(const at::Tensor& second, const at::Tensor& first) {
   return difference.reshape({difference.size(0), -1}).norm(2, 1);
 }
 
-at::Tensor uncertainty(Network& network, const Method& method, const Inputs& inputs) {
+at::Tensor uncertainty(
+    Network& network, const Method& method, const Inputs& inputs, const Normalisation& normalisation) {
   const GradientMode gradient_mode;
-  const at::NoGradGuard no_grad;
   const detail::RandomStateGuard random_state(tensors_of(network.parameters()));
-  const auto copy = network.checkout({});
-  const FirstPass first = copy->predict(inputs);
-  const at::Tensor second = detail::second_pass(*copy, method, inputs, first, first.prediction);
-  return sample_distances(second, first.prediction).detach();
+  const auto copy = network.checkout({}, normalisation);
+  const detail::Passes passes(method, inputs, detail::neutral_signal(*copy, method, inputs));
+  const Answer answer = answer_of(*copy, passes, PredictionName::first, /*with_second=*/true);
+  return sample_distances(answer.second, answer.first);
+}
+
+double quantile_of(const std::vector<at::Tensor>& values, double quantile) {
+  TORCH_CHECK_VALUE(quantile >= 0 && quantile <= 1, "quantile must be a number from 0 to 1, not ", quantile);
+  TORCH_CHECK_VALUE(!values.empty(), "there are no batches to calibrate with");
+  std::vector<at::Tensor> flat;
+  for (const auto& v : values) flat.push_back(v.detach().flatten().to(at::kCPU, at::kDouble));
+  const at::Tensor sorted = std::get<0>(at::sort(at::cat(flat)));
+  TORCH_CHECK_VALUE(sorted.numel() > 0, "there are no samples to calibrate with");
+  // at::quantile takes no more than 16 million values.
+  const double position = quantile * static_cast<double>(sorted.numel() - 1);
+  const auto below = static_cast<std::int64_t>(position);
+  const std::int64_t above = std::min(below + 1, sorted.numel() - 1);
+  const double low = sorted[below].item<double>();
+  return low + (position - static_cast<double>(below)) * (sorted[above].item<double>() - low);
 }
 
 }  // namespace it3

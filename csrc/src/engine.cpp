@@ -64,6 +64,7 @@ Engine::Engine(SavedEngine saved)
   prediction_layout_ = saved.prediction_layout;
   features_layout_ = saved.features_layout;
   if (has_default_combine_) set_default_combine();
+  method_.neutral = saved.neutral;
 }
 
 void Engine::set_default_combine() {
@@ -80,8 +81,9 @@ std::vector<at::Tensor> Engine::parameters() const {
   return all;
 }
 
-Losses Engine::losses(const Inputs& inputs, const std::optional<at::Tensor>& target) {
-  return training_losses(*network_, method_, inputs, target, prediction_layout_);
+Losses Engine::losses(
+    const Inputs& inputs, const std::optional<at::Tensor>& target, std::optional<double> target_probability) {
+  return training_losses(*network_, method_, inputs, target, prediction_layout_, target_probability);
 }
 
 Adaptation Engine::adapt(const Inputs& inputs, bool with_second) {
@@ -94,15 +96,36 @@ Adaptation Engine::adapt(const Inputs& inputs, bool with_second) {
   }
 }
 
-at::Tensor Engine::uncertainty(const Inputs& inputs) { return it3::uncertainty(*network_, method_, inputs); }
+at::Tensor Engine::uncertainty(const Inputs& inputs) {
+  return it3::uncertainty(*network_, method_, inputs, options.normalisation);
+}
+
+double Engine::calibrate(const std::vector<Inputs>& clean, double quantile) {
+  std::vector<at::Tensor> distances;
+  for (const auto& inputs : clean) distances.push_back(uncertainty(inputs));
+  const double threshold = quantile_of(distances, quantile);
+  options.threshold = threshold;
+  return threshold;
+}
 
 void Engine::reset() { online_.reset(*network_); }
+
+Drift Engine::drift() const { return online_.drift(*network_); }
 
 void Engine::save(const std::string& path, const Inputs& example_inputs) {
   ScriptNetwork& network = script_of(network_);
   const bool is_default = !embedder_.is_empty();
   SavedEngine saved{
-      network.module(), network.layer(), EmbedderWeights{}, prediction_layout_, features_layout_, {}, {}, options, {}};
+      network.module(),
+      network.layer(),
+      EmbedderWeights{},
+      prediction_layout_,
+      features_layout_,
+      {},
+      {},
+      options,
+      method_.neutral,
+      {}};
   if (!is_default) saved.embedder = module_of(method_.embed, "embed", "the default embedder");
   if (!has_default_combine_) saved.combine = module_of(method_.combine, "combine", "the default");
   saved.distance = method_.distance.name;
@@ -119,6 +142,9 @@ Engine Engine::load(const std::string& path, std::optional<c10::Device> device) 
 }
 
 void Engine::save_adapted(const Adaptation& adaptation, const std::string& path) const {
+  TORCH_CHECK_VALUE(
+      !method_.neutral.defined(),
+      "this engine predicts by injecting a neutral signal, which the plain network does not; save the engine instead");
   save_module(script_of(network_).with_weights(adaptation.weights), path);
 }
 

@@ -27,17 +27,18 @@ using TensorVector = std::vector<at::Tensor>;
 class PlainBackward {
  public:
   /// Nothing if the graph needs the engine.
-  static std::optional<TensorVector> run(const at::Tensor& loss, const TensorVector& leaves) {
+  static std::optional<TensorVector> run(
+      const at::Tensor& output, const at::Tensor& gradient, const TensorVector& leaves) {
     const bool is_nested = torch::autograd::get_current_graph_task_id() != -1;
-    const bool has_graph = loss.is_cpu() && loss.grad_fn() != nullptr;
+    const bool has_graph = output.is_cpu() && output.grad_fn() != nullptr;
     if (is_nested || torch::autograd::AnomalyMode::is_enabled() || !has_graph) return std::nullopt;
     PlainBackward backward;
     for (const auto& leaf : leaves) {
       backward.leaf_edges_.push_back(torch::autograd::impl::gradient_edge(leaf));
       backward.states_[backward.leaf_edges_.back().function.get()].is_needed = true;
     }
-    if (!backward.collect(loss.grad_fn().get())) return std::nullopt;
-    return backward.evaluate(loss);
+    if (!backward.collect(output.grad_fn().get())) return std::nullopt;
+    return backward.evaluate(static_cast<std::uint32_t>(output.output_nr()), gradient);
   }
 
  private:
@@ -55,7 +56,7 @@ class PlainBackward {
            node.retains_grad_hooks().empty();
   }
 
-  /// Finds the nodes between the loss and the leaves, depth first. Nodes that lead nowhere belong to leaves, which
+  /// Finds the nodes between the output and the leaves, depth first. Nodes that lead nowhere belong to leaves, which
   /// other threads may differentiate by at the same time; they are not touched.
   bool collect(Node* root) {
     root_ = root;
@@ -87,11 +88,11 @@ class PlainBackward {
     return found != states_.end() && found->second.is_needed ? &found->second : nullptr;
   }
 
-  TensorVector evaluate(const at::Tensor& loss) {
+  TensorVector evaluate(std::uint32_t position, const at::Tensor& gradient) {
     const at::NoGradGuard no_grad;
     const auto later = [](Node* a, Node* b) { return a->sequence_nr() < b->sequence_nr(); };
     std::priority_queue<Node*, std::vector<Node*>, decltype(later)> ready(later);
-    states_.at(root_).gradients = {at::ones_like(loss)};
+    accumulate(states_.at(root_).gradients, position, gradient);
     if (states_.at(root_).is_needed) ready.push(root_);
     while (!ready.empty()) {
       Node* const node = ready.top();
@@ -137,20 +138,22 @@ class PlainBackward {
 
 }  // namespace
 
-std::vector<at::Tensor> gradients_of(const at::Tensor& loss, const std::vector<at::Tensor>& leaves, bool is_plain) {
+std::vector<at::Tensor> gradients_of(
+    const at::Tensor& output, const std::vector<at::Tensor>& leaves, bool is_plain, const at::Tensor& gradient) {
   std::optional<TensorVector> gradients;
-  if (!loss.requires_grad()) {
+  if (!output.requires_grad()) {
     gradients.emplace();
-  } else if (is_plain) {
-    gradients = PlainBackward::run(loss, leaves);
-  }
-  if (!gradients) {
-    gradients = torch::autograd::grad(
-        {loss}, leaves, /*grad_outputs=*/{}, /*retain_graph=*/std::nullopt, /*create_graph=*/false,
-        /*allow_unused=*/true);
+  } else {
+    const at::Tensor start = gradient.defined() ? gradient : at::ones_like(output);
+    if (is_plain) gradients = PlainBackward::run(output, start, leaves);
+    if (!gradients) {
+      gradients = torch::autograd::grad(
+          {output}, leaves, {start}, /*retain_graph=*/std::nullopt, /*create_graph=*/false,
+          /*allow_unused=*/true);
+    }
   }
   TORCH_CHECK_VALUE(
-      std::any_of(gradients->begin(), gradients->end(), [](const auto& gradient) { return gradient.defined(); }),
+      std::any_of(gradients->begin(), gradients->end(), [](const auto& g) { return g.defined(); }),
       "the distance does not depend on any parameter that adapts; check that distance_fn, combine_fn and the model do "
       "not detach, and which parameters are selected");
   return std::move(*gradients);

@@ -28,6 +28,20 @@ LentWeights::~LentWeights() {
   for (const auto& parameter : fixed_) parameter.set_requires_grad(true);
 }
 
+void LentWeights::set_constants(const std::vector<at::Tensor>& values) {
+  for (std::size_t i = 0; i < adapted_.size(); ++i) {
+    adapted_[i].set_requires_grad(false);
+    adapted_[i].set_data(values[i].to(own_[i].scalar_type()));
+  }
+}
+
+void LentWeights::clear_constants() {
+  for (std::size_t i = 0; i < adapted_.size(); ++i) {
+    adapted_[i].set_data(values_[i]);
+    adapted_[i].set_requires_grad(true);
+  }
+}
+
 void LentWeights::commit() {
   const at::NoGradGuard no_grad;
   for (std::size_t i = 0; i < own_.size(); ++i) own_[i].copy_(values_[i]);

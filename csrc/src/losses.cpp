@@ -1,9 +1,13 @@
 #include <it3/losses.h>
 
+#include <algorithm>
+
 #include <ATen/ATen.h>
+#include <ATen/core/grad_mode.h>
 #include <c10/util/Exception.h>
 
-#include "two_passes.h"
+#include "neutral.h"
+#include "passes.h"
 
 namespace it3 {
 namespace {
@@ -51,20 +55,69 @@ at::Tensor fit_target(const at::Tensor& target, const at::Tensor& prediction, co
       "; accepted are the prediction's shape, or integer class indices without its channel dimension");
 }
 
+namespace {
+
+/// One pass with a drawn signal, for ZigZag's loss in one term.
+Losses drawn_losses(
+    Network& network,
+    const Method& method,
+    const Inputs& inputs,
+    const at::Tensor& target,
+    const at::Tensor& neutral,
+    const Layout& layout,
+    double probability) {
+  at::Tensor signal = target;
+  if (neutral.defined()) {
+    const std::int64_t batch = layout.batch_of(target.dim());
+    std::vector<std::int64_t> sizes(static_cast<std::size_t>(target.dim()), 1);
+    sizes[static_cast<std::size_t>(batch)] = target.size(batch);
+    signal = at::where(at::rand(sizes, target.options().dtype(at::kFloat)) < probability, target, neutral);
+  }
+  const bool is_injected = neutral.defined() || at::rand({}).item<double>() < probability;
+  const Inject inject = detail::injection(method, signal);
+  const at::Tensor prediction = network.predict(inputs, is_injected ? &inject : nullptr).prediction;
+  return {prediction, at::zeros({}, prediction.options().requires_grad(false))};
+}
+
+/// What a plain pass predicts, without a trace of it.
+at::Tensor plain_prediction(Network& network, const Inputs& inputs) {
+  const at::NoGradGuard no_grad;
+  return network.checkout({})->predict(inputs).prediction.detach();
+}
+
+}  // namespace
+
 Losses training_losses(
     Network& network,
     const Method& method,
     const Inputs& inputs,
     const std::optional<at::Tensor>& target,
-    const Layout& prediction_layout) {
-  const FirstPass first = network.predict(inputs);
+    const Layout& prediction_layout,
+    std::optional<double> target_probability) {
+  TORCH_CHECK_VALUE(
+      !target_probability || (*target_probability >= 0 && *target_probability <= 1),
+      "target_probability must be a number from 0 to 1, or None, not ", *target_probability);
+  TORCH_CHECK_VALUE(
+      !target_probability || target, "target_probability draws from the targets, but none was given; give target=");
+  at::Tensor neutral;
+  if (method.neutral.defined()) neutral = detail::neutral_signal(*network.checkout({}), method, inputs);
+  const auto fit = [&](const at::Tensor& prediction) {
+    const at::Tensor fitted = fit_target(*target, prediction, prediction_layout);
+    if (neutral.defined()) detail::check_is_no_label(neutral, fitted, prediction_layout);
+    return fitted;
+  };
+  if (target_probability) {
+    const at::Tensor fitted = fit(neutral.defined() ? neutral : plain_prediction(network, inputs));
+    return drawn_losses(network, method, inputs, fitted, neutral, prediction_layout, *target_probability);
+  }
+  const detail::Passes passes(method, inputs, neutral);
+  const FirstPass first = passes.first(network);
   if (!target) {
-    const at::Tensor second = detail::second_pass(network, method, inputs, first, first.prediction);
+    const at::Tensor second = passes.second(network, first, first.prediction);
     return {first.prediction, method.distance.to_prediction(second, first.prediction)};
   }
-  const at::Tensor fitted = fit_target(*target, first.prediction, prediction_layout);
-  const at::Tensor second = detail::second_pass(network, method, inputs, first, fitted);
-  return {first.prediction, method.distance.to_target(second, fitted)};
+  const at::Tensor fitted = fit(first.prediction);
+  return {first.prediction, method.distance.to_target(passes.second(network, first, fitted), fitted)};
 }
 
 }  // namespace it3

@@ -30,28 +30,6 @@ class InjectionScope {
   InjectionPointImpl& point_;
 };
 
-/// A ModuleNetwork's passes with lent weights and buffers.
-class ModuleWorkingCopy : public WorkingCopy {
- public:
-  ModuleWorkingCopy(ModuleNetwork& network, const std::vector<NamedParameter>& adapted)
-      : network_(network),
-        buffers_(network.module_->buffers()),
-        weights_(tensors_of(adapted), network.module_->parameters()) {}
-
-  FirstPass predict(const Inputs& inputs) override { return network_.predict_(inputs); }
-  at::Tensor resume(const Inputs& inputs, const FirstPass& first, const Inject& inject) override {
-    return network_.resume_(inputs, first, inject);
-  }
-  const std::vector<at::Tensor>& leaves() const override { return weights_.leaves(); }
-  const std::vector<at::Tensor>& values() const override { return weights_.values(); }
-  void commit() override { weights_.commit(); }
-
- private:
-  ModuleNetwork& network_;
-  LentWeights buffers_;
-  LentWeights weights_;
-};
-
 at::Tensor InjectionPointImpl::forward(const at::Tensor& features) {
   called_ = true;
   return inject_ == nullptr ? features : (*inject_)(features);
@@ -65,6 +43,68 @@ at::Tensor run(Layers& layers, at::Tensor x) {
   for (auto& layer : layers) x = layer.forward<at::Tensor>(std::move(x));
   return x;
 }
+
+/// The layers of batch normalisation that use stored statistics, in train mode while it lives.
+class BatchStatisticsScope {
+ public:
+  BatchStatisticsScope(torch::nn::Module& module, const Normalisation& normalisation) {
+    if (normalisation.statistics == NormStatistics::running) return;
+    TORCH_CHECK_VALUE(
+        normalisation.statistics != NormStatistics::blend,
+        "norm_statistics='blend' cannot be had of torch::nn's layers; use 'batch', or a ScriptNetwork");
+    bool has_any = false;
+    for (const auto& child : module.modules()) {
+      const bool is_batch_norm = child->name().find("BatchNorm") != std::string::npos;
+      if (!is_batch_norm || !child->named_buffers(/*recurse=*/false).contains("running_mean")) continue;
+      has_any = true;
+      if (child->is_training()) continue;
+      child->train();
+      switched_.push_back(child);
+    }
+    TORCH_CHECK_VALUE(
+        has_any, "norm_statistics is 'batch', but the model has no batch normalisation with running statistics");
+  }
+  ~BatchStatisticsScope() {
+    for (const auto& layer : switched_) layer->eval();
+  }
+  BatchStatisticsScope(const BatchStatisticsScope&) = delete;
+  BatchStatisticsScope& operator=(const BatchStatisticsScope&) = delete;
+
+ private:
+  std::vector<std::shared_ptr<torch::nn::Module>> switched_;
+};
+
+/// A network's passes with lent weights and buffers.
+class ModuleWorkingCopy : public WorkingCopy {
+ public:
+  ModuleWorkingCopy(
+      ModuleNetwork& network,
+      torch::nn::Module& module,
+      const std::vector<NamedParameter>& adapted,
+      const Normalisation& normalisation)
+      : network_(network),
+        statistics_(module, normalisation),
+        buffers_(module.buffers()),
+        weights_(tensors_of(adapted), module.parameters()) {}
+
+  FirstPass predict(const Inputs& inputs, const Inject* inject) override { return network_.predict(inputs, inject); }
+  FirstPass prepare(const Inputs& inputs) override { return network_.prepare(inputs); }
+  at::Tensor resume(const Inputs& inputs, const FirstPass& first, const Inject& inject) override {
+    return network_.resume(inputs, first, inject);
+  }
+  const std::vector<at::Tensor>& leaves() const override { return weights_.leaves(); }
+  const std::vector<at::Tensor>& values() const override { return weights_.values(); }
+  std::unique_ptr<TwoPass> with_constants(const std::vector<at::Tensor>& values) override {
+    return std::make_unique<PassesWithConstants>(*this, weights_, values);
+  }
+  void commit() override { weights_.commit(); }
+
+ private:
+  ModuleNetwork& network_;
+  BatchStatisticsScope statistics_;
+  LentWeights buffers_;
+  LentWeights weights_;
+};
 
 }  // namespace
 
@@ -81,12 +121,18 @@ ModuleNetwork::ModuleNetwork(std::shared_ptr<torch::nn::Module> module, const Fo
   TORCH_CHECK_VALUE(
       points == 1, "a network needs exactly one it3::InjectionPoint registered in its module, but ", points,
       " are; put one after the layer to inject at, or name a child of a Sequential");
-  predict_ = [forward](const Inputs& inputs) { return FirstPass{forward(inputs)}; };
-  resume_ = [forward, point](const Inputs& inputs, const FirstPass&, const Inject& inject) {
+  const auto run_injected = [forward, point](const Inputs& inputs, const Inject& inject) {
     const InjectionScope scope(*point, inject);
-    at::Tensor second = forward(inputs);
+    at::Tensor prediction = forward(inputs);
     TORCH_CHECK(scope.was_called(), "forward() did not call the model's it3::InjectionPoint");
-    return second;
+    return prediction;
+  };
+  predict_ = [forward, run_injected](const Inputs& inputs, const Inject* inject) {
+    return FirstPass{inject == nullptr ? forward(inputs) : run_injected(inputs, *inject)};
+  };
+  prepare_ = [](const Inputs&) { return FirstPass(); };
+  resume_ = [run_injected](const Inputs& inputs, const FirstPass&, const Inject& inject) {
+    return run_injected(inputs, inject);
   };
 }
 
@@ -99,17 +145,20 @@ ModuleNetwork::ModuleNetwork(torch::nn::Sequential model, const std::string& lay
   const auto end_of_head = model->begin() + (found - names.begin()) + 1;
   const auto head = std::make_shared<Layers>(model->begin(), end_of_head);
   const auto tail = std::make_shared<Layers>(end_of_head, model->end());
-  predict_ = [head, tail](const Inputs& inputs) {
+  prepare_ = [head](const Inputs& inputs) { return FirstPass{{}, {run(*head, inputs.args.at(0).toTensor())}}; };
+  predict_ = [head, tail](const Inputs& inputs, const Inject* inject) {
     const at::Tensor features = run(*head, inputs.args.at(0).toTensor());
     // Unless copied, an in-place operation in the tail would change what the second pass starts with.
-    return FirstPass{run(*tail, features.clone()), {features}};
+    return FirstPass{run(*tail, inject == nullptr ? features.clone() : (*inject)(features)), {features}};
   };
   resume_ = [tail](const Inputs&, const FirstPass& first, const Inject& inject) {
     return run(*tail, inject(first.carried[0].toTensor()));
   };
 }
 
-FirstPass ModuleNetwork::predict(const Inputs& inputs) { return predict_(inputs); }
+FirstPass ModuleNetwork::predict(const Inputs& inputs, const Inject* inject) { return predict_(inputs, inject); }
+
+FirstPass ModuleNetwork::prepare(const Inputs& inputs) { return prepare_(inputs); }
 
 at::Tensor ModuleNetwork::resume(const Inputs& inputs, const FirstPass& first, const Inject& inject) {
   const LentWeights buffers(module_->buffers());  // running statistics are the first pass's to update
@@ -131,8 +180,9 @@ std::vector<NamedParameter> ModuleNetwork::parameters() const {
   return parameters;
 }
 
-std::unique_ptr<WorkingCopy> ModuleNetwork::checkout(const std::vector<NamedParameter>& adapted) {
-  return std::make_unique<ModuleWorkingCopy>(*this, adapted);
+std::unique_ptr<WorkingCopy> ModuleNetwork::checkout(
+    const std::vector<NamedParameter>& adapted, const Normalisation& normalisation) {
+  return std::make_unique<ModuleWorkingCopy>(*this, *module_, adapted, normalisation);
 }
 
 }  // namespace it3

@@ -1,6 +1,7 @@
 #include <it3/online.h>
 
 #include <algorithm>
+#include <cmath>
 
 #include <ATen/ATen.h>
 #include <ATen/core/grad_mode.h>
@@ -27,65 +28,94 @@ auto find(const Parameters& parameters, const std::string& name) {
   return std::find_if(parameters.begin(), parameters.end(), [&](const auto& p) { return p.name == name; });
 }
 
+void own_each(std::vector<at::Tensor>& tensors) {
+  for (auto& t : tensors) {
+    if (t.defined()) t = t.clone();
+  }
+}
+
+double length_of(const at::Tensor& t) { return t.detach().norm().item<double>(); }
+
 }  // namespace
 
-OptimizerState Online::resume(const std::vector<NamedParameter>& adapted, OptimizerName optimizer) {
+Online::Memory Online::resume(const std::vector<NamedParameter>& adapted, OptimizerName optimizer) {
+  auto& start = state_.start;
   const bool is_touched = std::any_of(adapted.begin(), adapted.end(), [&](const auto& parameter) {
-    const auto known = find(start_, parameter.name);
-    return known != start_.end() && !is_untouched(*known, parameter.tensor);
+    const auto known = find(start, parameter.name);
+    return known != start.end() && !is_untouched(*known, parameter.tensor);
   });
   if (is_touched) *this = {};
   for (const auto& parameter : adapted) {
-    if (find(start_, parameter.name) == start_.end()) {
+    if (find(start, parameter.name) == start.end()) {
       const at::Tensor& weight = parameter.tensor;
-      start_.push_back({parameter.name, weight.detach().clone(), weight._version(), address_of(weight)});
+      start.push_back({parameter.name, weight.detach().clone(), weight._version(), address_of(weight)});
     }
   }
-  if (optimizer != optimizer_ || names_of(adapted) != stepped_) state_ = {};
-  optimizer_ = optimizer;
+  if (names_of(adapted) != state_.stepped) state_.average = {};
+  if (optimizer != state_.optimizer_name || names_of(adapted) != state_.stepped) state_.optimizer = {};
+  state_.optimizer_name = optimizer;
   // Given by value: a call that fails must not change what the next one starts with.
-  OptimizerState state = state_;
-  for (auto* list : {&state.momentum, &state.squares, &state.steps, &state.masters}) {
-    for (auto& memory : *list) {
-      if (memory.defined()) memory = memory.clone();
-    }
+  Memory memory{state_.optimizer, {}, state_.average};
+  for (auto* list :
+       {&memory.optimizer.momentum, &memory.optimizer.squares, &memory.optimizer.steps, &memory.optimizer.masters,
+        &memory.average}) {
+    own_each(*list);
   }
-  return state;
+  for (const auto& parameter : adapted) memory.start.push_back(find(start, parameter.name)->value);
+  return memory;
 }
 
-void Online::keep(const std::vector<NamedParameter>& adapted, OptimizerState state) {
-  for (auto& start : start_) {
+void Online::keep(const std::vector<NamedParameter>& adapted, Memory memory, std::optional<double> loss) {
+  for (auto& start : state_.start) {
     const auto parameter = find(adapted, start.name);
     if (parameter == adapted.end()) continue;
     start.version = parameter->tensor._version();
     start.address = address_of(parameter->tensor);
   }
-  state_ = std::move(state);
-  stepped_ = names_of(adapted);
+  state_.optimizer = std::move(memory.optimizer);
+  state_.average = std::move(memory.average);
+  state_.stepped = names_of(adapted);
+  if (loss) state_.course = course_with(*loss);
+}
+
+Online::Course Online::course_with(double loss) const {
+  if (!state_.course) return {loss, loss};
+  const double average = 0.9 * state_.course->average + 0.1 * loss;
+  return {average, std::min(average, state_.course->least)};
+}
+
+bool Online::has_collapsed(double loss, double recovery_factor) const {
+  return state_.course && course_with(loss).average > recovery_factor * state_.course->least;
+}
+
+Drift Online::drift(const Network& network) const {
+  Drift drift;
+  double whole = 0;
+  const auto parameters = network.parameters();
+  for (const auto& start : state_.start) {
+    const auto parameter = find(parameters, start.name);
+    if (parameter == parameters.end() || !is_untouched(start, parameter->tensor)) return {};  // a new start
+    const double change = length_of(parameter->tensor.detach() - start.value);
+    drift.by_parameter.emplace_back(start.name, change);
+    drift.distance = std::hypot(drift.distance, change);
+    whole = std::hypot(whole, length_of(start.value));
+  }
+  drift.relative = whole > 0 ? drift.distance / whole : 0;
+  return drift;
 }
 
 void Online::reset(const Network& network) {
   const at::NoGradGuard no_grad;
   const auto parameters = network.parameters();
-  const bool is_touched = std::any_of(start_.begin(), start_.end(), [&](const auto& start) {
+  const bool is_touched = std::any_of(state_.start.begin(), state_.start.end(), [&](const auto& start) {
     const auto parameter = find(parameters, start.name);
     return parameter == parameters.end() || !is_untouched(start, parameter->tensor);
   });
   if (!is_touched) {
     // On an alias, which unlike a leaf that requires a gradient may be written to.
-    for (const auto& start : start_) find(parameters, start.name)->tensor.detach().copy_(start.value);
+    for (const auto& start : state_.start) find(parameters, start.name)->tensor.detach().copy_(start.value);
   }
   *this = {};
-}
-
-Online Online::restore(
-    std::vector<Start> start, OptimizerState state, std::vector<std::string> stepped, OptimizerName optimizer) {
-  Online online;
-  online.start_ = std::move(start);
-  online.state_ = std::move(state);
-  online.stepped_ = std::move(stepped);
-  online.optimizer_ = optimizer;
-  return online;
 }
 
 }  // namespace it3

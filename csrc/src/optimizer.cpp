@@ -184,6 +184,17 @@ void Optimizer::step(std::vector<at::Tensor> gradients) {
   }
 }
 
+void Optimizer::restore(const std::vector<at::Tensor>& start, double probability) {
+  const at::NoGradGuard no_grad;
+  for (std::size_t i = 0; i < parameters_.size(); ++i) {
+    const at::Tensor& master = state_.masters[i];
+    const at::Tensor& weight = master.defined() ? master : parameters_[i];
+    const at::Tensor goes_back = at::rand_like(weight, weight.options().dtype(at::kFloat)) < probability;
+    weight.copy_(at::where(goes_back, as_real(start[i]).to(weight.scalar_type()), weight));
+    if (master.defined()) parameters_[i].copy_(master);
+  }
+}
+
 /// Parameters that were stepped together so far share one counter; those left out of a step keep the old one.
 std::vector<at::Tensor> Optimizer::count_step(const std::vector<std::size_t>& indices, at::TensorOptions options) {
   std::map<at::TensorImpl*, at::Tensor> next;

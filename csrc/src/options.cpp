@@ -12,7 +12,16 @@
 namespace it3 {
 namespace {
 
+// In the order of the enumerations.
 constexpr std::array<std::string_view, 5> optimizer_names = {"adam", "adamw", "sgd", "rmsprop", "adagrad"};
+constexpr std::array<std::string_view, 3> anchor_names = {"none", "frozen", "ema"};
+constexpr std::array<std::string_view, 3> statistics_names = {"running", "batch", "blend"};
+constexpr std::array<std::string_view, 3> prediction_names = {"first", "second", "mean"};
+
+template <typename Name, std::size_t count>
+std::string_view name_of(Name value, const std::array<std::string_view, count>& names) {
+  return names.at(static_cast<std::size_t>(value));
+}
 
 std::string to_text(const OptionValue& value) {
   std::ostringstream text;
@@ -50,35 +59,57 @@ struct Setting {
     wrong_type(accepted);
   }
 
-  double number_from_zero() const {
-    constexpr std::string_view accepted = "a number, 0 or more";
+  double number_where(bool (*in_range)(double), std::string_view accepted) const {
     const double v = number(accepted);
-    check(std::isfinite(v) && v >= 0, accepted);
+    check(in_range(v), accepted);
     return v;
   }
 
   /// Nothing for None.
-  std::optional<double> optional_number_from_zero() const {
+  std::optional<double> optional_number_where(bool (*in_range)(double), std::string_view accepted) const {
     if (std::holds_alternative<std::monostate>(value)) return std::nullopt;
-    return number_from_zero();
+    return number_where(in_range, accepted);
   }
+
+  double number_from_zero() const { return number_where(is_from_zero, "a number, 0 or more"); }
+  std::optional<double> optional_number_from_zero() const {
+    return optional_number_where(is_from_zero, "a number, 0 or more");
+  }
+
+  std::int64_t whole_number_from(std::int64_t least) const {
+    const std::string accepted = c10::str("a whole number, ", least, " or more");
+    const auto* v = std::get_if<std::int64_t>(&value);
+    if (v == nullptr) wrong_type(accepted);
+    check(*v >= least, accepted);
+    return *v;
+  }
+
+  /// The enumerator of a name.
+  template <typename Name, std::size_t count>
+  Name one_of(const std::array<std::string_view, count>& names) const {
+    const std::string accepted = "one of " + detail::join(names);
+    const auto* v = std::get_if<std::string>(&value);
+    if (v == nullptr) wrong_type(accepted);
+    const auto found = std::find(names.begin(), names.end(), *v);
+    check(found != names.end(), accepted);
+    return static_cast<Name>(found - names.begin());
+  }
+
+ private:
+  static bool is_from_zero(double v) { return std::isfinite(v) && v >= 0; }
 };
 
-void set_optimizer_name(Options& options, const Setting& setting) {
-  const std::string accepted = "one of " + detail::join(optimizer_names);
-  const auto* name = std::get_if<std::string>(&setting.value);
-  if (name == nullptr) setting.wrong_type(accepted);
-  const auto found = std::find(optimizer_names.begin(), optimizer_names.end(), *name);
-  setting.check(found != optimizer_names.end(), accepted);
-  options.optimizer_name = static_cast<OptimizerName>(found - optimizer_names.begin());
+bool is_share(double v) { return v >= 0 && v <= 1; }
+
+void set_anchor(Options& options, const Setting& setting) {
+  // None is what the anchor "none" is called in Python.
+  const bool is_none = std::holds_alternative<std::monostate>(setting.value);
+  options.anchor = is_none ? AnchorName::none : setting.one_of<AnchorName>(anchor_names);
 }
 
-void set_num_steps(Options& options, const Setting& setting) {
-  constexpr std::string_view accepted = "a whole number, 0 or more";
-  const auto* steps = std::get_if<std::int64_t>(&setting.value);
-  if (steps == nullptr) setting.wrong_type(accepted);
-  setting.check(*steps >= 0, accepted);
-  options.num_steps = *steps;
+void set_patience(Options& options, const Setting& setting) {
+  const bool is_none = std::holds_alternative<std::monostate>(setting.value);
+  options.patience = is_none ? std::nullopt : std::optional(setting.whole_number_from(1));
 }
 
 void set_betas(Options& options, const Setting& setting) {
@@ -100,17 +131,6 @@ void set_copy_model(Options& options, const Setting& setting) {
   options.copy_model = *copy;
 }
 
-void set_max_grad_norm(Options& options, const Setting& setting) {
-  constexpr std::string_view accepted = "a number above 0, or None";
-  if (std::holds_alternative<std::monostate>(setting.value)) {
-    options.max_grad_norm.reset();
-    return;
-  }
-  const double norm = setting.number(accepted);
-  setting.check(norm > 0, accepted);  // infinity is no limit
-  options.max_grad_norm = norm;
-}
-
 void set_parameters(Options& options, const Setting& setting) {
   constexpr std::string_view accepted = "'all', 'norm', or one or more patterns of parameter names";
   if (const auto* one = std::get_if<std::string>(&setting.value)) {
@@ -125,19 +145,39 @@ void set_parameters(Options& options, const Setting& setting) {
 
 using Setter = std::function<void(Options&, const Setting&)>;
 
-const std::array<std::pair<std::string_view, Setter>, 10>& setters() {
-  static const std::array<std::pair<std::string_view, Setter>, 10> all = {{
-      {"optimizer_name", set_optimizer_name},
-      {"num_steps", set_num_steps},
+const auto& setters() {
+  static const std::vector<std::pair<std::string_view, Setter>> all = {
+      {"optimizer_name",
+       [](Options& o, const Setting& s) { o.optimizer_name = s.one_of<OptimizerName>(optimizer_names); }},
+      {"num_steps", [](Options& o, const Setting& s) { o.num_steps = s.whole_number_from(0); }},
       {"lr", [](Options& o, const Setting& s) { o.lr = s.number_from_zero(); }},
       {"betas", set_betas},
       {"eps", [](Options& o, const Setting& s) { o.eps = s.optional_number_from_zero(); }},
       {"weight_decay", [](Options& o, const Setting& s) { o.weight_decay = s.optional_number_from_zero(); }},
       {"momentum", [](Options& o, const Setting& s) { o.momentum = s.optional_number_from_zero(); }},
       {"copy_model", set_copy_model},
-      {"max_grad_norm", set_max_grad_norm},
+      {"max_grad_norm",
+       [](Options& o, const Setting& s) {  // infinity is no limit
+         o.max_grad_norm = s.optional_number_where([](double v) { return v > 0; }, "a number above 0, or None");
+       }},
       {"parameters", set_parameters},
-  }};
+      {"anchor", set_anchor},
+      {"ema_decay",
+       [](Options& o, const Setting& s) { o.ema_decay = s.optional_number_where(is_share, "a number from 0 to 1"); }},
+      {"norm_statistics",
+       [](Options& o, const Setting& s) { o.normalisation.statistics = s.one_of<NormStatistics>(statistics_names); }},
+      {"norm_prior", [](Options& o, const Setting& s) { o.normalisation.prior = s.optional_number_from_zero(); }},
+      {"prediction", [](Options& o, const Setting& s) { o.prediction = s.one_of<PredictionName>(prediction_names); }},
+      {"tolerance", [](Options& o, const Setting& s) { o.tolerance = s.optional_number_from_zero(); }},
+      {"patience", set_patience},
+      {"threshold", [](Options& o, const Setting& s) { o.threshold = s.optional_number_from_zero(); }},
+      {"restore_probability",
+       [](Options& o, const Setting& s) { o.restore_probability = s.number_where(is_share, "a number from 0 to 1"); }},
+      {"recovery_factor",
+       [](Options& o, const Setting& s) {
+         o.recovery_factor = s.optional_number_where([](double v) { return v > 1; }, "a number above 1, or None");
+       }},
+  };
   return all;
 }
 
@@ -161,28 +201,45 @@ std::vector<std::pair<std::string, OptionValue>> Options::values() const {
       {"lr", lr},
       {"copy_model", copy_model},
       {"parameters", parameters},
+      {"anchor", std::string(name_of(anchor, anchor_names))},
+      {"norm_statistics", std::string(name_of(normalisation.statistics, statistics_names))},
+      {"prediction", std::string(name_of(prediction, prediction_names))},
+      {"restore_probability", restore_probability},
   };
   if (betas) set.emplace_back("betas", std::vector<double>{betas->first, betas->second});
   if (eps) set.emplace_back("eps", *eps);
   if (weight_decay) set.emplace_back("weight_decay", *weight_decay);
   if (momentum) set.emplace_back("momentum", *momentum);
   if (max_grad_norm) set.emplace_back("max_grad_norm", *max_grad_norm);
+  if (ema_decay) set.emplace_back("ema_decay", *ema_decay);
+  if (normalisation.prior) set.emplace_back("norm_prior", *normalisation.prior);
+  if (tolerance) set.emplace_back("tolerance", *tolerance);
+  if (patience) set.emplace_back("patience", *patience);
+  if (threshold) set.emplace_back("threshold", *threshold);
+  if (recovery_factor) set.emplace_back("recovery_factor", *recovery_factor);
   return set;
 }
 
 void Options::validate() const {
+  const auto check = [](bool accepted, std::string_view option, std::string_view takers, const auto& given) {
+    TORCH_CHECK_VALUE(accepted, option, " is for ", takers, ", but ", given, "; leave ", option, " out or change that");
+  };
+  const std::string optimizer = c10::str("optimizer_name is '", to_string(optimizer_name), "'");
   const bool is_adam = optimizer_name == OptimizerName::adam || optimizer_name == OptimizerName::adamw;
   const bool has_momentum = optimizer_name == OptimizerName::sgd || optimizer_name == OptimizerName::rmsprop;
-  const auto check = [&](bool accepted, std::string_view option, std::string_view takers) {
-    TORCH_CHECK_VALUE(
-        accepted, option, " is for ", takers, ", but optimizer_name is '", to_string(optimizer_name), "'; leave ",
-        option, " out or choose another optimizer_name");
-  };
-  check(is_adam || !betas, "betas", "adam and adamw");
-  check(has_momentum || !momentum, "momentum", "sgd and rmsprop");
-  check(optimizer_name != OptimizerName::sgd || !eps, "eps", "adam, adamw, rmsprop and adagrad");
+  check(is_adam || !betas, "betas", "adam and adamw", optimizer);
+  check(has_momentum || !momentum, "momentum", "sgd and rmsprop", optimizer);
+  check(optimizer_name != OptimizerName::sgd || !eps, "eps", "adam, adamw, rmsprop and adagrad", optimizer);
+  check(
+      anchor == AnchorName::ema || !ema_decay, "ema_decay", "anchor='ema'",
+      c10::str("anchor is '", name_of(anchor, anchor_names), "'"));
+  check(
+      normalisation.statistics == NormStatistics::blend || !normalisation.prior, "norm_prior",
+      "norm_statistics='blend'",
+      c10::str("norm_statistics is '", name_of(normalisation.statistics, statistics_names), "'"));
+  check(tolerance || !patience, "patience", "a tolerance", "tolerance is None");
 }
 
-std::string_view to_string(OptimizerName name) { return optimizer_names.at(static_cast<std::size_t>(name)); }
+std::string_view to_string(OptimizerName name) { return name_of(name, optimizer_names); }
 
 }  // namespace it3

@@ -63,6 +63,7 @@ Dictionary describe(const SavedEngine& engine) {
   };
   insert_layout("prediction", engine.prediction_layout);
   insert_layout("features", engine.features_layout);
+  if (engine.neutral.defined()) d.insert("neutral", engine.neutral.detach().cpu());
   for (const auto& [name, value] : engine.options.values()) d.insert("option_" + name, to_ivalue(value));
   d.insert("note_model", engine.notes.model);
   d.insert("note_inputs", engine.notes.inputs);
@@ -100,6 +101,7 @@ SavedEngine undescribe(
       module_in(extra, combine_record, device),
       std::string(),
       {},
+      d.contains("neutral") ? tensor("neutral") : at::Tensor(),
       {d.at("note_model").toStringRef(), d.at("note_inputs").to<std::vector<std::string>>(),
        d.at("note_prediction").toStringRef(), d.at("note_features").toStringRef()}};
   if (auto embedder = module_in(extra, embedder_record, device)) {

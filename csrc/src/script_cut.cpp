@@ -11,6 +11,7 @@
 
 #include "script_channels_last.h"
 #include "script_graph.h"
+#include "script_normalisation.h"
 
 namespace it3::detail {
 namespace {
@@ -84,9 +85,10 @@ std::shared_ptr<Graph> build(
 
 }  // namespace
 
-ScriptCut cut_script(const torch::jit::Module& module, const std::string& layer) {
+ScriptCut cut_script(const torch::jit::Module& module, const std::string& layer, const Normalisation& normalisation) {
   const FlatGraph flat = flatten_script(module, layer);
   Graph& graph = *flat.graph;
+  set_normalisation(graph, normalisation);
   const bool has_any_layout = allow_any_layout(flat.graph);
   const torch::jit::AliasDb aliases(flat.graph);
 

@@ -7,6 +7,8 @@
 #include <torch/csrc/jit/api/module.h>
 #include <torch/csrc/jit/runtime/interpreter.h>
 
+#include <it3/normalisation.h>
+
 #include "lifted_tensor.h"
 
 namespace it3::detail {
@@ -27,6 +29,7 @@ struct ScriptCut {
 };
 
 /// Cuts a module behind a layer. Raises c10::ValueError as ScriptNetwork does.
-ScriptCut cut_script(const torch::jit::Module& module, const std::string& layer);
+ScriptCut cut_script(
+    const torch::jit::Module& module, const std::string& layer, const Normalisation& normalisation = {});
 
 }  // namespace it3::detail

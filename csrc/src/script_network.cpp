@@ -74,7 +74,7 @@ at::Tensor run_tail(
 }
 
 /// Carries (features, crossing..., inputs...).
-FirstPass run_both(const ScriptCut& cut, Stack arguments, const std::vector<at::Tensor>& lifted) {
+FirstPass run_head(const ScriptCut& cut, Stack arguments, const std::vector<at::Tensor>& lifted) {
   Stack stack = arguments;
   stack.insert(stack.end(), lifted.begin(), lifted.end());
   torch::jit::InterpreterState(cut.head).run(stack);
@@ -82,7 +82,6 @@ FirstPass run_both(const ScriptCut& cut, Stack arguments, const std::vector<at::
   first.carried = std::move(stack);
   first.carried.insert(
       first.carried.end(), std::make_move_iterator(arguments.begin()), std::make_move_iterator(arguments.end()));
-  first.prediction = run_tail(cut, first.carried, lifted, first.carried[0].toTensor());
   return first;
 }
 
@@ -109,56 +108,37 @@ bool is_in_channels_last_faster(const at::Tensor& weight) {
   return weight.dim() == 4 && weight.is_cpu() && weight.is_contiguous();
 }
 
-class ScriptWorkingCopy : public WorkingCopy {
+/// A cut's passes on some tensors.
+class ScriptPasses : public TwoPass {
  public:
-  ScriptWorkingCopy(
+  ScriptPasses(
       const torch::jit::Module& module,
       std::shared_ptr<const ScriptCut> cut,
-      const std::vector<NamedParameter>& adapted)
-      : module_(module), cut_(std::move(cut)), lifted_(lifted_tensors(*cut_, /*writable=*/false)) {
-    std::set<detail::TensorIdentity> convolution_weights;
-    for (std::size_t i = 0; i < lifted_.size(); ++i) {
-      if (cut_->lifted[i].is_convolution_weight) convolution_weights.insert(detail::identity_of(lifted_[i]));
-    }
-    std::map<detail::TensorIdentity, at::Tensor> leaves;
-    for (const auto& parameter : adapted) {
-      own_.push_back(parameter.tensor);
-      const auto identity = detail::identity_of(parameter.tensor);
-      const bool is_faster = is_in_channels_last_faster(parameter.tensor) && convolution_weights.contains(identity);
-      has_other_layout_ |= is_faster;
-      values_.push_back(
-          parameter.tensor.detach().clone(is_faster ? at::MemoryFormat::ChannelsLast : at::MemoryFormat::Preserve));
-      leaves_.push_back(values_.back().detach().requires_grad_());
-      leaves[identity] = leaves_.back();
-    }
-    for (auto& tensor : lifted_) {
-      const auto leaf = leaves.find(detail::identity_of(tensor));
-      tensor = leaf != leaves.end() ? leaf->second : tensor.detach();
-    }
-  }
+      std::vector<at::Tensor> lifted,
+      bool has_other_layout)
+      : module_(module), cut_(std::move(cut)), lifted_(std::move(lifted)), has_other_layout_(has_other_layout) {}
 
-  FirstPass predict(const Inputs& inputs) override {
-    FirstPass first = run_both(*cut_, arguments_of(module_, inputs), lifted_);
-    first.prediction = in_usual_layout(first.prediction, first);
+  FirstPass prepare(const Inputs& inputs) override { return run_head(*cut_, arguments_of(module_, inputs), lifted_); }
+
+  FirstPass predict(const Inputs& inputs, const Inject* inject) override {
+    FirstPass first = prepare(inputs);
+    first.prediction = run(first, inject);
     return first;
   }
 
   at::Tensor resume(const Inputs& /*inputs*/, const FirstPass& first, const Inject& inject) override {
-    at::Tensor features = first.carried[0].toTensor();
-    if (!inject.takes_any_layout()) features = in_usual_layout(features, first);
-    return in_usual_layout(run_tail(*cut_, first.carried, lifted_, inject(features)), first);
-  }
-
-  const std::vector<at::Tensor>& leaves() const override { return leaves_; }
-  const std::vector<at::Tensor>& values() const override { return values_; }
-  bool has_plain_graphs() const override { return true; }
-
-  void commit() override {
-    const at::NoGradGuard no_grad;
-    for (std::size_t i = 0; i < own_.size(); ++i) own_[i].detach().copy_(values_[i]);
+    return run(first, &inject);
   }
 
  private:
+  at::Tensor run(const FirstPass& first, const Inject* inject) const {
+    at::Tensor features = first.carried[0].toTensor();
+    if (inject != nullptr) {
+      features = (*inject)(inject->takes_any_layout() ? features : in_usual_layout(features, first));
+    }
+    return in_usual_layout(run_tail(*cut_, first.carried, lifted_, features), first);
+  }
+
   /// What leaves the graph as it would with the module's own weights: not in channels_last, unless the inputs are.
   at::Tensor in_usual_layout(const at::Tensor& t, const FirstPass& first) const {
     if (!has_other_layout_ || !is_in_channels_last(t)) return t;
@@ -171,9 +151,76 @@ class ScriptWorkingCopy : public WorkingCopy {
 
   const torch::jit::Module& module_;
   std::shared_ptr<const ScriptCut> cut_;
-  bool has_other_layout_ = false;
   std::vector<at::Tensor> lifted_;
+  bool has_other_layout_;
+};
+
+class ScriptWorkingCopy : public WorkingCopy {
+ public:
+  ScriptWorkingCopy(
+      const torch::jit::Module& module,
+      std::shared_ptr<const ScriptCut> cut,
+      const std::vector<NamedParameter>& adapted)
+      : module_(module), cut_(std::move(cut)), lifted_(lifted_tensors(*cut_, /*writable=*/false)) {
+    std::map<detail::TensorIdentity, std::vector<std::size_t>> places;
+    std::set<detail::TensorIdentity> convolution_weights;
+    for (std::size_t i = 0; i < lifted_.size(); ++i) {
+      const auto identity = detail::identity_of(lifted_[i]);
+      places[identity].push_back(i);
+      if (cut_->lifted[i].is_convolution_weight) convolution_weights.insert(identity);
+      lifted_[i] = lifted_[i].detach();
+    }
+    for (const auto& parameter : adapted) {
+      own_.push_back(parameter.tensor);
+      const auto identity = detail::identity_of(parameter.tensor);
+      const bool is_faster = is_in_channels_last_faster(parameter.tensor) && convolution_weights.contains(identity);
+      has_other_layout_ |= is_faster;
+      values_.push_back(
+          parameter.tensor.detach().clone(is_faster ? at::MemoryFormat::ChannelsLast : at::MemoryFormat::Preserve));
+      leaves_.push_back(values_.back().detach().requires_grad_());
+      places_.push_back(places[identity]);
+    }
+    passes_ = passes_with(leaves_);
+  }
+
+  FirstPass prepare(const Inputs& inputs) override { return passes_->prepare(inputs); }
+  FirstPass predict(const Inputs& inputs, const Inject* inject) override { return passes_->predict(inputs, inject); }
+  at::Tensor resume(const Inputs& inputs, const FirstPass& first, const Inject& inject) override {
+    return passes_->resume(inputs, first, inject);
+  }
+  const std::vector<at::Tensor>& leaves() const override { return leaves_; }
+  const std::vector<at::Tensor>& values() const override { return values_; }
+  bool has_plain_graphs() const override { return true; }
+
+  std::unique_ptr<TwoPass> with_constants(const std::vector<at::Tensor>& values) override {
+    std::vector<at::Tensor> constants;
+    for (std::size_t i = 0; i < values.size(); ++i) {
+      constants.push_back(values[i].detach().to(values_[i].scalar_type()));
+    }
+    return passes_with(constants);
+  }
+
+  void commit() override {
+    const at::NoGradGuard no_grad;
+    for (std::size_t i = 0; i < own_.size(); ++i) own_[i].detach().copy_(values_[i]);
+  }
+
+ private:
+  std::unique_ptr<ScriptPasses> passes_with(const std::vector<at::Tensor>& weights) const {
+    std::vector<at::Tensor> lifted = lifted_;
+    for (std::size_t i = 0; i < weights.size(); ++i) {
+      for (const std::size_t place : places_[i]) lifted[place] = weights[i];
+    }
+    return std::make_unique<ScriptPasses>(module_, cut_, std::move(lifted), has_other_layout_);
+  }
+
+  const torch::jit::Module& module_;
+  std::shared_ptr<const ScriptCut> cut_;
+  bool has_other_layout_ = false;
+  std::vector<at::Tensor> lifted_;                // all constants
+  std::vector<std::vector<std::size_t>> places_;  // of each adapted parameter among the lifted tensors
   std::vector<at::Tensor> own_, values_, leaves_;
+  std::unique_ptr<ScriptPasses> passes_;
 };
 
 std::shared_ptr<const detail::ScriptSlots> slots_of(const torch::jit::Module& module) {
@@ -202,25 +249,30 @@ ScriptNetwork::ScriptNetwork(torch::jit::Module module, std::string layer)
   cut();
 }
 
-std::shared_ptr<const ScriptCut> ScriptNetwork::cut() const {
+std::shared_ptr<const ScriptCut> ScriptNetwork::cut(const Normalisation& normalisation) const {
   std::vector<bool> flags;
   for (const auto& flag : slots_->training) flags.push_back(flag.get().toBool());
   const std::scoped_lock lock(mutex_);
-  auto& known = cuts_[flags];
-  if (known == nullptr) known = std::make_shared<const ScriptCut>(detail::cut_script(module_, layer_));
+  auto& known = cuts_[{flags, normalisation.statistics, normalisation.prior}];
+  if (known == nullptr) known = std::make_shared<const ScriptCut>(detail::cut_script(module_, layer_, normalisation));
   return known;
 }
 
-FirstPass ScriptNetwork::predict(const Inputs& inputs) {
+FirstPass ScriptNetwork::prepare(const Inputs& inputs) {
   const auto current = cut();
-  return run_both(*current, arguments_of(module_, inputs), lifted_tensors(*current, /*writable=*/true));
+  return run_head(*current, arguments_of(module_, inputs), lifted_tensors(*current, /*writable=*/true));
 }
 
-at::Tensor ScriptNetwork::resume(const Inputs& /*inputs*/, const FirstPass& first, const Inject& inject) {
+FirstPass ScriptNetwork::predict(const Inputs& inputs, const Inject* inject) {
+  const auto current = cut();
+  return ScriptPasses(module_, current, lifted_tensors(*current, /*writable=*/true), false).predict(inputs, inject);
+}
+
+at::Tensor ScriptNetwork::resume(const Inputs& inputs, const FirstPass& first, const Inject& inject) {
   const auto current = cut();
   // Running statistics are the first pass's to update.
-  const auto lifted = lifted_tensors(*current, /*writable=*/false);
-  return run_tail(*current, first.carried, lifted, inject(first.carried[0].toTensor()));
+  return ScriptPasses(module_, current, lifted_tensors(*current, /*writable=*/false), false)
+      .resume(inputs, first, inject);
 }
 
 std::vector<NamedParameter> ScriptNetwork::parameters() const {
@@ -245,8 +297,9 @@ torch::jit::Module ScriptNetwork::with_weights(const std::vector<std::pair<std::
   return copy;
 }
 
-std::unique_ptr<WorkingCopy> ScriptNetwork::checkout(const std::vector<NamedParameter>& adapted) {
-  return std::make_unique<ScriptWorkingCopy>(module_, cut(), adapted);
+std::unique_ptr<WorkingCopy> ScriptNetwork::checkout(
+    const std::vector<NamedParameter>& adapted, const Normalisation& normalisation) {
+  return std::make_unique<ScriptWorkingCopy>(module_, cut(normalisation), adapted);
 }
 
 }  // namespace it3

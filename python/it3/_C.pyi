@@ -2,9 +2,10 @@
 The C++ core of it3.
 """
 from __future__ import annotations
+import collections.abc
 import torch
 import typing
-__all__: list[str] = ['Adaptation', 'EngineParts', 'Layout', 'Online', 'ScriptNetwork', 'adapt', 'arguments_of', 'broadcast_add', 'channel_dim_of_kind', 'check_distance', 'check_options', 'embed', 'load_engine', 'make_embedder_weights', 'sample_distances', 'save_engine', 'submodule_of', 'training_losses', 'uncertainty']
+__all__: list[str] = ['Adaptation', 'Drift', 'EngineParts', 'Layout', 'Online', 'ScriptNetwork', 'adapt', 'arguments_of', 'batch_norm', 'broadcast_add', 'channel_dim_of_kind', 'check_distance', 'check_options', 'embed', 'load_engine', 'make_embedder_weights', 'quantile_of', 'sample_distances', 'save_engine', 'submodule_of', 'training_losses', 'uncertainty']
 class Layout:
     """
     Which dimensions of a tensor are its samples and its channels.
@@ -30,10 +31,19 @@ class Adaptation:
     def loss(self) -> torch.Tensor:
         ...
     @property
+    def adapted_samples(self) -> torch.Tensor | None:
+        ...
+    @property
+    def first(self) -> torch.Tensor:
+        ...
+    @property
     def losses(self) -> torch.Tensor:
         ...
     @property
     def prediction(self) -> torch.Tensor:
+        ...
+    @property
+    def recovered(self) -> bool:
         ...
     @property
     def second(self) -> torch.Tensor:
@@ -41,6 +51,27 @@ class Adaptation:
     @property
     def weights(self) -> list[tuple[str, torch.Tensor]]:
         ...
+class Drift:
+    """
+    How far weights have moved from their start: Euclidean norms.
+    """
+    def __repr__(self) -> str:
+        ...
+    @property
+    def by_parameter(self) -> list[tuple[str, float]]:
+        """
+        Of each parameter's change, by name.
+        """
+    @property
+    def distance(self) -> float:
+        """
+        Of the change of all weights together.
+        """
+    @property
+    def relative(self) -> float:
+        """
+        The distance over the norm of the start.
+        """
 class Online:
     """
     What stays between calls that keep adapted weights.
@@ -51,6 +82,10 @@ class Online:
         ...
     def __setstate__(self, arg0: tuple) -> None:
         ...
+    def drift(self, model: typing.Any) -> Drift:
+        """
+        How far the model's weights are from those of the start.
+        """
     def reset(self, model: typing.Any) -> None:
         """
         Writes the weights of the start back into the model, and forgets everything.
@@ -65,7 +100,7 @@ class EngineParts:
     """
     A model, the layer to inject at, and the functions between them.
     """
-    def __init__(self, model: typing.Any, script: ScriptNetwork | None, layer_name: str, embeder: typing.Any, embeds_to_features: bool, combine_fn: typing.Any, distance_fn: typing.Any, prediction_layout: Layout, features_layout: Layout) -> None:
+    def __init__(self, model: typing.Any, script: ScriptNetwork | None, layer_name: str, embeder: typing.Any, embeds_to_features: bool, combine_fn: typing.Any, distance_fn: typing.Any, prediction_layout: Layout, features_layout: Layout, neutral: torch.Tensor | None) -> None:
         ...
 def adapt(parts: EngineParts, inputs: typing.Any, options: dict, online: Online, with_second: bool = False) -> Adaptation:
     """
@@ -74,6 +109,10 @@ def adapt(parts: EngineParts, inputs: typing.Any, options: dict, online: Online,
 def arguments_of(inputs: typing.Any) -> tuple[tuple, dict]:
     """
     The positional and keyword arguments that a model is called with for these inputs.
+    """
+def batch_norm(x: torch.Tensor, running_mean: torch.Tensor, running_var: torch.Tensor, weight: torch.Tensor | None, bias: torch.Tensor | None, eps: typing.SupportsFloat | typing.SupportsIndex, statistics: typing.SupportsInt | typing.SupportsIndex, prior: typing.SupportsFloat | typing.SupportsIndex | None) -> torch.Tensor:
+    """
+    Batch normalisation in eval mode by the statistics asked for.
     """
 def broadcast_add(features: torch.Tensor, embedding: torch.Tensor, features_layout: Layout) -> torch.Tensor:
     """
@@ -103,6 +142,10 @@ def make_embedder_weights(prediction: torch.Tensor, features: torch.Tensor, pred
     """
     New weights of the default embedder for these two tensors: (F, C), (F), (F, F), (F).
     """
+def quantile_of(values: collections.abc.Sequence[torch.Tensor], quantile: typing.SupportsFloat | typing.SupportsIndex) -> float:
+    """
+    A quantile of the values of some tensors together.
+    """
 def sample_distances(second: torch.Tensor, first: torch.Tensor) -> torch.Tensor:
     """
     The Euclidean distance between two predictions of each sample: (B,).
@@ -115,11 +158,11 @@ def submodule_of(model: typing.Any, name: str) -> typing.Any:
     """
     The submodule of a dotted name. Raises ValueError, with the nearest name, if there is none.
     """
-def training_losses(parts: EngineParts, inputs: typing.Any, target: torch.Tensor | None = None) -> tuple[torch.Tensor, torch.Tensor]:
+def training_losses(parts: EngineParts, inputs: typing.Any, target: torch.Tensor | None = None, target_probability: typing.SupportsFloat | typing.SupportsIndex | None = None) -> tuple[torch.Tensor, torch.Tensor]:
     """
     (y0, loss_ttt), the two terms of ZigZag's training loss.
     """
-def uncertainty(parts: EngineParts, inputs: typing.Any) -> torch.Tensor:
+def uncertainty(parts: EngineParts, inputs: typing.Any, options: dict) -> torch.Tensor:
     """
     The distance between the two predictions of each sample: (B,).
     """

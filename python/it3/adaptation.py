@@ -26,23 +26,33 @@ class Adaptation:
     Attributes
     ----------
     prediction
-        The adapted network's prediction, y0.
+        The answer: the adapted network's y0, or what the option ``prediction`` says.
+    first
+        The adapted network's first prediction, y0.
     second
         The adapted network's second prediction, y1 = f(x | y0); the prediction's shape.
     losses
         The distance between the two before each step, (steps,).
+    adapted_samples
+        Which samples adapted, (B,) of booleans; None without the option ``threshold``.
+    recovered
+        Whether the network had collapsed and went back to the start before this batch.
     """
 
     prediction: Tensor
+    first: Tensor
     second: Tensor
     losses: Tensor
+    adapted_samples: Tensor | None
+    recovered: bool
     _weights: dict[str, Tensor]
     _source: nn.Module
+    _has_neutral: bool
 
     @cached_property
     def uncertainty(self) -> Tensor:
         """The Euclidean distance of y1 from y0 for each sample, (B,)."""
-        return _C.sample_distances(self.second, self.prediction)
+        return _C.sample_distances(self.second, self.first)
 
     @property
     def steps(self) -> int:
@@ -63,7 +73,18 @@ class Adaptation:
         return state
 
     def model(self) -> nn.Module:
-        """Make a copy of the model with the adapted weights."""
+        """Make a copy of the model with the adapted weights.
+
+        Raises
+        ------
+        ValueError
+            If the engine has a neutral signal: the plain model, into which nothing is injected, predicts otherwise.
+        """
+        if self._has_neutral:
+            raise ValueError(
+                "this engine predicts by injecting a neutral signal, which the plain model does not; save the engine, "
+                "or take state_dict()"
+            )
         adapted = copy_of(self._source)
         adapted.load_state_dict(self.state_dict())
         return adapted

@@ -1,6 +1,6 @@
 """The engine: a model, an embedder and how to adapt."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
@@ -42,6 +42,15 @@ class IT3Engine(nn.Module):
     distance_fn
         ``distance_fn(y1, y0)``, a scalar, or one of "mse" (the default), "l1", "cross_entropy", "kl", "js", "cosine".
         The three between distributions take predictions as logits, and targets as class probabilities.
+    neutral
+        The signal that stands for "no prediction yet": a number, or a tensor in the shape of one sample's prediction,
+        outside the range of the labels. Its embedding is then injected for y0 too, y0 = f(x | neutral), in training and
+        at test time, at the cost of a plain forward pass a call that tells the prediction's shape. Default: nothing is
+        injected for y0.
+    target_probability
+        If set, the engine trains with one pass, as the authors' programs do: ``prediction`` is f(x | signal), the
+        signal being each sample's target with this probability, else ``neutral``, and ``loss_ttt`` is 0. Where
+        ``neutral`` is None, the draw is for the whole batch, between the targets and no injection.
     optimization_parameters
         How to adapt; may be changed between calls, as ``engine.optimization_parameters["lr"] = 1e-3``.
 
@@ -53,6 +62,22 @@ class IT3Engine(nn.Module):
           normalisation layers, or a pattern or list of patterns of parameter or module names, such as "encoder.*"
         - ``copy_model`` (True): every call starts from the same weights. False: adapted weights and optimiser state are
           kept from call to call, until :meth:`reset`
+        - ``anchor`` ("none"): the network that makes y1 while the model adapts. "none": the model itself, so that both
+          predictions are pulled towards one another. "frozen": the model as it was at the start; gradients reach it
+          through y0 alone (the paper's choice). "ema": a moving average of the model's weights with ``ema_decay``
+          (0.99), updated after each step (the paper's online variant, with ``copy_model`` False)
+        - ``norm_statistics`` ("running"): what batch normalisation in eval mode normalises with: the "running"
+          statistics, those of the "batch", or a "blend", the running ones counting for ``norm_prior`` (16) samples. The
+          stored statistics do not change
+        - ``prediction`` ("first"): which of the adapted model's predictions is the answer: "first", which is y0,
+          "second", y1, or their "mean"
+        - ``tolerance`` (None), ``patience`` (1): stop when the loss has not fallen by more than this share of the least
+          so far for so many evaluations in a row
+        - ``threshold`` (None): adapt only samples whose ‖y1 - y0‖ is above it; see :meth:`calibrate`
+        - ``restore_probability`` (0): with which each weight goes back to the start after each step (CoTTA)
+        - ``recovery_factor`` (None): with ``copy_model`` False, go back to the start when the moving average over calls
+          of the loss before the first step, m <- 0.9 m + 0.1 loss, is above so many times its least value, or a loss or
+          prediction is not finite
 
     Raises
     ------
@@ -74,6 +99,8 @@ class IT3Engine(nn.Module):
         combine_fn: TensorFunction | None = None,
         distance_fn: TensorFunction | str | None = None,
         optimization_parameters: Mapping[str, Any] | None = None,
+        neutral: Tensor | float | None = None,
+        target_probability: float | None = None,
     ) -> None:
         super().__init__()
         _check_model(model)
@@ -99,6 +126,8 @@ class IT3Engine(nn.Module):
             self.embeder.features_layout = self.embeder.features_layout or self._features_layout
             self._prediction_layout = self.embeder.prediction_layout
             self._features_layout = self.embeder.features_layout
+        self.neutral = neutral
+        self.target_probability = target_probability
         self.notes: dict[str, Any] = {}
         """What the file that the engine was loaded from says of the network's class, inputs and outputs."""
         self._online = _C.Online()
@@ -135,7 +164,7 @@ class IT3Engine(nn.Module):
             are not finite.
         """
         if self.training:
-            return _C.training_losses(self._parts(), inputs, target)
+            return _C.training_losses(self._parts(), inputs, target, self.target_probability)
         if target is not None:
             raise ValueError("a target was given in eval mode, where adaptation uses no labels; call train() to train")
         result = _C.adapt(self._parts(), inputs, self.optimization_parameters, self._online)
@@ -153,11 +182,51 @@ class IT3Engine(nn.Module):
         """
         options = {**self.optimization_parameters, **overrides}
         result = _C.adapt(self._parts(), inputs, options, self._online, with_second=True)
-        return Adaptation(result.prediction, result.second, result.losses, dict(result.weights), _eager(self.model))
+        return Adaptation(
+            prediction=result.prediction,
+            first=result.first,
+            second=result.second,
+            losses=result.losses,
+            adapted_samples=result.adapted_samples,
+            recovered=result.recovered,
+            _weights=dict(result.weights),
+            _source=_eager(self.model),
+            _has_neutral=self.neutral is not None,
+        )
 
     def uncertainty(self, inputs: Any) -> Tensor:
         """Give the distance ‖y1 - y0‖ of each sample, (B,), without adapting: larger where the model is less sure."""
-        return _C.uncertainty(self._parts(), inputs)
+        return _C.uncertainty(self._parts(), inputs, self.optimization_parameters)
+
+    def calibrate(self, clean: Iterable[Any], quantile: float = 0.95) -> float:
+        """Set the option ``threshold`` to a quantile of :meth:`uncertainty` over data that need no adaptation.
+
+        Parameters
+        ----------
+        clean
+            Batches, such as a DataLoader's: inputs, or pairs of inputs and targets. A tuple or list of two counts as
+            such a pair, one of one as inputs.
+        quantile
+            The share of samples like these that shall not adapt.
+
+        Returns
+        -------
+        float
+            The threshold.
+
+        Raises
+        ------
+        ValueError
+            For a quantile outside [0, 1], and if there are no batches.
+        """
+        distances = [self.uncertainty(inputs_of(batch)) for batch in clean]
+        threshold = _C.quantile_of(distances, quantile)
+        self.optimization_parameters["threshold"] = threshold
+        return threshold
+
+    def drift(self) -> _C.Drift:
+        """Tell how far the weights are from those that :meth:`reset` goes back to: Euclidean norms."""
+        return self._online.drift(_eager(self.model))
 
     def save(self, path: Any, example_inputs: Any, method: Any = "script") -> None:
         """Write the engine to one file; see :func:`it3.save`."""
@@ -192,6 +261,7 @@ class IT3Engine(nn.Module):
                 distance_fn=self.distance_fn,
                 prediction_layout=self._prediction_layout,
                 features_layout=self._features_layout,
+                neutral=None if self.neutral is None else torch.as_tensor(self.neutral),
             )
             self.__dict__["_known_parts"] = parts
         return parts
@@ -217,6 +287,11 @@ class IT3Engine(nn.Module):
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
         _rename_torch_ttt_keys(state_dict, prefix, isinstance(self.embeder, Embedder))
         super()._load_from_state_dict(state_dict, prefix, *args)
+
+
+def inputs_of(batch: Any) -> Any:
+    """Give the inputs in a loader's batch: (inputs, targets), (inputs,) or inputs."""
+    return batch[0] if isinstance(batch, tuple | list) and len(batch) in (1, 2) else batch
 
 
 def _check_model(model: object) -> None:

@@ -39,7 +39,7 @@ TEST(Online, WeightsChangedByOthersAreANewStart) {
   const auto changed = problem.snapshot();
   online.reset(*problem.network);
   EXPECT_TRUE(equal(problem.snapshot(), changed));
-  EXPECT_TRUE(online.empty());
+  EXPECT_FALSE(online.has_moved());
 }
 
 }  // namespace

@@ -55,22 +55,58 @@ def adapt(
     num_steps: int = 3,
     max_grad_norm: float | None = None,
     parameters: Callable[[str], bool] = lambda name: True,
+    anchor: str = "none",
+    ema_decay: float = 0.99,
+    neutral: Tensor | None = None,
+    rows: Tensor | None = None,
     **optimizer_options: object,
 ) -> tuple[Tensor, list[float], nn.Module]:
-    """Give the adapted prediction, the loss before each step, and the adapted copy of the model."""
+    """Give the adapted prediction, the loss before each step, and the adapted copy of the model.
+
+    `neutral` has the prediction's shape; `rows` are the samples that count.
+    """
+
+    def first_prediction() -> Tensor:
+        if neutral is None:
+            return model(inputs)
+        return second_prediction(model, layer, embedder, combine, inputs, neutral)
+
     model = copy.deepcopy(model)
+    other = copy.deepcopy(model).requires_grad_(False)
     adapted = [p for name, p in model.named_parameters() if p.requires_grad and parameters(name)]
     optimizer = OPTIMIZERS[optimizer_name](adapted, **{"lr": 1e-2, **optimizer_options})
     losses = []
     for _ in range(num_steps):
         optimizer.zero_grad()
-        y0 = model(inputs)
-        y1 = second_prediction(model, layer, embedder, combine, inputs, y0)
-        loss = distance(y1, y0)
+        y0 = first_prediction()
+        y1 = second_prediction(model if anchor == "none" else other, layer, embedder, combine, inputs, y0)
+        loss = distance(y1, y0) if rows is None else distance(y1[rows], y0[rows])
         loss.backward()
         if max_grad_norm is not None:
             nn.utils.clip_grad_norm_(adapted, max_grad_norm)
         optimizer.step()
+        if anchor == "ema":
+            for average, weight in zip(other.parameters(), model.parameters(), strict=True):
+                average.data = ema_decay * average.data + (1 - ema_decay) * weight.data
         losses.append(loss.item())
     with torch.no_grad():
-        return model(inputs), losses, model
+        return first_prediction(), losses, model
+
+
+class OtherBatchNorm(nn.Module):
+    """Mixes running and batch statistics; the running ones count for `prior` samples."""
+
+    def __init__(self, norm: nn.modules.batchnorm._BatchNorm, prior: float) -> None:
+        super().__init__()
+        self.weight, self.bias = norm.weight, norm.bias
+        self.running_mean, self.running_var, self.eps, self.prior = norm.running_mean, norm.running_var, norm.eps, prior
+
+    def forward(self, x: Tensor) -> Tensor:
+        others = [d for d in range(x.dim()) if d != 1]
+        mean, var = x.mean(others), x.var(others, correction=0)
+        share = self.prior / (self.prior + len(x))
+        mean = share * self.running_mean + (1 - share) * mean
+        var = share * self.running_var + (1 - share) * var
+        shape = [-1 if d == 1 else 1 for d in range(x.dim())]
+        normal = (x - mean.view(shape)) / (var.view(shape) + self.eps).sqrt()
+        return normal * self.weight.view(shape) + self.bias.view(shape)

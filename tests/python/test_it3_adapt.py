@@ -73,6 +73,60 @@ def test_options_are_those_of_python(tmp_path: Path) -> None:
     close_to()
 
 
+def test_anchors_and_predictions(tmp_path: Path) -> None:
+    engine, x = saved_engine(tmp_path, anchor="frozen", prediction="mean")
+    adapt(tmp_path)
+    close(result(tmp_path / "y.npy"), engine.adapt(x).prediction)
+    adapt(tmp_path, "--anchor", "ema", "--set", "ema_decay=0.5", "--set", "prediction=second")
+    close(result(tmp_path / "y.npy"), engine.adapt(x, anchor="ema", ema_decay=0.5, prediction="second").prediction)
+    adapt(tmp_path, "--anchor", "none", "--uncertainty", tmp_path / "u.npy")
+    adaptation = engine.adapt(x, anchor="none")
+    close(result(tmp_path / "y.npy"), adaptation.prediction)
+    close(result(tmp_path / "u.npy"), adaptation.uncertainty)
+
+
+def test_norm_statistics(tmp_path: Path) -> None:
+    engine, x = saved_engine(tmp_path, "cnn", norm_statistics="batch")
+    adapt(tmp_path)
+    close(result(tmp_path / "y.npy"), engine.adapt(x).prediction)
+    adapt(tmp_path, "--norm-statistics", "blend", "--set", "norm_prior=4")
+    close(result(tmp_path / "y.npy"), engine.adapt(x, norm_statistics="blend", norm_prior=4).prediction)
+
+
+def test_a_neutral_signal(tmp_path: Path) -> None:
+    case = make_case("mlp", torch.float32)
+    engine = IT3Engine(case.model, case.layer, neutral=-4.0, optimization_parameters={"num_steps": 2}).eval()
+    engine.save(tmp_path / "engine.pt", case.inputs)
+    np.save(tmp_path / "x.npy", case.inputs.numpy())
+    adapt(tmp_path)
+    close(result(tmp_path / "y.npy"), engine.adapt(case.inputs).prediction)
+    assert json.loads(run(tmp_path / "engine.pt", "--describe").stdout)["neutral"] == "[1] -4 to -4"
+
+
+def test_only_samples_that_are_less_sure_than_clean_ones_adapt(tmp_path: Path) -> None:
+    engine, x = saved_engine(tmp_path)
+    np.save(tmp_path / "clean.npy", x[:4].numpy())
+    done = adapt(tmp_path, "--calibrate", tmp_path / "clean.npy", "--quantile", 0.5, "--batch-size", 3, "--json")
+    threshold = engine.calibrate([x[:3], x[3:4]], 0.5)
+    expected = [engine.adapt(batch) for batch in x.split(3)]
+    close(result(tmp_path / "y.npy"), torch.cat([e.prediction for e in expected]))
+    report = json.loads(done.stdout)
+    close(report["threshold"], threshold)
+    assert report["adapted_samples"] == sum(int(e.adapted_samples.sum()) for e in expected)
+    assert 0 < report["adapted_samples"] < len(x)
+    assert "samples above" in adapt(tmp_path, "--set", "threshold=0.01").stdout
+
+
+def test_online_reports(tmp_path: Path) -> None:
+    saved_engine(tmp_path, recovery_factor=1.0001, restore_probability=0.5)
+    report = json.loads(adapt(tmp_path, "--online", "--batch-size", 1, "--json").stdout)
+    assert 0 < report["drift"] < 1
+    assert report["recoveries"] > 0
+    text = adapt(tmp_path, "--online", "--batch-size", 1).stdout
+    assert "weights moved by" in text
+    assert "recovered" in text
+
+
 def test_batches(tmp_path: Path) -> None:
     engine, x = saved_engine(tmp_path)
     adapt(tmp_path, "--batch-size", 3)
@@ -91,6 +145,7 @@ def test_batches(tmp_path: Path) -> None:
     assert [report.pop(f"loss_before_{which}_step") for which in ("first", "last")] == pytest.approx(losses, rel=1e-4)
     uncertainty = float(torch.cat([run.uncertainty for run in runs]).mean())
     assert report.pop("mean_uncertainty") == pytest.approx(uncertainty, rel=1e-4)
+    assert report.pop("drift") == pytest.approx(engine.drift().relative, rel=1e-4)
     assert report == {"samples": 7, "batches": 3, "steps": 3, "output": str(tmp_path / "y.npy")}
 
 
@@ -148,6 +203,7 @@ def test_describe(tmp_path: Path) -> None:
         "prediction": "Float [7, 3]",
         "features": "Float [7, 8]",
         "distance": "mse",
+        "neutral": None,
     }
 
 

@@ -17,12 +17,18 @@ namespace it3 {
 
 /// What adaptation came to. Every tensor is detached.
 struct IT3_API Adaptation {
-  /// The adapted network's plain prediction, y0.
+  /// The answer: the adapted network's y0, y1 or their mean, as Options::prediction says.
   at::Tensor prediction;
-  /// distance(y1, y0) before each step: (steps,), on the prediction's device.
+  /// The adapted network's first prediction, y0.
+  at::Tensor first;
+  /// distance(y1, y0) before each step, of the samples that adapt: (steps,), on the prediction's device.
   at::Tensor losses;
-  /// The adapted network's second prediction, y1; only if it was asked for.
+  /// The adapted network's second prediction, y1 = f(x | y0); only if it was asked for, or is part of the answer.
   at::Tensor second;
+  /// Which samples adapted, (B,) of booleans; only with Options::threshold.
+  at::Tensor adapted_samples;
+  /// Whether the network had collapsed and went back to its start before this batch, see Options::recovery_factor.
+  bool recovered = false;
   /// The adapted parameters, by name.
   std::vector<std::pair<std::string, at::Tensor>> weights;
 
@@ -32,7 +38,7 @@ struct IT3_API Adaptation {
   at::Tensor loss() const;
 };
 
-/// The inner loop of IT3: `num_steps` optimiser steps on distance(y1, y0), then the plain prediction.
+/// The inner loop of IT3: up to `num_steps` optimiser steps on distance(y1, y0), then the prediction.
 ///
 /// Works whatever the caller's grad, inference and autocast modes. Whatever is thrown by a part, the network is as it
 /// was.
@@ -53,6 +59,11 @@ IT3_API Adaptation adapt(
 IT3_API at::Tensor sample_distances(const at::Tensor& second, const at::Tensor& first);
 
 /// sample_distances() of the network as it is, without adapting: larger where it is less sure.
-IT3_API at::Tensor uncertainty(Network& network, const Method& method, const Inputs& inputs);
+IT3_API at::Tensor uncertainty(
+    Network& network, const Method& method, const Inputs& inputs, const Normalisation& normalisation = {});
+
+/// A quantile of the values of some tensors together, interpolated linearly. Raises c10::ValueError for a quantile
+/// outside [0, 1], and if there are no values.
+IT3_API double quantile_of(const std::vector<at::Tensor>& values, double quantile);
 
 }  // namespace it3

@@ -39,6 +39,10 @@ class IT3_API Engine {
   /// May be changed between calls.
   Options options;
 
+  /// The signal that stands for "no prediction yet", in training and at test time; see Method::neutral.
+  const at::Tensor& neutral() const { return method_.neutral; }
+  void set_neutral(at::Tensor neutral) { method_.neutral = std::move(neutral); }
+
   /// The default embedder, null if another is used. Its parameters belong into the training optimiser, beside the
   /// model's.
   const Embedder& embedder() const { return embedder_; }
@@ -47,16 +51,26 @@ class IT3_API Engine {
   std::vector<at::Tensor> parameters() const;
 
   /// See training_losses().
-  Losses losses(const Inputs& inputs, const std::optional<at::Tensor>& target = {});
+  Losses losses(
+      const Inputs& inputs,
+      const std::optional<at::Tensor>& target = {},
+      std::optional<double> target_probability = {});
 
   /// See it3::adapt(). With Options::copy_model false, adapted weights stay until reset().
   Adaptation adapt(const Inputs& inputs, bool with_second = false);
 
-  /// See it3::uncertainty().
+  /// See it3::uncertainty(); normalises as Options says.
   at::Tensor uncertainty(const Inputs& inputs);
+
+  /// Sets Options::threshold to a quantile of uncertainty() over batches that need no adaptation, and gives it. Raises
+  /// c10::ValueError for a quantile outside [0, 1] or no batches.
+  double calibrate(const std::vector<Inputs>& clean, double quantile = 0.95);
 
   /// Goes back to the weights from before the first call that kept adapted ones.
   void reset();
+
+  /// How far the weights are from those that reset() goes back to.
+  Drift drift() const;
 
   /// Writes the engine to one file, see save_engine(); `example_inputs` shape the embedder if no call has, and their
   /// shapes are noted in the file. Raises c10::ValueError unless the network is a ScriptNetwork, and embed, combine and

@@ -11,6 +11,7 @@
 #include <it3/method.h>
 #include <it3/module_network.h>
 #include <it3/network.h>
+#include <it3/normalisation.h>
 #include <it3/online.h>
 #include <it3/optimizer.h>
 #include <it3/options.h>

@@ -13,10 +13,11 @@ namespace it3 {
 
 /// What a training step needs, attached to the graph.
 struct Losses {
-  /// y0 = f(x), for the user's own criterion: the first term of ZigZag's loss.
+  /// y0 = f(x), for the user's own criterion: the first term of ZigZag's loss. With a target_probability, f(x |
+  /// signal).
   at::Tensor prediction;
   /// The second term: distance(y1, target) with y1 = f(x | target). Without a target, distance(y1, y0) with y1 = f(x |
-  /// y0).
+  /// y0). 0 with a target_probability.
   at::Tensor loss_ttt;
 };
 
@@ -26,13 +27,19 @@ struct Losses {
 /// @param target  of the prediction's shape, or class indices (the prediction's shape without its channel dimension),
 /// which
 ///                become one-hot
-/// Raises c10::ValueError, naming both shapes, if the target does not fit the prediction.
+/// @param target_probability  if set, there is one term and one pass, as in the authors' programs: the prediction is
+///                            f(x | signal), each sample's signal being its target with this probability, else the
+///                            neutral signal. Where the method has none, the draw is for the whole batch, between the
+///                            targets and no injection.
+/// Raises c10::ValueError, naming both shapes, if the target does not fit the prediction; if the neutral signal could
+/// be a label; for a target_probability without a target.
 IT3_API Losses training_losses(
     Network& network,
     const Method& method,
     const Inputs& inputs,
     const std::optional<at::Tensor>& target = {},
-    const Layout& prediction_layout = {});
+    const Layout& prediction_layout = {},
+    std::optional<double> target_probability = {});
 
 /// The target in the prediction's shape and dtype, as training_losses() embeds it and compares with it.
 IT3_API at::Tensor fit_target(

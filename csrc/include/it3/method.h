@@ -54,6 +54,9 @@ struct Method {
   Distance distance;
   /// Whether embed and combine are right for features of any memory layout, as the default ones are.
   bool takes_any_layout = false;
+  /// The signal that stands for "no prediction yet": y0 = f(x | combine(features, embed(neutral))). A number, or a
+  /// tensor that spreads over the prediction's shape. Undefined: y0 = f(x), nothing is injected.
+  at::Tensor neutral = {};
 };
 
 }  // namespace it3

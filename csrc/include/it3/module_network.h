@@ -50,17 +50,20 @@ class IT3_API ModuleNetwork : public Network {
           return module->forward(inputs.args.at(0).toTensor());
         }) {}
 
-  FirstPass predict(const Inputs& inputs) override;
+  FirstPass predict(const Inputs& inputs, const Inject* inject = nullptr) override;
+  FirstPass prepare(const Inputs& inputs) override;
   at::Tensor resume(const Inputs& inputs, const FirstPass& first, const Inject& inject) override;
   std::vector<NamedParameter> parameters() const override;
-  std::unique_ptr<WorkingCopy> checkout(const std::vector<NamedParameter>& adapted) override;
+  /// LibTorch's layers of batch normalisation cannot be made to blend: that raises c10::ValueError. "batch" puts them
+  /// in train mode for the passes, in which they refuse inputs of one value a channel.
+  std::unique_ptr<WorkingCopy> checkout(
+      const std::vector<NamedParameter>& adapted, const Normalisation& normalisation = {}) override;
 
  private:
-  friend class ModuleWorkingCopy;
-
   std::shared_ptr<torch::nn::Module> module_;
-  // The two passes, by either kind of cut.
-  std::function<FirstPass(const Inputs&)> predict_;
+  // The passes, by either kind of cut.
+  std::function<FirstPass(const Inputs&, const Inject*)> predict_;
+  std::function<FirstPass(const Inputs&)> prepare_;
   std::function<at::Tensor(const Inputs&, const FirstPass&, const Inject&)> resume_;
 };
 

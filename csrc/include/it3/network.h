@@ -11,6 +11,7 @@
 
 #include <it3/export.h>
 #include <it3/inputs.h>
+#include <it3/normalisation.h>
 
 namespace it3 {
 
@@ -45,8 +46,11 @@ class IT3_API TwoPass {
  public:
   virtual ~TwoPass() = default;
 
-  /// The plain prediction, y0 = f(x).
-  virtual FirstPass predict(const Inputs& inputs) = 0;
+  /// The first prediction: plain, y0 = f(x), or with what `inject` makes of the named layer's output.
+  virtual FirstPass predict(const Inputs& inputs, const Inject* inject = nullptr) = 0;
+
+  /// What resume() needs of a first pass, without its prediction.
+  virtual FirstPass prepare(const Inputs& inputs) = 0;
 
   /// The prediction with what `inject` makes of the named layer's output in its place, y1 = f(x | ...). `inject` runs
   /// at each call of the layer. Raises c10::Error if the layer is never called.
@@ -78,6 +82,10 @@ class IT3_API WorkingCopy : public TwoPass {
   /// engine but that its nodes are evaluated: no hooks of Python, no activation checkpointing.
   virtual bool has_plain_graphs() const { return false; }
 
+  /// The same passes with other values for the leaves, which are constants then. While it lives, the working copy's own
+  /// passes must not be run, nor differentiated.
+  virtual std::unique_ptr<TwoPass> with_constants(const std::vector<at::Tensor>& values) = 0;
+
   /// Writes the values into the network, which keeps them when the copy is destroyed.
   virtual void commit() = 0;
 };
@@ -88,8 +96,12 @@ class IT3_API Network : public TwoPass {
   /// Every floating-point or complex parameter, frozen ones too, each once; tied ones under their first name.
   virtual std::vector<NamedParameter> parameters() const = 0;
 
-  /// Opens a transaction in which `adapted`, some of parameters(), can change and the others are constants.
-  virtual std::unique_ptr<WorkingCopy> checkout(const std::vector<NamedParameter>& adapted) = 0;
+  /// Opens a transaction in which `adapted`, some of parameters(), can change and the others are constants. Batch
+  /// normalisation in eval mode normalises as `normalisation` says; stored statistics never change.
+  ///
+  /// Raises c10::ValueError, here or in a pass, if the network has no batch normalisation to do so.
+  virtual std::unique_ptr<WorkingCopy> checkout(
+      const std::vector<NamedParameter>& adapted, const Normalisation& normalisation = {}) = 0;
 };
 
 }  // namespace it3

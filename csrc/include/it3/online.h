@@ -1,7 +1,9 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include <ATen/core/Tensor.h>
@@ -12,23 +14,48 @@
 
 namespace it3 {
 
+/// How far weights have moved from their start.
+struct Drift {
+  /// The Euclidean norm of the change of all weights together, and its ratio to the norm of the start.
+  double distance = 0;
+  double relative = 0;
+  /// The norm of each parameter's change, by name.
+  std::vector<std::pair<std::string, double>> by_parameter = {};
+};
+
 /// What stays from call to call when adapted weights are kept (`copy_model` false): the weights of the start, to go
-/// back to, and the optimiser's state, to go on with.
+/// back to, the optimiser's state and the anchor, to go on with, and the course of the loss.
 ///
 /// Weights that somebody else changed since the last call, by training or by loading, are a new start.
 class IT3_API Online {
  public:
-  /// A copy of the optimiser's state for these parameters, before they are checked out; empty if they, or the
-  /// optimiser, are not those of the last call.
-  OptimizerState resume(const std::vector<NamedParameter>& adapted, OptimizerName optimizer);
+  /// What a call starts with and changes, one tensor a parameter in each list.
+  struct Memory {
+    /// Empty if the parameters, or the optimiser, are not those of the last call.
+    OptimizerState optimizer = {};
+    std::vector<at::Tensor> start = {};
+    /// The weights of the anchor "ema"; empty if the parameters are not those of the last call, or it had none.
+    std::vector<at::Tensor> average = {};
+  };
 
-  /// Remembers the state after a call. To be called when the weights have been committed.
-  void keep(const std::vector<NamedParameter>& adapted, OptimizerState state);
+  /// Copies for these parameters, before they are checked out.
+  Memory resume(const std::vector<NamedParameter>& adapted, OptimizerName optimizer);
+
+  /// Remembers the state after a call, and the loss before its first step if it counts for has_collapsed(). To be
+  /// called when the weights have been committed.
+  void keep(const std::vector<NamedParameter>& adapted, Memory memory, std::optional<double> loss = {});
+
+  /// Whether a call with this loss before its first step means collapse; see Options::recovery_factor.
+  bool has_collapsed(double loss, double recovery_factor) const;
+
+  /// Whether a call has kept weights since the start.
+  bool has_moved() const { return !state_.stepped.empty(); }
+
+  /// How far the network's weights are from their start.
+  Drift drift(const Network& network) const;
 
   /// Writes the weights of the start into the network and forgets everything. Does nothing if nothing was adapted.
   void reset(const Network& network);
-
-  bool empty() const { return start_.empty(); }
 
   /// The weight of a parameter at the start.
   struct Start {
@@ -39,21 +66,30 @@ class IT3_API Online {
     const void* address = nullptr;
   };
 
-  const std::vector<Start>& start() const { return start_; }
-  const OptimizerState& state() const { return state_; }
-  /// The parameters that state() belongs to.
-  const std::vector<std::string>& stepped() const { return stepped_; }
-  OptimizerName optimizer() const { return optimizer_; }
+  /// The moving average of the losses before first steps, and its least value.
+  struct Course {
+    double average;
+    double least;
+  };
 
-  /// Puts together what start(), state(), stepped() and optimizer() took apart.
-  static Online restore(
-      std::vector<Start> start, OptimizerState state, std::vector<std::string> stepped, OptimizerName optimizer);
+  /// All that there is, for copies and files.
+  struct State {
+    std::vector<Start> start = {};
+    OptimizerState optimizer = {};
+    std::vector<at::Tensor> average = {};
+    /// The parameters that the optimiser's state and the average belong to.
+    std::vector<std::string> stepped = {};
+    OptimizerName optimizer_name = OptimizerName::adam;
+    std::optional<Course> course = {};
+  };
+  const State& state() const { return state_; }
+  explicit Online(State state) : state_(std::move(state)) {}
+  Online() = default;
 
  private:
-  std::vector<Start> start_;
-  OptimizerState state_;
-  std::vector<std::string> stepped_;
-  OptimizerName optimizer_ = OptimizerName::adam;
+  Course course_with(double loss) const;
+
+  State state_;
 };
 
 }  // namespace it3

@@ -34,6 +34,9 @@ class IT3_API Optimizer {
   /// scaled down to that norm, as torch.nn.utils.clip_grad_norm_ does it.
   void step(std::vector<at::Tensor> gradients);
 
+  /// Puts each element back to its value at the start with this probability, drawn from the device's generator.
+  void restore(const std::vector<at::Tensor>& start, double probability);
+
   OptimizerState take_state() { return std::move(state_); }
 
  private:

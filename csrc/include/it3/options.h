@@ -9,11 +9,24 @@
 #include <vector>
 
 #include <it3/export.h>
+#include <it3/normalisation.h>
 
 namespace it3 {
 
 /// The optimisers of the inner loop, with the update rules of torch.optim.
 enum class OptimizerName { adam, adamw, sgd, rmsprop, adagrad };
+
+/// The network that makes the second prediction, y1 = F(x | y0), while f adapts.
+///
+/// - none: f itself, so that both predictions are pulled towards one another (torch-ttt).
+/// - frozen: f as it was before anything adapted. Gradients reach f through y0 alone, so that it cannot learn to accept
+///   a wrong y0 (IT3, arXiv 2410.04201).
+/// - ema: a moving average of f's weights, F <- ema_decay F + (1 - ema_decay) f after each step (the paper's online
+///   variant).
+enum class AnchorName { none, frozen, ema };
+
+/// Which of the adapted network's predictions is the answer: y0, y1, or their mean.
+enum class PredictionName { first, second, mean };
 
 /// What Options::set takes: the kinds of value that a dictionary, a command line or a file can hold.
 using OptionValue = std::
@@ -40,6 +53,37 @@ struct IT3_API Options {
 
   /// Momentum of SGD and RMSprop. Unset: 0.
   std::optional<double> momentum = std::nullopt;
+
+  AnchorName anchor = AnchorName::none;
+
+  /// Of the anchor "ema". Unset: 0.99.
+  std::optional<double> ema_decay = std::nullopt;
+
+  /// Which statistics batch normalisation uses in all passes. The stored ones never change.
+  Normalisation normalisation = {};
+
+  PredictionName prediction = PredictionName::first;
+
+  /// If set, steps end early: when the loss has not fallen below the least so far by more than this share of it, for
+  /// `patience` evaluations in a row. Waits for the device at each step.
+  std::optional<double> tolerance = std::nullopt;
+
+  /// See tolerance. Unset: 1.
+  std::optional<std::int64_t> patience = std::nullopt;
+
+  /// If set, only samples whose ‖y1 − y0‖ is above it adapt; the others' predictions are those of the network as it
+  /// was. Engine::calibrate() finds a value.
+  std::optional<double> threshold = std::nullopt;
+
+  /// The probability with which each weight, after each step, goes back to its value at the start (the stochastic
+  /// restoration of CoTTA, arXiv 2203.13591).
+  double restore_probability = 0;
+
+  /// If set, and copy_model is false, the network recovers from collapse. Let l be the loss before the first step of a
+  /// call, and m <- 0.9 m + 0.1 l its moving average over calls. Where m is above this many times its least value since
+  /// the start, or a loss or prediction is not finite, weights, optimiser and anchor go back to the start, and the
+  /// batch adapts from there.
+  std::optional<double> recovery_factor = std::nullopt;
 
   /// True: every call starts from the same weights and leaves them as they were. False: adapted weights and the
   /// optimiser's state are kept from call to call.

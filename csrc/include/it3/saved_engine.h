@@ -43,6 +43,8 @@ struct SavedEngine {
   /// One of distance_names(), or a function.
   std::variant<std::string, torch::jit::Module> distance;
   Options options;
+  /// See Method::neutral.
+  at::Tensor neutral;
   Notes notes;
 };
 

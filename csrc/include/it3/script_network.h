@@ -3,7 +3,9 @@
 #include <map>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <string>
+#include <tuple>
 #include <utility>
 #include <vector>
 
@@ -23,7 +25,7 @@ struct ScriptSlots;
 /// passes. Its graphs take parameters and buffers as inputs, so adaptation never writes to the module, and one network
 /// can adapt in several threads at once.
 ///
-/// The module's train/eval flags may change between calls; each combination is cut once.
+/// The module's train/eval flags, and the way to normalise, may change between calls; each combination is cut once.
 class IT3_API ScriptNetwork : public Network {
  public:
   /// @param layer  the dotted name of a submodule, or "" for the whole module
@@ -34,10 +36,12 @@ class IT3_API ScriptNetwork : public Network {
   /// in forward().
   ScriptNetwork(torch::jit::Module module, std::string layer);
 
-  FirstPass predict(const Inputs& inputs) override;
+  FirstPass predict(const Inputs& inputs, const Inject* inject = nullptr) override;
+  FirstPass prepare(const Inputs& inputs) override;
   at::Tensor resume(const Inputs& inputs, const FirstPass& first, const Inject& inject) override;
   std::vector<NamedParameter> parameters() const override;
-  std::unique_ptr<WorkingCopy> checkout(const std::vector<NamedParameter>& adapted) override;
+  std::unique_ptr<WorkingCopy> checkout(
+      const std::vector<NamedParameter>& adapted, const Normalisation& normalisation = {}) override;
 
   /// A copy of the module with other values for some of parameters(), by name.
   torch::jit::Module with_weights(const std::vector<std::pair<std::string, at::Tensor>>& weights) const;
@@ -46,13 +50,15 @@ class IT3_API ScriptNetwork : public Network {
   const std::string& layer() const { return layer_; }
 
  private:
-  std::shared_ptr<const detail::ScriptCut> cut() const;
+  std::shared_ptr<const detail::ScriptCut> cut(const Normalisation& normalisation = {}) const;
 
   torch::jit::Module module_;
   std::string layer_;
   std::shared_ptr<const detail::ScriptSlots> slots_;
   mutable std::mutex mutex_;
-  mutable std::map<std::vector<bool>, std::shared_ptr<const detail::ScriptCut>> cuts_;  // by train/eval flags
+  // By train/eval flags and the ways to normalise.
+  using Key = std::tuple<std::vector<bool>, NormStatistics, std::optional<double>>;
+  mutable std::map<Key, std::shared_ptr<const detail::ScriptCut>> cuts_;
 };
 
 }  // namespace it3

@@ -1,0 +1,69 @@
+#include "objective.h"
+
+#include <ATen/ATen.h>
+#include <ATen/core/grad_mode.h>
+#include <c10/util/Exception.h>
+
+#include "gradients.h"
+
+namespace it3::detail {
+namespace {
+
+constexpr double default_decay = 0.99;
+
+}  // namespace
+
+Objective::Objective(
+    const Options& options, const Method& method, const Passes& passes, WorkingCopy& copy, Online::Memory& memory)
+    : options_(options), method_(method), passes_(passes), copy_(copy), memory_(memory) {
+  if (options.anchor != AnchorName::ema || !memory.average.empty()) return;
+  for (const auto& value : memory.start) {
+    // In half precision, the small steps of an average would round to none.
+    memory.average.push_back(at::isReducedFloatingType(value.scalar_type()) ? value.to(at::kFloat) : value.clone());
+  }
+}
+
+at::Tensor Objective::loss_of(const at::Tensor& second, const at::Tensor& first, const at::Tensor& rows) const {
+  const auto chosen = [&](const at::Tensor& t) { return rows.defined() ? t.index_select(0, rows) : t; };
+  const at::Tensor distance = method_.distance.to_prediction(chosen(second), chosen(first));
+  TORCH_CHECK_VALUE(
+      distance.numel() == 1, "distance_fn must return a scalar, not a tensor of shape ", distance.sizes(),
+      "; reduce it, by .mean() for example");
+  return distance.reshape({});
+}
+
+LossAndGradients Objective::operator()(const FirstPass& first, const at::Tensor& rows) {
+  if (options_.anchor == AnchorName::none) {
+    const at::Tensor loss = loss_of(passes_.second(copy_, first, first.prediction), first.prediction, rows);
+    return {loss.detach(), gradients_of(loss, copy_.leaves(), copy_.has_plain_graphs())};
+  }
+  // By the chain rule in two parts, as the anchor's weights may lie where the network's do: first the loss by y0, which
+  // is all that the anchor's pass depends on, then y0 by the network's weights.
+  const at::Tensor y0 = first.prediction.detach().requires_grad_();
+  at::Tensor loss;
+  std::vector<at::Tensor> by_y0;
+  {
+    const bool is_frozen = options_.anchor == AnchorName::frozen;
+    const auto anchor = copy_.with_constants(is_frozen ? memory_.start : memory_.average);
+    if (!prepared_) {
+      const at::NoGradGuard no_grad;
+      prepared_ = passes_.prepare(*anchor);
+    }
+    loss = loss_of(passes_.second(*anchor, *prepared_, y0), y0, rows);
+    by_y0 = gradients_of(loss, {y0}, copy_.has_plain_graphs());
+  }
+  return {loss.detach(), gradients_of(first.prediction, copy_.leaves(), copy_.has_plain_graphs(), by_y0[0])};
+}
+
+void Objective::follow() {
+  if (options_.anchor != AnchorName::ema) return;
+  const at::NoGradGuard no_grad;
+  const double decay = options_.ema_decay.value_or(default_decay);
+  for (std::size_t i = 0; i < memory_.average.size(); ++i) {
+    at::Tensor& average = memory_.average[i];
+    average.lerp_(copy_.values()[i].to(average.scalar_type()), 1 - decay);
+  }
+  prepared_.reset();
+}
+
+}  // namespace it3::detail

@@ -1,0 +1,47 @@
+#pragma once
+
+#include <optional>
+#include <vector>
+
+#include <ATen/core/Tensor.h>
+
+#include <it3/method.h>
+#include <it3/network.h>
+#include <it3/online.h>
+#include <it3/options.h>
+
+#include "passes.h"
+
+namespace it3::detail {
+
+struct LossAndGradients {
+  at::Tensor loss;
+  /// By the working copy's leaves; undefined where the loss does not depend on one.
+  std::vector<at::Tensor> gradients;
+};
+
+/// distance(y1, y0), with y1 from the network that is the anchor. Borrows all that it is given.
+class Objective {
+ public:
+  /// @param memory  the start and, where the anchor is a moving average of earlier calls, that
+  Objective(
+      const Options& options, const Method& method, const Passes& passes, WorkingCopy& copy, Online::Memory& memory);
+
+  /// @param rows  the samples that count, as indices; undefined for all
+  LossAndGradients operator()(const FirstPass& first, const at::Tensor& rows);
+
+  /// Lets the moving average follow the weights after a step.
+  void follow();
+
+ private:
+  at::Tensor loss_of(const at::Tensor& second, const at::Tensor& first, const at::Tensor& rows) const;
+
+  const Options& options_;
+  const Method& method_;
+  const Passes& passes_;
+  WorkingCopy& copy_;
+  Online::Memory& memory_;
+  std::optional<FirstPass> prepared_;  // of the anchor, until its weights change
+};
+
+}  // namespace it3::detail

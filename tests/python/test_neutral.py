@@ -1,0 +1,147 @@
+"""The neutral signal, at test time and in training."""
+
+from functools import partial
+
+import pytest
+import reference
+import torch
+import torch.nn.functional as F
+from it3 import IT3Engine, load
+from kinds_of_network import NETWORKS, build, state_of
+from models import KINDS, make_case
+from torch import Tensor
+
+close = partial(torch.testing.assert_close, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("anchor", ["none", "frozen", "ema"])
+@pytest.mark.parametrize("network", NETWORKS)
+@pytest.mark.parametrize("kind", KINDS)
+def test_adapting_agrees_with_the_formula(kind: str, network: str, anchor: str, device: str) -> None:
+    case = make_case(kind, device=device)
+    engine, embed = build(case, network, neutral=-3.0, optimization_parameters={"anchor": anchor})
+    neutral = torch.full_like(case.target, -3.0)
+    expected, losses, model = reference.adapt(
+        case.model, case.layer, embed, case.inputs, anchor=anchor, neutral=neutral
+    )
+    adaptation = engine.adapt(case.inputs)
+    close(adaptation.prediction, expected)
+    close(adaptation.losses.tolist(), losses)
+    second = reference.second_prediction
+    with torch.no_grad():
+        y1 = second(model, case.layer, embed, reference.add, case.inputs, expected)
+        y0 = second(case.model, case.layer, embed, reference.add, case.inputs, neutral)
+        y1_before = second(case.model, case.layer, embed, reference.add, case.inputs, y0)
+    close(adaptation.second, y1)
+    close(engine.adapt(case.inputs, num_steps=0).prediction, y0)
+    close(engine.uncertainty(case.inputs), (y1_before - y0).flatten(1).norm(dim=1))
+
+
+@pytest.mark.parametrize("network", NETWORKS)
+def test_training_terms(network: str, device: str) -> None:
+    case = make_case("mlp", device=device)
+    neutral = torch.tensor([9.0, 8.0, 7.0])
+    engine, embed = build(case, network, neutral=neutral)
+    y0, loss = engine.train()(case.inputs, target=case.target)
+    second = partial(reference.second_prediction, case.model, case.layer, embed, reference.add, case.inputs)
+    close(y0, second(neutral.to(case.target).expand_as(case.target)))
+    close(loss, F.mse_loss(second(case.target), case.target))
+    gradients = torch.autograd.grad(loss + y0.sum(), list(engine.parameters()))
+    assert all(g.abs().sum() > 0 for g in gradients)
+
+
+@pytest.mark.parametrize("network", NETWORKS)
+def test_signals_are_drawn_for_each_sample(network: str, device: str) -> None:
+    case = make_case("mlp", device=device)
+    engine, embed = build(case, network, neutral=9.0, target_probability=0.5)
+    second = partial(reference.second_prediction, case.model, case.layer, embed, reference.add, case.inputs)
+    with_target = second(case.target)
+    with_neutral = second(torch.full_like(case.target, 9.0))
+    shares = []
+    engine.train()
+    for _ in range(60):
+        prediction, loss = engine(case.inputs, target=case.target)
+        assert loss.item() == 0
+        assert not loss.requires_grad
+        has_target = torch.isclose(prediction, with_target).all(1)
+        assert (has_target | torch.isclose(prediction, with_neutral).all(1)).all()
+        shares.append(has_target.double().mean().item())
+    assert 0.4 < sum(shares) / len(shares) < 0.6
+    assert any(0 < share < 1 for share in shares)
+    for probability, expected in ((0.0, with_neutral), (1.0, with_target)):
+        engine.target_probability = probability
+        close(engine(case.inputs, target=case.target)[0], expected)
+
+
+def test_without_a_neutral_signal_the_draw_is_for_the_batch() -> None:
+    case = make_case("mlp")
+    engine, embed = build(case, "eager", target_probability=0.3)
+    with_target = reference.second_prediction(case.model, case.layer, embed, reference.add, case.inputs, case.target)
+    plain = case.model(case.inputs)
+    engine.train()
+    drawn = [torch.allclose(engine(case.inputs, target=case.target)[0], with_target) for _ in range(200)]
+    assert 0.2 < sum(drawn) / 200 < 0.4
+    engine.target_probability = 0.0
+    close(engine(case.inputs, target=case.target)[0], plain)
+
+
+def test_running_statistics_are_updated_once_a_training_step() -> None:
+    case = make_case("cnn")
+    engine, _ = build(case, "eager", neutral=5.0)
+    engine.train()
+    for probability in (None, 0.5):
+        engine.target_probability = probability
+        before = int(case.model.norm.num_batches_tracked)
+        engine(case.inputs, target=case.target)
+        assert int(case.model.norm.num_batches_tracked) == before + 1
+
+
+@pytest.mark.parametrize(
+    ("neutral", "target", "message"),
+    [
+        (0.0, torch.tensor([[-1.0, -2.0, -1.0], [1.0, 2.0, 1.0]]), "lies among the labels, -2 to 2"),
+        (torch.tensor([0.0, 5.0, 0.0]), torch.tensor([[-1.0, -2.0, -1.0], [1.0, 2.0, 1.0]]), None),
+        (0.1, torch.tensor([0, 2]), None),
+        (0.0, torch.tensor([0, 2]), None),
+        (torch.tensor([0.0, 1.0, 0.0]), torch.tensor([0, 2]), "is one of the labels"),
+        (0.0, torch.tensor([[1.0, 1.0, 0.0], [0.0, 1.0, 0.0]]), "is one of the labels"),
+        (0.5, torch.tensor([[1.0, 1.0, 0.0], [0.0, 1.0, 0.0]]), None),
+    ],
+)
+def test_a_neutral_signal_that_could_be_a_label(neutral: Tensor | float, target: Tensor, message: str | None) -> None:
+    case = make_case("mlp")
+    engine, _ = build(case, "eager", neutral=neutral)
+    engine.train()
+    if message is None:
+        engine(case.inputs[:2], target=target)
+    else:
+        before = state_of(engine)
+        with pytest.raises(ValueError, match=message):
+            engine(case.inputs[:2], target=target)
+        assert all(torch.equal(value, before[name]) for name, value in engine.state_dict().items())
+
+
+def test_errors() -> None:
+    case = make_case("mlp")
+    engine = IT3Engine(case.model, case.layer, neutral=torch.zeros(4)).eval()
+    with pytest.raises(
+        ValueError, match=r"neutral signal of shape \[4\] does not spread over a prediction of shape \[7, 3\]"
+    ):
+        engine(case.inputs)
+    engine = IT3Engine(case.model, case.layer, target_probability=0.5)
+    with pytest.raises(ValueError, match="target_probability draws from the targets"):
+        engine(case.inputs)
+    engine.target_probability = 1.5
+    with pytest.raises(ValueError, match="target_probability must be a number from 0 to 1"):
+        engine(case.inputs, target=case.target)
+
+
+def test_files_keep_it(tmp_path) -> None:
+    case = make_case("mlp")
+    engine, _ = build(case, "eager", neutral=torch.tensor([9.0, 8.0, 7.0]), optimization_parameters={"anchor": "ema"})
+    engine.save(tmp_path / "engine.pt", case.inputs)
+    loaded = load(tmp_path / "engine.pt")
+    close(loaded.adapt(case.inputs).prediction, engine.adapt(case.inputs).prediction)
+    assert loaded.optimization_parameters["anchor"] == "ema"
+    with pytest.raises(ValueError, match="injecting a neutral signal"):
+        engine.adapt(case.inputs).save(tmp_path / "adapted.pt", case.inputs)
