@@ -160,6 +160,7 @@ void run(const Arguments& arguments) {
       const Batches clean(
           read_file(arguments.calibrate), arguments.batch_size, device_of(saved), floating_point_of(saved));
       std::vector<Inputs> all;
+      all.reserve(static_cast<std::size_t>(clean.count()));
       for (std::int64_t i = 0; i < clean.count(); ++i) all.push_back(clean[i]);
       engine.calibrate(all, arguments.quantile);
     }

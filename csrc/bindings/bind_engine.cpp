@@ -195,8 +195,11 @@ void bind_engine(py::module_& module) {
       py::arg("x"), py::arg("running_mean"), py::arg("running_var"), py::arg("weight"), py::arg("bias"), py::arg("eps"),
       py::arg("statistics"), py::arg("prior"), "Batch normalisation in eval mode by the statistics asked for.");
   module.def(
-      "check_options", wrap_pybind_function([](const py::dict& options) { options_from(options); }), py::arg("options"),
-      "Raises what the core would raise for these options.");
+      "options_of", wrap_pybind_function([](const py::dict& options) { return to_python(options_from(options)); }),
+      py::arg("options"),
+      "All options that are set, by default or by these; those without a value are left out. Raises what the core "
+      "would "
+      "raise for them.");
   module.def(
       "check_distance", wrap_pybind_function([](const std::string& name) { distance_by_name(name); }), py::arg("name"),
       "Raises ValueError for a name that is not a distance's.");

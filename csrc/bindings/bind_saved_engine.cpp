@@ -45,18 +45,6 @@ void save(
   save_engine(saved_engine_from(parts, options, example_inputs), path);
 }
 
-py::object to_python(const OptionValue& value) {
-  return std::visit(
-      [](const auto& v) -> py::object {
-        if constexpr (std::is_same_v<std::decay_t<decltype(v)>, std::monostate>) {
-          return py::none();
-        } else {
-          return py::cast(v);
-        }
-      },
-      value);
-}
-
 py::dict to_python(const Notes& notes) {
   using py::literals::operator""_a;
   return py::dict(
@@ -67,8 +55,6 @@ py::dict to_python(const Notes& notes) {
 /// What a file holds beside TorchScript modules, which Python loads itself.
 py::dict load(const std::string& path) {
   const SavedEngine engine = load_engine(path, c10::kCPU);
-  const py::dict options;
-  for (const auto& [name, value] : engine.options.values()) options[py::str(name)] = to_python(value);
   py::object embedder = py::none(), distance = py::none();
   if (const auto* weights = std::get_if<EmbedderWeights>(&engine.embedder)) {
     embedder = py::make_tuple(weights->weight1, weights->bias1, weights->weight2, weights->bias2);
@@ -77,7 +63,7 @@ py::dict load(const std::string& path) {
   using py::literals::operator""_a;
   return py::dict(
       "layer"_a = engine.layer, "embedder"_a = embedder, "prediction_layout"_a = engine.prediction_layout,
-      "features_layout"_a = engine.features_layout, "distance"_a = distance, "options"_a = options,
+      "features_layout"_a = engine.features_layout, "distance"_a = distance, "options"_a = python::to_python(engine.options),
       "neutral"_a = engine.neutral.defined() ? py::cast(engine.neutral) : py::none(),
       "notes"_a = to_python(engine.notes));
 }

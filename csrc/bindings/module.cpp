@@ -5,5 +5,6 @@ PYBIND11_MODULE(_C, module) {
   module.attr("__version__") = IT3_VERSION;
   it3::python::bind_embedder(module);
   it3::python::bind_engine(module);
+  it3::python::bind_memory(module);
   it3::python::bind_saved_engine(module);
 }

@@ -75,4 +75,20 @@ Options options_from(const py::dict& values) {
   return options;
 }
 
+py::dict to_python(const Options& options) {
+  const py::dict values;
+  for (const auto& [name, value] : options.values()) {
+    values[py::str(name)] = std::visit(
+        [](const auto& v) -> py::object {
+          if constexpr (std::is_same_v<std::decay_t<decltype(v)>, std::monostate>) {
+            return py::none();
+          } else {
+            return py::cast(v);
+          }
+        },
+        value);
+  }
+  return values;
+}
+
 }  // namespace it3::python

@@ -36,6 +36,7 @@ struct FreshAutocastCache {
 
 std::vector<at::Tensor> copies_of(const std::vector<at::Tensor>& tensors) {
   std::vector<at::Tensor> copies;
+  copies.reserve(tensors.size());
   for (const auto& t : tensors) copies.push_back(t.clone());
   return copies;
 }
@@ -205,6 +206,7 @@ double quantile_of(const std::vector<at::Tensor>& values, double quantile) {
   TORCH_CHECK_VALUE(quantile >= 0 && quantile <= 1, "quantile must be a number from 0 to 1, not ", quantile);
   TORCH_CHECK_VALUE(!values.empty(), "there are no batches to calibrate with");
   std::vector<at::Tensor> flat;
+  flat.reserve(values.size());
   for (const auto& v : values) flat.push_back(v.detach().flatten().to(at::kCPU, at::kDouble));
   const at::Tensor sorted = std::get<0>(at::sort(at::cat(flat)));
   TORCH_CHECK_VALUE(sorted.numel() > 0, "there are no samples to calibrate with");

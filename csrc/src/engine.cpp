@@ -102,6 +102,7 @@ at::Tensor Engine::uncertainty(const Inputs& inputs) {
 
 double Engine::calibrate(const std::vector<Inputs>& clean, double quantile) {
   std::vector<at::Tensor> distances;
+  distances.reserve(clean.size());
   for (const auto& inputs : clean) distances.push_back(uncertainty(inputs));
   const double threshold = quantile_of(distances, quantile);
   options.threshold = threshold;

@@ -60,7 +60,7 @@ void Objective::follow() {
   const at::NoGradGuard no_grad;
   const double decay = options_.ema_decay.value_or(default_decay);
   for (std::size_t i = 0; i < memory_.average.size(); ++i) {
-    at::Tensor& average = memory_.average[i];
+    const at::Tensor& average = memory_.average[i];
     average.lerp_(copy_.values()[i].to(average.scalar_type()), 1 - decay);
   }
   prepared_.reset();

@@ -194,6 +194,7 @@ class ScriptWorkingCopy : public WorkingCopy {
 
   std::unique_ptr<TwoPass> with_constants(const std::vector<at::Tensor>& values) override {
     std::vector<at::Tensor> constants;
+    constants.reserve(values.size());
     for (std::size_t i = 0; i < values.size(); ++i) {
       constants.push_back(values[i].detach().to(values_[i].scalar_type()));
     }

@@ -5,7 +5,7 @@ from __future__ import annotations
 import collections.abc
 import torch
 import typing
-__all__: list[str] = ['Adaptation', 'Drift', 'EngineParts', 'Layout', 'Online', 'ScriptNetwork', 'adapt', 'arguments_of', 'batch_norm', 'broadcast_add', 'channel_dim_of_kind', 'check_distance', 'check_options', 'embed', 'load_engine', 'make_embedder_weights', 'quantile_of', 'sample_distances', 'save_engine', 'submodule_of', 'training_losses', 'uncertainty']
+__all__: list[str] = ['Adaptation', 'Drift', 'EngineParts', 'Layout', 'Online', 'ScriptNetwork', 'adapt', 'arguments_of', 'batch_norm', 'broadcast_add', 'channel_dim_of_kind', 'check_distance', 'embed', 'load_engine', 'make_embedder_weights', 'options_of', 'peak_memory', 'quantile_of', 'sample_distances', 'save_engine', 'submodule_of', 'training_losses', 'uncertainty']
 class Layout:
     """
     Which dimensions of a tensor are its samples and its channels.
@@ -126,10 +126,6 @@ def check_distance(name: str) -> None:
     """
     Raises ValueError for a name that is not a distance's.
     """
-def check_options(options: dict) -> None:
-    """
-    Raises what the core would raise for these options.
-    """
 def embed(prediction: torch.Tensor, features: torch.Tensor, weight1: torch.Tensor, bias1: torch.Tensor, weight2: torch.Tensor, bias2: torch.Tensor, prediction_layout: Layout, features_layout: Layout) -> torch.Tensor:
     """
     The default embedder: LeakyReLU(Linear(LeakyReLU(Linear(prediction)))) over channels.
@@ -141,6 +137,14 @@ def load_engine(path: str) -> dict:
 def make_embedder_weights(prediction: torch.Tensor, features: torch.Tensor, prediction_layout: Layout, features_layout: Layout) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
     """
     New weights of the default embedder for these two tensors: (F, C), (F), (F, F), (F).
+    """
+def options_of(options: dict) -> dict:
+    """
+    All options that are set, by default or by these; those without a value are left out. Raises what the core would raise for them.
+    """
+def peak_memory(call: typing.Any) -> int:
+    """
+    The bytes that a call takes from torch's allocators at its peak, beyond what was held before. What it returns is thrown away.
     """
 def quantile_of(values: collections.abc.Sequence[torch.Tensor], quantile: typing.SupportsFloat | typing.SupportsIndex) -> float:
     """

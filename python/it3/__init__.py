@@ -6,12 +6,42 @@ the adapted network's prediction is returned (Durasov, Shocher, Oner, Chechik, E
 2410.04201).
 """
 
+from typing import TYPE_CHECKING, Any
+
 from it3 import _torch_check as _torch_check  # isort: skip  (before the first import of it3._C)
 from it3._C import Layout, __version__
 from it3.adaptation import Adaptation
 from it3.embedder import Embedder
 from it3.engine import IT3Engine
+from it3.evaluation import Evaluation, evaluate
 from it3.paths import cmake_prefix_path
 from it3.saving import load, save
 
-__all__ = ["Adaptation", "Embedder", "IT3Engine", "Layout", "__version__", "cmake_prefix_path", "load", "save"]
+if TYPE_CHECKING:
+    from it3.tuning import Tuning, tune
+
+__all__ = [
+    "Adaptation",
+    "Embedder",
+    "Evaluation",
+    "IT3Engine",
+    "Layout",
+    "Tuning",
+    "__version__",
+    "cmake_prefix_path",
+    "evaluate",
+    "load",
+    "save",
+    "tune",
+]
+
+
+def __getattr__(name: str) -> Any:
+    # Optuna is needed by those alone who tune.
+    if name in ("Tuning", "tune"):
+        try:
+            from it3 import tuning  # noqa: PLC0415
+        except ModuleNotFoundError as error:
+            raise ModuleNotFoundError(f"it3.{name} needs Optuna: pip install optuna") from error
+        return getattr(tuning, name)
+    raise AttributeError(f"module 'it3' has no attribute {name!r}")

@@ -107,7 +107,7 @@ class IT3Engine(nn.Module):
         self.model = model
         self.features_layer_name = features_layer_name
         self.optimization_parameters = dict(optimization_parameters or {})
-        _C.check_options(self.optimization_parameters)
+        _C.options_of(self.optimization_parameters)
         self.combine_fn = _callable_or_none("combine_fn", combine_fn)
         if isinstance(distance_fn, str):
             _C.check_distance(distance_fn)
