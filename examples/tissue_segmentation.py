@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from it3 import IT3Engine
 from nilearn.datasets import load_mni152_gm_mask, load_mni152_template, load_mni152_wm_mask
-from study import Study, batches_of, run
+from study import Study, batches_of, cross_entropy, run
 from torch import Tensor, nn
 
 BATCH = 4
@@ -38,13 +38,6 @@ class SmallUNet(nn.Module):
         top = self.up_top(torch.cat([F.interpolate(middle, scale_factor=2.0), top], 1))
         probabilities: Tensor = self.head(self.features(top).relu()).softmax(1)
         return probabilities
-
-
-def cross_entropy(probabilities: Tensor, reference: Tensor) -> Tensor:
-    """Compare class probabilities with others, with one-hot labels or with classes."""
-    if reference.dim() == 3:
-        reference = F.one_hot(reference, CLASSES).movedim(-1, 1)
-    return -(reference * (probabilities + 1e-6).log()).sum(1).mean()
 
 
 def dice(prediction: Tensor, targets: Tensor) -> Tensor:

@@ -7,6 +7,7 @@
 #include <it3/method.h>
 #include <it3/normalisation.h>
 #include <it3/online.h>
+#include <it3/uncertainty.h>
 
 #include "bindings.h"
 #include "engine_parts.h"

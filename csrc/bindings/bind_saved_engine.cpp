@@ -63,7 +63,8 @@ py::dict load(const std::string& path) {
   using py::literals::operator""_a;
   return py::dict(
       "layer"_a = engine.layer, "embedder"_a = embedder, "prediction_layout"_a = engine.prediction_layout,
-      "features_layout"_a = engine.features_layout, "distance"_a = distance, "options"_a = python::to_python(engine.options),
+      "features_layout"_a = engine.features_layout, "distance"_a = distance,
+      "options"_a = python::to_python(engine.options),
       "neutral"_a = engine.neutral.defined() ? py::cast(engine.neutral) : py::none(),
       "notes"_a = to_python(engine.notes));
 }

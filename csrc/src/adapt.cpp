@@ -11,7 +11,9 @@
 
 #include <it3/optimizer.h>
 #include <it3/selection.h>
+#include <it3/uncertainty.h>
 
+#include "answer.h"
 #include "neutral.h"
 #include "objective.h"
 #include "passes.h"
@@ -68,24 +70,8 @@ std::string what_is_not_finite(const at::Tensor& losses, const at::Tensor& predi
   return "the adapted prediction is not finite";
 }
 
-struct Answer {
-  at::Tensor first, second, prediction;
-};
-
-Answer answer_of(TwoPass& network, const detail::Passes& passes, PredictionName name, bool with_second) {
-  const at::NoGradGuard no_grad;
-  const FirstPass pass = passes.first(network);
-  Answer answer{pass.prediction.detach(), {}, pass.prediction.detach()};
-  if (with_second || name != PredictionName::first) {
-    answer.second = passes.second(network, pass, answer.first).detach();
-  }
-  if (name == PredictionName::second) answer.prediction = answer.second;
-  if (name == PredictionName::mean) answer.prediction = (answer.first + answer.second) / 2;
-  return answer;
-}
-
 /// The adapted answer for the samples that adapted, and the one from before for the others.
-Answer merge(const at::Tensor& adapted_samples, const Answer& adapted, const Answer& before) {
+detail::Answer merge(const at::Tensor& adapted_samples, const detail::Answer& adapted, const detail::Answer& before) {
   const auto chosen = [&](const at::Tensor& a, const at::Tensor& b) {
     if (!a.defined() || a.dim() == 0) return a;
     std::vector<std::int64_t> sizes(static_cast<std::size_t>(a.dim()), 1);
@@ -118,17 +104,18 @@ Adaptation adapt(
       options.num_steps > 0 ? select_parameters(parameters, options.parameters) : std::vector<NamedParameter>{};
   const detail::RandomStateGuard random_state(tensors_of(parameters));
 
-  auto memory = online != nullptr ? online->resume(adapted, options.optimizer_name) : Online::Memory{};
+  auto memory =
+      online != nullptr && !adapted.empty() ? online->resume(adapted, options.optimizer_name) : Online::Memory{};
   auto copy = network.checkout(adapted, options.normalisation);
   const bool needs_start = options.anchor != AnchorName::none || options.restore_probability > 0;
   if (needs_start && memory.start.empty()) memory.start = copies_of(copy->values());
 
   const detail::Passes passes(method, inputs, detail::neutral_signal(*copy, method, inputs));
-  Answer before;
+  detail::Answer before;
   Adaptation result;
   at::Tensor rows;
   if (options.threshold) {
-    before = answer_of(*copy, passes, options.prediction, /*with_second=*/true);
+    before = detail::answer_of(*copy, passes, options.prediction, /*with_second=*/true);
     result.adapted_samples = sample_distances(before.second, before.first) > *options.threshold;
     rows = result.adapted_samples.nonzero().flatten();
   }
@@ -151,7 +138,7 @@ Adaptation adapt(
     if (step == 0) unadapted = first.prediction.detach();
   }
 
-  Answer answer = answer_of(*copy, passes, options.prediction, with_second);
+  detail::Answer answer = detail::answer_of(*copy, passes, options.prediction, with_second);
   if (rows.defined()) answer = merge(result.adapted_samples, answer, before);
   const bool has_moved = !losses.empty();
   result.first = answer.first;
@@ -183,39 +170,6 @@ Adaptation adapt(
     online->keep(adapted, std::move(memory), watched);
   }
   return result;
-}
-
-at::Tensor sample_distances(const at::Tensor& second, const at::Tensor& first) {
-  at::Tensor difference = second - first;
-  if (at::isReducedFloatingType(difference.scalar_type())) difference = difference.to(at::kFloat);
-  if (difference.dim() == 0) difference = difference.unsqueeze(0);
-  return difference.reshape({difference.size(0), -1}).norm(2, 1);
-}
-
-at::Tensor uncertainty(
-    Network& network, const Method& method, const Inputs& inputs, const Normalisation& normalisation) {
-  const GradientMode gradient_mode;
-  const detail::RandomStateGuard random_state(tensors_of(network.parameters()));
-  const auto copy = network.checkout({}, normalisation);
-  const detail::Passes passes(method, inputs, detail::neutral_signal(*copy, method, inputs));
-  const Answer answer = answer_of(*copy, passes, PredictionName::first, /*with_second=*/true);
-  return sample_distances(answer.second, answer.first);
-}
-
-double quantile_of(const std::vector<at::Tensor>& values, double quantile) {
-  TORCH_CHECK_VALUE(quantile >= 0 && quantile <= 1, "quantile must be a number from 0 to 1, not ", quantile);
-  TORCH_CHECK_VALUE(!values.empty(), "there are no batches to calibrate with");
-  std::vector<at::Tensor> flat;
-  flat.reserve(values.size());
-  for (const auto& v : values) flat.push_back(v.detach().flatten().to(at::kCPU, at::kDouble));
-  const at::Tensor sorted = std::get<0>(at::sort(at::cat(flat)));
-  TORCH_CHECK_VALUE(sorted.numel() > 0, "there are no samples to calibrate with");
-  // at::quantile takes no more than 16 million values.
-  const double position = quantile * static_cast<double>(sorted.numel() - 1);
-  const auto below = static_cast<std::int64_t>(position);
-  const std::int64_t above = std::min(below + 1, sorted.numel() - 1);
-  const double low = sorted[below].item<double>();
-  return low + (position - static_cast<double>(below)) * (sorted[above].item<double>() - low);
 }
 
 }  // namespace it3

@@ -4,6 +4,7 @@
 
 #include <it3/script_function.h>
 #include <it3/script_network.h>
+#include <it3/uncertainty.h>
 
 namespace it3 {
 namespace {

@@ -89,6 +89,10 @@ class IT3Engine(nn.Module):
     Inputs are a tensor, a tuple or list (positional arguments) or a mapping (keyword arguments). Targets have the
     prediction's shape, or are class indices without its channel dimension. Adapting lends the model other weights for
     the length of a call, so one model must not be used from several threads at once.
+
+    In train mode each of the two passes normalises by its own batch, but the running statistics of batch normalisation
+    are those of the first. Behind the named layer, they do not fit y1 in eval mode: name a layer behind the last batch
+    normalisation, or train with ``neutral`` and ``target_probability``, where one pass has both kinds of sample.
     """
 
     def __init__(

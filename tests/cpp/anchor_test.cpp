@@ -81,6 +81,25 @@ TEST_P(Anchors, RestoreEverythingWhateverThrows) {
   for (const auto& p : problem.net->parameters()) EXPECT_TRUE(p.requires_grad());
 }
 
+TEST(FrozenAnchor, RunsItsHeadOnceACall) {
+  int runs = 0;
+  const auto count = [&runs](const at::Tensor& x) { return ++runs, x.clone(); };
+  torch::nn::Sequential model(
+      {{"count", torch::nn::AnyModule(torch::nn::Functional(count))},
+       {"a", torch::nn::AnyModule(torch::nn::Linear(5, 4))},
+       {"b", torch::nn::AnyModule(torch::nn::Linear(4, 3))}});
+  Options options;
+  options.num_steps = 4;
+  Engine engine(std::make_shared<ModuleNetwork>(model, "a"), options);
+  const auto x = torch::randn({6, 5});
+  engine.adapt(x);
+  EXPECT_EQ(runs, 4 + 1);  // each step and the answer
+  runs = 0;
+  engine.options.anchor = AnchorName::frozen;
+  engine.adapt(x);
+  EXPECT_EQ(runs, 4 + 1 + 1);
+}
+
 INSTANTIATE_TEST_SUITE_P(All, Anchors, testing::Values(AnchorName::frozen, AnchorName::ema));
 
 TEST(Neutral, IsInjectedForTheFirstPrediction) {

@@ -1,4 +1,4 @@
-"""evaluate() and tune() count, compare and choose as they say."""
+"""evaluate() counts and compares as it says."""
 
 import statistics
 from functools import partial
@@ -17,8 +17,10 @@ close = partial(torch.testing.assert_close, rtol=1e-9, atol=1e-9)
 VARIANTS = {"1 step": {"num_steps": 1}, "online": {"copy_model": False}}
 
 
-def engine_and_batches(kind: str = "mlp", seed: int = 0) -> tuple[IT3Engine, list[tuple[Tensor, Tensor]]]:
-    case = make_case(kind, seed=seed)
+def engine_and_batches(
+    kind: str = "mlp", seed: int = 0, device: str = "cpu"
+) -> tuple[IT3Engine, list[tuple[Tensor, Tensor]]]:
+    case = make_case(kind, seed=seed, device=device)
     engine, _ = build(case, "eager", optimization_parameters={"lr": 0.01})
     return engine, list(zip(case.inputs.split(2), case.target.split(2), strict=True))
 
@@ -32,8 +34,8 @@ def squares(prediction: Tensor, targets: Tensor) -> Tensor:
     return (prediction - targets).square().flatten(1).mean(1)
 
 
-def test_scores_are_those_of_the_engine() -> None:
-    engine, batches = engine_and_batches()
+def test_scores_are_those_of_the_engine(device: str) -> None:
+    engine, batches = engine_and_batches(device=device)
     before = state_of(engine)
     evaluation = it3.evaluate(engine, batches, "mse", VARIANTS)
     assert all(torch.equal(value, before[name]) for name, value in engine.state_dict().items())
@@ -185,48 +187,3 @@ def test_errors() -> None:
         it3.evaluate(engine, batches, "mse", {"0 steps": {}})
     with pytest.raises(ValueError, match="did you mean 'num_steps'"):
         it3.evaluate(engine, batches, "mse", {"a": {"num_step": 3}})
-
-
-def test_tuning_finds_what_was_planted() -> None:
-    """The targets are what one setting predicts."""
-    engine, batches = engine_and_batches()
-    planted = {"num_steps": 3, "anchor": "frozen", "distance_fn": "l1"}
-    other = IT3Engine(engine.model, "0", engine.embeder, distance_fn="l1", optimization_parameters={"lr": 0.01}).eval()
-    data = [(x, other.adapt(x, num_steps=3, anchor="frozen").prediction) for x, _ in batches]
-    before = state_of(engine)
-    search = {"num_steps": [1, 3, 5], "anchor": ["none", "frozen"], "distance_fn": [None, "l1"]}
-    tuning = it3.tune(engine, data, "mse", budget=40, search=search)
-    assert tuning.choice == planted
-    close(tuning.score, 0.0)
-    close(tuning.engine.adapt(batches[0][0]).prediction, data[0][1])
-    assert set(tuning.worth) == {"anchor", "distance_fn"}  # 3 steps are the default
-    with_mse = IT3Engine(engine.model, "0", engine.embeder, optimization_parameters={"lr": 0.01}).eval()
-    close(
-        tuning.worth["distance_fn"],
-        mean_score(lambda x: with_mse.adapt(x, num_steps=3, anchor="frozen").prediction, data, squares),
-    )
-    close(tuning.unadapted, mean_score(engine.model, data, squares))
-    assert "anchor = 'frozen'   worth +" in str(tuning)
-    assert engine.distance_fn == "mse"
-    assert engine.optimization_parameters == {"lr": 0.01}
-    assert all(torch.equal(value, before[name]) for name, value in engine.state_dict().items())
-
-
-def test_tuning_chooses_between_engines_and_skips_what_a_model_lacks() -> None:
-    engine, batches = engine_and_batches()
-    other = IT3Engine(engine.model, "2", optimization_parameters={"num_steps": 2}).eval()
-    data = [(x, other.adapt(x).prediction) for x, _ in batches]
-    tuning = it3.tune({"0": engine, "2": other}, data, "mse", budget=30, seed=1)
-    assert "norm_statistics" not in tuning.choice
-    assert "parameters" not in tuning.choice
-    assert tuning.choice.keys() >= {"num_steps", "lr", "anchor", "distance_fn"}
-    assert tuning.name in ("0", "2")
-    assert tuning.score <= tuning.unadapted
-    assert "layer = " in str(tuning)
-
-
-def test_tuning_without_finite_predictions() -> None:
-    engine, batches = engine_and_batches()
-    search = {"lr": [1e300], "optimizer_name": ["sgd"]}
-    with pytest.raises(ValueError, match="no trial gave finite predictions"):
-        it3.tune(engine, batches, "mse", budget=2, search=search)

@@ -124,3 +124,18 @@ def test_drift(network: str, device: str) -> None:
     close(drift.relative, drift.distance / whole.item())
     engine.reset()
     assert engine.drift().distance == 0
+
+
+@pytest.mark.parametrize("network", NETWORKS)
+def test_calls_of_no_steps_forget_nothing(network: str) -> None:
+    case = make_case("mlp")
+    twin = copy.deepcopy(case)
+    options = {"copy_model": False, "anchor": "ema"}
+    engine, _ = build(case, network, optimization_parameters=options)
+    other, _ = build(twin, network, optimization_parameters=options)
+    other.embeder = engine.embeder
+    for _ in range(2):
+        engine(case.inputs)
+        other(case.inputs)
+        assert torch.equal(engine.adapt(case.inputs, num_steps=0).prediction, case.model(case.inputs))
+    assert torch.equal(engine(case.inputs)[0], other(case.inputs)[0])

@@ -19,3 +19,4 @@
 #include <it3/script_function.h>
 #include <it3/script_network.h>
 #include <it3/selection.h>
+#include <it3/uncertainty.h>

@@ -1,0 +1,68 @@
+"""tune() chooses as it says."""
+
+from functools import partial
+
+import it3
+import pytest
+import torch
+from it3 import IT3Engine
+from kinds_of_network import build, state_of
+from models import make_case
+from torch import Tensor
+
+close = partial(torch.testing.assert_close, rtol=1e-9, atol=1e-9)
+
+
+def engine_and_batches() -> tuple[IT3Engine, list[tuple[Tensor, Tensor]]]:
+    case = make_case("mlp")
+    engine, _ = build(case, "eager", optimization_parameters={"lr": 0.01})
+    return engine, list(zip(case.inputs.split(2), case.target.split(2), strict=True))
+
+
+def mean_square(predict, batches) -> float:
+    return torch.cat([(predict(x) - y).square().mean(1) for x, y in batches]).mean().item()
+
+
+def test_tuning_finds_what_was_planted() -> None:
+    """The targets are what one setting predicts."""
+    engine, batches = engine_and_batches()
+    planted = {"num_steps": 3, "anchor": "frozen", "distance_fn": "l1"}
+    other = IT3Engine(engine.model, "0", engine.embeder, distance_fn="l1", optimization_parameters={"lr": 0.01}).eval()
+    data = [(x, other.adapt(x, num_steps=3, anchor="frozen").prediction) for x, _ in batches]
+    before = state_of(engine)
+    search = {"num_steps": [1, 3, 5], "anchor": ["none", "frozen"], "distance_fn": [None, "l1"]}
+    tuning = it3.tune(engine, data, "mse", budget=40, search=search)
+    assert tuning.choice == planted
+    close(tuning.score, 0.0)
+    close(tuning.engine.adapt(batches[0][0]).prediction, data[0][1])
+    assert set(tuning.worth) == {"anchor", "distance_fn"}  # 3 steps are the default
+    with_mse = IT3Engine(engine.model, "0", engine.embeder, optimization_parameters={"lr": 0.01}).eval()
+    close(
+        tuning.worth["distance_fn"],
+        mean_square(lambda x: with_mse.adapt(x, num_steps=3, anchor="frozen").prediction, data),
+    )
+    close(tuning.unadapted, mean_square(engine.model, data))
+    assert "anchor = 'frozen'   worth +" in str(tuning)
+    assert engine.distance_fn == "mse"
+    assert engine.optimization_parameters == {"lr": 0.01}
+    assert all(torch.equal(value, before[name]) for name, value in engine.state_dict().items())
+
+
+def test_tuning_chooses_between_engines_and_skips_what_a_model_lacks() -> None:
+    engine, batches = engine_and_batches()
+    other = IT3Engine(engine.model, "2", optimization_parameters={"num_steps": 2}).eval()
+    data = [(x, other.adapt(x).prediction) for x, _ in batches]
+    tuning = it3.tune({"0": engine, "2": other}, data, "mse", budget=30, seed=1)
+    assert "norm_statistics" not in tuning.choice
+    assert "parameters" not in tuning.choice
+    assert tuning.choice.keys() >= {"num_steps", "lr", "anchor", "distance_fn"}
+    assert tuning.name in ("0", "2")
+    assert tuning.score <= tuning.unadapted
+    assert "layer = " in str(tuning)
+
+
+def test_tuning_without_finite_predictions() -> None:
+    engine, batches = engine_and_batches()
+    search = {"lr": [1e300], "optimizer_name": ["sgd"]}
+    with pytest.raises(ValueError, match="no trial gave finite predictions"):
+        it3.tune(engine, batches, "mse", budget=2, search=search)
