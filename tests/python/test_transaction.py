@@ -161,6 +161,46 @@ def test_exception(
     engine(inputs)  # and it works afterwards
 
 
+OTHER_OPTIONS = [
+    {"anchor": "frozen"},
+    {"anchor": "ema", "norm_statistics": "blend"},
+    {"norm_statistics": "batch"},
+    {"threshold": 0.0, "prediction": "mean", "anchor": "frozen"},
+    {"restore_probability": 0.5, "tolerance": 0.0, "patience": 9},
+]
+
+
+@pytest.mark.parametrize("options", OTHER_OPTIONS, ids=str)
+@pytest.mark.parametrize("neutral", [None, 5.0])
+@pytest.mark.parametrize("copy_model", [True, False])
+@pytest.mark.parametrize("place", ["model", "embeder", "distance_fn", "backward"])
+def test_exception_with_other_options(
+    place: str, copy_model: bool, neutral: float | None, options: dict, device: str
+) -> None:
+    for at in (1, 2, 3, 4, 5):
+        bomb = Bomb(at, KeyboardInterrupt)
+        engine, inputs = build(device, bomb, place, {"copy_model": copy_model, "num_steps": 5, **options}, True)
+        engine.model.norm.eval()
+        engine.neutral = neutral
+        before = Snapshot(engine)
+        with pytest.raises(KeyboardInterrupt):
+            engine(inputs)
+        before.check(random=True)
+        assert bomb.calls == at
+        engine(inputs)
+
+
+@pytest.mark.parametrize("options", OTHER_OPTIONS, ids=str)
+def test_success_with_other_options_leaves_the_model_as_it_was(options: dict, device: str) -> None:
+    engine, inputs = build(device, Bomb(-1, ValueError), "model", options, True)
+    engine.model.norm.eval()
+    engine.neutral = 5.0
+    before = Snapshot(engine)
+    for call in (engine, engine.adapt, engine.uncertainty):
+        call(inputs)
+        before.check(random=False)
+
+
 @pytest.mark.parametrize("at", [7, 8])
 def test_exception_after_the_last_step(at: int, device: str) -> None:
     engine, inputs = build(device, Bomb(at, KeyboardInterrupt), "model", {"copy_model": False}, True)
