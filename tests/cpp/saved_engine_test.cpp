@@ -55,6 +55,31 @@ TEST_F(SavedEngine, EqualsTheOneThatWasSaved) {
       torch::equal(torch::jit::load(file("engine.pt")).forward({x}).toTensor(), network().forward({x}).toTensor()));
 }
 
+TEST_F(SavedEngine, KeepsTheNeutralSignalAndEveryOption) {
+  Options options;
+  options.anchor = AnchorName::ema;
+  options.ema_decay = 0.5;
+  options.normalisation = {NormStatistics::blend, 4};
+  options.prediction = PredictionName::mean;
+  options.tolerance = 0.1;
+  options.patience = 2;
+  options.threshold = 0.01;
+  options.restore_probability = 0.1;
+  options.recovery_factor = 3;
+  Engine engine(std::make_shared<ScriptNetwork>(network(), "layer"), options);
+  engine.set_neutral(torch::tensor({7., 8., 9.}));
+  engine.save(file("engine.pt"), x);
+  Engine loaded = Engine::load(file("engine.pt"));
+  EXPECT_EQ(loaded.options.values(), options.values());
+  EXPECT_TRUE(torch::equal(loaded.neutral(), engine.neutral()));
+  engine.options = loaded.options = {.anchor = AnchorName::frozen};
+  const auto expected = engine.adapt(x);
+  EXPECT_TRUE(torch::equal(loaded.adapt(x).prediction, expected.prediction));
+  EXPECT_THROW(engine.save_adapted(expected, file("adapted.pt")), c10::ValueError);
+  engine.set_neutral({});
+  EXPECT_FALSE(torch::allclose(engine.adapt(x).prediction, expected.prediction));
+}
+
 torch::jit::Module function(const char* source) {
   torch::jit::Module module("Function");
   module.define(source);

@@ -1,5 +1,6 @@
 """tune() chooses as it says."""
 
+import sys
 from functools import partial
 
 import it3
@@ -66,3 +67,13 @@ def test_tuning_without_finite_predictions() -> None:
     search = {"lr": [1e300], "optimizer_name": ["sgd"]}
     with pytest.raises(ValueError, match="no trial gave finite predictions"):
         it3.tune(engine, batches, "mse", budget=2, search=search)
+
+
+def test_without_optuna(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "optuna", None)
+    monkeypatch.delitem(sys.modules, "it3.tuning", raising=False)
+    monkeypatch.delattr(it3, "tuning", raising=False)
+    with pytest.raises(ModuleNotFoundError, match=r"it3\.tune needs Optuna: pip install optuna"):
+        it3.tune  # noqa: B018  (the access is what raises)
+    with pytest.raises(AttributeError, match="has no attribute 'tuen'"):
+        it3.tuen  # noqa: B018
