@@ -123,9 +123,7 @@ class PythonWorkingCopy : public WorkingCopy {
 
   FirstPass predict(const Inputs& inputs, const Inject* inject) override { return network_.predict(inputs, inject); }
   FirstPass prepare(const Inputs& inputs) override { return network_.prepare(inputs); }
-  at::Tensor resume(const Inputs&, const FirstPass&, const Inject& inject) override {
-    return network_.run_injected(inject);
-  }
+  at::Tensor resume(const Inputs&, const FirstPass&, const Inject* inject) override { return network_.run(inject); }
   const std::vector<at::Tensor>& leaves() const override { return weights_.leaves(); }
   const std::vector<at::Tensor>& values() const override { return weights_.values(); }
   std::unique_ptr<TwoPass> with_constants(const std::vector<at::Tensor>& values) override {
@@ -166,15 +164,16 @@ py::object PythonNetwork::call_model() {
   return norm_statistics_.attr("call")(model_, arguments.args, arguments.kwargs);
 }
 
-FirstPass PythonNetwork::predict(const Inputs&, const Inject* inject) {
+at::Tensor PythonNetwork::run(const Inject* inject) {
   const py::gil_scoped_acquire gil;
-  return {inject == nullptr ? first_tensor(call_model()) : run_injected(*inject)};
+  return inject == nullptr ? first_tensor(call_model()) : run_injected(*inject);
 }
+
+FirstPass PythonNetwork::predict(const Inputs&, const Inject* inject) { return {run(inject)}; }
 
 FirstPass PythonNetwork::prepare(const Inputs&) { return {}; }
 
 at::Tensor PythonNetwork::run_injected(const Inject& inject) {
-  const py::gil_scoped_acquire gil;
   const bool has_gradients = at::GradMode::is_enabled();
   bool was_called = false;
   const py::cpp_function hook([&](py::handle, py::handle, py::handle output) {
@@ -199,10 +198,10 @@ at::Tensor PythonNetwork::run_injected(const Inject& inject) {
   return second;
 }
 
-at::Tensor PythonNetwork::resume(const Inputs&, const FirstPass&, const Inject& inject) {
+at::Tensor PythonNetwork::resume(const Inputs&, const FirstPass&, const Inject* inject) {
   const py::gil_scoped_acquire gil;
   const LentBuffers buffers({model_});  // running statistics are the first pass's to update
-  return run_injected(inject);
+  return run(inject);
 }
 
 std::vector<NamedParameter> PythonNetwork::parameters() const {

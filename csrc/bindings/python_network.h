@@ -24,7 +24,7 @@ class PythonNetwork : public Network {
 
   FirstPass predict(const Inputs&, const Inject* inject = nullptr) override;
   FirstPass prepare(const Inputs&) override;
-  at::Tensor resume(const Inputs&, const FirstPass&, const Inject& inject) override;
+  at::Tensor resume(const Inputs&, const FirstPass&, const Inject* inject) override;
   std::vector<NamedParameter> parameters() const override;
   std::unique_ptr<WorkingCopy> checkout(
       const std::vector<NamedParameter>& adapted, const Normalisation& normalisation = {}) override;
@@ -34,6 +34,7 @@ class PythonNetwork : public Network {
   py::object call_model();
   /// A hook for the layer that raises c10::ValueError if it is called outside of a pass.
   py::object recomputation_check() const;
+  at::Tensor run(const Inject* inject);
   at::Tensor run_injected(const Inject& inject);
 
   py::object model_;

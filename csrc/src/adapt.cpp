@@ -110,7 +110,8 @@ Adaptation adapt(
   const bool needs_start = options.anchor != AnchorName::none || options.restore_probability > 0;
   if (needs_start && memory.start.empty()) memory.start = copies_of(copy->values());
 
-  const detail::Passes passes(method, inputs, detail::neutral_signal(*copy, method, inputs));
+  detail::Passes passes(method, inputs, detail::neutral_signal(*copy, method, inputs));
+  if (!adapted.empty() && copy->has_fixed_head()) passes.fix_head(*copy);
   detail::Answer before;
   Adaptation result;
   at::Tensor rows;

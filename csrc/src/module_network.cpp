@@ -89,7 +89,7 @@ class ModuleWorkingCopy : public WorkingCopy {
 
   FirstPass predict(const Inputs& inputs, const Inject* inject) override { return network_.predict(inputs, inject); }
   FirstPass prepare(const Inputs& inputs) override { return network_.prepare(inputs); }
-  at::Tensor resume(const Inputs& inputs, const FirstPass& first, const Inject& inject) override {
+  at::Tensor resume(const Inputs& inputs, const FirstPass& first, const Inject* inject) override {
     return network_.resume(inputs, first, inject);
   }
   const std::vector<at::Tensor>& leaves() const override { return weights_.leaves(); }
@@ -121,19 +121,16 @@ ModuleNetwork::ModuleNetwork(std::shared_ptr<torch::nn::Module> module, const Fo
   TORCH_CHECK_VALUE(
       points == 1, "a network needs exactly one it3::InjectionPoint registered in its module, but ", points,
       " are; put one after the layer to inject at, or name a child of a Sequential");
-  const auto run_injected = [forward, point](const Inputs& inputs, const Inject& inject) {
-    const InjectionScope scope(*point, inject);
+  const auto run = [forward, point](const Inputs& inputs, const Inject* inject) {
+    if (inject == nullptr) return forward(inputs);
+    const InjectionScope scope(*point, *inject);
     at::Tensor prediction = forward(inputs);
     TORCH_CHECK(scope.was_called(), "forward() did not call the model's it3::InjectionPoint");
     return prediction;
   };
-  predict_ = [forward, run_injected](const Inputs& inputs, const Inject* inject) {
-    return FirstPass{inject == nullptr ? forward(inputs) : run_injected(inputs, *inject)};
-  };
+  predict_ = [run](const Inputs& inputs, const Inject* inject) { return FirstPass{run(inputs, inject)}; };
   prepare_ = [](const Inputs&) { return FirstPass(); };
-  resume_ = [run_injected](const Inputs& inputs, const FirstPass&, const Inject& inject) {
-    return run_injected(inputs, inject);
-  };
+  resume_ = [run](const Inputs& inputs, const FirstPass&, const Inject* inject) { return run(inputs, inject); };
 }
 
 ModuleNetwork::ModuleNetwork(torch::nn::Sequential model, const std::string& layer) : module_(model.ptr()) {
@@ -145,14 +142,17 @@ ModuleNetwork::ModuleNetwork(torch::nn::Sequential model, const std::string& lay
   const auto end_of_head = model->begin() + (found - names.begin()) + 1;
   const auto head = std::make_shared<Layers>(model->begin(), end_of_head);
   const auto tail = std::make_shared<Layers>(end_of_head, model->end());
-  prepare_ = [head](const Inputs& inputs) { return FirstPass{{}, {run(*head, inputs.args.at(0).toTensor())}}; };
-  predict_ = [head, tail](const Inputs& inputs, const Inject* inject) {
-    const at::Tensor features = run(*head, inputs.args.at(0).toTensor());
-    // Unless copied, an in-place operation in the tail would change what the second pass starts with.
-    return FirstPass{run(*tail, inject == nullptr ? features.clone() : (*inject)(features)), {features}};
+  const auto run_tail = [tail](const at::Tensor& features, const Inject* inject) {
+    // Unless copied, an in-place operation in the tail would change what the next pass starts with.
+    return run(*tail, inject == nullptr ? features.clone() : (*inject)(features));
   };
-  resume_ = [tail](const Inputs&, const FirstPass& first, const Inject& inject) {
-    return run(*tail, inject(first.carried[0].toTensor()));
+  prepare_ = [head](const Inputs& inputs) { return FirstPass{{}, {run(*head, inputs.args.at(0).toTensor())}}; };
+  predict_ = [head, run_tail](const Inputs& inputs, const Inject* inject) {
+    const at::Tensor features = run(*head, inputs.args.at(0).toTensor());
+    return FirstPass{run_tail(features, inject), {features}};
+  };
+  resume_ = [run_tail](const Inputs&, const FirstPass& first, const Inject* inject) {
+    return run_tail(first.carried[0].toTensor(), inject);
   };
 }
 
@@ -160,7 +160,7 @@ FirstPass ModuleNetwork::predict(const Inputs& inputs, const Inject* inject) { r
 
 FirstPass ModuleNetwork::prepare(const Inputs& inputs) { return prepare_(inputs); }
 
-at::Tensor ModuleNetwork::resume(const Inputs& inputs, const FirstPass& first, const Inject& inject) {
+at::Tensor ModuleNetwork::resume(const Inputs& inputs, const FirstPass& first, const Inject* inject) {
   const LentWeights buffers(module_->buffers());  // running statistics are the first pass's to update
   return resume_(inputs, first, inject);
 }

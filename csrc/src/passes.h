@@ -1,6 +1,9 @@
 #pragma once
 
+#include <optional>
 #include <utility>
+
+#include <ATen/core/grad_mode.h>
 
 #include <it3/method.h>
 #include <it3/network.h>
@@ -23,24 +26,35 @@ class Passes {
   Passes(const Method& method, const Inputs& inputs, at::Tensor neutral = {})
       : method_(method), inputs_(inputs), neutral_(std::move(neutral)) {}
 
+  /// Runs the head now, for all passes to come. Only for a network whose head is fixed.
+  void fix_head(TwoPass& network) {
+    const at::NoGradGuard no_grad;
+    head_ = network.prepare(inputs_);
+  }
+
   /// y0 = f(x), or f(x | neutral).
   FirstPass first(TwoPass& network) const {
-    if (!neutral_.defined()) return network.predict(inputs_);
-    const Inject inject = injection(method_, neutral_);
-    return network.predict(inputs_, &inject);
+    std::optional<Inject> inject;
+    if (neutral_.defined()) inject = injection(method_, neutral_);
+    if (!head_) return network.predict(inputs_, inject ? &*inject : nullptr);
+    FirstPass first = *head_;
+    first.prediction = network.resume(inputs_, first, inject ? &*inject : nullptr);
+    return first;
   }
 
   /// y1 = f(x | signal).
   at::Tensor second(TwoPass& network, const FirstPass& first, const at::Tensor& signal) const {
-    return network.resume(inputs_, first, injection(method_, signal));
+    const Inject inject = injection(method_, signal);
+    return network.resume(inputs_, first, &inject);
   }
 
-  FirstPass prepare(TwoPass& network) const { return network.prepare(inputs_); }
+  FirstPass prepare(TwoPass& network) const { return head_ ? *head_ : network.prepare(inputs_); }
 
  private:
   const Method& method_;
   const Inputs& inputs_;
   at::Tensor neutral_;
+  std::optional<FirstPass> head_;
 };
 
 }  // namespace it3::detail

@@ -139,10 +139,11 @@ Notes take_notes(ScriptNetwork& network, const Method& method, const Inputs& inp
   const auto copy = network.checkout({});
   const FirstPass first = copy->predict(inputs);
   notes.prediction = note(first.prediction);
-  copy->resume(inputs, first, [&](const at::Tensor& features) {
+  const Inject inject([&](const at::Tensor& features) {
     notes.features = note(features);
     return method.combine(features, method.embed(first.prediction, features));
   });
+  copy->resume(inputs, first, &inject);
   return notes;
 }
 

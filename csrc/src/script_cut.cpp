@@ -53,6 +53,17 @@ bool must_keep_place(Node* node) {
   });
 }
 
+/// Whether a node, or one in its blocks, depends on chance or updates statistics.
+bool may_change(Node* node) {
+  if (node->isNondeterministic()) return true;
+  const bool normalises = node->kind() == c10::aten::batch_norm || node->kind() == c10::aten::instance_norm;
+  if (normalises && torch::jit::constant_as<bool>(node->input(5)).value_or(true)) return true;
+  const auto blocks = node->blocks();
+  return std::any_of(blocks.begin(), blocks.end(), [](Block* block) {
+    return std::any_of(block->nodes().begin(), block->nodes().end(), may_change);
+  });
+}
+
 /// The nodes that run once for each pass: those that depend on the features. If anything after the features writes,
 /// order matters, and it is all nodes after them.
 std::vector<Node*> tail_nodes(Graph& graph, Value* features) {
@@ -133,8 +144,14 @@ ScriptCut cut_script(const torch::jit::Module& module, const std::string& layer,
   const torch::jit::ValueSet handed_set(handed.begin(), handed.end());
   cut.tail_writes =
       std::any_of(tail.begin(), tail.end(), [&](Node* node) { return aliases.writesToAlias(node, handed_set); });
+  std::unordered_set<Value*> read_in_head;
+  for (Node* node : head) read_in_head.merge(reads_of(node));
+  cut.is_head_fixed =
+      std::none_of(head.begin(), head.end(), may_change) &&
+      std::none_of(inputs.begin(), inputs.end(), [&](Value* input) { return aliases.hasWriters(input); });
   cut.lifted = flat.lifted;
   for (std::size_t i = 0; i < cut.lifted.size(); ++i) {
+    cut.lifted[i].is_in_head = read_in_head.contains(inputs[cut.inputs + i]);
     cut.lifted[i].is_written = aliases.hasWriters(inputs[cut.inputs + i]);
     cut.lifted[i].is_convolution_weight = has_any_layout && is_convolution_weight(inputs[cut.inputs + i]);
   }

@@ -24,6 +24,8 @@ struct ScriptCut {
   std::size_t inputs = 0;
   std::size_t crossing = 0;
   std::vector<LiftedTensor> lifted;
+  /// Whether the head gives the same whenever it runs on the same: nothing in it is drawn, or written from outside.
+  bool is_head_fixed = false;
   /// Whether the tail writes to what it is handed, which then needs a copy for each run.
   bool tail_writes = false;
 };

@@ -122,16 +122,11 @@ class ScriptPasses : public TwoPass {
 
   FirstPass predict(const Inputs& inputs, const Inject* inject) override {
     FirstPass first = prepare(inputs);
-    first.prediction = run(first, inject);
+    first.prediction = resume(inputs, first, inject);
     return first;
   }
 
-  at::Tensor resume(const Inputs& /*inputs*/, const FirstPass& first, const Inject& inject) override {
-    return run(first, &inject);
-  }
-
- private:
-  at::Tensor run(const FirstPass& first, const Inject* inject) const {
+  at::Tensor resume(const Inputs& /*inputs*/, const FirstPass& first, const Inject* inject) override {
     at::Tensor features = first.carried[0].toTensor();
     if (inject != nullptr) {
       features = (*inject)(inject->takes_any_layout() ? features : in_usual_layout(features, first));
@@ -139,6 +134,7 @@ class ScriptPasses : public TwoPass {
     return in_usual_layout(run_tail(*cut_, first.carried, lifted_, features), first);
   }
 
+ private:
   /// What leaves the graph as it would with the module's own weights: not in channels_last, unless the inputs are.
   at::Tensor in_usual_layout(const at::Tensor& t, const FirstPass& first) const {
     if (!has_other_layout_ || !is_in_channels_last(t)) return t;
@@ -185,12 +181,19 @@ class ScriptWorkingCopy : public WorkingCopy {
 
   FirstPass prepare(const Inputs& inputs) override { return passes_->prepare(inputs); }
   FirstPass predict(const Inputs& inputs, const Inject* inject) override { return passes_->predict(inputs, inject); }
-  at::Tensor resume(const Inputs& inputs, const FirstPass& first, const Inject& inject) override {
+  at::Tensor resume(const Inputs& inputs, const FirstPass& first, const Inject* inject) override {
     return passes_->resume(inputs, first, inject);
   }
   const std::vector<at::Tensor>& leaves() const override { return leaves_; }
   const std::vector<at::Tensor>& values() const override { return values_; }
   bool has_plain_graphs() const override { return true; }
+
+  bool has_fixed_head() const override {
+    const auto is_in_tail = [&](std::size_t place) { return !cut_->lifted[place].is_in_head; };
+    return cut_->is_head_fixed && std::all_of(places_.begin(), places_.end(), [&](const auto& places) {
+             return std::all_of(places.begin(), places.end(), is_in_tail);
+           });
+  }
 
   std::unique_ptr<TwoPass> with_constants(const std::vector<at::Tensor>& values) override {
     std::vector<at::Tensor> constants;
@@ -269,7 +272,7 @@ FirstPass ScriptNetwork::predict(const Inputs& inputs, const Inject* inject) {
   return ScriptPasses(module_, current, lifted_tensors(*current, /*writable=*/true), false).predict(inputs, inject);
 }
 
-at::Tensor ScriptNetwork::resume(const Inputs& inputs, const FirstPass& first, const Inject& inject) {
+at::Tensor ScriptNetwork::resume(const Inputs& inputs, const FirstPass& first, const Inject* inject) {
   const auto current = cut();
   // Running statistics are the first pass's to update.
   return ScriptPasses(module_, current, lifted_tensors(*current, /*writable=*/false), false)

@@ -16,7 +16,8 @@ TEST(ModuleNetwork, InjectsInASequential) {
   const FirstPass first = network.predict(x);
   const auto hidden = x.matmul(a->weight.t()) + a->bias;
   EXPECT_TRUE(torch::allclose(first.prediction, hidden.tanh().matmul(b->weight.t()) + b->bias));
-  const auto second = network.resume(x, first, [](const at::Tensor& features) { return features * 2; });
+  const Inject inject([](const at::Tensor& features) { return features * 2; });
+  const auto second = network.resume(x, first, &inject);
   EXPECT_TRUE(torch::allclose(second, (hidden * 2).tanh().matmul(b->weight.t()) + b->bias));
 }
 
@@ -37,7 +38,7 @@ TEST(ModuleNetwork, CutsASequentialBehindANamedChild) {
   const torch::nn::ReLU in_place(torch::nn::ReLUOptions().inplace(true));
   const torch::nn::Sequential model({{"a", a}, {"count", before}, {"b", b}, {"relu", in_place}, {"c", c}});
   const auto x = torch::randn({5, 3});
-  const auto twice = [](const at::Tensor& features) { return features * 2; };
+  const Inject twice([](const at::Tensor& features) { return features * 2; });
   const auto after_a = x.matmul(a->weight.t()) + a->bias;
   const auto after_b = after_a.matmul(b->weight.t()) + b->bias;
   const auto end = [&](const at::Tensor& y) { return y.relu().matmul(c->weight.t()) + c->bias; };
@@ -45,7 +46,7 @@ TEST(ModuleNetwork, CutsASequentialBehindANamedChild) {
   ModuleNetwork at_b(model, "b");
   const FirstPass first = at_b.predict(x);
   EXPECT_TRUE(torch::allclose(first.prediction, end(after_b)));
-  EXPECT_TRUE(torch::allclose(at_b.resume(x, first, twice), end(after_b * 2)));
+  EXPECT_TRUE(torch::allclose(at_b.resume(x, first, &twice), end(after_b * 2)));
   EXPECT_EQ(before->calls, 1);  // what comes before runs once for both passes
 
   // Both kinds of cut adapt alike.
@@ -69,7 +70,8 @@ TEST(ModuleNetwork, SaysIfThePointIsNotReached) {
   auto module = torch::nn::Sequential(torch::nn::Linear(3, 2), InjectionPoint());
   ModuleNetwork network(module.ptr(), [](const Inputs& inputs) { return inputs.args[0].toTensor(); });
   const auto x = torch::randn({5, 3});
-  EXPECT_THROW(network.resume(x, network.predict(x), [](const at::Tensor& features) { return features; }), c10::Error);
+  const Inject inject([](const at::Tensor& features) { return features; });
+  EXPECT_THROW(network.resume(x, network.predict(x), &inject), c10::Error);
 }
 
 TEST(ModuleNetwork, NamesEachParameterOnce) {

@@ -53,7 +53,7 @@ class IT3_API PassesWithConstants : public TwoPass {
 
   FirstPass predict(const Inputs& inputs, const Inject* inject) override { return passes_.predict(inputs, inject); }
   FirstPass prepare(const Inputs& inputs) override { return passes_.prepare(inputs); }
-  at::Tensor resume(const Inputs& inputs, const FirstPass& first, const Inject& inject) override {
+  at::Tensor resume(const Inputs& inputs, const FirstPass& first, const Inject* inject) override {
     return passes_.resume(inputs, first, inject);
   }
 

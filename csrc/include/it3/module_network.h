@@ -52,7 +52,7 @@ class IT3_API ModuleNetwork : public Network {
 
   FirstPass predict(const Inputs& inputs, const Inject* inject = nullptr) override;
   FirstPass prepare(const Inputs& inputs) override;
-  at::Tensor resume(const Inputs& inputs, const FirstPass& first, const Inject& inject) override;
+  at::Tensor resume(const Inputs& inputs, const FirstPass& first, const Inject* inject) override;
   std::vector<NamedParameter> parameters() const override;
   /// LibTorch's layers of batch normalisation cannot be made to blend: that raises c10::ValueError. "batch" puts them
   /// in train mode for the passes, in which they refuse inputs of one value a channel.
@@ -64,7 +64,7 @@ class IT3_API ModuleNetwork : public Network {
   // The passes, by either kind of cut.
   std::function<FirstPass(const Inputs&, const Inject*)> predict_;
   std::function<FirstPass(const Inputs&)> prepare_;
-  std::function<at::Tensor(const Inputs&, const FirstPass&, const Inject&)> resume_;
+  std::function<at::Tensor(const Inputs&, const FirstPass&, const Inject*)> resume_;
 };
 
 }  // namespace it3

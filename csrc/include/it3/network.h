@@ -52,9 +52,9 @@ class IT3_API TwoPass {
   /// What resume() needs of a first pass, without its prediction.
   virtual FirstPass prepare(const Inputs& inputs) = 0;
 
-  /// The prediction with what `inject` makes of the named layer's output in its place, y1 = f(x | ...). `inject` runs
-  /// at each call of the layer. Raises c10::Error if the layer is never called.
-  virtual at::Tensor resume(const Inputs& inputs, const FirstPass& first, const Inject& inject) = 0;
+  /// The prediction with what `inject` makes of the named layer's output in its place, y1 = f(x | ...); the plain one
+  /// if it is null. `inject` runs at each call of the layer. Raises c10::Error if the layer is never called.
+  virtual at::Tensor resume(const Inputs& inputs, const FirstPass& first, const Inject* inject) = 0;
 };
 
 /// A floating-point or complex parameter of a network.
@@ -85,6 +85,9 @@ class IT3_API WorkingCopy : public TwoPass {
   /// The same passes with other values for the leaves, which are constants then. While it lives, the working copy's own
   /// passes must not be run, nor differentiated.
   virtual std::unique_ptr<TwoPass> with_constants(const std::vector<at::Tensor>& values) = 0;
+
+  /// Whether what prepare() gives depends on nothing that changes here: not on the leaves, nor on chance.
+  virtual bool has_fixed_head() const { return false; }
 
   /// Writes the values into the network, which keeps them when the copy is destroyed.
   virtual void commit() = 0;

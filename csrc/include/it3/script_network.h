@@ -38,7 +38,7 @@ class IT3_API ScriptNetwork : public Network {
 
   FirstPass predict(const Inputs& inputs, const Inject* inject = nullptr) override;
   FirstPass prepare(const Inputs& inputs) override;
-  at::Tensor resume(const Inputs& inputs, const FirstPass& first, const Inject& inject) override;
+  at::Tensor resume(const Inputs& inputs, const FirstPass& first, const Inject* inject) override;
   std::vector<NamedParameter> parameters() const override;
   std::unique_ptr<WorkingCopy> checkout(
       const std::vector<NamedParameter>& adapted, const Normalisation& normalisation = {}) override;
