@@ -162,7 +162,7 @@ def _with_settings(engine: IT3Engine, choice: Mapping[str, Any]) -> IT3Engine:
 
 
 def _usable(engine: IT3Engine, inputs: Any) -> dict[str, Values]:
-    """Leave out choices that the model has no layers for."""
+    """Leave out choices that the model has no layers for, or twice."""
 
     def works(option: str, value: Any) -> bool:
         try:
@@ -176,6 +176,8 @@ def _usable(engine: IT3Engine, inputs: Any) -> dict[str, Values]:
         kept = values
         if option in ("parameters", "norm_statistics"):
             kept = [value for value in values if works(option, value)]
+        if option == "distance_fn":  # None stands for the engine's own
+            kept = [value for value in values if value != engine.distance_fn]
         if len(kept) > 1:
             usable[option] = kept
     return usable
