@@ -139,8 +139,9 @@ Adaptation adapt(
     if (step == 0) unadapted = first.prediction.detach();
   }
 
-  detail::Answer answer = detail::answer_of(*copy, passes, options.prediction, with_second);
-  if (rows.defined()) answer = merge(result.adapted_samples, answer, before);
+  detail::Answer answer = before;
+  if (is_needed) answer = detail::answer_of(*copy, passes, options.prediction, with_second);
+  if (is_needed && rows.defined()) answer = merge(result.adapted_samples, answer, before);
   const bool has_moved = !losses.empty();
   result.first = answer.first;
   result.prediction = answer.prediction;
