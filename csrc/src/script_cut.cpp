@@ -39,29 +39,30 @@ std::unordered_set<Value*> reads_of(Node* node) {
   return reads;
 }
 
+template <typename Condition>
+bool any_in_blocks(Node* node, const Condition& condition) {
+  const auto blocks = node->blocks();
+  return std::any_of(blocks.begin(), blocks.end(), [&](Block* block) {
+    return std::any_of(block->nodes().begin(), block->nodes().end(), condition);
+  });
+}
+
+/// Whether a node normalises by its input's statistics and updates the running ones, which its schema does not tell.
+bool updates_statistics(Node* node) {
+  const bool normalises = node->kind() == c10::aten::batch_norm || node->kind() == c10::aten::instance_norm;
+  return normalises && torch::jit::constant_as<bool>(node->input(5)).value_or(true);
+}
+
 /// Whether a node, or one in its blocks, writes to memory or does something else that must keep its place.
 bool must_keep_place(Node* node) {
-  if (node->hasSideEffects()) return true;
   const auto* const schema = node->maybeSchema();
-  if (schema != nullptr && schema->is_mutable()) return true;
-  if (node->kind() == c10::aten::batch_norm || node->kind() == c10::aten::instance_norm) {
-    return torch::jit::constant_as<bool>(node->input(5)).value_or(true);  // updates its statistics
-  }
-  const auto blocks = node->blocks();
-  return std::any_of(blocks.begin(), blocks.end(), [](Block* block) {
-    return std::any_of(block->nodes().begin(), block->nodes().end(), must_keep_place);
-  });
+  const bool is_mutable = schema != nullptr && schema->is_mutable();
+  return node->hasSideEffects() || is_mutable || updates_statistics(node) || any_in_blocks(node, must_keep_place);
 }
 
 /// Whether a node, or one in its blocks, depends on chance or updates statistics.
 bool may_change(Node* node) {
-  if (node->isNondeterministic()) return true;
-  const bool normalises = node->kind() == c10::aten::batch_norm || node->kind() == c10::aten::instance_norm;
-  if (normalises && torch::jit::constant_as<bool>(node->input(5)).value_or(true)) return true;
-  const auto blocks = node->blocks();
-  return std::any_of(blocks.begin(), blocks.end(), [](Block* block) {
-    return std::any_of(block->nodes().begin(), block->nodes().end(), may_change);
-  });
+  return node->isNondeterministic() || updates_statistics(node) || any_in_blocks(node, may_change);
 }
 
 /// The nodes that run once for each pass: those that depend on the features. If anything after the features writes,
