@@ -16,6 +16,7 @@ import matplotlib as mpl
 import torch
 import torch.nn.functional as F
 from it3 import IT3Engine
+from it3.metrics import metric_of
 from matplotlib import pyplot as plt
 from rich.console import Console
 from sklearn.metrics import roc_auc_score
@@ -146,10 +147,12 @@ def markdown(
 ) -> str:
     """Write the section of the report."""
     chosen = ", ".join(f"`{name}` {f'{v:.2g}' if isinstance(v, float) else v}" for name, v in tuning.choice.items())
+    metric = metric_of(study.metric, study.higher_is_better)
+    better = "higher" if metric.higher_is_better else "lower"
     lines = [
         f"## {study.title}",
         "",
-        f"| | {metric_name(study)} | gain against 0 steps | 95 % interval | | ms a batch | MB |",
+        f"| | {metric.name} ({better} is better) | gain against 0 steps | 95 % interval | | ms a batch | MB |",
         "| --- | --- | --- | --- | --- | --- | --- |",
     ]
     for row in evaluation.rows:
@@ -174,13 +177,6 @@ def markdown(
         "",
     ]
     return "\n".join(lines)
-
-
-def metric_name(study: Study) -> str:
-    """Give the metric's name and direction."""
-    name = study.metric if isinstance(study.metric, str) else study.metric.__name__
-    better = name == "accuracy" or (not isinstance(study.metric, str) and study.higher_is_better)
-    return f"{name} ({'higher' if better else 'lower'} is better)"
 
 
 def compare(study: Study, arguments: argparse.Namespace, console: Console) -> None:

@@ -198,9 +198,7 @@ void bind_engine(py::module_& module) {
   module.def(
       "options_of", wrap_pybind_function([](const py::dict& options) { return to_python(options_from(options)); }),
       py::arg("options"),
-      "All options that are set, by default or by these; those without a value are left out. Raises what the core "
-      "would "
-      "raise for them.");
+      "All options that are set, by default or by these. Raises what the core would raise for them.");
   module.def(
       "check_distance", wrap_pybind_function([](const std::string& name) { distance_by_name(name); }), py::arg("name"),
       "Raises ValueError for a name that is not a distance's.");

@@ -39,9 +39,7 @@ std::int64_t peak_memory(const py::object& call) {
 void bind_memory(py::module_& module) {
   module.def(
       "peak_memory", torch::wrap_pybind_function(peak_memory), py::arg("call"),
-      "The bytes that a call takes from torch's allocators at its peak, beyond what was held before. What it returns "
-      "is "
-      "thrown away.");
+      "The bytes that a call takes from torch's allocators at its peak, beyond what was held before.");
 }
 
 }  // namespace it3::python

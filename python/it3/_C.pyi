@@ -140,11 +140,11 @@ def make_embedder_weights(prediction: torch.Tensor, features: torch.Tensor, pred
     """
 def options_of(options: dict) -> dict:
     """
-    All options that are set, by default or by these; those without a value are left out. Raises what the core would raise for them.
+    All options that are set, by default or by these. Raises what the core would raise for them.
     """
 def peak_memory(call: typing.Any) -> int:
     """
-    The bytes that a call takes from torch's allocators at its peak, beyond what was held before. What it returns is thrown away.
+    The bytes that a call takes from torch's allocators at its peak, beyond what was held before.
     """
 def quantile_of(values: collections.abc.Sequence[torch.Tensor], quantile: typing.SupportsFloat | typing.SupportsIndex) -> float:
     """

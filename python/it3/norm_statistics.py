@@ -62,7 +62,7 @@ class OtherStatistics(TorchFunctionMode):
 
     def _native(
         self,
-        input: Tensor,  # noqa: A002  (torch's names)
+        input: Tensor,  # noqa: A002  (torch's name)
         weight: Tensor | None,
         bias: Tensor | None,
         running_mean: Tensor | None,
