@@ -102,14 +102,14 @@ class RunningScope {
 }  // namespace
 
 /// A PythonNetwork's passes with lent weights and buffers.
-class PythonWorkingCopy : public WorkingCopy {
+class PythonWorkingCopy : public LentWorkingCopy {
  public:
   PythonWorkingCopy(
       PythonNetwork& network, const std::vector<NamedParameter>& adapted, const Normalisation& normalisation)
-      : network_(network),
+      : LentWorkingCopy(tensors_of(adapted), tensors_of(network.parameters())),
+        network_(network),
         no_recomputation_(network.layer_, network.recomputation_check()),
-        buffers_(network.buffer_owners_),
-        weights_(tensors_of(adapted), tensors_of(network.parameters())) {
+        buffers_(network.buffer_owners_) {
     if (normalisation.statistics == NormStatistics::running) return;
     const py::object type = py::module_::import("it3.norm_statistics").attr("OtherStatistics");
     network_.norm_statistics_ = type(static_cast<int>(normalisation.statistics), normalisation.prior);
@@ -124,18 +124,11 @@ class PythonWorkingCopy : public WorkingCopy {
   FirstPass predict(const Inputs& inputs, const Inject* inject) override { return network_.predict(inputs, inject); }
   FirstPass prepare(const Inputs& inputs) override { return network_.prepare(inputs); }
   at::Tensor resume(const Inputs&, const FirstPass&, const Inject* inject) override { return network_.run(inject); }
-  const std::vector<at::Tensor>& leaves() const override { return weights_.leaves(); }
-  const std::vector<at::Tensor>& values() const override { return weights_.values(); }
-  std::unique_ptr<TwoPass> with_constants(const std::vector<at::Tensor>& values) override {
-    return std::make_unique<PassesWithConstants>(*this, weights_, values);
-  }
-  void commit() override { weights_.commit(); }
 
  private:
   PythonNetwork& network_;
   HookScope no_recomputation_;
   LentBuffers buffers_;
-  LentWeights weights_;
 };
 
 PythonNetwork::PythonNetwork(

@@ -6,7 +6,7 @@
 
 #include <torch/csrc/utils/pybind.h>
 
-#include <it3/lent_weights.h>
+#include <it3/lent_working_copy.h>
 #include <it3/network.h>
 
 #include "module_tree.h"

@@ -8,6 +8,7 @@
 
 #include <it3/layout.h>
 #include <it3/lent_weights.h>
+#include <it3/lent_working_copy.h>
 
 #include "nearest_name.h"
 
@@ -75,35 +76,28 @@ class BatchStatisticsScope {
 };
 
 /// A network's passes with lent weights and buffers.
-class ModuleWorkingCopy : public WorkingCopy {
+class ModuleWorkingCopy : public LentWorkingCopy {
  public:
   ModuleWorkingCopy(
       ModuleNetwork& network,
       torch::nn::Module& module,
       const std::vector<NamedParameter>& adapted,
       const Normalisation& normalisation)
-      : network_(network),
+      : LentWorkingCopy(tensors_of(adapted), module.parameters()),
+        network_(network),
         statistics_(module, normalisation),
-        buffers_(module.buffers()),
-        weights_(tensors_of(adapted), module.parameters()) {}
+        buffers_(module.buffers()) {}
 
   FirstPass predict(const Inputs& inputs, const Inject* inject) override { return network_.predict(inputs, inject); }
   FirstPass prepare(const Inputs& inputs) override { return network_.prepare(inputs); }
   at::Tensor resume(const Inputs& inputs, const FirstPass& first, const Inject* inject) override {
     return network_.resume(inputs, first, inject);
   }
-  const std::vector<at::Tensor>& leaves() const override { return weights_.leaves(); }
-  const std::vector<at::Tensor>& values() const override { return weights_.values(); }
-  std::unique_ptr<TwoPass> with_constants(const std::vector<at::Tensor>& values) override {
-    return std::make_unique<PassesWithConstants>(*this, weights_, values);
-  }
-  void commit() override { weights_.commit(); }
 
  private:
   ModuleNetwork& network_;
   BatchStatisticsScope statistics_;
   LentWeights buffers_;
-  LentWeights weights_;
 };
 
 }  // namespace

@@ -7,6 +7,7 @@
 #include <it3/inputs.h>
 #include <it3/layout.h>
 #include <it3/lent_weights.h>
+#include <it3/lent_working_copy.h>
 #include <it3/losses.h>
 #include <it3/method.h>
 #include <it3/module_network.h>

@@ -5,7 +5,6 @@
 #include <ATen/core/Tensor.h>
 
 #include <it3/export.h>
-#include <it3/network.h>
 
 namespace it3 {
 
@@ -37,29 +36,6 @@ class IT3_API LentWeights {
   std::vector<at::Tensor> fixed_;
   std::vector<at::Tensor> values_;
   std::vector<at::Tensor> own_;  // each shares the storage that its parameter had
-};
-
-/// Passes of a network whose weights are lent, with constants in place of the leaves. The passes' saved tensors are the
-/// model's own, so that their gradients must be taken while it lives.
-class IT3_API PassesWithConstants : public TwoPass {
- public:
-  PassesWithConstants(TwoPass& passes, LentWeights& weights, const std::vector<at::Tensor>& values)
-      : passes_(passes), weights_(weights) {
-    weights_.set_constants(values);
-  }
-  ~PassesWithConstants() override { weights_.clear_constants(); }
-  PassesWithConstants(const PassesWithConstants&) = delete;
-  PassesWithConstants& operator=(const PassesWithConstants&) = delete;
-
-  FirstPass predict(const Inputs& inputs, const Inject* inject) override { return passes_.predict(inputs, inject); }
-  FirstPass prepare(const Inputs& inputs) override { return passes_.prepare(inputs); }
-  at::Tensor resume(const Inputs& inputs, const FirstPass& first, const Inject* inject) override {
-    return passes_.resume(inputs, first, inject);
-  }
-
- private:
-  TwoPass& passes_;
-  LentWeights& weights_;
 };
 
 }  // namespace it3
