@@ -26,6 +26,7 @@ Adaptation adapt_parts(
     const EngineParts& parts, const py::object& inputs, const py::dict& options, Online* online, bool with_second) {
   const Options parsed = options_from(options);
   const UnbuiltOnError unbuilt(parts);
+  const LentBuffers buffers = embedder_buffers(parts);
   const auto [network, network_inputs] = network_of(parts, without_inference_tensors(inputs));
   const Method method = method_of(parts);
   const py::gil_scoped_release no_gil;
@@ -38,7 +39,7 @@ std::pair<at::Tensor, at::Tensor> losses_of_parts(
     const std::optional<at::Tensor>& target,
     std::optional<double> target_probability) {
   const UnbuiltOnError unbuilt(parts);
-  const auto [network, network_inputs] = network_of(parts, inputs);
+  const auto [network, network_inputs] = trained_network_of(parts, inputs);
   const Method method = method_of(parts);
   const py::gil_scoped_release no_gil;
   Losses losses =
@@ -49,7 +50,8 @@ std::pair<at::Tensor, at::Tensor> losses_of_parts(
 at::Tensor uncertainty_of_parts(const EngineParts& parts, const py::object& inputs, const py::dict& options) {
   const Options parsed = options_from(options);
   const UnbuiltOnError unbuilt(parts);
-  const auto [network, network_inputs] = network_of(parts, inputs);
+  const LentBuffers buffers = embedder_buffers(parts);
+  const auto [network, network_inputs] = network_of(parts, without_inference_tensors(inputs));
   const Method method = method_of(parts);
   const py::gil_scoped_release no_gil;
   return uncertainty(*network, method, network_inputs, parsed.normalisation);
@@ -98,7 +100,7 @@ Online online_from(const py::tuple& saved) {
 }
 
 /// A model without inputs, for its parameters.
-PythonNetwork parameters_only(const py::object& model) { return {model, py::none(), "", py::none(), py::none()}; }
+PythonNetwork parameters_only(const py::object& model) { return {model, py::none(), "", py::none()}; }
 
 }  // namespace
 
@@ -144,19 +146,30 @@ void bind_engine(py::module_& module) {
       module, "ScriptNetwork", "A TorchScript module, cut at one layer into a head and a tail.")
       .def(py::init(wrap_pybind_function(script_network_from)), py::arg("module"), py::arg("layer"));
 
+  py::class_<EagerCut, std::shared_ptr<EagerCut>>(
+      module, "EagerCut", "An eager module, traced and cut like a TorchScript one where that gives the same.")
+      .def(py::init<py::object, std::string>(), py::arg("model"), py::arg("layer_name"))
+      .def(
+          "why_not", wrap_pybind_function([](EagerCut& cut, const py::object& inputs) {
+            cut.call(without_inference_tensors(inputs));
+            return cut.why();
+          }),
+          py::arg("inputs"), "Why a call has to run the module itself, with hooks; empty if it is cut.");
+
   py::class_<EngineParts>(module, "EngineParts", "A model, the layer to inject at, and the functions between them.")
       .def(
           py::init(wrap_pybind_function([](py::object model, std::optional<std::shared_ptr<ScriptNetwork>> script,
-                                           std::string layer_name, py::object embeder, bool embeds_to_features,
-                                           py::object combine_fn, py::object distance_fn, Layout prediction_layout,
-                                           Layout features_layout, std::optional<at::Tensor> neutral) {
-            return EngineParts{std::move(model),   std::move(script),     std::move(layer_name),  std::move(embeder),
-                               embeds_to_features, std::move(combine_fn), std::move(distance_fn), prediction_layout,
-                               features_layout,    std::move(neutral)};
+                                           std::optional<std::shared_ptr<EagerCut>> cut, std::string layer_name,
+                                           py::object embeder, bool embeds_to_features, py::object combine_fn,
+                                           py::object distance_fn, Layout prediction_layout, Layout features_layout,
+                                           std::optional<at::Tensor> neutral) {
+            return EngineParts{std::move(model),   std::move(script),  std::move(cut),        std::move(layer_name),
+                               std::move(embeder), embeds_to_features, std::move(combine_fn), std::move(distance_fn),
+                               prediction_layout,  features_layout,    std::move(neutral)};
           })),
-          py::arg("model"), py::arg("script"), py::arg("layer_name"), py::arg("embeder"), py::arg("embeds_to_features"),
-          py::arg("combine_fn"), py::arg("distance_fn"), py::arg("prediction_layout"), py::arg("features_layout"),
-          py::arg("neutral"));
+          py::arg("model"), py::arg("script"), py::arg("cut"), py::arg("layer_name"), py::arg("embeder"),
+          py::arg("embeds_to_features"), py::arg("combine_fn"), py::arg("distance_fn"), py::arg("prediction_layout"),
+          py::arg("features_layout"), py::arg("neutral"));
 
   module.def(
       "adapt", wrap_pybind_function(adapt_parts), py::arg("parts"), py::arg("inputs"), py::arg("options"),

@@ -96,12 +96,23 @@ UnbuiltOnError::~UnbuiltOnError() {
   }
 }
 
-std::pair<std::shared_ptr<Network>, Inputs> network_of(const EngineParts& parts, const py::object& inputs) {
+NetworkCall network_of(const EngineParts& parts, const py::object& inputs) {
+  if (parts.cut) {
+    if (auto call = (*parts.cut)->call(inputs)) return *call;
+  }
+  return trained_network_of(parts, inputs);
+}
+
+NetworkCall trained_network_of(const EngineParts& parts, const py::object& inputs) {
   if (parts.script) return {*parts.script, script_inputs_from(**parts.script, inputs)};
-  const bool is_module = py::hasattr(parts.embeder, "_buffers");
-  const py::object embeder = is_module ? parts.embeder : py::none();
   const py::object layer = submodule_of(parts.model, parts.layer_name);
-  return {std::make_shared<PythonNetwork>(parts.model, layer, parts.layer_name, embeder, inputs), Inputs()};
+  return {std::make_shared<PythonNetwork>(parts.model, layer, parts.layer_name, inputs), Inputs()};
+}
+
+LentBuffers embedder_buffers(const EngineParts& parts) {
+  const bool has_own = !parts.script_embeder && !is_default_embedder(parts.embeder);
+  if (!has_own || !py::hasattr(parts.embeder, "_buffers")) return LentBuffers({});
+  return LentBuffers({parts.embeder});
 }
 
 Method method_of(const EngineParts& parts) {

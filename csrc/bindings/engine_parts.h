@@ -12,6 +12,8 @@
 #include <it3/network.h>
 #include <it3/script_network.h>
 
+#include "eager_cut.h"
+#include "module_tree.h"
 #include "script_from_python.h"
 
 namespace it3::python {
@@ -20,6 +22,7 @@ namespace it3::python {
 struct EngineParts {
   py::object model;
   std::optional<std::shared_ptr<ScriptNetwork>> script;  // the model, if it is a TorchScript module
+  std::optional<std::shared_ptr<EagerCut>> cut;          // else its cut
   std::string layer_name;
   py::object embeder;
   bool embeds_to_features;  // whether embeder takes (prediction, features), or the prediction alone
@@ -36,8 +39,14 @@ struct EngineParts {
   DistanceFunction script_distance = script_function_from(distance_fn);
 };
 
-/// The network of a call, and what it is called with.
-std::pair<std::shared_ptr<Network>, Inputs> network_of(const EngineParts& parts, const py::object& inputs);
+/// The network that a call adapts, and what it is called with.
+NetworkCall network_of(const EngineParts& parts, const py::object& inputs);
+
+/// The network that a call trains. An eager model is never cut: each of its passes draws its own random numbers.
+NetworkCall trained_network_of(const EngineParts& parts, const py::object& inputs);
+
+/// Lends copies of the buffers of an embedder of the user's own, if it is an eager module.
+LentBuffers embedder_buffers(const EngineParts& parts);
 
 /// Makes a default embedder that had no shape yet empty again if it is destroyed by an exception.
 class UnbuiltOnError {

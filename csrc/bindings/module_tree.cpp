@@ -1,6 +1,5 @@
 #include "module_tree.h"
 
-#include <functional>
 #include <string_view>
 #include <unordered_map>
 #include <unordered_set>
@@ -31,15 +30,12 @@ std::string dotted(const std::string& prefix, py::handle name) {
   return prefix.empty() ? last : prefix + "." + last;
 }
 
-using Visit = std::function<void(const std::string& path, py::handle module)>;
-
-/// Calls visit for the module and those in it, each once, parents first.
-void for_each_module(
-    py::handle module, const std::string& path, std::unordered_set<PyObject*>& seen, const Visit& visit) {
+void visit_modules(
+    py::handle module, const std::string& path, std::unordered_set<PyObject*>& seen, const VisitModule& visit) {
   if (!seen.insert(module.ptr()).second) return;
   visit(path, module);
   for_each_item(module.attr("_modules"), [&](py::handle name, py::handle child) {
-    if (!child.is_none()) for_each_module(child, dotted(path, name), seen, visit);
+    if (!child.is_none()) visit_modules(child, dotted(path, name), seen, visit);
   });
 }
 
@@ -53,6 +49,11 @@ bool is_of_normalisation(py::handle module) {
 
 }  // namespace
 
+void for_each_module(py::handle root, const VisitModule& visit) {
+  std::unordered_set<PyObject*> seen;
+  visit_modules(root, "", seen, visit);
+}
+
 py::object submodule_of(const py::object& root, const std::string& name) {
   py::object module = root;
   for (std::size_t begin = 0; !name.empty() && begin != std::string::npos;) {
@@ -64,8 +65,7 @@ py::object submodule_of(const py::object& root, const std::string& name) {
     module = found ? py::object(children[part]) : py::none();
     if (module.is_none()) {
       std::vector<std::string> names;
-      std::unordered_set<PyObject*> seen;
-      for_each_module(root, "", seen, [&](const std::string& path, py::handle) {
+      for_each_module(root, [&](const std::string& path, py::handle) {
         if (!path.empty()) names.push_back(path);
       });
       TORCH_CHECK_VALUE(!names.empty(), "the model has no layer '", name, "': it has no submodules");
@@ -81,8 +81,7 @@ py::object submodule_of(const py::object& root, const std::string& name) {
 std::vector<NamedParameter> parameters_of(py::handle root) {
   std::vector<NamedParameter> parameters;
   std::unordered_set<at::TensorImpl*> known;
-  std::unordered_set<PyObject*> seen;
-  for_each_module(root, "", seen, [&](const std::string& path, py::handle module) {
+  for_each_module(root, [&](const std::string& path, py::handle module) {
     const bool of_normalisation = is_of_normalisation(module);
     for_each_item(module.attr("_parameters"), [&](py::handle name, py::handle value) {
       if (!THPVariable_Check(value.ptr())) return;
@@ -102,7 +101,7 @@ std::vector<NamedParameter> parameters_of(py::handle root) {
 LentBuffers::LentBuffers(const std::vector<py::object>& modules) {
   std::unordered_set<PyObject*> seen;
   for (const auto& root : modules) {
-    for_each_module(root, "", seen, [&](const std::string&, py::handle module) {
+    visit_modules(root, "", seen, [&](const std::string&, py::handle module) {
       const py::object buffers = module.attr("_buffers");
       for_each_item(buffers, [&](py::handle name, py::handle value) {
         slots_.push_back(

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <functional>
 #include <string>
 #include <vector>
 
@@ -8,6 +9,11 @@
 #include <it3/network.h>
 
 namespace it3::python {
+
+using VisitModule = std::function<void(const std::string& path, py::handle module)>;
+
+/// Calls visit for a torch.nn.Module and those in it, each once, parents first.
+void for_each_module(py::handle root, const VisitModule& visit);
 
 /// The parameters of a torch.nn.Module, as Network::parameters() wants them. Raises c10::ValueError for parameters of
 /// lazy modules that were never run.

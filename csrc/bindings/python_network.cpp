@@ -109,7 +109,7 @@ class PythonWorkingCopy : public LentWorkingCopy {
       : LentWorkingCopy(tensors_of(adapted), tensors_of(network.parameters())),
         network_(network),
         no_recomputation_(network.layer_, network.recomputation_check()),
-        buffers_(network.buffer_owners_) {
+        buffers_({network.model_}) {
     if (normalisation.statistics == NormStatistics::running) return;
     const py::object type = py::module_::import("it3.norm_statistics").attr("OtherStatistics");
     network_.norm_statistics_ = type(static_cast<int>(normalisation.statistics), normalisation.prior);
@@ -131,15 +131,11 @@ class PythonWorkingCopy : public LentWorkingCopy {
   LentBuffers buffers_;
 };
 
-PythonNetwork::PythonNetwork(
-    py::object model, py::object layer, std::string layer_name, const py::object& embedder, py::object inputs)
+PythonNetwork::PythonNetwork(py::object model, py::object layer, std::string layer_name, py::object inputs)
     : model_(std::move(model)),
       layer_(std::move(layer)),
       layer_name_(std::move(layer_name)),
-      inputs_(std::move(inputs)),
-      buffer_owners_{model_} {
-  if (!embedder.is_none()) buffer_owners_.push_back(embedder);
-}
+      inputs_(std::move(inputs)) {}
 
 py::object PythonNetwork::recomputation_check() const {
   return py::cpp_function([this](py::handle, py::handle, py::handle) {

@@ -17,10 +17,8 @@ namespace it3::python {
 /// objects of any kind need not become IValues. The passes take the GIL; everything else is called with it held.
 class PythonNetwork : public Network {
  public:
-  /// @param embedder  a module whose buffers are guarded as the model's are, or None
-  /// @param inputs    a tensor or another object f(x), a tuple or list f(*x), a mapping f(**x)
-  PythonNetwork(
-      py::object model, py::object layer, std::string layer_name, const py::object& embedder, py::object inputs);
+  /// @param inputs  a tensor or another object f(x), a tuple or list f(*x), a mapping f(**x)
+  PythonNetwork(py::object model, py::object layer, std::string layer_name, py::object inputs);
 
   FirstPass predict(const Inputs&, const Inject* inject = nullptr) override;
   FirstPass prepare(const Inputs&) override;
@@ -41,7 +39,6 @@ class PythonNetwork : public Network {
   py::object layer_;
   std::string layer_name_;
   py::object inputs_;
-  std::vector<py::object> buffer_owners_;
   py::object norm_statistics_ = py::none();  // a working copy's it3.norm_statistics.OtherStatistics, or None
   bool is_running_ = false;
 };

@@ -8,12 +8,12 @@
 
 namespace it3::detail {
 
-/// Puts the random generators back if it is destroyed by an exception.
+/// Puts the random generators back if it is destroyed by an exception, or always.
 class RandomStateGuard {
  public:
   /// Guards the CPU's generator and those of the devices that `tensors` are on.
   template <typename Tensors>
-  explicit RandomStateGuard(const Tensors& tensors) {
+  explicit RandomStateGuard(const Tensors& tensors, bool always = false) : always_(always) {
     save(at::kCPU);
     for (const at::Tensor& t : tensors) {
       if (t.is_cuda()) save(t.device());
@@ -21,7 +21,7 @@ class RandomStateGuard {
   }
 
   ~RandomStateGuard() {
-    if (std::uncaught_exceptions() == exceptions_) return;
+    if (!always_ && std::uncaught_exceptions() == exceptions_) return;
     for (auto& [generator, state] : states_) generator.set_state(state);
   }
 
@@ -38,6 +38,7 @@ class RandomStateGuard {
     states_.emplace_back(generator, generator.get_state());
   }
 
+  bool always_;
   int exceptions_ = std::uncaught_exceptions();
   std::vector<std::pair<at::Generator, at::Tensor>> states_;
 };

@@ -292,6 +292,8 @@ std::vector<NamedParameter> ScriptNetwork::parameters() const {
   return parameters;
 }
 
+bool ScriptNetwork::has_repeatable_head() const { return cut()->is_head_fixed; }
+
 torch::jit::Module ScriptNetwork::with_weights(const std::vector<std::pair<std::string, at::Tensor>>& weights) const {
   const at::NoGradGuard no_grad;
   torch::jit::Module copy = module_.deepcopy();

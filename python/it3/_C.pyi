@@ -5,7 +5,7 @@ from __future__ import annotations
 import collections.abc
 import torch
 import typing
-__all__: list[str] = ['Adaptation', 'Drift', 'EngineParts', 'Layout', 'Online', 'ScriptNetwork', 'adapt', 'arguments_of', 'batch_norm', 'broadcast_add', 'channel_dim_of_kind', 'check_distance', 'embed', 'load_engine', 'make_embedder_weights', 'options_of', 'peak_memory', 'quantile_of', 'sample_distances', 'save_engine', 'submodule_of', 'training_losses', 'uncertainty']
+__all__: list[str] = ['Adaptation', 'Drift', 'EagerCut', 'EngineParts', 'Layout', 'Online', 'ScriptNetwork', 'adapt', 'arguments_of', 'batch_norm', 'broadcast_add', 'channel_dim_of_kind', 'check_distance', 'embed', 'load_engine', 'make_embedder_weights', 'options_of', 'peak_memory', 'quantile_of', 'sample_distances', 'save_engine', 'submodule_of', 'training_losses', 'uncertainty']
 class Layout:
     """
     Which dimensions of a tensor are its samples and its channels.
@@ -96,11 +96,21 @@ class ScriptNetwork:
     """
     def __init__(self, module: typing.Any, layer: str) -> None:
         ...
+class EagerCut:
+    """
+    An eager module, traced and cut like a TorchScript one where that gives the same.
+    """
+    def __init__(self, model: typing.Any, layer_name: str) -> None:
+        ...
+    def why_not(self, inputs: typing.Any) -> str:
+        """
+        Why a call has to run the module itself, with hooks; empty if it is cut.
+        """
 class EngineParts:
     """
     A model, the layer to inject at, and the functions between them.
     """
-    def __init__(self, model: typing.Any, script: ScriptNetwork | None, layer_name: str, embeder: typing.Any, embeds_to_features: bool, combine_fn: typing.Any, distance_fn: typing.Any, prediction_layout: Layout, features_layout: Layout, neutral: torch.Tensor | None) -> None:
+    def __init__(self, model: typing.Any, script: ScriptNetwork | None, cut: EagerCut | None, layer_name: str, embeder: typing.Any, embeds_to_features: bool, combine_fn: typing.Any, distance_fn: typing.Any, prediction_layout: Layout, features_layout: Layout, neutral: torch.Tensor | None) -> None:
         ...
 def adapt(parts: EngineParts, inputs: typing.Any, options: dict, online: Online, with_second: bool = False) -> Adaptation:
     """

@@ -28,9 +28,10 @@ class IT3Engine(nn.Module):
     Parameters
     ----------
     model
-        The network to adapt, eager or TorchScript. A TorchScript module is cut at the layer, and what comes before it
-        runs once a step rather than twice. Its prediction is what it returns, or the first tensor in a tuple, list or
-        mapping.
+        The network to adapt, eager or TorchScript. It is cut at the layer, and what comes before it runs once a step
+        rather than twice, or once a call where none of it adapts. An eager model that cannot be traced runs whole, with
+        a hook on the layer: :meth:`explain` tells. The prediction is what the model returns, or the first tensor in a
+        tuple, list or mapping.
     features_layer_name
         The dotted name of the layer at whose output y0 is fed back. If it returns a tuple, list or mapping, the first
         tensor in it is injected into; if it is called several times, each call is.
@@ -87,8 +88,11 @@ class IT3Engine(nn.Module):
     Notes
     -----
     Inputs are a tensor, a tuple or list (positional arguments) or a mapping (keyword arguments). Targets have the
-    prediction's shape, or are class indices without its channel dimension. Adapting lends the model other weights for
-    the length of a call, so one model must not be used from several threads at once.
+    prediction's shape, or are class indices without its channel dimension. Where it is not cut, adapting lends the
+    model other weights for the length of a call, so that it must not be used from several threads at once.
+
+    A cut is made at the first call, compared with the model (predictions and gradients), and made anew when the model
+    changes: its layers, their modes, attributes and hooks.
 
     In train mode each of the two passes normalises by its own batch, but the running statistics of batch normalisation
     are those of the first. Behind the named layer, they do not fit y1 in eval mode: name a layer behind the last batch
@@ -135,7 +139,7 @@ class IT3Engine(nn.Module):
         self.notes: dict[str, Any] = {}
         """What the file that the engine was loaded from says of the network's class, inputs and outputs."""
         self._online = _C.Online()
-        self._script: tuple[nn.Module, str, _C.ScriptNetwork] | None = None
+        self._network: tuple[nn.Module, str, _C.ScriptNetwork | _C.EagerCut] | None = None
 
     @property
     def embedder(self) -> Any:
@@ -232,6 +236,14 @@ class IT3Engine(nn.Module):
         """Tell how far the weights are from those that :meth:`reset` goes back to: Euclidean norms."""
         return self._online.drift(_eager(self.model))
 
+    def explain(self, inputs: Any) -> str:
+        """Tell how a call with these inputs would run, and why."""
+        network = self._cut_network()
+        if isinstance(network, _C.ScriptNetwork):
+            return "cut at the layer, as a TorchScript module"
+        why_not = network.why_not(inputs)
+        return f"run whole, with a hook on the layer: {why_not}" if why_not else "cut at the layer, traced by torch.fx"
+
     def save(self, path: Any, example_inputs: Any, method: Any = "script") -> None:
         """Write the engine to one file; see :func:`it3.save`."""
         from it3.saving import save  # noqa: PLC0415  (it needs this class)
@@ -255,10 +267,12 @@ class IT3Engine(nn.Module):
         """Give the core what it needs; kept until an attribute is assigned, as small models need few microseconds."""
         parts: _C.EngineParts | None = self.__dict__["_known_parts"]
         if parts is None:
+            network = self._cut_network()
             parts = _C.EngineParts(
                 model=_eager(self.model),
-                script=self._script_network(),
-                layer_name=self.features_layer_name.removeprefix("_orig_mod."),
+                script=network if isinstance(network, _C.ScriptNetwork) else None,
+                cut=network if isinstance(network, _C.EagerCut) else None,
+                layer_name=self._layer_name(),
                 embeder=self.embeder,
                 embeds_to_features=isinstance(self.embeder, Embedder),
                 combine_fn=self.combine_fn,
@@ -275,18 +289,25 @@ class IT3Engine(nn.Module):
         super().__setattr__(name, value)
         self.__dict__["_known_parts"] = None
 
-    def _script_network(self) -> _C.ScriptNetwork | None:
-        """Give the network of a TorchScript model, which is cut once and kept."""
-        if not isinstance(self.model, torch.jit.ScriptModule):
-            return None
-        if self._script is None or self._script[0] is not self.model or self._script[1] != self.features_layer_name:
+    def _cut_network(self) -> _C.ScriptNetwork | _C.EagerCut:
+        """Give the network as it is cut at the layer, which is kept."""
+        known = self._network
+        if known is not None and known[0] is self.model and known[1] == self.features_layer_name:
+            return known[2]
+        network: _C.ScriptNetwork | _C.EagerCut
+        if isinstance(self.model, torch.jit.ScriptModule):
             network = _C.ScriptNetwork(self.model, self.features_layer_name)
-            self._script = (self.model, self.features_layer_name, network)
-        return self._script[2]
+        else:
+            network = _C.EagerCut(_eager(self.model), self._layer_name())
+        self._network = (self.model, self.features_layer_name, network)
+        return network
+
+    def _layer_name(self) -> str:
+        return self.features_layer_name.removeprefix("_orig_mod.")
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave out what is made from the rest."""
-        return {**self.__dict__, "_script": None, "_known_parts": None}
+        return {**self.__dict__, "_network": None, "_known_parts": None}
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
         _rename_torch_ttt_keys(state_dict, prefix, isinstance(self.embeder, Embedder))

@@ -46,6 +46,10 @@ class IT3_API ScriptNetwork : public Network {
   /// A copy of the module with other values for some of parameters(), by name.
   torch::jit::Module with_weights(const std::vector<std::pair<std::string, at::Tensor>>& weights) const;
 
+  /// Whether what comes before the layer gives the same whenever it runs on the same: it draws no random numbers and
+  /// writes to nothing that was there before.
+  bool has_repeatable_head() const;
+
   const torch::jit::Module& module() const { return module_; }
   const std::string& layer() const { return layer_; }
 
