@@ -103,6 +103,8 @@ ParsedArguments parse_arguments(int argc, const char* const* argv) {
   set("--optimizer", "optimizer_name", "adam, adamw, sgd, rmsprop or adagrad", "NAME");
   set("--anchor", "anchor", "The network that gives y1: none (the adapted one), frozen or ema", "NAME");
   set("--norm-statistics", "norm_statistics", "Of batch normalisation: running, batch or blend", "NAME");
+  app.add_flag_callback(
+      "--per-sample", [add] { add("per_sample", true); }, "Each sample adapts weights of its own, as if it were alone");
   app.add_option_function<std::vector<std::string>>(
          "--set",
          [&](const std::vector<std::string>& settings) {

@@ -98,7 +98,7 @@ Results adapt_all(Engine& engine, const Batches& batches, const std::string& sav
   Results results;
   Progress progress(batches.count());
   for (std::int64_t i = 0; i < batches.count(); ++i) {
-    const Adaptation adapted = engine.adapt(batches[i], /*with_second=*/true);
+    const Adaptation adapted = engine.adapt(batches[i], /*in_full=*/true);
     predictions.push_back(adapted.prediction.cpu());
     uncertainty.push_back(sample_distances(adapted.second, adapted.first).cpu());
     results.adapted_samples +=
@@ -106,8 +106,8 @@ Results adapt_all(Engine& engine, const Batches& batches, const std::string& sav
     if (adapted.recovered) ++results.recoveries;
     if (adapted.steps() > 0) {
       const double share = static_cast<double>(uncertainty.back().size(0)) / static_cast<double>(batches.samples());
-      results.first_loss += share * adapted.losses[0].item<double>();
-      results.last_loss += share * adapted.loss().item<double>();
+      results.first_loss += share * adapted.losses[0].mean().item<double>();
+      results.last_loss += share * adapted.loss().mean().item<double>();
     }
     if (!save_adapted.empty() && i + 1 == batches.count()) engine.save_adapted(adapted, save_adapted);
     progress.step();

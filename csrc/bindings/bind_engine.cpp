@@ -13,8 +13,8 @@
 #include "engine_parts.h"
 #include "module_tree.h"
 #include "options_from_python.h"
-#include "python_call.h"
 #include "python_network.h"
+#include "python_values.h"
 #include "script_from_python.h"
 
 namespace it3::python {
@@ -23,14 +23,14 @@ namespace {
 // In the functions below Python objects are made and destroyed with the GIL held, around a core that runs without it.
 
 Adaptation adapt_parts(
-    const EngineParts& parts, const py::object& inputs, const py::dict& options, Online* online, bool with_second) {
+    const EngineParts& parts, const py::object& inputs, const py::dict& options, Online* online, bool in_full) {
   const Options parsed = options_from(options);
   const UnbuiltOnError unbuilt(parts);
   const LentBuffers buffers = embedder_buffers(parts);
-  const auto [network, network_inputs] = network_of(parts, without_inference_tensors(inputs));
+  const auto [network, network_inputs] = network_of(parts, inputs);
   const Method method = method_of(parts);
   const py::gil_scoped_release no_gil;
-  return adapt(*network, method, parsed, network_inputs, parsed.copy_model ? nullptr : online, with_second);
+  return adapt(*network, method, parsed, network_inputs, parsed.copy_model ? nullptr : online, in_full);
 }
 
 std::pair<at::Tensor, at::Tensor> losses_of_parts(
@@ -51,7 +51,7 @@ at::Tensor uncertainty_of_parts(const EngineParts& parts, const py::object& inpu
   const Options parsed = options_from(options);
   const UnbuiltOnError unbuilt(parts);
   const LentBuffers buffers = embedder_buffers(parts);
-  const auto [network, network_inputs] = network_of(parts, without_inference_tensors(inputs));
+  const auto [network, network_inputs] = network_of(parts, inputs);
   const Method method = method_of(parts);
   const py::gil_scoped_release no_gil;
   return uncertainty(*network, method, network_inputs, parsed.normalisation);
@@ -151,7 +151,7 @@ void bind_engine(py::module_& module) {
       .def(py::init<py::object, std::string>(), py::arg("model"), py::arg("layer_name"))
       .def(
           "why_not", wrap_pybind_function([](EagerCut& cut, const py::object& inputs) {
-            cut.call(without_inference_tensors(inputs));
+            cut.call(inputs);
             return cut.why();
           }),
           py::arg("inputs"), "Why a call has to run the module itself, with hooks; empty if it is cut.");
@@ -173,7 +173,7 @@ void bind_engine(py::module_& module) {
 
   module.def(
       "adapt", wrap_pybind_function(adapt_parts), py::arg("parts"), py::arg("inputs"), py::arg("options"),
-      py::arg("online"), py::arg("with_second") = false,
+      py::arg("online"), py::arg("in_full") = false,
       "The inner loop of IT3 on one batch; keeps what it adapted in `online` if copy_model is False.");
   module.def(
       "training_losses", wrap_pybind_function(losses_of_parts), py::arg("parts"), py::arg("inputs"),

@@ -8,8 +8,8 @@
 #include <torch/csrc/autograd/python_variable.h>
 
 #include "module_tree.h"
-#include "python_call.h"
 #include "python_network.h"
+#include "python_values.h"
 #include "random_state_guard.h"
 #include "script_from_python.h"
 
@@ -34,6 +34,10 @@ class TracedNetwork : public Network {
   std::unique_ptr<WorkingCopy> checkout(
       const std::vector<NamedParameter>& adapted, const Normalisation& normalisation) override {
     return script_->checkout(adapted, normalisation);
+  }
+  std::unique_ptr<WorkingCopy> checkout_each(
+      const std::vector<NamedParameter>& adapted, const Normalisation& normalisation, std::int64_t samples) override {
+    return script_->checkout_each(adapted, normalisation, samples);
   }
 
  private:
@@ -152,7 +156,7 @@ std::optional<NetworkCall> EagerCut::call(const py::object& inputs) {
       why_ = "what is given beside tensors changes again and again";
       return std::nullopt;
     }
-    auto made = attempt(inputs, Inputs(tensors));
+    auto made = attempt(inputs, without_inference_tensors(Inputs(tensors)));
     if (!made) {
       why_ = "the model raises an exception";
       return std::nullopt;
@@ -197,13 +201,13 @@ std::optional<EagerCut::Attempt> EagerCut::attempt(const py::object& inputs, con
   }
   if (!cut->has_repeatable_head()) return Attempt{nullptr, "what comes before the layer depends on chance"};
 
+  PythonNetwork hooked(model_, layer, layer_, inputs);
   const py::gil_scoped_release no_gil;
   Outcome expected;
   try {
     // Both draw from one random state, another than while tracing, which may have fixed what was drawn.
     const it3::detail::RandomStateGuard start(tensors_of(parameters), /*always=*/true);
-    PythonNetwork hooked(model_, layer, layer_, inputs);
-    expected = outcome_of(hooked, Inputs(), trainable);
+    expected = outcome_of(hooked, tensors, trainable);
   } catch (const std::exception&) {
     return std::nullopt;
   }

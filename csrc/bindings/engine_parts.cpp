@@ -9,6 +9,7 @@
 
 #include "module_tree.h"
 #include "python_network.h"
+#include "python_values.h"
 #include "script_from_python.h"
 
 namespace it3::python {
@@ -106,7 +107,7 @@ NetworkCall network_of(const EngineParts& parts, const py::object& inputs) {
 NetworkCall trained_network_of(const EngineParts& parts, const py::object& inputs) {
   if (parts.script) return {*parts.script, script_inputs_from(**parts.script, inputs)};
   const py::object layer = submodule_of(parts.model, parts.layer_name);
-  return {std::make_shared<PythonNetwork>(parts.model, layer, parts.layer_name, inputs), Inputs()};
+  return {std::make_shared<PythonNetwork>(parts.model, layer, parts.layer_name, inputs), Inputs(tensors_in(inputs))};
 }
 
 LentBuffers embedder_buffers(const EngineParts& parts) {

@@ -1,70 +1,16 @@
 #include "python_network.h"
 
+#include <algorithm>
+
 #include <ATen/ATen.h>
 #include <ATen/core/grad_mode.h>
 #include <c10/util/Exception.h>
 #include <torch/csrc/autograd/python_variable.h>
 
-#include "python_call.h"
+#include "python_values.h"
 
 namespace it3::python {
 namespace {
-
-py::handle type_of(py::handle object) { return reinterpret_cast<PyObject*>(Py_TYPE(object.ptr())); }
-
-std::string type_name(py::handle object) { return Py_TYPE(object.ptr())->tp_name; }
-
-/// A sequence of the same type with other items.
-py::object same_sequence(py::handle sequence, const py::list& items) {
-  if (PyList_CheckExact(sequence.ptr())) return items;
-  if (PyTuple_CheckExact(sequence.ptr())) return py::tuple(items);
-  if (py::hasattr(sequence, "_make")) return type_of(sequence).attr("_make")(items);
-  return type_of(sequence)(items);
-}
-
-/// What a tensor, or the first tensor in a tuple, list or mapping, is replaced with. Undefined: it stays.
-using Replace = std::function<at::Tensor(const at::Tensor&)>;
-
-/// The object with its first tensor replaced; the containers around it are copied and keep their types. A null object
-/// if there is no tensor in it.
-py::object replace_first_tensor(py::handle object, const Replace& replace) {
-  if (THPVariable_Check(object.ptr())) {
-    const at::Tensor replacement = replace(THPVariable_Unpack(object.ptr()));
-    if (!replacement.defined()) return py::reinterpret_borrow<py::object>(object);
-    return py::reinterpret_steal<py::object>(THPVariable_Wrap(replacement));
-  }
-  if (is_sequence(object)) {
-    const py::list items(py::reinterpret_borrow<py::object>(object));
-    for (std::size_t i = 0; i < items.size(); ++i) {
-      if (py::object replaced = replace_first_tensor(items[i], replace)) {
-        items[i] = std::move(replaced);
-        return same_sequence(object, items);
-      }
-    }
-  } else if (is_mapping(object)) {
-    for (const py::handle key : py::list(object.attr("keys")())) {
-      if (py::object replaced = replace_first_tensor(object[key], replace)) {
-        py::object copy = py::module_::import("copy").attr("copy")(object);
-        copy[key] = replaced;
-        return copy;
-      }
-    }
-  }
-  return {};
-}
-
-at::Tensor first_tensor(py::handle object) {
-  if (THPVariable_Check(object.ptr())) return THPVariable_Unpack(object.ptr());
-  at::Tensor found;
-  replace_first_tensor(object, [&](const at::Tensor& t) {
-    found = t;
-    return at::Tensor();
-  });
-  TORCH_CHECK_TYPE(
-      found.defined(), "the model returned a ", type_name(object),
-      "; it must return a tensor, or a tuple, list or mapping whose first tensor is the prediction");
-  return found;
-}
 
 /// Puts a layer's hook on, and takes it off whatever happens.
 class HookScope {
@@ -123,7 +69,9 @@ class PythonWorkingCopy : public LentWorkingCopy {
 
   FirstPass predict(const Inputs& inputs, const Inject* inject) override { return network_.predict(inputs, inject); }
   FirstPass prepare(const Inputs& inputs) override { return network_.prepare(inputs); }
-  at::Tensor resume(const Inputs&, const FirstPass&, const Inject* inject) override { return network_.run(inject); }
+  at::Tensor resume(const Inputs& inputs, const FirstPass&, const Inject* inject) override {
+    return network_.run(inputs, inject);
+  }
 
  private:
   PythonNetwork& network_;
@@ -135,7 +83,8 @@ PythonNetwork::PythonNetwork(py::object model, py::object layer, std::string lay
     : model_(std::move(model)),
       layer_(std::move(layer)),
       layer_name_(std::move(layer_name)),
-      inputs_(std::move(inputs)) {}
+      inputs_(std::move(inputs)),
+      tensors_(tensors_in(inputs_)) {}
 
 py::object PythonNetwork::recomputation_check() const {
   return py::cpp_function([this](py::handle, py::handle, py::handle) {
@@ -146,23 +95,27 @@ py::object PythonNetwork::recomputation_check() const {
   });
 }
 
-py::object PythonNetwork::call_model() {
+py::object PythonNetwork::call_model(const Inputs& inputs) {
   const RunningScope running(is_running_);
-  const Arguments arguments = arguments_of(inputs_);
+  const bool are_own = std::equal(
+      inputs.args.begin(), inputs.args.end(), tensors_.begin(), tensors_.end(),
+      [](const c10::IValue& a, const c10::IValue& b) { return a.toTensor().is_same(b.toTensor()); });
+  const Arguments arguments = arguments_of(are_own ? inputs_ : with_tensors(inputs_, inputs.args));
   if (norm_statistics_.is_none()) return model_(*arguments.args, **arguments.kwargs);
   return norm_statistics_.attr("call")(model_, arguments.args, arguments.kwargs);
 }
 
-at::Tensor PythonNetwork::run(const Inject* inject) {
+at::Tensor PythonNetwork::run(const Inputs& inputs, const Inject* inject) {
   const py::gil_scoped_acquire gil;
-  return inject == nullptr ? first_tensor(call_model()) : run_injected(*inject);
+  if (inject != nullptr) return run_injected(inputs, *inject);
+  return prediction_in(call_model(inputs));
 }
 
-FirstPass PythonNetwork::predict(const Inputs&, const Inject* inject) { return {run(inject)}; }
+FirstPass PythonNetwork::predict(const Inputs& inputs, const Inject* inject) { return {run(inputs, inject)}; }
 
 FirstPass PythonNetwork::prepare(const Inputs&) { return {}; }
 
-at::Tensor PythonNetwork::run_injected(const Inject& inject) {
+at::Tensor PythonNetwork::run_injected(const Inputs& inputs, const Inject& inject) {
   const bool has_gradients = at::GradMode::is_enabled();
   bool was_called = false;
   const py::cpp_function hook([&](py::handle, py::handle, py::handle output) {
@@ -179,7 +132,7 @@ at::Tensor PythonNetwork::run_injected(const Inject& inject) {
     return injected;
   });
   const HookScope scope(layer_, hook);
-  at::Tensor second = first_tensor(call_model());
+  at::Tensor second = prediction_in(call_model(inputs));
   TORCH_CHECK_VALUE(
       was_called, "the layer '", layer_name_,
       "' was not called by the model's forward, so nothing can be injected there. Fused paths read the weights of some "
@@ -187,10 +140,10 @@ at::Tensor PythonNetwork::run_injected(const Inject& inject) {
   return second;
 }
 
-at::Tensor PythonNetwork::resume(const Inputs&, const FirstPass&, const Inject* inject) {
+at::Tensor PythonNetwork::resume(const Inputs& inputs, const FirstPass&, const Inject* inject) {
   const py::gil_scoped_acquire gil;
   const LentBuffers buffers({model_});  // running statistics are the first pass's to update
-  return run(inject);
+  return run(inputs, inject);
 }
 
 std::vector<NamedParameter> PythonNetwork::parameters() const {
@@ -202,27 +155,6 @@ std::unique_ptr<WorkingCopy> PythonNetwork::checkout(
     const std::vector<NamedParameter>& adapted, const Normalisation& normalisation) {
   const py::gil_scoped_acquire gil;
   return std::make_unique<PythonWorkingCopy>(*this, adapted, normalisation);
-}
-
-py::object without_inference_tensors(const py::object& inputs) {
-  if (THPVariable_Check(inputs.ptr())) {
-    const at::Tensor& tensor = THPVariable_Unpack(inputs.ptr());
-    if (!tensor.is_inference()) return inputs;
-    const c10::InferenceMode no_inference(false);
-    return py::reinterpret_steal<py::object>(THPVariable_Wrap(tensor.clone()));
-  }
-  if (is_sequence(inputs)) {
-    py::list items;
-    for (const py::handle item : inputs)
-      items.append(without_inference_tensors(py::reinterpret_borrow<py::object>(item)));
-    return same_sequence(inputs, items);
-  }
-  if (is_mapping(inputs)) {
-    py::dict items;
-    for (const py::handle key : py::list(inputs.attr("keys")())) items[key] = without_inference_tensors(inputs[key]);
-    return items;
-  }
-  return inputs;
 }
 
 }  // namespace it3::python

@@ -13,37 +13,36 @@
 
 namespace it3::python {
 
-/// An eager torch.nn.Module, run again with a forward hook on one layer, together with the inputs of one call: Python
-/// objects of any kind need not become IValues. The passes take the GIL; everything else is called with it held.
+/// An eager torch.nn.Module, run again with a forward hook on one layer, together with the inputs of one call, which
+/// can be Python objects of any kind: the passes are given the tensors in them, those of tensors_in(). The passes take
+/// the GIL; everything else is called with it held.
 class PythonNetwork : public Network {
  public:
   /// @param inputs  a tensor or another object f(x), a tuple or list f(*x), a mapping f(**x)
   PythonNetwork(py::object model, py::object layer, std::string layer_name, py::object inputs);
 
-  FirstPass predict(const Inputs&, const Inject* inject = nullptr) override;
+  FirstPass predict(const Inputs& inputs, const Inject* inject = nullptr) override;
   FirstPass prepare(const Inputs&) override;
-  at::Tensor resume(const Inputs&, const FirstPass&, const Inject* inject) override;
+  at::Tensor resume(const Inputs& inputs, const FirstPass&, const Inject* inject) override;
   std::vector<NamedParameter> parameters() const override;
   std::unique_ptr<WorkingCopy> checkout(
       const std::vector<NamedParameter>& adapted, const Normalisation& normalisation = {}) override;
 
  private:
   friend class PythonWorkingCopy;
-  py::object call_model();
+  py::object call_model(const Inputs& inputs);
   /// A hook for the layer that raises c10::ValueError if it is called outside of a pass.
   py::object recomputation_check() const;
-  at::Tensor run(const Inject* inject);
-  at::Tensor run_injected(const Inject& inject);
+  at::Tensor run(const Inputs& inputs, const Inject* inject);
+  at::Tensor run_injected(const Inputs& inputs, const Inject& inject);
 
   py::object model_;
   py::object layer_;
   std::string layer_name_;
   py::object inputs_;
+  std::vector<c10::IValue> tensors_;
   py::object norm_statistics_ = py::none();  // a working copy's it3.norm_statistics.OtherStatistics, or None
   bool is_running_ = false;
 };
-
-/// Inputs that autograd can record: tensors made in inference mode, in containers too, are replaced by copies.
-py::object without_inference_tensors(const py::object& inputs);
 
 }  // namespace it3::python

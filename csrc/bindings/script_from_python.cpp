@@ -5,7 +5,7 @@
 
 #include <it3/script_function.h>
 
-#include "python_call.h"
+#include "python_values.h"
 
 namespace it3::python {
 

@@ -8,6 +8,8 @@
 #include <c10/core/InferenceMode.h>
 #include <c10/util/Exception.h>
 
+#include "vmap.h"
+
 namespace it3 {
 namespace {
 
@@ -70,6 +72,8 @@ EmbedderWeights make_embedder_weights(
   };
   const std::int64_t inputs = channels(prediction, prediction_layout);
   const std::int64_t outputs = channels(features, features_layout);
+  // Weights belong to all samples, also where those are run each by itself.
+  const detail::WithoutVmap without_vmap;
   EmbedderWeights weights;
   std::tie(weights.weight1, weights.bias1) = make_linear(inputs, outputs, options);
   std::tie(weights.weight2, weights.bias2) = make_linear(outputs, outputs, options);

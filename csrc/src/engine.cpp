@@ -87,10 +87,10 @@ Losses Engine::losses(
   return training_losses(*network_, method_, inputs, target, prediction_layout_, target_probability);
 }
 
-Adaptation Engine::adapt(const Inputs& inputs, bool with_second) {
+Adaptation Engine::adapt(const Inputs& inputs, bool in_full) {
   const bool is_new = !embedder_.is_empty() && !embedder_->is_built();
   try {
-    return it3::adapt(*network_, method_, options, inputs, options.copy_model ? nullptr : &online_, with_second);
+    return it3::adapt(*network_, method_, options, inputs, options.copy_model ? nullptr : &online_, in_full);
   } catch (...) {
     if (is_new) embedder_->clear();
     throw;
@@ -147,6 +147,9 @@ void Engine::save_adapted(const Adaptation& adaptation, const std::string& path)
   TORCH_CHECK_VALUE(
       !method_.neutral.defined(),
       "this engine predicts by injecting a neutral signal, which the plain network does not; save the engine instead");
+  TORCH_CHECK_VALUE(
+      adaptation.steps() == 0 || !adaptation.weights.empty(),
+      "this adaptation does not hold its weights; call adapt(inputs, /*in_full=*/true), without per_sample");
   save_module(script_of(network_).with_weights(adaptation.weights), path);
 }
 

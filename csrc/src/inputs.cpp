@@ -2,38 +2,14 @@
 
 #include <ATen/ATen.h>
 #include <ATen/core/Dict.h>
-#include <ATen/core/List.h>
 #include <c10/core/InferenceMode.h>
 
+#include "map_tensors.h"
+
 namespace it3 {
-namespace {
-
-c10::IValue without_inference(const c10::IValue& value) {
-  if (value.isTensor()) {
-    const at::Tensor& tensor = value.toTensor();
-    return tensor.defined() && tensor.is_inference() ? tensor.clone() : tensor;
-  }
-  if (value.isTuple()) {
-    std::vector<c10::IValue> elements;
-    for (const auto& element : value.toTupleRef().elements()) elements.push_back(without_inference(element));
-    return c10::ivalue::Tuple::create(std::move(elements));
-  }
-  if (value.isTensorList()) {
-    c10::List<at::Tensor> tensors;
-    for (const at::Tensor& tensor : value.toTensorVector()) tensors.push_back(without_inference(tensor).toTensor());
-    return tensors;
-  }
-  return value;
-}
-
-}  // namespace
-
 Inputs without_inference_tensors(const Inputs& inputs) {
   const c10::InferenceMode no_inference(false);
-  Inputs usable = inputs;
-  for (auto& value : usable.args) value = without_inference(value);
-  for (auto& [name, value] : usable.kwargs) value = without_inference(value);
-  return usable;
+  return detail::map_tensors(inputs, [](const at::Tensor& t) { return t.is_inference() ? t.clone() : t; });
 }
 
 at::Tensor first_tensor(const c10::IValue& value) {

@@ -11,7 +11,17 @@ namespace {
 
 constexpr double default_decay = 0.99;
 
+/// Samples have weights of their own, so that the gradient of the sum is that of each.
+at::Tensor total(const at::Tensor& loss) { return loss.dim() == 0 ? loss : loss.sum(); }
+
 }  // namespace
+
+at::Tensor as_scalar(const at::Tensor& distance) {
+  TORCH_CHECK_VALUE(
+      distance.numel() == 1, "distance_fn must return a scalar, not a tensor of shape ", distance.sizes(),
+      "; reduce it, by .mean() for example");
+  return distance.reshape({});
+}
 
 Objective::Objective(
     const Options& options, const Method& method, const Passes& passes, WorkingCopy& copy, Online::Memory& memory)
@@ -26,16 +36,13 @@ Objective::Objective(
 at::Tensor Objective::loss_of(const at::Tensor& second, const at::Tensor& first, const at::Tensor& rows) const {
   const auto chosen = [&](const at::Tensor& t) { return rows.defined() ? t.index_select(0, rows) : t; };
   const at::Tensor distance = method_.distance.to_prediction(chosen(second), chosen(first));
-  TORCH_CHECK_VALUE(
-      distance.numel() == 1, "distance_fn must return a scalar, not a tensor of shape ", distance.sizes(),
-      "; reduce it, by .mean() for example");
-  return distance.reshape({});
+  return options_.per_sample ? distance : as_scalar(distance);
 }
 
 LossAndGradients Objective::operator()(const FirstPass& first, const at::Tensor& rows) {
   if (options_.anchor == AnchorName::none) {
     const at::Tensor loss = loss_of(passes_.second(copy_, first, first.prediction), first.prediction, rows);
-    return {loss.detach(), gradients_of(loss, copy_.leaves(), copy_.has_plain_graphs())};
+    return {loss.detach(), gradients_of(total(loss), copy_.leaves(), copy_.has_plain_graphs())};
   }
   // By the chain rule in two parts, as the anchor's weights may lie where the network's do: first the loss by y0, which
   // is all that the anchor's pass depends on, then y0 by the network's weights.
@@ -50,7 +57,7 @@ LossAndGradients Objective::operator()(const FirstPass& first, const at::Tensor&
       prepared_ = passes_.prepare(*anchor);
     }
     loss = loss_of(passes_.second(*anchor, *prepared_, y0), y0, rows);
-    by_y0 = gradients_of(loss, {y0}, copy_.has_plain_graphs());
+    by_y0 = gradients_of(total(loss), {y0}, copy_.has_plain_graphs());
   }
   return {loss.detach(), gradients_of(first.prediction, copy_.leaves(), copy_.has_plain_graphs(), by_y0[0])};
 }

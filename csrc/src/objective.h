@@ -14,8 +14,11 @@
 
 namespace it3::detail {
 
+/// A distance without dimensions. Raises c10::ValueError if it has several elements.
+at::Tensor as_scalar(const at::Tensor& distance);
+
 struct LossAndGradients {
-  at::Tensor loss;
+  at::Tensor loss;  // a scalar; with Options::per_sample one for each sample
   /// By the working copy's leaves; undefined where the loss does not depend on one.
   std::vector<at::Tensor> gradients;
 };
@@ -27,7 +30,7 @@ class Objective {
   Objective(
       const Options& options, const Method& method, const Passes& passes, WorkingCopy& copy, Online::Memory& memory);
 
-  /// @param rows  the samples that count, as indices; undefined for all
+  /// @param rows  the samples that count, as indices; undefined for all, as it is with Options::per_sample
   LossAndGradients operator()(const FirstPass& first, const at::Tensor& rows);
 
   /// Lets the moving average follow the weights after a step.

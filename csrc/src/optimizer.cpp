@@ -47,21 +47,27 @@ TensorVector zeros_like_each(const TensorVector& tensors) {
   return zeros;
 }
 
-/// Gradients scaled to a Euclidean norm of at most `max_norm`. Not in place: gradients may share memory.
-void clip(TensorVector& gradients, double max_norm) {
+/// Gradients scaled to a Euclidean norm of at most `max_norm`; of each sample, if their first dimension is samples. Not
+/// in place: gradients may share memory.
+void clip(TensorVector& gradients, double max_norm, bool per_sample) {
   TensorVector norms;
   at::ScalarType widest = at::kFloat;
   for (const auto& g : gradients) {
     if (!g.defined()) continue;
     const at::ScalarType dtype = at::promote_types(g.scalar_type(), at::kFloat);
     widest = at::promote_types(widest, dtype);
-    norms.push_back(at::linalg_vector_norm(g, 2, /*dim=*/{}, /*keepdim=*/false, dtype));
+    const at::Tensor of_norm = per_sample ? g.reshape({g.size(0), -1}) : g.reshape({1, -1});
+    norms.push_back(at::linalg_vector_norm(of_norm, 2, at::IntArrayRef{1}, /*keepdim=*/false, dtype));
   }
   if (norms.empty()) return;
   for (auto& norm : norms) norm = norm.to(norms.front().device(), widest);
-  const at::Tensor scale = (max_norm / (at::stack(norms).norm() + 1e-6)).clamp_max(1);
+  const at::Tensor norm = at::linalg_vector_norm(at::stack(norms), 2, at::IntArrayRef{0});
+  const at::Tensor scale = (max_norm / (norm + 1e-6)).clamp_max(1);
   for (auto& g : gradients) {
-    if (g.defined()) g = g * scale.to(g.device(), g.scalar_type());
+    if (!g.defined()) continue;
+    std::vector<std::int64_t> sizes(static_cast<std::size_t>(g.dim()), 1);
+    if (per_sample) sizes[0] = -1;
+    g = g * scale.to(g.device(), g.scalar_type()).view(sizes);
   }
 }
 
@@ -140,7 +146,7 @@ void Optimizer::step(std::vector<at::Tensor> gradients) {
   for (auto& g : gradients) {
     if (g.defined()) g = as_real(g.layout() == at::kStrided ? g : g.to_dense());
   }
-  if (options_.max_grad_norm) clip(gradients, *options_.max_grad_norm);
+  if (options_.max_grad_norm) clip(gradients, *options_.max_grad_norm, options_.per_sample);
 
   using enum OptimizerName;
   const OptimizerName name = options_.optimizer_name;

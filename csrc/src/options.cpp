@@ -84,6 +84,12 @@ struct Setting {
     return *v;
   }
 
+  bool boolean() const {
+    const auto* v = std::get_if<bool>(&value);
+    if (v == nullptr) wrong_type("True or False");
+    return *v;
+  }
+
   /// The enumerator of a name.
   template <typename Name, std::size_t count>
   Name one_of(const std::array<std::string_view, count>& names) const {
@@ -107,9 +113,10 @@ void set_anchor(Options& options, const Setting& setting) {
   options.anchor = is_none ? AnchorName::none : setting.one_of<AnchorName>(anchor_names);
 }
 
-void set_patience(Options& options, const Setting& setting) {
-  const bool is_none = std::holds_alternative<std::monostate>(setting.value);
-  options.patience = is_none ? std::nullopt : std::optional(setting.whole_number_from(1));
+/// Nothing for None.
+std::optional<std::int64_t> optional_whole_number(const Setting& setting) {
+  if (std::holds_alternative<std::monostate>(setting.value)) return std::nullopt;
+  return setting.whole_number_from(1);
 }
 
 void set_betas(Options& options, const Setting& setting) {
@@ -123,12 +130,6 @@ void set_betas(Options& options, const Setting& setting) {
   const auto in_range = [](double beta) { return beta >= 0 && beta < 1; };
   setting.check(betas->size() == 2 && in_range((*betas)[0]) && in_range((*betas)[1]), accepted);
   options.betas = {(*betas)[0], (*betas)[1]};
-}
-
-void set_copy_model(Options& options, const Setting& setting) {
-  const auto* copy = std::get_if<bool>(&setting.value);
-  if (copy == nullptr) setting.wrong_type("True or False");
-  options.copy_model = *copy;
 }
 
 void set_parameters(Options& options, const Setting& setting) {
@@ -155,7 +156,7 @@ const auto& setters() {
       {"eps", [](Options& o, const Setting& s) { o.eps = s.optional_number_from_zero(); }},
       {"weight_decay", [](Options& o, const Setting& s) { o.weight_decay = s.optional_number_from_zero(); }},
       {"momentum", [](Options& o, const Setting& s) { o.momentum = s.optional_number_from_zero(); }},
-      {"copy_model", set_copy_model},
+      {"copy_model", [](Options& o, const Setting& s) { o.copy_model = s.boolean(); }},
       {"max_grad_norm",
        [](Options& o, const Setting& s) {  // infinity is no limit
          o.max_grad_norm = s.optional_number_where([](double v) { return v > 0; }, "a number above 0, or None");
@@ -169,7 +170,9 @@ const auto& setters() {
       {"norm_prior", [](Options& o, const Setting& s) { o.normalisation.prior = s.optional_number_from_zero(); }},
       {"prediction", [](Options& o, const Setting& s) { o.prediction = s.one_of<PredictionName>(prediction_names); }},
       {"tolerance", [](Options& o, const Setting& s) { o.tolerance = s.optional_number_from_zero(); }},
-      {"patience", set_patience},
+      {"patience", [](Options& o, const Setting& s) { o.patience = optional_whole_number(s); }},
+      {"per_sample", [](Options& o, const Setting& s) { o.per_sample = s.boolean(); }},
+      {"chunk_size", [](Options& o, const Setting& s) { o.chunk_size = optional_whole_number(s); }},
       {"threshold", [](Options& o, const Setting& s) { o.threshold = s.optional_number_from_zero(); }},
       {"restore_probability",
        [](Options& o, const Setting& s) { o.restore_probability = s.number_where(is_share, "a number from 0 to 1"); }},
@@ -200,6 +203,7 @@ std::vector<std::pair<std::string, OptionValue>> Options::values() const {
       {"num_steps", num_steps},
       {"lr", lr},
       {"copy_model", copy_model},
+      {"per_sample", per_sample},
       {"parameters", parameters},
       {"anchor", std::string(name_of(anchor, anchor_names))},
       {"norm_statistics", std::string(name_of(normalisation.statistics, statistics_names))},
@@ -214,6 +218,7 @@ std::vector<std::pair<std::string, OptionValue>> Options::values() const {
   if (ema_decay) set.emplace_back("ema_decay", *ema_decay);
   if (normalisation.prior) set.emplace_back("norm_prior", *normalisation.prior);
   if (tolerance) set.emplace_back("tolerance", *tolerance);
+  if (chunk_size) set.emplace_back("chunk_size", *chunk_size);
   if (patience) set.emplace_back("patience", *patience);
   if (threshold) set.emplace_back("threshold", *threshold);
   if (recovery_factor) set.emplace_back("recovery_factor", *recovery_factor);
@@ -237,6 +242,8 @@ void Options::validate() const {
       normalisation.statistics == NormStatistics::blend || !normalisation.prior, "norm_prior",
       "norm_statistics='blend'",
       c10::str("norm_statistics is '", name_of(normalisation.statistics, statistics_names), "'"));
+  check(copy_model || !per_sample, "per_sample", "copy_model=True", "copy_model is False");
+  check(per_sample || !chunk_size, "chunk_size", "per_sample=True", "per_sample is False");
   check(tolerance || !patience, "patience", "a tolerance", "tolerance is None");
 }
 

@@ -88,6 +88,10 @@ std::shared_ptr<Graph> build(
   std::unordered_map<Value*, Value*> copies;
   for (Value* value : inputs) copies[value] = graph->addInput()->setType(value->type());
   for (Node* node : nodes) {
+    if (node->kind() == c10::aten::alias) {  // such as the mark behind the layer
+      copies[node->output()] = copies.at(node->input());
+      continue;
+    }
     Node* const copy = graph->appendNode(graph->createClone(node, [&](Value* value) { return copies.at(value); }));
     for (std::size_t i = 0; i < node->outputs().size(); ++i) copies[node->output(i)] = copy->output(i);
   }

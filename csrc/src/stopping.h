@@ -1,10 +1,8 @@
 #pragma once
 
-#include <cmath>
-#include <cstdint>
 #include <limits>
 
-#include <ATen/core/Tensor.h>
+#include <ATen/ATen.h>
 
 #include <it3/options.h>
 
@@ -15,20 +13,23 @@ class Stopping {
  public:
   explicit Stopping(const Options& options) : options_(options) {}
 
-  bool is_over(const at::Tensor& loss) {
-    if (!options_.tolerance) return false;
-    const double value = loss.item<double>();
-    const bool is_first = std::isinf(least_);
-    const bool is_better = is_first || value < least_ - *options_.tolerance * std::abs(least_);
-    waited_ = is_better ? 0 : waited_ + 1;
-    least_ = std::fmin(least_, value);
-    return waited_ >= options_.patience.value_or(1);
+  /// Whether to go on, a boolean for each loss; undefined where all always do.
+  at::Tensor goes_on(const at::Tensor& loss) {
+    if (!options_.tolerance) return {};
+    if (!least_.defined()) {
+      least_ = at::full_like(loss, std::numeric_limits<double>::infinity());
+      waited_ = at::zeros_like(loss, loss.options().dtype(at::kLong));
+    }
+    const at::Tensor is_better = least_.isinf().logical_or(loss < least_ - *options_.tolerance * least_.abs());
+    const at::Tensor is_over = waited_ >= options_.patience.value_or(1);
+    waited_ = at::where(is_better.logical_and(is_over.logical_not()), at::zeros_like(waited_), waited_ + 1);
+    least_ = at::fmin(least_, loss);
+    return waited_ < options_.patience.value_or(1);
   }
 
  private:
   const Options& options_;
-  double least_ = std::numeric_limits<double>::infinity();
-  std::int64_t waited_ = 0;
+  at::Tensor least_, waited_;
 };
 
 }  // namespace it3::detail

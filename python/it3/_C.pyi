@@ -112,7 +112,7 @@ class EngineParts:
     """
     def __init__(self, model: typing.Any, script: ScriptNetwork | None, cut: EagerCut | None, layer_name: str, embeder: typing.Any, embeds_to_features: bool, combine_fn: typing.Any, distance_fn: typing.Any, prediction_layout: Layout, features_layout: Layout, neutral: torch.Tensor | None) -> None:
         ...
-def adapt(parts: EngineParts, inputs: typing.Any, options: dict, online: Online, with_second: bool = False) -> Adaptation:
+def adapt(parts: EngineParts, inputs: typing.Any, options: dict, online: Online, in_full: bool = False) -> Adaptation:
     """
     The inner loop of IT3 on one batch; keeps what it adapted in `online` if copy_model is False.
     """

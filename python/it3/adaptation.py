@@ -32,7 +32,7 @@ class Adaptation:
     second
         The adapted network's second prediction, y1 = f(x | y0); the prediction's shape.
     losses
-        The distance between the two before each step, (steps,).
+        The distance between the two before each step, (steps,); with ``per_sample`` of each sample, (steps, B).
     adapted_samples
         Which samples adapted, (B,) of booleans; None without the option ``threshold``.
     recovered
@@ -60,7 +60,15 @@ class Adaptation:
         return len(self.losses)
 
     def state_dict(self) -> dict[str, Tensor]:
-        """Give the model's state dict with the adapted weights in it, all copies."""
+        """Give the model's state dict with the adapted weights in it, all copies.
+
+        Raises
+        ------
+        ValueError
+            With ``per_sample``, where each sample had weights of its own, which are not kept.
+        """
+        if self.losses.dim() > 1:
+            raise ValueError("with per_sample each sample had weights of its own, which are not kept; adapt one alone")
         state = {name: value.detach().clone() for name, value in self._source.state_dict().items()}
         # The core names a tied parameter once, a state dict at each of its places.
         places: dict[int, list[str]] = {}

@@ -63,6 +63,9 @@ class IT3Engine(nn.Module):
           normalisation layers, or a pattern or list of patterns of parameter or module names, such as "encoder.*"
         - ``copy_model`` (True): every call starts from the same weights. False: adapted weights and optimiser state are
           kept from call to call, until :meth:`reset`
+        - ``per_sample`` (False): each sample of the batch gets its own weights, as if it were adapted alone; all run
+          together where the model can be cut and vectorised, else one after another, with a warning. The loss is then
+          (B,). ``chunk_size`` (None): how many at once; by default what fits into half of the free memory
         - ``anchor`` ("none"): the network that makes y1 while the model adapts. "none": the model itself, so that both
           predictions are pulled towards one another. "frozen": the model as it was at the start; gradients reach it
           through y0 alone (the paper's choice). "ema": a moving average of the model's weights with ``ema_decay``
@@ -189,7 +192,7 @@ class IT3Engine(nn.Module):
             Optimisation parameters for this call.
         """
         options = {**self.optimization_parameters, **overrides}
-        result = _C.adapt(self._parts(), inputs, options, self._online, with_second=True)
+        result = _C.adapt(self._parts(), inputs, options, self._online, in_full=True)
         return Adaptation(
             prediction=result.prediction,
             first=result.first,

@@ -30,7 +30,7 @@ TEST(Adapt, AgreesWithTheFormula) {
     Options options;
     options.num_steps = steps;
     const auto before = problem.snapshot();
-    const auto result = adapt(*problem.network, problem.method(), options, problem.x, nullptr, /*with_second=*/true);
+    const auto result = adapt(*problem.network, problem.method(), options, problem.x, nullptr, /*in_full=*/true);
     EXPECT_TRUE(equal(problem.snapshot(), before));
 
     std::vector<double> losses;

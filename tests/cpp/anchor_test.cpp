@@ -108,7 +108,7 @@ TEST(Neutral, IsInjectedForTheFirstPrediction) {
   method.neutral = torch::tensor(-2.0);
   Options options;
   options.num_steps = 0;
-  const auto result = adapt(*problem.network, method, options, problem.x, nullptr, /*with_second=*/true);
+  const auto result = adapt(*problem.network, method, options, problem.x, nullptr, /*in_full=*/true);
   const auto neutral = torch::full({6, 3}, -2.0, f64);
   const auto y0 = second_of(*problem.net, problem.x, neutral.matmul(problem.embedding));
   EXPECT_TRUE(close(result.prediction, y0));

@@ -121,7 +121,7 @@ TEST_F(SavedEngine, NotesWhatItWasCalledWith) {
 
 TEST_F(SavedEngine, WritesTheAdaptedNetworkAsPlainTorchScript) {
   Engine engine(std::make_shared<ScriptNetwork>(network(), "layer"));
-  const Adaptation adaptation = engine.adapt(x);
+  const Adaptation adaptation = engine.adapt(x, /*in_full=*/true);
   engine.save_adapted(adaptation, file("adapted.pt"));
   EXPECT_TRUE(
       torch::equal(torch::jit::load(file("adapted.pt")).forward({x}).toTensor().detach(), adaptation.prediction));

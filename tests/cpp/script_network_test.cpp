@@ -70,7 +70,7 @@ TEST(ScriptNetwork, AdaptsByTheFormulaAndNeverWritesToTheModule) {
   ScriptNetwork network(problem.module, "middle");
   std::vector<at::Tensor> before;
   for (const auto& parameter : problem.module.parameters()) before.push_back(parameter.clone());
-  const auto result = adapt(network, problem.method(), {}, problem.x, nullptr, /*with_second=*/true);
+  const auto result = adapt(network, problem.method(), {}, problem.x, nullptr, /*in_full=*/true);
   std::vector<at::Tensor> parameters;
   for (const auto& parameter : problem.module.parameters()) {
     EXPECT_TRUE(torch::equal(parameter, before[parameters.size()]));
@@ -128,6 +128,41 @@ TEST(ScriptNetwork, AdaptsInThreadsAsOneAfterTheOther) {
   }
   for (auto& thread : pool) thread.join();
   EXPECT_TRUE(equal(actual, expected));
+}
+
+/// What each sample alone comes to.
+std::pair<at::Tensor, at::Tensor> one_by_one(Network& network, const Method& method, const at::Tensor& x) {
+  std::vector<at::Tensor> predictions, losses;
+  for (const auto& sample : x.split(1)) {
+    const auto alone = adapt(network, method, {}, sample);
+    predictions.push_back(alone.prediction);
+    losses.push_back(alone.losses);
+  }
+  return {torch::cat(predictions), torch::stack(losses, 1)};
+}
+
+TEST(PerSample, EqualsALoop) {
+  ScriptProblem problem;
+  ScriptNetwork script(problem.module, "middle");
+  Options options;
+  options.per_sample = true;
+  for (const std::optional<std::int64_t> chunk_size : {std::optional<std::int64_t>(), {4}}) {
+    options.chunk_size = chunk_size;
+    const auto result = adapt(script, problem.method(), options, problem.x);
+    const auto [predictions, losses] = one_by_one(script, problem.method(), problem.x);
+    EXPECT_TRUE(close(result.prediction, predictions));
+    EXPECT_TRUE(close(result.losses, losses));
+  }
+}
+
+TEST(PerSample, IsALoopForModules) {
+  Problem problem;
+  Options options;
+  options.per_sample = true;
+  const auto result = adapt(*problem.network, problem.method(), options, problem.x);
+  const auto [predictions, losses] = one_by_one(*problem.network, problem.method(), problem.x);
+  EXPECT_TRUE(torch::equal(result.prediction, predictions));
+  EXPECT_TRUE(torch::equal(result.losses, losses));
 }
 
 TEST(ScriptNetwork, NamesWhatCannotBeCut) {

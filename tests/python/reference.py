@@ -93,6 +93,26 @@ def adapt(
         return first_prediction(), losses, model
 
 
+def adapt_each(
+    model: nn.Module, layer: str, embedder: TensorFunction, inputs: Tensor, **options: object
+) -> tuple[Tensor, Tensor]:
+    """Give the predictions (B, ...) and losses (steps, B) of samples that adapt alone."""
+    alone = [adapt(model, layer, embedder, sample, **options)[:2] for sample in inputs.split(1)]
+    return torch.cat([prediction for prediction, _ in alone]), torch.tensor(
+        [losses for _, losses in alone], dtype=torch.float64
+    ).T
+
+
+def with_statistics(model: nn.Module, statistics: str) -> nn.Module:
+    """A copy that normalises so; it shares nothing."""
+    model = copy.deepcopy(model)
+    for module in list(model.modules()):
+        for name, child in list(module.named_children()):
+            if statistics != "running" and isinstance(child, nn.BatchNorm2d):
+                setattr(module, name, OtherBatchNorm(child, prior=0 if statistics == "batch" else 16))
+    return model
+
+
 class OtherBatchNorm(nn.Module):
     """Mixes running and batch statistics; the running ones count for `prior` samples."""
 

@@ -36,7 +36,7 @@ def test_agrees_with_the_formula(kind: str, network: str, options: dict, device:
 
 def test_the_three_differ() -> None:
     case = make_case("mlp")
-    engine, _ = build(case, "eager")
+    engine, _ = build(case, "traced")
     predictions = [engine.adapt(case.inputs, anchor=anchor).prediction for anchor in (None, "frozen", "ema")]
     assert len({tuple(p.flatten().tolist()) for p in predictions}) == 3
     assert torch.equal(predictions[0], engine.adapt(case.inputs, anchor="none").prediction)
@@ -72,7 +72,7 @@ def test_anchors_of_online_calls_go_on(network: str, anchor: str) -> None:
     online, embed = build(case, network, optimization_parameters={"num_steps": 2, "copy_model": False, **options})
     expected, losses, _ = reference.adapt(case.model, case.layer, embed, case.inputs, num_steps=6, **options)
     calls = [online.adapt(case.inputs) for _ in range(2)]
-    last = copy.deepcopy(online) if network == "eager" else online  # a copy takes the anchor along
+    last = copy.deepcopy(online) if network == "traced" else online  # a copy takes the anchor along
     calls.append(last.adapt(case.inputs))
     close(calls[-1].prediction, expected)
     close(torch.cat([call.losses for call in calls]).tolist(), losses)
@@ -114,7 +114,7 @@ def test_a_model_that_keeps_its_weights_elsewhere_too() -> None:
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_an_average_of_half_precision_weights_moves(dtype: torch.dtype) -> None:
     case = make_case("mlp", dtype)
-    engine, _ = build(case, "eager", optimization_parameters={"anchor": "ema", "ema_decay": 0.999, "num_steps": 50})
+    engine, _ = build(case, "traced", optimization_parameters={"anchor": "ema", "ema_decay": 0.999, "num_steps": 50})
     frozen = engine.adapt(case.inputs, anchor="frozen", ema_decay=None)
     assert not torch.equal(engine.adapt(case.inputs).losses, frozen.losses)
 

@@ -21,7 +21,7 @@ def engine_and_batches(
     kind: str = "mlp", seed: int = 0, device: str = "cpu"
 ) -> tuple[IT3Engine, list[tuple[Tensor, Tensor]]]:
     case = make_case(kind, seed=seed, device=device)
-    engine, _ = build(case, "eager", optimization_parameters={"lr": 0.01})
+    engine, _ = build(case, "traced", optimization_parameters={"lr": 0.01})
     return engine, list(zip(case.inputs.split(2), case.target.split(2), strict=True))
 
 

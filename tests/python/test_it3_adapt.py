@@ -93,6 +93,14 @@ def test_norm_statistics(tmp_path: Path) -> None:
     close(result(tmp_path / "y.npy"), engine.adapt(x, norm_statistics="blend", norm_prior=4).prediction)
 
 
+def test_samples_adapt_each_by_itself(tmp_path: Path) -> None:
+    engine, x = saved_engine(tmp_path)
+    report = json.loads(adapt(tmp_path, "--per-sample", "--set", "chunk_size=3", "--json").stdout)
+    alone = [engine.adapt(sample) for sample in x.split(1)]
+    close(result(tmp_path / "y.npy"), torch.cat([a.prediction for a in alone]), rtol=1e-5, atol=1e-6)
+    close(report["loss_before_last_step"], float(sum(a.losses[-1] for a in alone)) / len(x), rtol=1e-5, atol=1e-6)
+
+
 def test_a_neutral_signal(tmp_path: Path) -> None:
     case = make_case("mlp", torch.float32)
     engine = IT3Engine(case.model, case.layer, neutral=-4.0, optimization_parameters={"num_steps": 2}).eval()

@@ -75,7 +75,7 @@ def test_signals_are_drawn_for_each_sample(network: str, device: str) -> None:
 
 def test_without_a_neutral_signal_the_draw_is_for_the_batch() -> None:
     case = make_case("mlp")
-    engine, embed = build(case, "eager", target_probability=0.3)
+    engine, embed = build(case, "traced", target_probability=0.3)
     with_target = reference.second_prediction(case.model, case.layer, embed, reference.add, case.inputs, case.target)
     plain = case.model(case.inputs)
     engine.train()
@@ -87,7 +87,7 @@ def test_without_a_neutral_signal_the_draw_is_for_the_batch() -> None:
 
 def test_running_statistics_are_updated_once_a_training_step() -> None:
     case = make_case("cnn")
-    engine, _ = build(case, "eager", neutral=5.0)
+    engine, _ = build(case, "traced", neutral=5.0)
     engine.train()
     for probability in (None, 0.5):
         engine.target_probability = probability
@@ -110,7 +110,7 @@ def test_running_statistics_are_updated_once_a_training_step() -> None:
 )
 def test_a_neutral_signal_that_could_be_a_label(neutral: Tensor | float, target: Tensor, message: str | None) -> None:
     case = make_case("mlp")
-    engine, _ = build(case, "eager", neutral=neutral)
+    engine, _ = build(case, "traced", neutral=neutral)
     engine.train()
     if message is None:
         engine(case.inputs[:2], target=target)
@@ -138,7 +138,7 @@ def test_errors() -> None:
 
 def test_files_keep_it(tmp_path) -> None:
     case = make_case("mlp")
-    engine, _ = build(case, "eager", neutral=torch.tensor([9.0, 8.0, 7.0]), optimization_parameters={"anchor": "ema"})
+    engine, _ = build(case, "traced", neutral=torch.tensor([9.0, 8.0, 7.0]), optimization_parameters={"anchor": "ema"})
     engine.save(tmp_path / "engine.pt", case.inputs)
     loaded = load(tmp_path / "engine.pt")
     close(loaded.adapt(case.inputs).prediction, engine.adapt(case.inputs).prediction)

@@ -34,14 +34,14 @@ def test_restoration_agrees_with_the_formula(network: str, device: str) -> None:
 
 def test_restoration_of_everything_is_the_start(device: str) -> None:
     case = make_case("mlp", device=device)
-    engine, _ = build(case, "eager", optimization_parameters={"restore_probability": 1.0, "num_steps": 3})
+    engine, _ = build(case, "traced", optimization_parameters={"restore_probability": 1.0, "num_steps": 3})
     assert torch.equal(engine.adapt(case.inputs).prediction, engine.adapt(case.inputs, num_steps=0).prediction)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_restoration_reaches_half_precision_weights(dtype: torch.dtype) -> None:
     case = make_case("mlp", dtype)
-    engine, _ = build(case, "eager", optimization_parameters={"restore_probability": 1.0, "copy_model": False})
+    engine, _ = build(case, "traced", optimization_parameters={"restore_probability": 1.0, "copy_model": False})
     start = state_of(case.model)
     for _ in range(2):
         engine(case.inputs)
@@ -98,7 +98,7 @@ def test_recovery_from_values_that_are_not_finite(network: str) -> None:
 
 def test_inputs_that_are_not_finite_are_an_error_with_recovery_too() -> None:
     case = make_case("mlp")
-    engine, _ = build(case, "eager", optimization_parameters={**ONLINE, "recovery_factor": 2.0})
+    engine, _ = build(case, "traced", optimization_parameters={**ONLINE, "recovery_factor": 2.0})
     engine(case.inputs)
     start = state_of(case.model)
     with pytest.raises(ValueError, match="the loss at step 1 of 1 is nan"):

@@ -16,7 +16,7 @@ close = partial(torch.testing.assert_close, rtol=1e-9, atol=1e-9)
 
 def engine_and_batches() -> tuple[IT3Engine, list[tuple[Tensor, Tensor]]]:
     case = make_case("mlp")
-    engine, _ = build(case, "eager", optimization_parameters={"lr": 0.01})
+    engine, _ = build(case, "traced", optimization_parameters={"lr": 0.01})
     return engine, list(zip(case.inputs.split(2), case.target.split(2), strict=True))
 
 

@@ -73,14 +73,14 @@ def test_threshold_above_all(network: str) -> None:
 
 def test_samples_without_a_threshold() -> None:
     case = make_case("mlp")
-    engine, _ = build(case, "eager")
+    engine, _ = build(case, "traced")
     assert engine.adapt(case.inputs).adapted_samples is None
 
 
 @pytest.mark.parametrize("how", ["inputs", "pairs", "singles", "mappings"])
 def test_calibration(how: str) -> None:
     case = make_case("mlp")
-    engine, _ = build(case, "eager")
+    engine, _ = build(case, "traced")
     batches = case.inputs.split(3)
     given = {
         "inputs": batches,
@@ -97,7 +97,7 @@ def test_calibration(how: str) -> None:
 
 def test_calibration_errors() -> None:
     case = make_case("mlp")
-    engine, _ = build(case, "eager")
+    engine, _ = build(case, "traced")
     with pytest.raises(ValueError, match="quantile must be a number from 0 to 1, not 95"):
         engine.calibrate([case.inputs], quantile=95)
     with pytest.raises(ValueError, match="no batches"):

@@ -21,20 +21,21 @@ struct IT3_API Adaptation {
   at::Tensor prediction;
   /// The adapted network's first prediction, y0.
   at::Tensor first;
-  /// distance(y1, y0) before each step, of the samples that adapt: (steps,), on the prediction's device.
+  /// distance(y1, y0) before each step, of the samples that adapt: (steps,), on the prediction's device. With
+  /// Options::per_sample, of every sample: (steps, B).
   at::Tensor losses;
-  /// The adapted network's second prediction, y1 = f(x | y0); only if it was asked for, or is part of the answer.
+  /// The adapted network's second prediction, y1 = f(x | y0); only in full, or if it is part of the answer.
   at::Tensor second;
   /// Which samples adapted, (B,) of booleans; only with Options::threshold.
   at::Tensor adapted_samples;
   /// Whether the network had collapsed and went back to its start before this batch, see Options::recovery_factor.
   bool recovered = false;
-  /// The adapted parameters, by name.
+  /// The adapted parameters, by name; only in full. None with Options::per_sample, where each sample had its own.
   std::vector<std::pair<std::string, at::Tensor>> weights;
 
   std::int64_t steps() const { return losses.size(0); }
 
-  /// The loss before the last step, a scalar; 0 where there was no step.
+  /// The loss before the last step, a scalar, or (B,) with Options::per_sample; 0 where there was no step.
   at::Tensor loss() const;
 };
 
@@ -44,7 +45,7 @@ struct IT3_API Adaptation {
 /// was.
 ///
 /// @param online  where adapted weights and optimiser state are kept; null for a call that leaves no trace
-/// @param with_second  whether to compute Adaptation::second too
+/// @param in_full  whether to give Adaptation::second and weights too
 ///
 /// Raises c10::ValueError if no parameter can adapt, or if losses or the prediction are not finite.
 IT3_API Adaptation adapt(
@@ -53,6 +54,6 @@ IT3_API Adaptation adapt(
     const Options& options,
     const Inputs& inputs,
     Online* online = nullptr,
-    bool with_second = false);
+    bool in_full = false);
 
 }  // namespace it3

@@ -57,7 +57,7 @@ class IT3_API Engine {
       std::optional<double> target_probability = {});
 
   /// See it3::adapt(). With Options::copy_model false, adapted weights stay until reset().
-  Adaptation adapt(const Inputs& inputs, bool with_second = false);
+  Adaptation adapt(const Inputs& inputs, bool in_full = false);
 
   /// See it3::uncertainty(); normalises as Options says.
   at::Tensor uncertainty(const Inputs& inputs);
@@ -82,7 +82,7 @@ class IT3_API Engine {
   static Engine load(const std::string& path, std::optional<c10::Device> device = {});
 
   /// Writes the adapted network as plain TorchScript, which needs no it3. Raises c10::ValueError unless the network is
-  /// a ScriptNetwork.
+  /// a ScriptNetwork, and the adaptation one in full.
   void save_adapted(const Adaptation& adaptation, const std::string& path) const;
 
  private:

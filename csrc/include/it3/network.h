@@ -1,5 +1,6 @@
 #pragma once
 
+#include <cstdint>
 #include <functional>
 #include <memory>
 #include <string>
@@ -105,6 +106,16 @@ class IT3_API Network : public TwoPass {
   /// Raises c10::ValueError, here or in a pass, if the network has no batch normalisation to do so.
   virtual std::unique_ptr<WorkingCopy> checkout(
       const std::vector<NamedParameter>& adapted, const Normalisation& normalisation = {}) = 0;
+
+  /// The same for one network a sample, each with its own weights, run together. Every leaf, every tensor in the inputs
+  /// and every tensor in the results has a leading dimension of `samples`; distances and injections, which run inside,
+  /// see one sample. Null if this kind of network cannot be run so.
+  virtual std::unique_ptr<WorkingCopy> checkout_each(
+      const std::vector<NamedParameter>& /*adapted*/,
+      const Normalisation& /*normalisation*/,
+      std::int64_t /*samples*/) {
+    return nullptr;
+  }
 };
 
 }  // namespace it3

@@ -89,6 +89,12 @@ struct IT3_API Options {
   /// optimiser's state are kept from call to call.
   bool copy_model = true;
 
+  /// Whether each sample of the batch gets its own weights, as if it were adapted alone. Needs copy_model.
+  bool per_sample = false;
+
+  /// With per_sample: how many samples adapt at once. Unset: as many as fit into free memory.
+  std::optional<std::int64_t> chunk_size = std::nullopt;
+
   /// If set, gradients are scaled down to this Euclidean norm over all parameters.
   std::optional<double> max_grad_norm = std::nullopt;
 

@@ -42,6 +42,8 @@ class IT3_API ScriptNetwork : public Network {
   std::vector<NamedParameter> parameters() const override;
   std::unique_ptr<WorkingCopy> checkout(
       const std::vector<NamedParameter>& adapted, const Normalisation& normalisation = {}) override;
+  std::unique_ptr<WorkingCopy> checkout_each(
+      const std::vector<NamedParameter>& adapted, const Normalisation& normalisation, std::int64_t samples) override;
 
   /// A copy of the module with other values for some of parameters(), by name.
   torch::jit::Module with_weights(const std::vector<std::pair<std::string, at::Tensor>>& weights) const;

@@ -1,0 +1,248 @@
+#include "adapt_once.h"
+
+#include <algorithm>
+#include <cmath>
+
+#include <ATen/ATen.h>
+#include <ATen/autocast_mode.h>
+#include <ATen/core/grad_mode.h>
+#include <c10/core/InferenceMode.h>
+#include <c10/util/Exception.h>
+
+#include <it3/online.h>
+#include <it3/optimizer.h>
+#include <it3/selection.h>
+#include <it3/uncertainty.h>
+
+#include "answer.h"
+#include "neutral.h"
+#include "objective.h"
+#include "passes.h"
+#include "random_state_guard.h"
+#include "stopping.h"
+
+namespace it3::detail {
+namespace {
+
+/// Adaptation differentiates, whatever mode the caller is in.
+struct GradientMode {
+  c10::InferenceMode no_inference{false};
+  at::AutoGradMode with_gradients{true};
+};
+
+/// Autocast caches half-precision copies of weights. They are out of date whenever weights change, at both ends of a
+/// transaction too.
+struct FreshAutocastCache {
+  FreshAutocastCache() { at::autocast::clear_cache(); }
+  ~FreshAutocastCache() { at::autocast::clear_cache(); }
+};
+
+std::vector<at::Tensor> copies_of(const std::vector<at::Tensor>& tensors) {
+  std::vector<at::Tensor> copies;
+  copies.reserve(tensors.size());
+  for (const auto& t : tensors) copies.push_back(t.clone());
+  return copies;
+}
+
+/// The least and the greatest element; NaN if there is one.
+at::Tensor extremes(const at::Tensor& t) {
+  const at::Tensor real = t.is_complex() ? at::view_as_real(t) : t;
+  const auto [least, greatest] = at::aminmax(real);
+  return at::stack({least, greatest});
+}
+
+bool is_finite(const at::Tensor& values) {
+  const at::Tensor on_cpu = values.to(at::kCPU, at::kDouble).contiguous();
+  const double* const begin = on_cpu.const_data_ptr<double>();
+  return std::all_of(begin, begin + on_cpu.numel(), [](double value) { return std::isfinite(value); });
+}
+
+/// What is not finite, for people; nothing if all is. One synchronisation a call, after the loop, so that the loop
+/// itself never waits for a device.
+std::string what_is_not_finite(const at::Tensor& losses, const at::Tensor& prediction, const at::Tensor& unadapted) {
+  if (prediction.numel() == 0 || is_finite(at::cat({losses.flatten(), extremes(prediction)}))) return "";
+  for (std::int64_t step = 0; step < losses.size(0); ++step) {
+    const at::Tensor of_step = losses[step].reshape({-1});
+    for (std::int64_t sample = 0; sample < of_step.size(0); ++sample) {
+      const double loss = of_step[sample].item<double>();
+      if (std::isfinite(loss)) continue;
+      return c10::str(
+          "the loss ", losses.dim() > 1 ? c10::str("of sample ", sample, " ") : "", "at step ", step + 1, " of ",
+          losses.size(0), " is ", std::isnan(loss) ? "nan" : "infinite");
+    }
+  }
+  if (!is_finite(extremes(unadapted))) return "";  // the model predicts such values by itself
+  return "the adapted prediction is not finite";
+}
+
+/// Conditions on samples, spread over the other dimensions of a tensor.
+at::Tensor along_samples(const at::Tensor& conditions, const at::Tensor& t) {
+  std::vector<std::int64_t> sizes(static_cast<std::size_t>(t.dim()), 1);
+  sizes[0] = t.size(0);
+  return conditions.view(sizes);
+}
+
+/// The adapted answer for the samples that adapted, and the one from before for the others.
+Answer merge(const at::Tensor& adapted_samples, const Answer& adapted, const Answer& before) {
+  const auto chosen = [&](const at::Tensor& a, const at::Tensor& b) {
+    if (!a.defined() || a.dim() == 0) return a;
+    return at::where(along_samples(adapted_samples, a), a, b);
+  };
+  return {
+      chosen(adapted.first, before.first), chosen(adapted.second, before.second),
+      chosen(adapted.prediction, before.prediction)};
+}
+
+/// Both conditions, where they are defined.
+at::Tensor both(const at::Tensor& a, const at::Tensor& b) {
+  if (!a.defined() || !b.defined()) return a.defined() ? a : b;
+  return a.logical_and(b);
+}
+
+/// Keeps the weights of samples that shall not move.
+class Stay {
+ public:
+  /// @param may_move  (samples,) of booleans; undefined if all may
+  Stay(at::Tensor may_move, const std::vector<at::Tensor>& values) : may_move_(std::move(may_move)), values_(values) {
+    if (may_move_.defined()) before_ = copies_of(values_);
+  }
+
+  void enforce() const {
+    const at::NoGradGuard no_grad;
+    for (std::size_t i = 0; i < before_.size(); ++i) {
+      values_[i].copy_(at::where(along_samples(may_move_, values_[i]), values_[i], before_[i]));
+    }
+  }
+
+ private:
+  at::Tensor may_move_;
+  const std::vector<at::Tensor>& values_;
+  std::vector<at::Tensor> before_;
+};
+
+/// Weights at work, and what came of it.
+struct Course {
+  Adaptation result;
+  at::Tensor unadapted;  // the first prediction before the first step, if there was one
+  std::unique_ptr<WorkingCopy> copy;
+  Online::Memory memory;
+};
+
+/// The inner loop: up to `num_steps` optimiser steps on distance(y1, y0), then the answer.
+Course run(
+    Network& network,
+    const std::vector<NamedParameter>& adapted,
+    const Method& method,
+    const Options& options,
+    const Inputs& inputs,
+    Online::Memory memory,
+    bool in_full,
+    std::optional<std::int64_t> samples) {
+  Course course;
+  Adaptation& result = course.result;
+  auto copy = samples ? network.checkout_each(adapted, options.normalisation, *samples)
+                      : network.checkout(adapted, options.normalisation);
+  const bool needs_start = options.anchor != AnchorName::none || options.restore_probability > 0;
+  if (needs_start && memory.start.empty()) memory.start = copies_of(copy->values());
+
+  Passes passes(method, inputs, neutral_signal(*copy, method, inputs));
+  if (!adapted.empty() && copy->has_fixed_head()) passes.fix_head(*copy);
+  Answer before;
+  at::Tensor rows;
+  if (options.threshold) {
+    before = answer_of(*copy, passes, options.prediction, /*with_second=*/true);
+    result.adapted_samples = sample_distances(before.second, before.first) > *options.threshold;
+    if (!samples) rows = result.adapted_samples.nonzero().flatten();
+  }
+  const bool is_needed = !options.threshold || result.adapted_samples.any().item<bool>();
+
+  Objective objective(options, method, passes, *copy, memory);
+  Optimizer optimizer(options, copy->values(), std::move(memory.optimizer));
+  Stopping stopping(options);
+  std::vector<at::Tensor> losses;
+  for (std::int64_t step = 0; step < options.num_steps && is_needed; ++step) {
+    const FirstPass first = passes.first(*copy);
+    auto [loss, gradients] = objective(first, rows);
+    const at::Tensor goes_on = stopping.goes_on(loss);
+    if (goes_on.defined() && !goes_on.any().item<bool>()) break;
+    const Stay stay(samples ? both(result.adapted_samples, goes_on) : at::Tensor(), copy->values());
+    optimizer.step(std::move(gradients));
+    if (options.restore_probability > 0) optimizer.restore(memory.start, options.restore_probability);
+    stay.enforce();
+    objective.follow();
+    at::autocast::clear_cache();
+    losses.push_back(loss);
+    if (step == 0) course.unadapted = first.prediction.detach();
+  }
+
+  Answer answer = before;
+  if (is_needed) answer = answer_of(*copy, passes, options.prediction, in_full);
+  if (is_needed && options.threshold) answer = merge(result.adapted_samples, answer, before);
+  result.first = answer.first;
+  result.prediction = answer.prediction;
+  result.second = answer.second;
+  if (losses.empty()) {
+    result.losses =
+        answer.first.new_empty(samples ? std::vector<std::int64_t>{0, *samples} : std::vector<std::int64_t>{0});
+  } else {
+    result.losses = at::stack(losses);
+  }
+  if (in_full) {
+    for (std::size_t i = 0; i < adapted.size(); ++i) result.weights.emplace_back(adapted[i].name, copy->values()[i]);
+  }
+  memory.optimizer = optimizer.take_state();
+  course.memory = std::move(memory);
+  course.copy = std::move(copy);
+  return course;
+}
+
+}  // namespace
+
+Adaptation adapt_once(
+    Network& network,
+    const Method& method,
+    const Options& options,
+    const Inputs& given_inputs,
+    Online* online,
+    bool in_full,
+    std::optional<std::int64_t> samples) {
+  const GradientMode gradient_mode;
+  const Inputs inputs = without_inference_tensors(given_inputs);
+  const FreshAutocastCache fresh_cache;
+
+  const auto parameters = network.parameters();
+  const auto adapted =
+      options.num_steps > 0 ? select_parameters(parameters, options.parameters) : std::vector<NamedParameter>{};
+  const RandomStateGuard random_state(tensors_of(parameters));
+
+  auto memory =
+      online != nullptr && !adapted.empty() ? online->resume(adapted, options.optimizer_name) : Online::Memory{};
+  Course course = run(network, adapted, method, options, inputs, std::move(memory), in_full, samples);
+  Adaptation& result = course.result;
+  const bool has_moved = result.steps() > 0;
+
+  const std::string problem = has_moved ? what_is_not_finite(result.losses, result.prediction, course.unadapted) : "";
+  std::optional<double> watched;
+  if (online != nullptr && options.recovery_factor && has_moved) {
+    watched = result.losses[0].item<double>();
+    const bool has_collapsed = !problem.empty() || online->has_collapsed(*watched, *options.recovery_factor);
+    if (has_collapsed && online->has_moved()) {
+      course.copy.reset();
+      online->reset(network);
+      result = adapt_once(network, method, options, inputs, online, in_full);
+      result.recovered = true;
+      return std::move(result);
+    }
+  }
+  TORCH_CHECK_VALUE(
+      problem.empty(), problem,
+      "; the weights are as they were. Check the inputs for NaN and infinity, or lower lr, or set max_grad_norm");
+  if (online != nullptr && has_moved) {
+    course.copy->commit();
+    course.copy.reset();
+    online->keep(adapted, std::move(course.memory), watched);
+  }
+  return std::move(result);
+}
+
+}  // namespace it3::detail

@@ -1,0 +1,59 @@
+#pragma once
+
+#include <utility>
+#include <vector>
+
+#include <ATen/core/List.h>
+#include <ATen/core/ivalue.h>
+
+#include <it3/inputs.h>
+
+namespace it3::detail {
+
+/// The value with each tensor in it, in tuples, lists and dicts too, replaced by what `function` makes of it.
+template <typename Function>
+c10::IValue map_tensors(const c10::IValue& value, const Function& function) {
+  if (value.isTensor()) {
+    const at::Tensor& tensor = value.toTensor();
+    return tensor.defined() ? c10::IValue(function(tensor)) : value;
+  }
+  if (value.isTuple()) {
+    std::vector<c10::IValue> elements;
+    for (const auto& element : value.toTupleRef().elements()) elements.push_back(map_tensors(element, function));
+    return c10::ivalue::Tuple::create(std::move(elements));
+  }
+  if (value.isTensorList()) {
+    c10::List<at::Tensor> tensors;
+    for (const at::Tensor& tensor : value.toTensorVector()) tensors.push_back(function(tensor));
+    return tensors;
+  }
+  if (value.isList()) {
+    c10::impl::GenericList list(value.toList().elementType());
+    for (const c10::IValue& element : value.toListRef()) list.push_back(map_tensors(element, function));
+    return list;
+  }
+  if (value.isGenericDict()) {
+    const auto dict = value.toGenericDict();
+    c10::impl::GenericDict mapped(dict.keyType(), dict.valueType());
+    for (const auto& item : dict) mapped.insert(item.key(), map_tensors(item.value(), function));
+    return mapped;
+  }
+  return value;
+}
+
+template <typename Function>
+std::vector<c10::IValue> map_tensors(const std::vector<c10::IValue>& values, const Function& function) {
+  std::vector<c10::IValue> mapped;
+  mapped.reserve(values.size());
+  for (const auto& value : values) mapped.push_back(map_tensors(value, function));
+  return mapped;
+}
+
+template <typename Function>
+Inputs map_tensors(const Inputs& inputs, const Function& function) {
+  Inputs mapped(map_tensors(inputs.args, function));
+  for (const auto& [name, value] : inputs.kwargs) mapped.kwargs.emplace(name, map_tensors(value, function));
+  return mapped;
+}
+
+}  // namespace it3::detail

@@ -1,0 +1,43 @@
+#include "vmap.h"
+
+#include <ATen/ATen.h>
+#include <ATen/functorch/BatchedTensorImpl.h>
+#include <ATen/functorch/DynamicLayer.h>
+
+namespace it3::detail {
+
+namespace functorch = at::functorch;
+
+namespace {
+
+functorch::DynamicLayer innermost() { return functorch::maybeCurrentDynamicLayer().value(); }
+
+}  // namespace
+
+Vmap::Vmap(std::int64_t samples) {
+  functorch::initAndPushDynamicLayer(
+      functorch::TransformType::Vmap, c10::SymInt(samples), functorch::RandomnessType::Different);
+}
+
+Vmap::~Vmap() { functorch::popDynamicLayerAndDeleteMetadata(); }
+
+at::Tensor Vmap::wrap(const at::Tensor& stacked) {
+  return functorch::makeBatched(stacked, /*dim=*/0, innermost().layerId());
+}
+
+at::Tensor Vmap::unwrap(const at::Tensor& sample) {
+  const functorch::DynamicLayer layer = innermost();
+  const WithoutVmap without_vmap;
+  const auto* const batched = functorch::maybeGetBatchedImpl(sample);
+  if (batched != nullptr && batched->level() == layer.layerId()) return batched->value().movedim(batched->bdim(), 0);
+  std::vector<std::int64_t> sizes = sample.sizes().vec();
+  sizes.insert(sizes.begin(), layer.batchSize().expect_int());
+  return sample.expand(sizes);
+}
+
+WithoutVmap::WithoutVmap()
+    : guard_(
+          c10::DispatchKeySet(
+              {c10::DispatchKey::FuncTorchDynamicLayerFrontMode, c10::DispatchKey::FuncTorchDynamicLayerBackMode})) {}
+
+}  // namespace it3::detail

@@ -1,0 +1,35 @@
+#pragma once
+
+#include <cstdint>
+
+#include <ATen/core/Tensor.h>
+#include <c10/core/impl/LocalDispatchKeySet.h>
+
+namespace it3::detail {
+
+/// While it lives, operations run as outside of a vmap.
+class WithoutVmap {
+ public:
+  WithoutVmap();
+
+ private:
+  c10::impl::ExcludeDispatchKeyGuard guard_;
+};
+
+/// Operations see one sample of each wrapped tensor, and run on all samples at once, while it lives (functorch's vmap).
+/// Autograd records them outside, on the tensors of all samples.
+class Vmap {
+ public:
+  explicit Vmap(std::int64_t samples);
+  ~Vmap();
+  Vmap(const Vmap&) = delete;
+  Vmap& operator=(const Vmap&) = delete;
+
+  /// (samples, ...) -> (...), one sample of it, in the innermost vmap.
+  static at::Tensor wrap(const at::Tensor& stacked);
+
+  /// (...) -> (samples, ...) in the innermost vmap; what is the same for all samples is repeated.
+  static at::Tensor unwrap(const at::Tensor& sample);
+};
+
+}  // namespace it3::detail
