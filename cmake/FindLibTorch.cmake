@@ -6,7 +6,8 @@
 # Where it looks, in this order: LibTorch_ROOT, Torch_DIR, CMAKE_PREFIX_PATH, the torch that the Python interpreter
 # imports.
 #
-# Targets:   LibTorch::LibTorch, and LibTorch::Python where the build has Python bindings
+# Targets:   LibTorch::LibTorch; LibTorch::Python where the build has Python bindings; LibTorch::CUDA where it has CUDA
+#            and the headers of CUDA's runtime are found
 # Variables: LibTorch_FOUND, LibTorch_VERSION, LibTorch_LIBRARY_DIR
 
 if(NOT LibTorch_ROOT AND Torch_DIR)
@@ -121,6 +122,51 @@ if(LibTorch_FOUND)
         target_link_libraries(
             LibTorch::LibTorch
             INTERFACE LibTorch::torch LibTorch::torch_cpu LibTorch::c10
+        )
+    endif()
+    # CUDA graphs need the headers of CUDA's runtime, of a toolkit or of the Python packages that torch depends on.
+    find_library(
+        LibTorch_torch_cuda_LIBRARY
+        NAMES torch_cuda
+        PATHS "${_it3_root}/lib"
+        NO_DEFAULT_PATH
+    )
+    find_library(
+        LibTorch_c10_cuda_LIBRARY
+        NAMES c10_cuda
+        PATHS "${_it3_root}/lib"
+        NO_DEFAULT_PATH
+    )
+    file(GLOB _it3_hints "${_it3_root}/../nvidia/*/include")
+    find_path(
+        LibTorch_CUDA_INCLUDE_DIR
+        NAMES cuda_runtime_api.h
+        HINTS ${_it3_hints} ENV CUDA_HOME ENV CUDA_PATH
+        PATHS /usr/local/cuda
+        PATH_SUFFIXES include
+    )
+    mark_as_advanced(
+        LibTorch_torch_cuda_LIBRARY
+        LibTorch_c10_cuda_LIBRARY
+        LibTorch_CUDA_INCLUDE_DIR
+    )
+    if(
+        LibTorch_torch_cuda_LIBRARY
+        AND LibTorch_CUDA_INCLUDE_DIR
+        AND NOT TARGET LibTorch::CUDA
+    )
+        add_library(LibTorch::CUDA INTERFACE IMPORTED)
+        target_include_directories(
+            LibTorch::CUDA
+            SYSTEM
+            INTERFACE "${LibTorch_CUDA_INCLUDE_DIR}"
+        )
+        target_link_libraries(
+            LibTorch::CUDA
+            INTERFACE
+                "${LibTorch_torch_cuda_LIBRARY}"
+                "${LibTorch_c10_cuda_LIBRARY}"
+                LibTorch::LibTorch
         )
     endif()
     if(TARGET LibTorch::torch_python AND NOT TARGET LibTorch::Python)

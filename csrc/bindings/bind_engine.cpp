@@ -30,7 +30,7 @@ Adaptation adapt_parts(
   const auto [network, network_inputs] = network_of(parts, inputs);
   const Method method = method_of(parts);
   const py::gil_scoped_release no_gil;
-  return adapt(*network, method, parsed, network_inputs, parsed.copy_model ? nullptr : online, in_full);
+  return adapt(*network, method, parsed, network_inputs, parsed.copy_model ? nullptr : online, in_full, parts.graphs.get());
 }
 
 std::pair<at::Tensor, at::Tensor> losses_of_parts(
@@ -55,6 +55,12 @@ at::Tensor uncertainty_of_parts(const EngineParts& parts, const py::object& inpu
   const Method method = method_of(parts);
   const py::gil_scoped_release no_gil;
   return uncertainty(*network, method, network_inputs, parsed.normalisation);
+}
+
+/// Why a call would not be recorded as a CUDA graph; empty if it would.
+std::string why_not_recorded(const EngineParts& parts, const py::object& inputs, const py::dict& options) {
+  const auto [network, network_inputs] = network_of(parts, inputs);
+  return Graphs::why_not(*network, method_of(parts), options_from(options), network_inputs);
 }
 
 using MaybeTensors = std::vector<std::optional<at::Tensor>>;
@@ -182,6 +188,9 @@ void bind_engine(py::module_& module) {
   module.def(
       "uncertainty", wrap_pybind_function(uncertainty_of_parts), py::arg("parts"), py::arg("inputs"),
       py::arg("options"), "The distance between the two predictions of each sample: (B,).");
+  module.def(
+      "why_not_recorded", wrap_pybind_function(why_not_recorded), py::arg("parts"), py::arg("inputs"),
+      py::arg("options"), "Why a call is not recorded and replayed as a CUDA graph; empty if it is.");
   module.def(
       "submodule_of", wrap_pybind_function(submodule_of), py::arg("model"), py::arg("name"),
       "The submodule of a dotted name. Raises ValueError, with the nearest name, if there is none.");

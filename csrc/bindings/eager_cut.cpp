@@ -31,6 +31,9 @@ class TracedNetwork : public Network {
     return script_->resume(inputs, first, inject);
   }
   std::vector<NamedParameter> parameters() const override { return parameters_; }
+  std::optional<Dependencies> dependencies(const Normalisation& normalisation) const override {
+    return script_->dependencies(normalisation);
+  }
   std::unique_ptr<WorkingCopy> checkout(
       const std::vector<NamedParameter>& adapted, const Normalisation& normalisation) override {
     return script_->checkout(adapted, normalisation);

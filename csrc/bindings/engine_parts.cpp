@@ -118,9 +118,15 @@ LentBuffers embedder_buffers(const EngineParts& parts) {
 
 Method method_of(const EngineParts& parts) {
   const bool is_default = is_default_embedder(parts.embeder) && parts.combine_fn.is_none();
-  return {
+  Method method = {
       embed_of(parts), combine_of(parts), distance_of(parts), /*takes_any_layout=*/is_default,
       parts.neutral.value_or(at::Tensor())};
+  if (is_default && !method.distance.name.empty()) {
+    if (const auto weights = plain_weights(parts.embeder)) {
+      method.reads = {weights->weight1, weights->bias1, weights->weight2, weights->bias2};
+    }
+  }
+  return method;
 }
 
 }  // namespace it3::python

@@ -7,6 +7,7 @@
 
 #include <torch/csrc/utils/pybind.h>
 
+#include <it3/graphs.h>
 #include <it3/layout.h>
 #include <it3/method.h>
 #include <it3/network.h>
@@ -31,6 +32,7 @@ struct EngineParts {
   Layout prediction_layout;
   Layout features_layout;
   std::optional<at::Tensor> neutral;
+  std::shared_ptr<Graphs> graphs = std::make_shared<Graphs>();
 
   // The functions that are TorchScript modules. Python would run those by an executor whose results depend on how often
   // it has run.

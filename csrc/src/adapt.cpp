@@ -15,10 +15,11 @@ Adaptation adapt(
     const Options& options,
     const Inputs& inputs,
     Online* online,
-    bool in_full) {
+    bool in_full,
+    Graphs* graphs) {
   options.validate();
-  if (options.per_sample) return detail::adapt_each(network, method, options, inputs, in_full);
-  return detail::adapt_once(network, method, options, inputs, online, in_full);
+  if (options.per_sample) return detail::adapt_each(network, method, options, inputs, in_full, graphs);
+  return detail::adapt_once(network, method, options, inputs, online, in_full, graphs);
 }
 
 }  // namespace it3

@@ -4,7 +4,6 @@
 #include <cmath>
 
 #include <ATen/ATen.h>
-#include <ATen/autocast_mode.h>
 #include <ATen/core/grad_mode.h>
 #include <c10/core/InferenceMode.h>
 #include <c10/util/Exception.h>
@@ -15,6 +14,8 @@
 #include <it3/uncertainty.h>
 
 #include "answer.h"
+#include "graph_cache.h"
+#include "mixed_precision.h"
 #include "neutral.h"
 #include "objective.h"
 #include "passes.h"
@@ -28,13 +29,6 @@ namespace {
 struct GradientMode {
   c10::InferenceMode no_inference{false};
   at::AutoGradMode with_gradients{true};
-};
-
-/// Autocast caches half-precision copies of weights. They are out of date whenever weights change, at both ends of a
-/// transaction too.
-struct FreshAutocastCache {
-  FreshAutocastCache() { at::autocast::clear_cache(); }
-  ~FreshAutocastCache() { at::autocast::clear_cache(); }
 };
 
 std::vector<at::Tensor> copies_of(const std::vector<at::Tensor>& tensors) {
@@ -120,10 +114,9 @@ class Stay {
   std::vector<at::Tensor> before_;
 };
 
-/// Weights at work, and what came of it.
+/// What the inner loop comes to, and the weights at work.
 struct Course {
-  Adaptation result;
-  at::Tensor unadapted;  // the first prediction before the first step, if there was one
+  Outcome outcome;
   std::unique_ptr<WorkingCopy> copy;
   Online::Memory memory;
 };
@@ -139,13 +132,13 @@ Course run(
     bool in_full,
     std::optional<std::int64_t> samples) {
   Course course;
-  Adaptation& result = course.result;
+  Adaptation& result = course.outcome.result;
   auto copy = samples ? network.checkout_each(adapted, options.normalisation, *samples)
                       : network.checkout(adapted, options.normalisation);
   const bool needs_start = options.anchor != AnchorName::none || options.restore_probability > 0;
   if (needs_start && memory.start.empty()) memory.start = copies_of(copy->values());
 
-  Passes passes(method, inputs, neutral_signal(*copy, method, inputs));
+  Passes passes(method, inputs, neutral_signal(*copy, method, inputs), options.amp.has_value());
   if (!adapted.empty() && copy->has_fixed_head()) passes.fix_head(*copy);
   Answer before;
   at::Tensor rows;
@@ -170,9 +163,9 @@ Course run(
     if (options.restore_probability > 0) optimizer.restore(memory.start, options.restore_probability);
     stay.enforce();
     objective.follow();
-    at::autocast::clear_cache();
+    at::autocast::clear_cache();  // it holds copies of the weights from before
     losses.push_back(loss);
-    if (step == 0) course.unadapted = first.prediction.detach();
+    if (step == 0) course.outcome.unadapted = first.prediction.detach();
   }
 
   Answer answer = before;
@@ -205,23 +198,32 @@ Adaptation adapt_once(
     const Inputs& given_inputs,
     Online* online,
     bool in_full,
+    Graphs* graphs,
     std::optional<std::int64_t> samples) {
   const GradientMode gradient_mode;
   const Inputs inputs = without_inference_tensors(given_inputs);
-  const FreshAutocastCache fresh_cache;
-
   const auto parameters = network.parameters();
+  const auto device = parameters.empty() ? at::kCPU : parameters.front().tensor.device().type();
+  const MixedPrecision mixed_precision(options.amp, device);
   const auto adapted =
       options.num_steps > 0 ? select_parameters(parameters, options.parameters) : std::vector<NamedParameter>{};
   const RandomStateGuard random_state(tensors_of(parameters));
 
   auto memory =
       online != nullptr && !adapted.empty() ? online->resume(adapted, options.optimizer_name) : Online::Memory{};
-  Course course = run(network, adapted, method, options, inputs, std::move(memory), in_full, samples);
-  Adaptation& result = course.result;
+  Course course;
+  if (graphs != nullptr && !adapted.empty() && Graphs::why_not(network, method, options, inputs).empty()) {
+    const std::string key = graph_key(network, method, options, inputs, in_full, samples);
+    course.outcome = graphs->cache().run(key, inputs, [&](const Inputs& static_inputs) {
+      return run(network, adapted, method, options, static_inputs, {}, in_full, samples).outcome;
+    });
+  } else {
+    course = run(network, adapted, method, options, inputs, std::move(memory), in_full, samples);
+  }
+  Adaptation& result = course.outcome.result;
   const bool has_moved = result.steps() > 0;
 
-  const std::string problem = has_moved ? what_is_not_finite(result.losses, result.prediction, course.unadapted) : "";
+  const std::string problem = has_moved ? what_is_not_finite(result.losses, result.prediction, course.outcome.unadapted) : "";
   std::optional<double> watched;
   if (online != nullptr && options.recovery_factor && has_moved) {
     watched = result.losses[0].item<double>();
@@ -229,7 +231,7 @@ Adaptation adapt_once(
     if (has_collapsed && online->has_moved()) {
       course.copy.reset();
       online->reset(network);
-      result = adapt_once(network, method, options, inputs, online, in_full);
+      result = adapt_once(network, method, options, inputs, online, in_full, graphs);
       result.recovered = true;
       return std::move(result);
     }

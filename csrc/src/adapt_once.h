@@ -16,6 +16,7 @@ Adaptation adapt_once(
     const Inputs& inputs,
     Online* online,
     bool in_full,
+    Graphs* graphs,
     std::optional<std::int64_t> samples = std::nullopt);
 
 }  // namespace it3::detail

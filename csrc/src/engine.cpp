@@ -53,6 +53,7 @@ Engine::Engine(
   }
   if (has_default_combine_) set_default_combine();
   method_.takes_any_layout = has_default_combine_ && !embedder_.is_empty();
+  if (method_.takes_any_layout && !method_.distance.name.empty()) method_.reads = embedder_->parameters();
 }
 
 Engine::Engine(SavedEngine saved)
@@ -90,7 +91,7 @@ Losses Engine::losses(
 Adaptation Engine::adapt(const Inputs& inputs, bool in_full) {
   const bool is_new = !embedder_.is_empty() && !embedder_->is_built();
   try {
-    return it3::adapt(*network_, method_, options, inputs, options.copy_model ? nullptr : &online_, in_full);
+    return it3::adapt(*network_, method_, options, inputs, options.copy_model ? nullptr : &online_, in_full, &graphs_);
   } catch (...) {
     if (is_new) embedder_->clear();
     throw;

@@ -7,6 +7,7 @@
 
 #include <ATen/ATen.h>
 #include <ATen/core/grad_mode.h>
+#include <c10/core/impl/VirtualGuardImpl.h>
 #include <c10/util/Exception.h>
 #include <torch/csrc/autograd/anomaly_mode.h>
 #include <torch/csrc/autograd/autograd.h>
@@ -21,7 +22,7 @@ using torch::autograd::Edge;
 using torch::autograd::Node;
 using TensorVector = std::vector<at::Tensor>;
 
-/// Runs an autograd graph on the CPU backwards, in this thread. It evaluates the same nodes in the same order as the
+/// Runs an autograd graph on one device backwards, in this thread and on its stream. It evaluates the same nodes in the same order as the
 /// autograd engine, with the same results to the bit, but without what the engine does around each of them
 /// (thread-local state, locks, streams), which takes half the time of a small network's step.
 class PlainBackward {
@@ -30,9 +31,9 @@ class PlainBackward {
   static std::optional<TensorVector> run(
       const at::Tensor& output, const at::Tensor& gradient, const TensorVector& leaves) {
     const bool is_nested = torch::autograd::get_current_graph_task_id() != -1;
-    const bool has_graph = output.is_cpu() && output.grad_fn() != nullptr;
+    const bool has_graph = (output.is_cpu() || output.is_cuda()) && output.grad_fn() != nullptr;
     if (is_nested || torch::autograd::AnomalyMode::is_enabled() || !has_graph) return std::nullopt;
-    PlainBackward backward;
+    PlainBackward backward(output.device());
     for (const auto& leaf : leaves) {
       backward.leaf_edges_.push_back(torch::autograd::impl::gradient_edge(leaf));
       backward.states_[backward.leaf_edges_.back().function.get()].is_needed = true;
@@ -48,9 +49,15 @@ class PlainBackward {
     TensorVector gradients;
   };
 
-  static bool is_supported(Node& node) {
+  explicit PlainBackward(at::Device device) : device_(device) {
+    if (!device.is_cpu()) stream_ = c10::impl::VirtualGuardImpl(device.type()).getStream(device);
+  }
+
+  bool is_supported(Node& node) const {
     for (std::uint32_t i = 0; i < node.num_inputs(); ++i) {
-      if (!node.input_metadata(i).device().is_cpu()) return false;
+      const auto& metadata = node.input_metadata(i);
+      if (metadata.device().is_cpu()) continue;
+      if (metadata.device() != device_ || metadata.stream() != stream_) return false;
     }
     return node.pre_hooks().empty() && node.post_hooks().empty() && node.tensor_pre_hooks().empty() &&
            node.retains_grad_hooks().empty();
@@ -132,6 +139,8 @@ class PlainBackward {
   }
 
   std::unordered_map<Node*, State> states_;
+  at::Device device_;
+  std::optional<c10::Stream> stream_;  // the current one of the device, unless that is the CPU
   std::vector<Edge> leaf_edges_;
   Node* root_ = nullptr;
 };

@@ -39,16 +39,55 @@ at::Tensor Objective::loss_of(const at::Tensor& second, const at::Tensor& first,
   return options_.per_sample ? distance : as_scalar(distance);
 }
 
+LossAndGradients Objective::differentiate(
+    const at::Tensor& second, const at::Tensor& first, const at::Tensor& rows, const std::vector<at::Tensor>& leaves)
+    const {
+  const bool is_plain = copy_.has_plain_graphs();
+  if (options_.amp != at::kHalf) {
+    const at::Tensor loss = loss_of(second, first, rows);
+    return {loss.detach(), gradients_of(total(loss), leaves, is_plain)};
+  }
+  const std::vector<at::Tensor> predictions = {second.detach().requires_grad_(), first.detach().requires_grad_()};
+  const at::Tensor loss = loss_of(predictions[0], predictions[1], rows);
+  return {loss.detach(), pull_back({second, first}, gradients_of(total(loss), predictions, is_plain), leaves)};
+}
+
+std::vector<at::Tensor> Objective::pull_back(
+    const std::vector<at::Tensor>& outputs,
+    const std::vector<at::Tensor>& by_outputs,
+    const std::vector<at::Tensor>& leaves) const {
+  const bool is_plain = copy_.has_plain_graphs();
+  if (options_.amp != at::kHalf) return gradients_of(outputs[0], leaves, is_plain, by_outputs[0]);
+  // On the way through the network the greatest is 1, far from where half precision ends on both sides.
+  at::Tensor greatest;
+  for (const at::Tensor& g : by_outputs) {
+    if (!g.defined()) continue;
+    const at::Tensor size = g.abs().amax();
+    greatest = greatest.defined() ? at::maximum(greatest, size) : size;
+  }
+  greatest = at::where(greatest > 0, greatest, at::ones_like(greatest));
+  at::Tensor sum;
+  for (std::size_t i = 0; i < outputs.size(); ++i) {
+    if (!by_outputs[i].defined()) continue;
+    const at::Tensor part = (outputs[i] * (by_outputs[i] / greatest)).sum();
+    sum = sum.defined() ? sum + part : part;
+  }
+  std::vector<at::Tensor> gradients = gradients_of(sum, leaves, is_plain);
+  for (auto& g : gradients) {
+    if (g.defined()) g = g * greatest.to(g.scalar_type());
+  }
+  return gradients;
+}
+
 LossAndGradients Objective::operator()(const FirstPass& first, const at::Tensor& rows) {
+  const at::Tensor& prediction = first.prediction;
   if (options_.anchor == AnchorName::none) {
-    const at::Tensor loss = loss_of(passes_.second(copy_, first, first.prediction), first.prediction, rows);
-    return {loss.detach(), gradients_of(total(loss), copy_.leaves(), copy_.has_plain_graphs())};
+    return differentiate(passes_.second(copy_, first, prediction), prediction, rows, copy_.leaves());
   }
   // By the chain rule in two parts, as the anchor's weights may lie where the network's do: first the loss by y0, which
   // is all that the anchor's pass depends on, then y0 by the network's weights.
-  const at::Tensor y0 = first.prediction.detach().requires_grad_();
-  at::Tensor loss;
-  std::vector<at::Tensor> by_y0;
+  const at::Tensor y0 = prediction.detach().requires_grad_();
+  LossAndGradients by_y0;
   {
     const bool is_frozen = options_.anchor == AnchorName::frozen;
     const auto anchor = copy_.with_constants(is_frozen ? memory_.start : memory_.average);
@@ -56,10 +95,9 @@ LossAndGradients Objective::operator()(const FirstPass& first, const at::Tensor&
       const at::NoGradGuard no_grad;
       prepared_ = passes_.prepare(*anchor);
     }
-    loss = loss_of(passes_.second(*anchor, *prepared_, y0), y0, rows);
-    by_y0 = gradients_of(total(loss), {y0}, copy_.has_plain_graphs());
+    by_y0 = differentiate(passes_.second(*anchor, *prepared_, y0), y0, rows, {y0});
   }
-  return {loss.detach(), gradients_of(first.prediction, copy_.leaves(), copy_.has_plain_graphs(), by_y0[0])};
+  return {by_y0.loss, pull_back({prediction}, by_y0.gradients, copy_.leaves())};
 }
 
 void Objective::follow() {

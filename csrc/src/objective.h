@@ -38,6 +38,16 @@ class Objective {
 
  private:
   at::Tensor loss_of(const at::Tensor& second, const at::Tensor& first, const at::Tensor& rows) const;
+  LossAndGradients differentiate(
+      const at::Tensor& second,
+      const at::Tensor& first,
+      const at::Tensor& rows,
+      const std::vector<at::Tensor>& leaves) const;
+  /// Gradients by the leaves of what has these gradients by the outputs: one, or several in half precision.
+  std::vector<at::Tensor> pull_back(
+      const std::vector<at::Tensor>& outputs,
+      const std::vector<at::Tensor>& by_outputs,
+      const std::vector<at::Tensor>& leaves) const;
 
   const Options& options_;
   const Method& method_;

@@ -16,6 +16,9 @@ namespace {
 constexpr std::array<std::string_view, 5> optimizer_names = {"adam", "adamw", "sgd", "rmsprop", "adagrad"};
 constexpr std::array<std::string_view, 3> anchor_names = {"none", "frozen", "ema"};
 constexpr std::array<std::string_view, 3> statistics_names = {"running", "batch", "blend"};
+constexpr std::array<std::string_view, 2> amp_names = {"bf16", "fp16"};
+constexpr std::array<std::string_view, 2> graphs_names = {"off", "auto"};
+constexpr std::array<at::ScalarType, 2> amp_types = {at::kBFloat16, at::kHalf};
 constexpr std::array<std::string_view, 3> prediction_names = {"first", "second", "mean"};
 
 template <typename Name, std::size_t count>
@@ -119,6 +122,11 @@ std::optional<std::int64_t> optional_whole_number(const Setting& setting) {
   return setting.whole_number_from(1);
 }
 
+void set_amp(Options& options, const Setting& setting) {
+  options.amp.reset();
+  if (!std::holds_alternative<std::monostate>(setting.value)) options.amp = amp_types[setting.one_of<std::size_t>(amp_names)];
+}
+
 void set_betas(Options& options, const Setting& setting) {
   constexpr std::string_view accepted = "two numbers from 0 to below 1";
   if (std::holds_alternative<std::monostate>(setting.value)) {
@@ -162,6 +170,8 @@ const auto& setters() {
          o.max_grad_norm = s.optional_number_where([](double v) { return v > 0; }, "a number above 0, or None");
        }},
       {"parameters", set_parameters},
+      {"amp", set_amp},
+      {"cuda_graphs", [](Options& o, const Setting& s) { o.cuda_graphs = s.one_of<int>(graphs_names) == 1; }},
       {"anchor", set_anchor},
       {"ema_decay",
        [](Options& o, const Setting& s) { o.ema_decay = s.optional_number_where(is_share, "a number from 0 to 1"); }},
@@ -204,6 +214,7 @@ std::vector<std::pair<std::string, OptionValue>> Options::values() const {
       {"lr", lr},
       {"copy_model", copy_model},
       {"per_sample", per_sample},
+      {"cuda_graphs", std::string(graphs_names[cuda_graphs ? 1 : 0])},
       {"parameters", parameters},
       {"anchor", std::string(name_of(anchor, anchor_names))},
       {"norm_statistics", std::string(name_of(normalisation.statistics, statistics_names))},
@@ -218,6 +229,7 @@ std::vector<std::pair<std::string, OptionValue>> Options::values() const {
   if (ema_decay) set.emplace_back("ema_decay", *ema_decay);
   if (normalisation.prior) set.emplace_back("norm_prior", *normalisation.prior);
   if (tolerance) set.emplace_back("tolerance", *tolerance);
+  if (amp) set.emplace_back("amp", std::string(amp_names[*amp == at::kHalf ? 1 : 0]));
   if (chunk_size) set.emplace_back("chunk_size", *chunk_size);
   if (patience) set.emplace_back("patience", *patience);
   if (threshold) set.emplace_back("threshold", *threshold);

@@ -23,8 +23,9 @@ inline Inject injection(const Method& method, at::Tensor signal) {
 class Passes {
  public:
   /// @param neutral  see neutral_signal()
-  Passes(const Method& method, const Inputs& inputs, at::Tensor neutral = {})
-      : method_(method), inputs_(inputs), neutral_(std::move(neutral)) {}
+  /// @param widens  whether predictions in half precision become float32
+  Passes(const Method& method, const Inputs& inputs, at::Tensor neutral = {}, bool widens = false)
+      : method_(method), inputs_(inputs), neutral_(std::move(neutral)), widens_(widens) {}
 
   /// Runs the head now, for all passes to come. Only for a network whose head is fixed.
   void fix_head(TwoPass& network) {
@@ -36,24 +37,34 @@ class Passes {
   FirstPass first(TwoPass& network) const {
     std::optional<Inject> inject;
     if (neutral_.defined()) inject = injection(method_, neutral_);
-    if (!head_) return network.predict(inputs_, inject ? &*inject : nullptr);
-    FirstPass first = *head_;
-    first.prediction = network.resume(inputs_, first, inject ? &*inject : nullptr);
+    FirstPass first;
+    if (head_) {
+      first = *head_;
+      first.prediction = network.resume(inputs_, first, inject ? &*inject : nullptr);
+    } else {
+      first = network.predict(inputs_, inject ? &*inject : nullptr);
+    }
+    first.prediction = widened(first.prediction);
     return first;
   }
 
   /// y1 = f(x | signal).
   at::Tensor second(TwoPass& network, const FirstPass& first, const at::Tensor& signal) const {
     const Inject inject = injection(method_, signal);
-    return network.resume(inputs_, first, &inject);
+    return widened(network.resume(inputs_, first, &inject));
   }
 
   FirstPass prepare(TwoPass& network) const { return head_ ? *head_ : network.prepare(inputs_); }
 
  private:
+  at::Tensor widened(const at::Tensor& prediction) const {
+    return widens_ && at::isReducedFloatingType(prediction.scalar_type()) ? prediction.to(at::kFloat) : prediction;
+  }
+
   const Method& method_;
   const Inputs& inputs_;
   at::Tensor neutral_;
+  bool widens_;
   std::optional<FirstPass> head_;
 };
 

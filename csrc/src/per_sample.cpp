@@ -165,19 +165,19 @@ class ChunkSize {
 }  // namespace
 
 Adaptation adapt_each(
-    Network& network, const Method& method, const Options& options, const Inputs& inputs, bool in_full) {
+    Network& network, const Method& method, const Options& options, const Inputs& inputs, bool in_full, Graphs* graphs) {
   const std::int64_t samples = samples_of(inputs);
   Options alone = options;
   alone.per_sample = false;
   alone.chunk_size.reset();
-  if (samples == 0) return adapt_once(network, method, alone, inputs, nullptr, in_full);
+  if (samples == 0) return adapt_once(network, method, alone, inputs, nullptr, in_full, nullptr);
   const auto adapted = options.num_steps > 0 ? select_parameters(network.parameters(), options.parameters)
                                              : std::vector<NamedParameter>{};
   std::vector<Adaptation> parts;
   const auto one_by_one = [&] {
     parts.clear();
     for (std::int64_t i = 0; i < samples; ++i) {
-      parts.push_back(as_sample(adapt_once(network, method, alone, slice(inputs, samples, i, 1), nullptr, in_full)));
+      parts.push_back(as_sample(adapt_once(network, method, alone, slice(inputs, samples, i, 1), nullptr, in_full, graphs)));
     }
   };
   if (network.checkout_each({}, options.normalisation, 1) == nullptr) {
@@ -193,7 +193,7 @@ Adaptation adapt_each(
       try {
         const std::int64_t bytes = peak_memory([&] {
           const Inputs chunk = stack(inputs, samples, begin, count);
-          parts.push_back(unstacked(adapt_once(network, each, options, chunk, nullptr, in_full, count)));
+          parts.push_back(unstacked(adapt_once(network, each, options, chunk, nullptr, in_full, graphs, count)));
         });
         chunk_size.measured(bytes, count);
         begin += count;

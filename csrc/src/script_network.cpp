@@ -99,6 +99,11 @@ std::vector<NamedParameter> ScriptNetwork::parameters() const {
   return parameters;
 }
 
+std::optional<Dependencies> ScriptNetwork::dependencies(const Normalisation& normalisation) const {
+  const auto current = cut(normalisation);
+  return Dependencies{detail::lifted_tensors(*current, /*writable=*/true), current.get()};
+}
+
 bool ScriptNetwork::has_repeatable_head() const { return cut()->is_head_fixed; }
 
 torch::jit::Module ScriptNetwork::with_weights(const std::vector<std::pair<std::string, at::Tensor>>& weights) const {

@@ -58,6 +58,9 @@ class IT3Engine(nn.Module):
         - ``optimizer_name`` ("adam"): adam, adamw, sgd, rmsprop or adagrad
         - ``num_steps`` (3), ``lr`` (1e-2)
         - ``betas``, ``eps``, ``weight_decay``, ``momentum``: as in torch.optim, with its defaults
+        - ``amp`` (None): "bf16" or "fp16" for passes in mixed precision; weights, losses and predictions stay float32
+        - ``cuda_graphs`` ("auto"): whether calls on a CUDA device are recorded and replayed as CUDA graphs where they
+          can be, "auto" or "off"; :meth:`explain` tells where they cannot
         - ``max_grad_norm`` (None): gradients are scaled down to this Euclidean norm
         - ``parameters`` ("all"): which parameters adapt: "all" that require gradients, "norm" for those of
           normalisation layers, or a pattern or list of patterns of parameter or module names, such as "encoder.*"
@@ -240,12 +243,14 @@ class IT3Engine(nn.Module):
         return self._online.drift(_eager(self.model))
 
     def explain(self, inputs: Any) -> str:
-        """Tell how a call with these inputs would run, and why."""
+        """Tell how a call with these inputs would run, and why: the network, and whether a CUDA graph is replayed."""
         network = self._cut_network()
-        if isinstance(network, _C.ScriptNetwork):
-            return "cut at the layer, as a TorchScript module"
-        why_not = network.why_not(inputs)
-        return f"run whole, with a hook on the layer: {why_not}" if why_not else "cut at the layer, traced by torch.fx"
+        why_hooks = "" if isinstance(network, _C.ScriptNetwork) else network.why_not(inputs)
+        how = "a TorchScript module" if isinstance(network, _C.ScriptNetwork) else "traced by torch.fx"
+        path = f"run whole, with a hook on the layer: {why_hooks}" if why_hooks else f"cut at the layer, {how}"
+        why_not = _C.why_not_recorded(self._parts(), inputs, self.optimization_parameters)
+        graph = f"no CUDA graph: {why_not}" if why_not else "replayed as a CUDA graph from the second like call on"
+        return f"{path}; {graph}"
 
     def save(self, path: Any, example_inputs: Any, method: Any = "script") -> None:
         """Write the engine to one file; see :func:`it3.save`."""

@@ -8,6 +8,7 @@
 #include <ATen/core/Tensor.h>
 
 #include <it3/export.h>
+#include <it3/graphs.h>
 #include <it3/method.h>
 #include <it3/network.h>
 #include <it3/online.h>
@@ -46,6 +47,7 @@ struct IT3_API Adaptation {
 ///
 /// @param online  where adapted weights and optimiser state are kept; null for a call that leaves no trace
 /// @param in_full  whether to give Adaptation::second and weights too
+/// @param graphs  where recordings of calls by this network and method are kept; null for none
 ///
 /// Raises c10::ValueError if no parameter can adapt, or if losses or the prediction are not finite.
 IT3_API Adaptation adapt(
@@ -54,6 +56,7 @@ IT3_API Adaptation adapt(
     const Options& options,
     const Inputs& inputs,
     Online* online = nullptr,
-    bool in_full = false);
+    bool in_full = false,
+    Graphs* graphs = nullptr);
 
 }  // namespace it3

@@ -95,6 +95,7 @@ class IT3_API Engine {
   bool has_default_combine_;
   Method method_;
   Online online_;
+  Graphs graphs_;
 };
 
 }  // namespace it3

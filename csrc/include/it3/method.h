@@ -1,6 +1,7 @@
 #pragma once
 
 #include <functional>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -57,6 +58,9 @@ struct Method {
   /// The signal that stands for "no prediction yet": y0 = f(x | combine(features, embed(neutral))). A number, or a
   /// tensor that spreads over the prediction's shape. Undefined: y0 = f(x), nothing is injected.
   at::Tensor neutral = {};
+  /// The tensors that the functions read beside their arguments, if all that they do is to compute with torch's
+  /// operations, always the same ones; nothing for functions that may do more. Only such can be part of a CUDA graph.
+  std::optional<std::vector<at::Tensor>> reads = std::nullopt;
 };
 
 }  // namespace it3

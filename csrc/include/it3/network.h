@@ -3,6 +3,7 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <string>
 #include <type_traits>
 #include <utility>
@@ -94,11 +95,22 @@ class IT3_API WorkingCopy : public TwoPass {
   virtual void commit() = 0;
 };
 
+/// What a network's passes depend on beside their inputs.
+struct Dependencies {
+  std::vector<at::Tensor> tensors;  // parameters, buffers and the like
+  const void* program;              // stands for what they do with them
+};
+
 /// A model cut at one layer. Its own passes run on its own weights, as training needs it.
 class IT3_API Network : public TwoPass {
  public:
   /// Every floating-point or complex parameter, frozen ones too, each once; tied ones under their first name.
   virtual std::vector<NamedParameter> parameters() const = 0;
+
+  /// Nothing where the passes may do more than compute with torch's operations.
+  virtual std::optional<Dependencies> dependencies(const Normalisation& /*normalisation*/) const {
+    return std::nullopt;
+  }
 
   /// Opens a transaction in which `adapted`, some of parameters(), can change and the others are constants. Batch
   /// normalisation in eval mode normalises as `normalisation` says; stored statistics never change.

@@ -8,6 +8,8 @@
 #include <variant>
 #include <vector>
 
+#include <c10/core/ScalarType.h>
+
 #include <it3/export.h>
 #include <it3/normalisation.h>
 
@@ -94,6 +96,13 @@ struct IT3_API Options {
 
   /// With per_sample: how many samples adapt at once. Unset: as many as fit into free memory.
   std::optional<std::int64_t> chunk_size = std::nullopt;
+
+  /// Whether calls on a CUDA device are recorded and replayed as CUDA graphs where they can be, see Graphs.
+  bool cuda_graphs = true;
+
+  /// If set, at::kBFloat16 or at::kHalf: the passes run in mixed precision by autocast. Weights, losses, gradients and
+  /// predictions stay in float32; in half, gradients are scaled on their way so that small ones do not vanish.
+  std::optional<at::ScalarType> amp = std::nullopt;
 
   /// If set, gradients are scaled down to this Euclidean norm over all parameters.
   std::optional<double> max_grad_norm = std::nullopt;

@@ -1,0 +1,44 @@
+#include <ATen/cuda/CUDAGraph.h>
+#include <c10/cuda/CUDAFunctions.h>
+#include <c10/cuda/CUDAGuard.h>
+#include <c10/util/Exception.h>
+
+#include "device_graph.h"
+
+namespace it3::detail {
+
+struct DeviceGraph::Recording {
+  at::cuda::CUDAGraph graph;
+};
+
+bool DeviceGraph::is_available() { return true; }
+
+c10::MempoolId_t DeviceGraph::make_pool() { return at::cuda::graph_pool_handle(); }
+
+DeviceGraph::DeviceGraph(c10::Device device, c10::MempoolId_t pool, const std::function<void()>& work)
+    : recording_(std::make_unique<Recording>()) {
+  const c10::cuda::CUDAGuard on_device(device.index());
+  c10::cuda::device_synchronize();
+  // The default stream cannot be recorded.
+  const c10::cuda::CUDAStreamGuard on_side(c10::cuda::getStreamFromPool(/*isHighPriority=*/false, device.index()));
+  work();
+  c10::cuda::device_synchronize();
+  // Other threads may do as they like with the device meanwhile.
+  recording_->graph.capture_begin(pool, cudaStreamCaptureModeThreadLocal);
+  try {
+    work();
+  } catch (...) {
+    try {
+      recording_->graph.capture_end();
+    } catch (const std::exception&) {  // as the recording is broken; what broke it is the error to tell
+    }
+    throw;
+  }
+  recording_->graph.capture_end();
+}
+
+DeviceGraph::~DeviceGraph() = default;
+
+void DeviceGraph::replay() { recording_->graph.replay(); }
+
+}  // namespace it3::detail

@@ -1,0 +1,22 @@
+// Where torch is built without CUDA.
+#include <c10/util/Exception.h>
+
+#include "device_graph.h"
+
+namespace it3::detail {
+
+struct DeviceGraph::Recording {};
+
+bool DeviceGraph::is_available() { return false; }
+
+c10::MempoolId_t DeviceGraph::make_pool() { return {0, 0}; }
+
+DeviceGraph::DeviceGraph(c10::Device, c10::MempoolId_t, const std::function<void()>&) {
+  TORCH_CHECK(false, "this it3 was built without CUDA");
+}
+
+DeviceGraph::~DeviceGraph() = default;
+
+void DeviceGraph::replay() {}
+
+}  // namespace it3::detail

@@ -1,0 +1,63 @@
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <list>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <string>
+
+#include <c10/core/Event.h>
+
+#include <it3/adapt.h>
+
+#include "device_graph.h"
+
+namespace it3::detail {
+
+/// What the inner loop comes to.
+struct Outcome {
+  Adaptation result;
+  at::Tensor unadapted;  // the first prediction before the first step, if there was one
+};
+
+class GraphCache {
+ public:
+  using Work = std::function<Outcome(const Inputs& inputs)>;
+
+  /// What `work` gives. Calls with equal keys must do the same operations on the same memory, beside that of the inputs.
+  Outcome run(const std::string& key, const Inputs& inputs, const Work& work);
+
+ private:
+  struct Entry {
+    explicit Entry(std::string known_key) : key(std::move(known_key)) {}
+
+    std::string key;
+    bool has_failed = false;
+    Inputs inputs;    // that the graph reads
+    Outcome outcome;  // that it writes
+    std::unique_ptr<DeviceGraph> graph;
+  };
+
+  static constexpr std::size_t most = 8;
+
+  void record(Entry& entry, const Inputs& inputs, const Work& work);
+  Outcome replay(Entry& entry, const Inputs& inputs);
+
+  std::mutex mutex_;
+  std::list<Entry> entries_;                // the last used first
+  std::optional<c10::MempoolId_t> pool_;    // of all graphs, which take turns
+  std::optional<c10::Event> last_replayed_;
+};
+
+/// All that decides which operations on which memory a call does; see Graphs::why_not() for calls that have no key.
+std::string graph_key(
+    const Network& network,
+    const Method& method,
+    const Options& options,
+    const Inputs& inputs,
+    bool in_full,
+    std::optional<std::int64_t> samples);
+
+}  // namespace it3::detail
