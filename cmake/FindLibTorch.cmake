@@ -140,7 +140,7 @@ if(LibTorch_FOUND)
     file(GLOB _it3_hints "${_it3_root}/../nvidia/*/include")
     find_path(
         LibTorch_CUDA_INCLUDE_DIR
-        NAMES cuda_runtime_api.h
+        NAMES crt/host_config.h # which not every set of these headers has
         HINTS ${_it3_hints} ENV CUDA_HOME ENV CUDA_PATH
         PATHS /usr/local/cuda
         PATH_SUFFIXES include

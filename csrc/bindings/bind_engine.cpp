@@ -30,7 +30,8 @@ Adaptation adapt_parts(
   const auto [network, network_inputs] = network_of(parts, inputs);
   const Method method = method_of(parts);
   const py::gil_scoped_release no_gil;
-  return adapt(*network, method, parsed, network_inputs, parsed.copy_model ? nullptr : online, in_full, parts.graphs.get());
+  return adapt(
+      *network, method, parsed, network_inputs, parsed.copy_model ? nullptr : online, in_full, parts.graphs.get());
 }
 
 std::pair<at::Tensor, at::Tensor> losses_of_parts(

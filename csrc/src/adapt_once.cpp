@@ -38,35 +38,31 @@ std::vector<at::Tensor> copies_of(const std::vector<at::Tensor>& tensors) {
   return copies;
 }
 
-/// The least and the greatest element; NaN if there is one.
-at::Tensor extremes(const at::Tensor& t) {
+/// 0 if all elements are finite, else NaN.
+at::Tensor zero_if_finite(const at::Tensor& t) {
   const at::Tensor real = t.is_complex() ? at::view_as_real(t) : t;
-  const auto [least, greatest] = at::aminmax(real);
-  return at::stack({least, greatest});
+  return (real * 0).sum().reshape({1}).to(at::kDouble);
 }
 
-bool is_finite(const at::Tensor& values) {
-  const at::Tensor on_cpu = values.to(at::kCPU, at::kDouble).contiguous();
-  const double* const begin = on_cpu.const_data_ptr<double>();
-  return std::all_of(begin, begin + on_cpu.numel(), [](double value) { return std::isfinite(value); });
+/// The losses, and whether the predictions after and before are finite: all that is looked at when the work is done, in
+/// one tensor, so that a device is waited for once.
+at::Tensor report_on(const at::Tensor& losses, const at::Tensor& prediction, const at::Tensor& unadapted) {
+  return at::cat({losses.flatten().to(at::kDouble), zero_if_finite(prediction), zero_if_finite(unadapted)});
 }
 
-/// What is not finite, for people; nothing if all is. One synchronisation a call, after the loop, so that the loop
-/// itself never waits for a device.
-std::string what_is_not_finite(const at::Tensor& losses, const at::Tensor& prediction, const at::Tensor& unadapted) {
-  if (prediction.numel() == 0 || is_finite(at::cat({losses.flatten(), extremes(prediction)}))) return "";
-  for (std::int64_t step = 0; step < losses.size(0); ++step) {
-    const at::Tensor of_step = losses[step].reshape({-1});
-    for (std::int64_t sample = 0; sample < of_step.size(0); ++sample) {
-      const double loss = of_step[sample].item<double>();
-      if (std::isfinite(loss)) continue;
-      return c10::str(
-          "the loss ", losses.dim() > 1 ? c10::str("of sample ", sample, " ") : "", "at step ", step + 1, " of ",
-          losses.size(0), " is ", std::isnan(loss) ? "nan" : "infinite");
-    }
+/// What in a report is not finite, for people; nothing if all is.
+std::string what_is_not_finite(const at::Tensor& report, const at::Tensor& losses) {
+  const at::Tensor on_cpu = report.to(at::kCPU);
+  const double* const values = on_cpu.const_data_ptr<double>();
+  const std::int64_t count = losses.numel(), width = std::max<std::int64_t>(1, count / losses.size(0));
+  for (std::int64_t i = 0; i < count; ++i) {
+    if (std::isfinite(values[i])) continue;
+    return c10::str(
+        "the loss ", losses.dim() > 1 ? c10::str("of sample ", i % width, " ") : "", "at step ", i / width + 1, " of ",
+        losses.size(0), " is ", std::isnan(values[i]) ? "nan" : "infinite");
   }
-  if (!is_finite(extremes(unadapted))) return "";  // the model predicts such values by itself
-  return "the adapted prediction is not finite";
+  // Some models predict such values by themselves.
+  return values[count] == 0 || values[count + 1] != 0 ? "" : "the adapted prediction is not finite";
 }
 
 /// Conditions on samples, spread over the other dimensions of a tensor.
@@ -153,6 +149,7 @@ Course run(
   Optimizer optimizer(options, copy->values(), std::move(memory.optimizer));
   Stopping stopping(options);
   std::vector<at::Tensor> losses;
+  at::Tensor unadapted;
   for (std::int64_t step = 0; step < options.num_steps && is_needed; ++step) {
     const FirstPass first = passes.first(*copy);
     auto [loss, gradients] = objective(first, rows);
@@ -165,7 +162,7 @@ Course run(
     objective.follow();
     at::autocast::clear_cache();  // it holds copies of the weights from before
     losses.push_back(loss);
-    if (step == 0) course.outcome.unadapted = first.prediction.detach();
+    if (step == 0) unadapted = first.prediction.detach();
   }
 
   Answer answer = before;
@@ -179,6 +176,7 @@ Course run(
         answer.first.new_empty(samples ? std::vector<std::int64_t>{0, *samples} : std::vector<std::int64_t>{0});
   } else {
     result.losses = at::stack(losses);
+    if (answer.prediction.numel() > 0) course.outcome.report = report_on(result.losses, answer.prediction, unadapted);
   }
   if (in_full) {
     for (std::size_t i = 0; i < adapted.size(); ++i) result.weights.emplace_back(adapted[i].name, copy->values()[i]);
@@ -223,7 +221,8 @@ Adaptation adapt_once(
   Adaptation& result = course.outcome.result;
   const bool has_moved = result.steps() > 0;
 
-  const std::string problem = has_moved ? what_is_not_finite(result.losses, result.prediction, course.outcome.unadapted) : "";
+  const at::Tensor& report = course.outcome.report;
+  const std::string problem = report.defined() ? what_is_not_finite(report, result.losses) : "";
   std::optional<double> watched;
   if (online != nullptr && options.recovery_factor && has_moved) {
     watched = result.losses[0].item<double>();

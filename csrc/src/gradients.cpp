@@ -22,9 +22,9 @@ using torch::autograd::Edge;
 using torch::autograd::Node;
 using TensorVector = std::vector<at::Tensor>;
 
-/// Runs an autograd graph on one device backwards, in this thread and on its stream. It evaluates the same nodes in the same order as the
-/// autograd engine, with the same results to the bit, but without what the engine does around each of them
-/// (thread-local state, locks, streams), which takes half the time of a small network's step.
+/// Runs an autograd graph on one device backwards, in this thread and on its stream. It evaluates the same nodes in the
+/// same order as the autograd engine, with the same results to the bit, but without what the engine does around each of
+/// them (thread-local state, locks, streams), which takes half the time of a small network's step.
 class PlainBackward {
  public:
   /// Nothing if the graph needs the engine.

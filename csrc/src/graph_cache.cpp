@@ -58,7 +58,10 @@ class Key {
 void add_context(Key& key) {
   const auto& context = at::globalContext();
   key.add(context.deterministicAlgorithms()).add(context.deterministicCuDNN()).add(context.benchmarkCuDNN());
-  key.add(context.userEnabledCuDNN()).add(context.allowTF32CuDNN()).add(context.allowTF32CuBLAS());
+  key.add(context.userEnabledCuDNN());
+  for (const auto op : {at::Float32Op::CONV, at::Float32Op::MATMUL}) {
+    key.add(context.float32Precision(at::Float32Backend::CUDA, op));
+  }
   key.add(at::autocast::is_autocast_enabled(at::kCUDA)).add(at::autocast::get_autocast_dtype(at::kCUDA));
 }
 
@@ -90,14 +93,12 @@ Outcome copy_of(const Outcome& outcome) {
   copy.result.first = is_first ? copy.result.prediction : clone(outcome.result.first);
   copy.result.second = clone(outcome.result.second);
   copy.result.losses = clone(outcome.result.losses);
-  copy.unadapted = clone(outcome.unadapted);
+  copy.report = outcome.report.to(at::kCPU);
   for (const auto& [name, value] : outcome.result.weights) copy.result.weights.emplace_back(name, clone(value));
   return copy;
 }
 
-c10::Stream current_stream(at::Device device) {
-  return c10::impl::VirtualGuardImpl(device.type()).getStream(device);
-}
+c10::Stream current_stream(at::Device device) { return c10::impl::VirtualGuardImpl(device.type()).getStream(device); }
 
 }  // namespace
 

@@ -19,14 +19,15 @@ namespace it3::detail {
 /// What the inner loop comes to.
 struct Outcome {
   Adaptation result;
-  at::Tensor unadapted;  // the first prediction before the first step, if there was one
+  at::Tensor report;  // which of its numbers are finite; undefined if nothing was computed
 };
 
 class GraphCache {
  public:
   using Work = std::function<Outcome(const Inputs& inputs)>;
 
-  /// What `work` gives. Calls with equal keys must do the same operations on the same memory, beside that of the inputs.
+  /// What `work` gives. Calls with equal keys must do the same operations on the same memory, beside that of the
+  /// inputs.
   Outcome run(const std::string& key, const Inputs& inputs, const Work& work);
 
  private:
@@ -46,8 +47,8 @@ class GraphCache {
   Outcome replay(Entry& entry, const Inputs& inputs);
 
   std::mutex mutex_;
-  std::list<Entry> entries_;                // the last used first
-  std::optional<c10::MempoolId_t> pool_;    // of all graphs, which take turns
+  std::list<Entry> entries_;              // the last used first
+  std::optional<c10::MempoolId_t> pool_;  // of all graphs, which take turns
   std::optional<c10::Event> last_replayed_;
 };
 

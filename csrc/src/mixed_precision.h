@@ -7,8 +7,8 @@
 
 namespace it3::detail {
 
-/// Autocast in a dtype, if there is one, while it lives; else as the caller has it. Its cache holds half-precision copies
-/// of weights, which are out of date whenever weights change, at both ends of a transaction too.
+/// Autocast in a dtype, if there is one, while it lives; else as the caller has it. Its cache holds half-precision
+/// copies of weights, which are out of date whenever weights change, at both ends of a transaction too.
 class MixedPrecision {
  public:
   MixedPrecision(std::optional<at::ScalarType> dtype, at::DeviceType device) : dtype_(dtype), device_(device) {

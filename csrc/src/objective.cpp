@@ -40,8 +40,10 @@ at::Tensor Objective::loss_of(const at::Tensor& second, const at::Tensor& first,
 }
 
 LossAndGradients Objective::differentiate(
-    const at::Tensor& second, const at::Tensor& first, const at::Tensor& rows, const std::vector<at::Tensor>& leaves)
-    const {
+    const at::Tensor& second,
+    const at::Tensor& first,
+    const at::Tensor& rows,
+    const std::vector<at::Tensor>& leaves) const {
   const bool is_plain = copy_.has_plain_graphs();
   if (options_.amp != at::kHalf) {
     const at::Tensor loss = loss_of(second, first, rows);

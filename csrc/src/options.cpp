@@ -124,7 +124,8 @@ std::optional<std::int64_t> optional_whole_number(const Setting& setting) {
 
 void set_amp(Options& options, const Setting& setting) {
   options.amp.reset();
-  if (!std::holds_alternative<std::monostate>(setting.value)) options.amp = amp_types[setting.one_of<std::size_t>(amp_names)];
+  if (!std::holds_alternative<std::monostate>(setting.value))
+    options.amp = amp_types[setting.one_of<std::size_t>(amp_names)];
 }
 
 void set_betas(Options& options, const Setting& setting) {

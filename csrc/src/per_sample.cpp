@@ -165,7 +165,12 @@ class ChunkSize {
 }  // namespace
 
 Adaptation adapt_each(
-    Network& network, const Method& method, const Options& options, const Inputs& inputs, bool in_full, Graphs* graphs) {
+    Network& network,
+    const Method& method,
+    const Options& options,
+    const Inputs& inputs,
+    bool in_full,
+    Graphs* graphs) {
   const std::int64_t samples = samples_of(inputs);
   Options alone = options;
   alone.per_sample = false;
@@ -177,7 +182,8 @@ Adaptation adapt_each(
   const auto one_by_one = [&] {
     parts.clear();
     for (std::int64_t i = 0; i < samples; ++i) {
-      parts.push_back(as_sample(adapt_once(network, method, alone, slice(inputs, samples, i, 1), nullptr, in_full, graphs)));
+      parts.push_back(
+          as_sample(adapt_once(network, method, alone, slice(inputs, samples, i, 1), nullptr, in_full, graphs)));
     }
   };
   if (network.checkout_each({}, options.normalisation, 1) == nullptr) {

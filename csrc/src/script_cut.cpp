@@ -10,6 +10,7 @@
 #include <torch/csrc/jit/ir/ir.h>
 
 #include "script_channels_last.h"
+#include "script_convolution.h"
 #include "script_graph.h"
 #include "script_normalisation.h"
 
@@ -101,10 +102,12 @@ std::shared_ptr<Graph> build(
 
 }  // namespace
 
-ScriptCut cut_script(const torch::jit::Module& module, const std::string& layer, const Normalisation& normalisation) {
+ScriptCut cut_script(
+    const torch::jit::Module& module, const std::string& layer, const Normalisation& normalisation, bool of_each) {
   const FlatGraph flat = flatten_script(module, layer);
   Graph& graph = *flat.graph;
   set_normalisation(graph, normalisation);
+  if (of_each) set_convolutions_of_each(graph);
   const bool has_any_layout = allow_any_layout(flat.graph);
   const torch::jit::AliasDb aliases(flat.graph);
 

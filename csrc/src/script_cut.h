@@ -30,8 +30,9 @@ struct ScriptCut {
   bool tail_writes = false;
 };
 
-/// Cuts a module behind a layer. Raises c10::ValueError as ScriptNetwork does.
+/// Cuts a module behind a layer; `of_each` says whether for weights of each sample. Raises c10::ValueError as
+/// ScriptNetwork does.
 ScriptCut cut_script(
-    const torch::jit::Module& module, const std::string& layer, const Normalisation& normalisation = {});
+    const torch::jit::Module& module, const std::string& layer, const Normalisation& normalisation, bool of_each);
 
 }  // namespace it3::detail

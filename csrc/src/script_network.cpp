@@ -60,12 +60,14 @@ ScriptNetwork::ScriptNetwork(torch::jit::Module module, std::string layer)
   cut();
 }
 
-std::shared_ptr<const ScriptCut> ScriptNetwork::cut(const Normalisation& normalisation) const {
+std::shared_ptr<const ScriptCut> ScriptNetwork::cut(const Normalisation& normalisation, bool of_each) const {
   std::vector<bool> flags;
   for (const auto& flag : slots_->training) flags.push_back(flag.get().toBool());
   const std::scoped_lock lock(mutex_);
-  auto& known = cuts_[{flags, normalisation.statistics, normalisation.prior}];
-  if (known == nullptr) known = std::make_shared<const ScriptCut>(detail::cut_script(module_, layer_, normalisation));
+  auto& known = cuts_[{flags, normalisation.statistics, normalisation.prior, of_each}];
+  if (known == nullptr) {
+    known = std::make_shared<const ScriptCut>(detail::cut_script(module_, layer_, normalisation, of_each));
+  }
   return known;
 }
 
@@ -122,7 +124,7 @@ std::unique_ptr<WorkingCopy> ScriptNetwork::checkout(
 
 std::unique_ptr<WorkingCopy> ScriptNetwork::checkout_each(
     const std::vector<NamedParameter>& adapted, const Normalisation& normalisation, std::int64_t samples) {
-  return std::make_unique<detail::ScriptWorkingCopy>(module_, cut(normalisation), adapted, samples);
+  return std::make_unique<detail::ScriptWorkingCopy>(module_, cut(normalisation, /*of_each=*/true), adapted, samples);
 }
 
 }  // namespace it3

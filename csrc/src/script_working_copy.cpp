@@ -88,22 +88,27 @@ ScriptWorkingCopy::ScriptWorkingCopy(
     if (cut_->lifted[i].is_convolution_weight) convolution_weights.insert(identity);
     lifted_[i] = lifted_[i].detach();
   }
+  std::vector<at::Tensor> owns;
   for (const auto& parameter : adapted) {
     own_.push_back(parameter.tensor);
     const auto identity = identity_of(parameter.tensor);
     places_.push_back(places[identity]);
     const at::Tensor own = parameter.tensor.detach();
+    owns.push_back(own);
     if (samples_) {
       std::vector<std::int64_t> sizes = own.sizes().vec();
       sizes.insert(sizes.begin(), *samples_);
-      values_.push_back(own.expand(sizes).clone(at::MemoryFormat::Contiguous));
+      values_.push_back(at::empty(sizes, own.options()));
+      owns.back() = own.expand(sizes);
     } else {
       const bool is_faster = is_in_channels_last_faster(own) && convolution_weights.contains(identity);
       has_other_layout_ |= is_faster;
-      values_.push_back(own.clone(is_faster ? at::MemoryFormat::ChannelsLast : at::MemoryFormat::Preserve));
+      values_.push_back(at::empty_like(own, is_faster ? at::MemoryFormat::ChannelsLast : at::MemoryFormat::Preserve));
     }
     leaves_.push_back(values_.back().detach().requires_grad_());
   }
+  const at::NoGradGuard no_grad;
+  if (!owns.empty()) at::_foreach_copy_(values_, owns);  // few kernels on a GPU
   passes_ = passes_with(leaves_);
 }
 

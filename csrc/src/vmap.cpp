@@ -25,11 +25,19 @@ at::Tensor Vmap::wrap(const at::Tensor& stacked) {
   return functorch::makeBatched(stacked, /*dim=*/0, innermost().layerId());
 }
 
+bool Vmap::is_wrapped(const at::Tensor& t) {
+  const auto* const batched = functorch::maybeGetBatchedImpl(t);
+  const auto layer = functorch::maybeCurrentDynamicLayer();
+  return batched != nullptr && layer && batched->level() == layer->layerId();
+}
+
 at::Tensor Vmap::unwrap(const at::Tensor& sample) {
   const functorch::DynamicLayer layer = innermost();
   const WithoutVmap without_vmap;
-  const auto* const batched = functorch::maybeGetBatchedImpl(sample);
-  if (batched != nullptr && batched->level() == layer.layerId()) return batched->value().movedim(batched->bdim(), 0);
+  if (is_wrapped(sample)) {
+    const auto* const batched = functorch::maybeGetBatchedImpl(sample);
+    return batched->value().movedim(batched->bdim(), 0);
+  }
   std::vector<std::int64_t> sizes = sample.sizes().vec();
   sizes.insert(sizes.begin(), layer.batchSize().expect_int());
   return sample.expand(sizes);

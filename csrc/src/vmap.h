@@ -28,6 +28,9 @@ class Vmap {
   /// (samples, ...) -> (...), one sample of it, in the innermost vmap.
   static at::Tensor wrap(const at::Tensor& stacked);
 
+  /// Whether a tensor is one sample of what the innermost vmap runs on.
+  static bool is_wrapped(const at::Tensor& t);
+
   /// (...) -> (samples, ...) in the innermost vmap; what is the same for all samples is repeated.
   static at::Tensor unwrap(const at::Tensor& sample);
 };

@@ -5,7 +5,7 @@ from __future__ import annotations
 import collections.abc
 import torch
 import typing
-__all__: list[str] = ['Adaptation', 'Drift', 'EagerCut', 'EngineParts', 'Layout', 'Online', 'ScriptNetwork', 'adapt', 'arguments_of', 'batch_norm', 'broadcast_add', 'channel_dim_of_kind', 'check_distance', 'embed', 'load_engine', 'make_embedder_weights', 'options_of', 'peak_memory', 'quantile_of', 'sample_distances', 'save_engine', 'submodule_of', 'training_losses', 'uncertainty']
+__all__: list[str] = ['Adaptation', 'Drift', 'EagerCut', 'EngineParts', 'Layout', 'Online', 'ScriptNetwork', 'adapt', 'arguments_of', 'batch_norm', 'broadcast_add', 'channel_dim_of_kind', 'check_distance', 'embed', 'load_engine', 'make_embedder_weights', 'options_of', 'peak_memory', 'quantile_of', 'sample_distances', 'save_engine', 'submodule_of', 'training_losses', 'uncertainty', 'why_not_recorded']
 class Layout:
     """
     Which dimensions of a tensor are its samples and its channels.
@@ -179,5 +179,9 @@ def training_losses(parts: EngineParts, inputs: typing.Any, target: torch.Tensor
 def uncertainty(parts: EngineParts, inputs: typing.Any, options: dict) -> torch.Tensor:
     """
     The distance between the two predictions of each sample: (B,).
+    """
+def why_not_recorded(parts: EngineParts, inputs: typing.Any, options: dict) -> str:
+    """
+    Why a call is not recorded and replayed as a CUDA graph; empty if it is.
     """
 __version__: str = '0.1.0'

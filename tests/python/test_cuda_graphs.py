@@ -137,8 +137,8 @@ def test_many_shapes_do_not_fill_the_memory() -> None:
         torch.cuda.synchronize()
         return torch.cuda.memory_reserved()
 
-    before = held(12)
-    assert held(60) <= before + 2**21 * 4
+    before = held(40)
+    assert held(160) <= before + 2**24
 
 
 class Syncs(nn.Module):
@@ -157,6 +157,7 @@ def test_what_cannot_be_recorded_runs_without_and_says_so() -> None:
     torch.manual_seed(0)
     x = torch.randn(7, 6, dtype=torch.float64, device="cuda")
     engine = IT3Engine(torch.jit.script(Syncs().double().cuda()), "layer").eval()
+    engine.adapt(x)  # shapes the embedder
     engine.adapt(x)
     with pytest.warns(UserWarning, match="could not be recorded as a CUDA graph and runs without"):
         engine.adapt(x)

@@ -27,7 +27,8 @@ class IT3_API Graphs {
   detail::GraphCache& cache() { return *cache_; }
 
   /// Why a call with these would never be recorded; empty if it would.
-  static std::string why_not(const Network& network, const Method& method, const Options& options, const Inputs& inputs);
+  static std::string why_not(
+      const Network& network, const Method& method, const Options& options, const Inputs& inputs);
 
  private:
   std::unique_ptr<detail::GraphCache> cache_;

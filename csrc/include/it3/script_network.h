@@ -57,14 +57,14 @@ class IT3_API ScriptNetwork : public Network {
   const std::string& layer() const { return layer_; }
 
  private:
-  std::shared_ptr<const detail::ScriptCut> cut(const Normalisation& normalisation = {}) const;
+  std::shared_ptr<const detail::ScriptCut> cut(const Normalisation& normalisation = {}, bool of_each = false) const;
 
   torch::jit::Module module_;
   std::string layer_;
   std::shared_ptr<const detail::ScriptSlots> slots_;
   mutable std::mutex mutex_;
-  // By train/eval flags and the ways to normalise.
-  using Key = std::tuple<std::vector<bool>, NormStatistics, std::optional<double>>;
+  // By train/eval flags, the ways to normalise, and whether for weights of each sample.
+  using Key = std::tuple<std::vector<bool>, NormStatistics, std::optional<double>, bool>;
   mutable std::map<Key, std::shared_ptr<const detail::ScriptCut>> cuts_;
 };
 
