@@ -1,57 +1,44 @@
-"""Time adaptation against torch-ttt: medians of the ratios of neighbouring blocks of calls.
+"""Time adaptation and measure its memory, against torch-ttt and against the same passes written by hand.
 
-Timed are an eager model, a TorchScript one and, on the CPU, the latter in a C++ program.
+Medians of the ratios of neighbouring blocks of calls, the engines in turn in one process. Timed are an eager model, a
+TorchScript one and, on the CPU, the latter in a C++ program. Writes OUTPUT/performance-DEVICE.json, .md and .png.
 """
 
 import argparse
+import itertools
+import json
+import os
 import platform
 import statistics
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import IO, cast
+from typing import IO, Any, cast
 
 import it3
+import matplotlib as mpl
 import torch
-from engines import make_engines
+from engines import Call, Floor, loop, make_engines
 from installed import build_against
-from it3 import IT3Engine
-from networks import MnistCNN, ResNet20, mlp
+from it3 import _C, IT3Engine
+from matplotlib import pyplot as plt
+from rich import box
 from rich.console import Console
+from rich.progress import track
 from rich.table import Table
-from torch import Tensor, nn
+from rows import CPU, CUDA, CUDA_VARIANTS, Row
+from torch import Tensor
+
+LOOPED = 4
+"""Samples that torch-ttt adapts one after another; its time for all is theirs, scaled."""
 
 
-@dataclass
-class Row:
-    """One comparison."""
-
-    name: str
-    make_model: Callable[[], nn.Module]
-    layer: str
-    shape: tuple[int, ...]
-    steps: int
-    calls: int  # a block
-
-
-ROWS = (
-    Row("MLP 13-64-64-64-1, batch 1, layer 0", mlp, "0", (1, 13), 1, 100),
-    Row("MLP 13-64-64-64-1, batch 1, layer 0", mlp, "0", (1, 13), 3, 50),
-    Row("MLP 13-64-64-64-1, batch 256, layer 0", mlp, "0", (256, 13), 3, 10),
-    Row("MNIST CNN, batch 1, fc2", MnistCNN, "fc2", (1, 1, 28, 28), 1, 4),
-    Row("MNIST CNN, batch 256, fc2", MnistCNN, "fc2", (256, 1, 28, 28), 3, 1),
-    Row("MNIST CNN, batch 256, conv1", MnistCNN, "conv1", (256, 1, 28, 28), 3, 1),
-    Row("ResNet-20, batch 1, layer2", ResNet20, "layer2", (1, 3, 32, 32), 1, 4),
-    Row("ResNet-20, batch 64, layer2", ResNet20, "layer2", (64, 3, 32, 32), 3, 1),
-)
-
-
-def seconds(call: Callable[[Tensor], object], inputs: Tensor, calls: int) -> float:
+def seconds(call: Call, inputs: Tensor, calls: int, scale: float = 1) -> float:
     """Time a block of calls; give the mean of one."""
     if inputs.is_cuda:
         torch.cuda.synchronize()
@@ -60,19 +47,19 @@ def seconds(call: Callable[[Tensor], object], inputs: Tensor, calls: int) -> flo
         call(inputs)
     if inputs.is_cuda:
         torch.cuda.synchronize()
-    return (time.perf_counter() - start) / calls
+    return scale * (time.perf_counter() - start) / calls
 
 
 @contextmanager
 def cpp_timer(
-    program: Path, engine: IT3Engine, inputs: Tensor, row: Row, threads: int
+    program: Path, engine: IT3Engine, inputs: Tensor, steps: int, calls: int, threads: int
 ) -> Iterator[Callable[[], float]]:
     """Run the engine in a C++ program; give a function that times a block of its calls."""
     with tempfile.TemporaryDirectory() as folder:
         files = [Path(folder) / "engine.pt", Path(folder) / "inputs.pt"]
         engine.save(files[0], inputs)
         torch.save(inputs, files[1])
-        command = [str(part) for part in (program, *files, row.steps, row.calls, threads)]
+        command = [str(part) for part in (program, *files, steps, calls, threads)]
         with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
             questions, answers = cast("IO[str]", process.stdin), cast("IO[str]", process.stdout)
 
@@ -84,57 +71,167 @@ def cpp_timer(
             questions.close()
 
 
-def measure(row: Row, device: str, program: Path | None, threads: int) -> dict[str, list[float]]:
-    """Give the seconds of each engine's calls, by blocks, the engines in turn."""
+def variant(engine: IT3Engine, options: dict[str, Any]) -> Call:
+    """Call an engine with some options."""
+
+    def call(inputs: Tensor) -> object:
+        before = dict(engine.optimization_parameters)
+        engine.optimization_parameters.update(options)
+        try:
+            return engine(inputs)
+        finally:
+            engine.optimization_parameters = before
+
+    return call
+
+
+def calls_of(row: Row, inputs: Tensor, steps: int) -> tuple[dict[str, Call], IT3Engine]:
+    """Give what is timed, torch-ttt first, and the TorchScript engine."""
     torch.manual_seed(0)
-    inputs = torch.randn(row.shape, device=device)
-    engines = make_engines(row.make_model().to(device).eval(), row.layer, inputs, num_steps=row.steps, lr=1e-3)
+    engines = make_engines(row.make_model().to(inputs.device).eval(), row.layer, inputs, steps)
+    ours, script = cast("IT3Engine", engines["it3"]), cast("IT3Engine", engines["it3, TorchScript"])
+    calls: dict[str, Call] = {"torch-ttt": engines["torch-ttt"], "it3": ours, "it3, TorchScript": script}
+    if row.per_sample:
+        ours.optimization_parameters["per_sample"] = script.optimization_parameters["per_sample"] = True
+        calls["torch-ttt"] = loop(engines["torch-ttt"], LOOPED)
+    elif not row.name.startswith("ResNet-18") and not row.name.startswith("ResNet-50"):
+        calls["by hand"] = Floor(ours, steps)
+    if inputs.is_cuda:
+        calls.update({f"it3, {name}": variant(ours, options) for name, options in CUDA_VARIANTS.items()})
+    return calls, script
+
+
+def measure(row: Row, steps: int, device: str, program: Path | None, threads: int, budget: float) -> dict[str, Any]:
+    """Give the seconds of each engine's calls, by blocks, the engines in turn, and the peaks of memory."""
+    inputs = torch.randn(row.shape, device=device, generator=torch.Generator(device).manual_seed(1))
+    calls, script = calls_of(row, inputs, steps)
+    for call in calls.values():
+        for _ in range(3):  # cuts, records and warms up
+            call(inputs)
+    peaks = {name: _C.peak_memory(partial(call, inputs)) for name, call in calls.items()}
+    scales = {"torch-ttt": row.shape[0] / LOOPED} if row.per_sample else {}
+    slowest = max(seconds(call, inputs, 1) for call in calls.values())
+    count = max(1, min(100, int(0.05 / slowest)))  # calls a block
     runs: dict[str, Callable[[], float]] = {
-        name: partial(seconds, engine, inputs, row.calls) for name, engine in engines.items()
+        name: partial(seconds, call, inputs, count, scales.get(name, 1)) for name, call in calls.items()
     }
     with ExitStack() as stack:
-        if program is not None:
-            script = cast("IT3Engine", engines["it3, TorchScript"])
-            runs["it3, C++"] = stack.enter_context(cpp_timer(program, script, inputs, row, threads))
-        times: dict[str, list[float]] = {name: [] for name in runs}
-        for block in range(2 + (25 if row.calls > 1 else 5)):
-            for name, run in runs.items():
-                time_of_block = run()
-                if block > 1:  # the first two warm up
-                    times[name].append(time_of_block)
-    return times
+        if program is not None and not row.per_sample:
+            runs["it3, C++"] = stack.enter_context(cpp_timer(program, script, inputs, steps, count, threads))
+            runs["it3, C++"]()
+        blocks = max(3, min(25, int(budget / (count * slowest * len(runs)))))
+        times = [{name: run() for name, run in runs.items()} for _ in range(blocks)]
+    parameters = sum(p.numel() * p.element_size() for p in script.model.parameters())
+    return {
+        "row": row.title,
+        "steps": steps,
+        "threads": threads,
+        "seconds": {name: [block[name] for block in times] for name in runs},
+        "peak_bytes": peaks,
+        "parameter_bytes": parameters,
+    }
+
+
+def ratio(result: dict[str, Any], slower: str, faster: str) -> list[float]:
+    """Give the quartiles of one engine's time over another's."""
+    pairs = zip(result["seconds"][slower], result["seconds"][faster], strict=True)
+    return statistics.quantiles((a / b for a, b in pairs), n=4)
+
+
+def table_of(results: list[dict[str, Any]]) -> Table:
+    """Lay the results out."""
+    table = Table(box=box.MARKDOWN)
+    table.add_column("network, batch, layer", no_wrap=True)
+    table.add_column("", no_wrap=True)
+    for column in (
+        "steps",
+        "threads",
+        "ms",
+        "torch-ttt / it",
+        "quartiles",
+        "it / by hand",
+        "peak, MB",
+        "torch-ttt, MB",
+    ):
+        table.add_column(column, justify="right", no_wrap=True)
+    for result in results:
+        for name in result["seconds"]:
+            if name in ("torch-ttt", "by hand"):
+                continue
+            low, middle, high = ratio(result, "torch-ttt", name)
+            floor = f"{ratio(result, name, 'by hand')[1]:.2f}" if "by hand" in result["seconds"] else ""
+            peaks = (result["peak_bytes"].get(engine) for engine in (name, "torch-ttt"))
+            table.add_row(
+                result["row"],
+                name,
+                str(result["steps"]),
+                str(result["threads"]),
+                f"{1e3 * statistics.median(result['seconds'][name]):.3g}",
+                f"{middle:.3g}",
+                f"{low:.3g} to {high:.3g}",
+                floor,
+                *("" if peak is None else f"{peak / 2**20:.3g}" for peak in peaks),
+            )
+    return table
+
+
+def plot(results: list[dict[str, Any]], path: Path) -> None:
+    """Draw the ratios against torch-ttt."""
+    names = list(dict.fromkeys(name for r in results for name in r["seconds"] if name.startswith("it3")))
+    labels = [f"{r['row']}, {r['steps']} step{'s' * (r['steps'] > 1)}, {r['threads']} th." for r in results]
+    figure, axes = plt.subplots(figsize=(9, 1 + 0.28 * len(results)), layout="constrained")
+    for name, marker in zip(names, "os^Dv", strict=False):
+        points = [(ratio(r, "torch-ttt", name)[1], i) for i, r in enumerate(results) if name in r["seconds"]]
+        axes.plot(*zip(*points, strict=True), marker, label=name, markersize=5)
+    axes.set(xscale="log", xlabel="times as fast as torch-ttt", yticks=range(len(labels)), yticklabels=labels)
+    axes.axvline(1, color="0.5")
+    axes.invert_yaxis()
+    axes.grid(axis="x", alpha=0.3)
+    axes.legend()
+    figure.savefig(path, dpi=100)
 
 
 def main() -> None:
-    """Print the table."""
+    """Measure, print and write."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--threads", default="1,all", help="numbers of threads, with commas; default 1,all")
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--rows", default="", help="only rows with this in their names")
+    parser.add_argument("--rows", default="", help="only rows with this in their titles")
+    parser.add_argument("--steps", type=int, help="only this number of steps")
+    parser.add_argument("--seconds", type=float, default=4, help="for each comparison, beside three blocks; default 4")
+    parser.add_argument("--output", type=Path, default=Path("output"), help="a folder")
     arguments = parser.parse_args()
-    torch.set_num_threads(arguments.threads)
-
-    where = platform.processor() or platform.machine() if arguments.device == "cpu" else torch.cuda.get_device_name()
-    table = Table(title=f"torch {torch.__version__}, {where}, threads: {arguments.threads}", title_justify="left")
-    table.add_column("", no_wrap=True)
-    for column in ("", "ms", "torch-ttt, ms", "ratio", "quartiles"):
-        table.add_column(column, justify="right")
+    mpl.use("Agg")
+    is_cpu = arguments.device == "cpu"
+    rows = [row for row in (CPU if is_cpu else CUDA) if arguments.rows in row.title]
+    cores = len(os.sched_getaffinity(0))
+    threads = (
+        sorted({cores if text == "all" else int(text) for text in arguments.threads.split(",")}) if is_cpu else [1]
+    )
+    work = [
+        (n, row, steps)
+        for n, row in itertools.product(threads, rows)
+        for steps in row.steps
+        if arguments.steps in (None, steps)
+    ]
+    results = []
     with tempfile.TemporaryDirectory() as build:
-        program = None
-        if arguments.device == "cpu":
-            program = build_against(it3.cmake_prefix_path, "benchmarks/cpp", Path(build)) / "time_engine"
-        for row in ROWS:
-            if arguments.rows not in row.name:
-                continue
-            times = measure(row, arguments.device, program, arguments.threads)
-            theirs = times.pop("torch-ttt")
-            for name, ours in times.items():
-                ratios = [b / a for a, b in zip(ours, theirs, strict=True)]
-                low, middle, high = statistics.quantiles(ratios, n=4)
-                milliseconds = (f"{1e3 * statistics.median(values):.3g}" for values in (ours, theirs))
-                title = f"{row.name}, {row.steps} step{'s' if row.steps > 1 else ''}"
-                table.add_row(title, name, *milliseconds, f"{middle:.2f}", f"{low:.2f} to {high:.2f}")
-    Console(width=130).print(table)
+        program = (
+            build_against(it3.cmake_prefix_path, "benchmarks/cpp", Path(build)) / "time_engine" if is_cpu else None
+        )
+        for n, row, steps in track(work, console=Console(stderr=True)):
+            torch.set_num_threads(n)
+            results.append(measure(row, steps, arguments.device, program, n, arguments.seconds))
+    where = platform.processor() or platform.machine() if is_cpu else torch.cuda.get_device_name()
+    about = {"torch": torch.__version__, "machine": where, "cores": cores, "command": " ".join(sys.argv)}
+    arguments.output.mkdir(exist_ok=True)
+    stem = arguments.output / f"performance-{arguments.device}"
+    stem.with_suffix(".json").write_text(json.dumps({**about, "results": results}))
+    with stem.with_suffix(".md").open("w") as file:
+        Console(file=file, width=200).print(table_of(results))
+    plot(results, stem.with_suffix(".png"))
+    print(about)
+    Console(width=200).print(table_of(results))
 
 
 if __name__ == "__main__":

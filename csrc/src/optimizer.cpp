@@ -47,6 +47,32 @@ TensorVector zeros_like_each(const TensorVector& tensors) {
   return zeros;
 }
 
+/// On a GPU, the fused kernels give 65,536 elements of a tensor to one block of threads, so that tensors of about this
+/// size would leave most of the device idle. They are stepped in pieces, which is the same: all rules are elementwise.
+void split(Group& group) {
+  constexpr std::int64_t size_of_piece = 4096, most = 1 << 18;
+  if (!group.weights.front().is_cuda()) return;
+  Group pieces;
+  pieces.is_first_step = group.is_first_step;
+  for (std::size_t i = 0; i < group.weights.size(); ++i) {
+    const at::Tensor& weight = group.weights[i];
+    const std::int64_t size = weight.numel();
+    const bool is_split = size > size_of_piece && size <= most && weight.is_non_overlapping_and_dense();
+    const auto add = [&](const TensorVector& from, TensorVector& to) {
+      if (from.empty()) return;
+      const TensorVector parts =
+          is_split ? from[i].as_strided({size}, {1}).split(size_of_piece) : TensorVector{from[i]};
+      to.insert(to.end(), parts.begin(), parts.end());
+    };
+    add(group.weights, pieces.weights);
+    add(group.gradients, pieces.gradients);
+    add(group.momentum, pieces.momentum);
+    add(group.squares, pieces.squares);
+    if (!group.steps.empty()) pieces.steps.resize(pieces.weights.size(), group.steps[i]);
+  }
+  group = std::move(pieces);
+}
+
 /// Gradients scaled to a Euclidean norm of at most `max_norm`; of each sample, if their first dimension is samples. Not
 /// in place: gradients may share memory.
 void clip(TensorVector& gradients, double max_norm, bool per_sample) {
@@ -183,6 +209,7 @@ void Optimizer::step(std::vector<at::Tensor> gradients) {
     group.momentum = recall(has_momentum, state_.momentum);
     group.squares = recall(has_squares, state_.squares);
     if (is_adam) group.steps = count_step(group.indices, group.weights.front().options());
+    split(group);
     update(group, options_);
   }
   for (std::size_t i = 0; i < parameters_.size(); ++i) {

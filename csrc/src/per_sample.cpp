@@ -13,7 +13,6 @@
 
 #include "adapt_once.h"
 #include "map_tensors.h"
-#include "memory_count.h"
 #include "objective.h"
 #include "vmap.h"
 
@@ -134,19 +133,16 @@ class ChunkSize {
  public:
   ChunkSize(const Options& options, const std::vector<NamedParameter>& adapted)
       : given_(options.chunk_size), device_(adapted.empty() ? c10::Device(at::kCPU) : adapted.front().tensor.device()) {
-    // Values, gradients, two moments, and one more while they are computed; what the passes keep is yet unknown.
+    // Values, gradients, two moments, and one more while they are computed. What the passes keep is unknown; on a GPU
+    // a chunk that does not fit is tried again in halves.
     for (const auto& p : adapted) bytes_of_each_ += 5 * static_cast<std::int64_t>(p.tensor.nbytes());
   }
 
   std::int64_t next() const {
     if (given_) return *given_;
     // Larger chunks are no faster on a CPU, whose caches they leave.
-    const std::int64_t most = device_.is_cpu() ? 64 : most_;
+    const std::int64_t most = device_.is_cpu() ? std::min<std::int64_t>(most_, 64) : most_;
     return std::clamp<std::int64_t>(free_memory(device_) / 2 / bytes_of_each_, 1, most);
-  }
-
-  void measured(std::int64_t bytes, std::int64_t samples) {
-    bytes_of_each_ = std::max(bytes / samples, bytes_of_each_);
   }
 
   /// A chunk did not fit. False if there is no smaller one.
@@ -197,11 +193,8 @@ Adaptation adapt_each(
     for (std::int64_t begin = 0; begin < samples;) {
       const std::int64_t count = std::min(chunk_size.next(), samples - begin);
       try {
-        const std::int64_t bytes = peak_memory([&] {
-          const Inputs chunk = stack(inputs, samples, begin, count);
-          parts.push_back(unstacked(adapt_once(network, each, options, chunk, nullptr, in_full, graphs, count)));
-        });
-        chunk_size.measured(bytes, count);
+        const Inputs chunk = stack(inputs, samples, begin, count);
+        parts.push_back(unstacked(adapt_once(network, each, options, chunk, nullptr, in_full, graphs, count)));
         begin += count;
       } catch (const c10::OutOfMemoryError&) {
         if (!chunk_size.shrink(count)) throw;
