@@ -31,9 +31,19 @@ def make_engines(model: nn.Module, layer: str, inputs: Tensor, steps: int, lr: f
     ours.load_state_dict(theirs.state_dict())
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # TorchScript is deprecated
-        script = IT3Engine(torch.jit.script(copy.deepcopy(model).eval()), layer, optimization_parameters=dict(options))
+        exported = to_torchscript(copy.deepcopy(model).eval(), inputs)
+        script = IT3Engine(exported, layer, optimization_parameters=dict(options))
     script.load_state_dict(ours.state_dict())
     return {"it3": ours.eval(), "it3, TorchScript": script.eval(), "torch-ttt": theirs.eval()}
+
+
+def to_torchscript(model: nn.Module, inputs: Tensor) -> nn.Module:
+    """Compile a model, or record it where the compiler does not take its source."""
+    try:
+        exported: nn.Module = torch.jit.script(model)
+    except RuntimeError:
+        exported = torch.jit.trace(model, inputs)
+    return exported
 
 
 class Floor:
@@ -53,7 +63,7 @@ class Floor:
         if y.dim() == 4:
             hidden = F.leaky_relu(F.conv2d(y, w1[:, :, None, None], b1))
             embedding = F.leaky_relu(F.conv2d(hidden, w2[:, :, None, None], b2))
-            return F.adaptive_avg_pool2d(embedding, tuple(features.shape[2:]))
+            return F.adaptive_avg_pool2d(embedding, (features.shape[2], features.shape[3]))
         embedding = F.leaky_relu(F.linear(F.leaky_relu(F.linear(y, w1, b1)), w2, b2))
         return embedding[:, :, None, None] if features.dim() == 4 else embedding
 

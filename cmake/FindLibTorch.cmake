@@ -141,7 +141,9 @@ if(LibTorch_FOUND)
     find_path(
         LibTorch_CUDA_INCLUDE_DIR
         NAMES crt/host_config.h # which not every set of these headers has
-        HINTS ${_it3_hints} ENV CUDA_HOME ENV CUDA_PATH
+        HINTS ${_it3_hints}
+        ENV CUDA_HOME
+        ENV CUDA_PATH
         PATHS /usr/local/cuda
         PATH_SUFFIXES include
     )

@@ -61,9 +61,17 @@ bool must_keep_place(Node* node) {
   return node->hasSideEffects() || is_mutable || updates_statistics(node) || any_in_blocks(node, must_keep_place);
 }
 
+/// Whether a node's operation draws random numbers. Of attention, torch only knows that it may.
+bool is_random(Node* node) {
+  if (node->kind() == c10::aten::scaled_dot_product_attention) {
+    return torch::jit::constant_as<double>(node->input(4)).value_or(1) != 0;
+  }
+  return node->isNondeterministic();
+}
+
 /// Whether a node, or one in its blocks, depends on chance or updates statistics.
 bool may_change(Node* node) {
-  return node->isNondeterministic() || updates_statistics(node) || any_in_blocks(node, may_change);
+  return is_random(node) || updates_statistics(node) || any_in_blocks(node, may_change);
 }
 
 /// The nodes that run once for each pass: those that depend on the features. If anything after the features writes,

@@ -27,7 +27,8 @@ namespace prim = c10::prim;
 namespace attr = c10::attr;
 
 // By its name the marked value is found again after passes that rewrite the graph.
-constexpr const char* features_name = "it3_features";
+/// On the node that stands for the layer's output. A name would not stay: inlining gives values other ones.
+const c10::Symbol features_mark = c10::Symbol::attr("it3_features");
 
 [[noreturn]] void refuse(const std::string& layer, std::string_view why) {
   TORCH_CHECK_VALUE(false, "the TorchScript module cannot be cut at the layer '", layer, "': ", why);
@@ -119,7 +120,7 @@ void mark(Graph& graph, Value* output, Node* before, const std::string& layer) {
   const torch::jit::WithInsertPoint here(before);
   const auto marker_of = [&](Value* tensor) {
     Value* const marker = graph.insert(c10::aten::alias, {tensor});
-    marker->setDebugName(features_name);
+    marker->node()->i_(features_mark, 1);
     return marker;
   };
   if (output->type()->isSubtypeOf(*c10::TensorType::get())) {
@@ -179,7 +180,7 @@ std::vector<LiftedTensor> lift_tensors(Graph& graph, const torch::jit::Module& m
 
 Value* find_features(Graph& graph) {
   for (Node* node : nodes_of_kind(graph, c10::aten::alias)) {
-    if (node->output()->debugName() == features_name) return node->output();
+    if (node->hasAttribute(features_mark)) return node->output();
   }
   return nullptr;
 }

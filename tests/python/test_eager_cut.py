@@ -20,7 +20,7 @@ class Plain(nn.Module):
         self.first, self.layer, self.last = nn.Linear(6, 8), nn.Linear(8, 8), nn.Linear(8, 3)
         self.scale = 2.0
         self.calls = 0
-        self.outputs: list[Tensor] = []
+        self.outputs = []
         self.register_buffer("mask", torch.arange(8) % 2)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -172,6 +172,32 @@ def test_what_cannot_be_cut_runs_with_hooks(model: type[Plain], why: str) -> Non
     assert why in why_not(engine)
     agrees(engine)
     assert not any(isinstance(o, torch.fx.Proxy) for o in engine.model.outputs)
+
+
+class IdentityBehind(Plain):
+    def __init__(self) -> None:
+        super().__init__()
+        self.same = nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.layer(self.first(x))
+        return self.last(torch.tanh(y) + self.same(y))
+
+
+class Attends(Plain):
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.first(x)[None]
+        return self.last(self.layer(nn.functional.scaled_dot_product_attention(x, x, x)[0]))
+
+
+@pytest.mark.parametrize("model", [IdentityBehind, Attends])
+def test_layers_around(model: type[Plain]) -> None:
+    engine = engine_of(model())
+    assert why_not(engine) == ""
+    agrees(engine)
+    del engine.model.outputs  # which TorchScript cannot have
+    scripted = IT3Engine(torch.jit.script(engine.model), "layer", engine.embeder).eval()
+    close(scripted(X), engine(X))
 
 
 def test_draws_behind_the_layer_are_those_of_the_model() -> None:
