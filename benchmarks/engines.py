@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 from it3 import IT3Engine
-from networks import halves
+from networks import TOKEN_WIDTH, halves
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -23,7 +23,16 @@ Call = Callable[[Tensor], object]
 def make_engines(model: nn.Module, layer: str, inputs: Tensor, steps: int, lr: float = 1e-3) -> dict[str, nn.Module]:
     """Give the engines in eval mode, each with its own copy of the model and its own default embedder, equal ones."""
     options: dict[str, Any] = {"num_steps": steps, "lr": lr}
-    theirs = TorchTTTEngine(copy.deepcopy(model), layer, optimization_parameters=dict(options)).train()
+    embeder, combine = None, None
+    with torch.no_grad():
+        prediction = model(inputs)
+    if prediction.dim() == 3:  # tokens, for which torch-ttt has no embedder by default: it gets one like ours
+        linear = (nn.Linear(prediction.shape[-1], TOKEN_WIDTH), nn.Linear(TOKEN_WIDTH, TOKEN_WIDTH))
+        embeder = nn.Sequential(linear[0], nn.LeakyReLU(), linear[1], nn.LeakyReLU()).to(inputs.device)
+        combine = torch.add
+    theirs = TorchTTTEngine(
+        copy.deepcopy(model), layer, embeder, combine, optimization_parameters=dict(options)
+    ).train()
     theirs.model.eval()
     theirs(inputs)  # builds its embedder
     theirs.embeder.to(inputs.device)
@@ -72,9 +81,9 @@ class Floor:
         momentum, squares = ([torch.zeros_like(w) for w in self.weights] for _ in range(2))
         step = torch.zeros((), device=x.device)
         for _ in range(self.steps):
-            features, *rest = self.head(x)
-            y0 = self.tail(features, *rest)
-            y1 = self.tail(features + self.embed(y0, features), *rest)
+            features = self.head(x)
+            y0 = self.tail(features)
+            y1 = self.tail(features + self.embed(y0, features))
             gradients = torch.autograd.grad(F.mse_loss(y1, y0), self.weights)
             with torch.no_grad():
                 step += 1
@@ -83,7 +92,7 @@ class Floor:
                     beta1=0.9, beta2=0.999, weight_decay=0.0, eps=1e-8, amsgrad=False, maximize=False,
                 )  # fmt: skip
         with torch.no_grad():
-            prediction = self.tail(*self.head(x))
+            prediction = self.tail(self.head(x))
             torch._foreach_copy_(self.weights, self.start)
         return prediction
 

@@ -96,23 +96,18 @@ class UNet(nn.Module):
         self.decoder1 = double_convolution(3 * width, width)
         self.head = nn.Conv2d(width, 4, 1)
 
-    def encode(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Give the features of the three resolutions, the smallest first."""
-        fine = self.encoder1(x)
+    def go_on(self, fine: Tensor) -> Tensor:
+        """Give (B, 4, H, W) logits of the first encoder's features."""
         coarse = self.encoder2(F.max_pool2d(fine, 2))
-        return self.middle(F.max_pool2d(coarse, 2)), coarse, fine
-
-    def decode(self, features: Tensor, coarse: Tensor, fine: Tensor) -> Tensor:
-        """Give (B, 4, H, W) logits."""
-        x = self.decoder2(torch.cat((F.interpolate(features, scale_factor=2.0), coarse), 1))
+        x = self.middle(F.max_pool2d(coarse, 2))
+        x = self.decoder2(torch.cat((F.interpolate(x, scale_factor=2.0), coarse), 1))
         x = self.decoder1(torch.cat((F.interpolate(x, scale_factor=2.0), fine), 1))
         logits: Tensor = self.head(x)
         return logits
 
     def forward(self, x: Tensor) -> Tensor:
         """Segment (B, 3, H, W) images."""
-        features, coarse, fine = self.encode(x)
-        return self.decode(features, coarse, fine)
+        return self.go_on(self.encoder1(x))
 
 
 class TransformerBlock(nn.Module):
@@ -134,7 +129,10 @@ class TransformerBlock(nn.Module):
         return mixed
 
 
-def transformer(width: int = 64, depth: int = 4) -> nn.Module:
+TOKEN_WIDTH = 64
+
+
+def transformer(width: int = TOKEN_WIDTH, depth: int = 4) -> nn.Module:
     """Build a regression network over tokens of 8 numbers."""
     blocks = (TransformerBlock(width, 4) for _ in range(depth))
     return stages(embed=nn.Linear(8, width), blocks=nn.Sequential(*blocks), head=nn.Linear(width, 1))
@@ -156,16 +154,15 @@ def efficientnet_lite0() -> nn.Module:
     )
 
 
-Head = Callable[[Tensor], tuple[Tensor, ...]]
-Tail = Callable[..., Tensor]
+Half = Callable[[Tensor], Tensor]
 
 
-def halves(network: nn.Module, layer: str) -> tuple[Head, Tail]:
-    """Cut a network by hand: what gives the layer's output and all else that crosses, and what goes on from there."""
+def halves(network: nn.Module, layer: str) -> tuple[Half, Half]:
+    """Cut a network by hand: up to the layer, and from there on."""
     if isinstance(network, UNet):
-        return network.encode, network.decode
-    head, tail = _halves_of_stages(network, layer)
-    return lambda x: (head(x),), tail
+        assert layer == "encoder1"
+        return network.encoder1, network.go_on
+    return _halves_of_stages(network, layer)
 
 
 def _halves_of_stages(network: nn.Module, layer: str) -> tuple[nn.Sequential, nn.Sequential]:

@@ -51,7 +51,7 @@ CPU = (
     Row("ResNet-20", resnet20, "layer1", (64, 3, 32, 32)),
     Row("ResNet-20", resnet20, "layer2", (64, 3, 32, 32)),
     Row("ResNet-20", resnet20, "layer3.1", (64, 3, 32, 32)),
-    Row("U-Net 64²", UNet, "middle", (4, 3, 64, 64)),
+    Row("U-Net 64²", UNet, "encoder1", (4, 3, 64, 64)),
     Row("Transformer, 32 tokens", transformer, "blocks.1", (16, 32, 8)),
     Row("EfficientNet-lite0", efficientnet_lite0, "blocks.8", (1, 3, 224, 224)),
     Row("EfficientNet-lite0", efficientnet_lite0, "blocks.8", (8, 3, 224, 224), (1, 3)),

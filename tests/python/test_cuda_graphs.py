@@ -162,6 +162,7 @@ def test_what_cannot_be_recorded_runs_without_and_says_so() -> None:
     with pytest.warns(UserWarning, match="could not be recorded as a CUDA graph and runs without"):
         engine.adapt(x)
     agrees(engine, x)  # and says so once
+    torch.rand(3, device="cuda")  # the generator is not left as being recorded
     case = make_case("mlp", device="cuda")
     for arguments, why in (
         ({"optimization_parameters": {"cuda_graphs": "off"}}, "cuda_graphs is 'off'"),
