@@ -41,18 +41,18 @@ std::vector<at::Tensor> copies_of(const std::vector<at::Tensor>& tensors) {
 /// 0 if all elements are finite, else NaN.
 at::Tensor zero_if_finite(const at::Tensor& t) {
   const at::Tensor real = t.is_complex() ? at::view_as_real(t) : t;
-  return (real * 0).sum().reshape({1}).to(at::kDouble);
+  return (real * 0).sum().reshape({1});
 }
 
 /// The losses, and whether the predictions after and before are finite: all that is looked at when the work is done, in
 /// one tensor, so that a device is waited for once.
 at::Tensor report_on(const at::Tensor& losses, const at::Tensor& prediction, const at::Tensor& unadapted) {
-  return at::cat({losses.flatten().to(at::kDouble), zero_if_finite(prediction), zero_if_finite(unadapted)});
+  return at::cat({losses.flatten(), zero_if_finite(prediction), zero_if_finite(unadapted)});
 }
 
 /// What in a report is not finite, for people; nothing if all is.
 std::string what_is_not_finite(const at::Tensor& report, const at::Tensor& losses) {
-  const at::Tensor on_cpu = report.to(at::kCPU);
+  const at::Tensor on_cpu = report.to(at::kCPU).to(at::kDouble);
   const double* const values = on_cpu.const_data_ptr<double>();
   const std::int64_t count = losses.numel(), width = std::max<std::int64_t>(1, count / losses.size(0));
   for (std::int64_t i = 0; i < count; ++i) {

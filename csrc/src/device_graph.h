@@ -3,7 +3,6 @@
 #include <functional>
 #include <memory>
 
-#include <c10/core/Allocator.h>
 #include <c10/core/Device.h>
 
 namespace it3::detail {
@@ -14,11 +13,8 @@ class DeviceGraph {
   /// Whether it3 was built with CUDA.
   static bool is_available();
 
-  /// Memory for graphs that are never replayed at the same time.
-  static c10::MempoolId_t make_pool();
-
   /// Does the work once, so that libraries set up what they need, and records it once.
-  DeviceGraph(c10::Device device, c10::MempoolId_t pool, const std::function<void()>& work);
+  DeviceGraph(c10::Device device, const std::function<void()>& work);
   ~DeviceGraph();
   DeviceGraph(const DeviceGraph&) = delete;
   DeviceGraph& operator=(const DeviceGraph&) = delete;

@@ -9,9 +9,7 @@ struct DeviceGraph::Recording {};
 
 bool DeviceGraph::is_available() { return false; }
 
-c10::MempoolId_t DeviceGraph::make_pool() { return {0, 0}; }
-
-DeviceGraph::DeviceGraph(c10::Device, c10::MempoolId_t, const std::function<void()>&) {
+DeviceGraph::DeviceGraph(c10::Device, const std::function<void()>&) {
   TORCH_CHECK(false, "this it3 was built without CUDA");
 }
 

@@ -125,19 +125,15 @@ Outcome GraphCache::run(const std::string& key, const Inputs& inputs, const Work
 
 void GraphCache::record(Entry& entry, const Inputs& inputs, const Work& work) {
   try {
-    if (!pool_) pool_ = DeviceGraph::make_pool();
     entry.inputs = map_tensors(inputs, [](const at::Tensor& t) { return t.detach().clone(); });
-    entry.graph = std::make_unique<DeviceGraph>(
-        tensors_of(inputs).front().device(), *pool_, [&] { entry.outcome = work(entry.inputs); });
-  } catch (const c10::OutOfMemoryError&) {
-    entry = Entry(entry.key);
-    throw;
-  } catch (const c10::Error& error) {
+    entry.graph =
+        std::make_unique<DeviceGraph>(tensors_of(inputs).front().device(), [&] { entry.outcome = work(entry.inputs); });
+  } catch (const std::exception& error) {  // of torch's, or of its interpreter's
     entry = Entry(entry.key);
     entry.has_failed = true;
     TORCH_WARN(
-        "adaptation could not be recorded as a CUDA graph and runs without: ", error.what_without_backtrace(),
-        "; cuda_graphs='off' silences this");
+        "adaptation could not be recorded as a CUDA graph and runs without; cuda_graphs='off' silences this: ",
+        error.what());
   }
 }
 

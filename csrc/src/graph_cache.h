@@ -41,14 +41,13 @@ class GraphCache {
     std::unique_ptr<DeviceGraph> graph;
   };
 
-  static constexpr std::size_t most = 8;
+  static constexpr std::size_t most = 4;  // each keeps the memory of a call
 
   void record(Entry& entry, const Inputs& inputs, const Work& work);
   Outcome replay(Entry& entry, const Inputs& inputs);
 
   std::mutex mutex_;
-  std::list<Entry> entries_;              // the last used first
-  std::optional<c10::MempoolId_t> pool_;  // of all graphs, which take turns
+  std::list<Entry> entries_;  // the last used first
   std::optional<c10::Event> last_replayed_;
 };
 

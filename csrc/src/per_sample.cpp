@@ -112,6 +112,11 @@ Adaptation join(std::vector<Adaptation> parts) {
   return all;
 }
 
+/// TorchScript's interpreter makes other errors of what it catches, with the text in them.
+bool is_out_of_memory(const std::exception& error) {
+  return std::string_view(error.what()).find("out of memory") != std::string_view::npos;
+}
+
 /// What can be taken of the memory of a device, in bytes.
 std::int64_t free_memory(c10::Device device) {
   if (device.type() != at::kCPU) {
@@ -196,15 +201,14 @@ Adaptation adapt_each(
         const Inputs chunk = stack(inputs, samples, begin, count);
         parts.push_back(unstacked(adapt_once(network, each, options, chunk, nullptr, in_full, graphs, count)));
         begin += count;
-      } catch (const c10::OutOfMemoryError&) {
-        if (!chunk_size.shrink(count)) throw;
+      } catch (const std::exception& error) {
+        if (!is_out_of_memory(error) || !chunk_size.shrink(count)) throw;
       }
     }
   } catch (const c10::ValueError&) {
     throw;
-  } catch (const c10::OutOfMemoryError&) {
-    throw;
   } catch (const std::exception& error) {
+    if (is_out_of_memory(error)) throw;
     TORCH_WARN(
         "the model cannot be run on several weights at once; the samples adapt one after another: ", error.what());
     one_by_one();

@@ -1,6 +1,7 @@
 #include "script_cut.h"
 
 #include <algorithm>
+#include <atomic>
 #include <functional>
 #include <unordered_map>
 #include <unordered_set>
@@ -70,9 +71,7 @@ bool is_random(Node* node) {
 }
 
 /// Whether a node, or one in its blocks, depends on chance or updates statistics.
-bool may_change(Node* node) {
-  return is_random(node) || updates_statistics(node) || any_in_blocks(node, may_change);
-}
+bool may_change(Node* node) { return is_random(node) || updates_statistics(node) || any_in_blocks(node, may_change); }
 
 /// The nodes that run once for each pass: those that depend on the features. If anything after the features writes,
 /// order matters, and it is all nodes after them.
@@ -152,7 +151,9 @@ ScriptCut cut_script(
   std::vector<Node*> tail_and_constants = constants;
   tail_and_constants.insert(tail_and_constants.end(), tail.begin(), tail.end());
 
+  static std::atomic<std::uint64_t> last_id = 0;
   ScriptCut cut;
+  cut.id = ++last_id;
   cut.head = torch::jit::Code(build(inputs, head, handed), "it3_head");
   cut.tail = torch::jit::Code(build(tail_inputs, tail_and_constants, graph.outputs().vec()), "it3_tail");
   cut.inputs = inputs.size() - flat.lifted.size();

@@ -19,6 +19,7 @@ namespace it3::detail {
 ///   head: (inputs..., lifted...) -> (features, crossing...)
 ///   tail: (features, crossing..., inputs..., lifted...) -> (result)
 struct ScriptCut {
+  std::uint64_t id;  // no other cut has
   torch::jit::Code head;
   torch::jit::Code tail;
   std::size_t inputs = 0;

@@ -103,7 +103,7 @@ std::vector<NamedParameter> ScriptNetwork::parameters() const {
 
 std::optional<Dependencies> ScriptNetwork::dependencies(const Normalisation& normalisation) const {
   const auto current = cut(normalisation);
-  return Dependencies{detail::lifted_tensors(*current, /*writable=*/true), current.get()};
+  return Dependencies{detail::lifted_tensors(*current, /*writable=*/true), current->id};
 }
 
 bool ScriptNetwork::has_repeatable_head() const { return cut()->is_head_fixed; }

@@ -293,9 +293,10 @@ class IT3Engine(nn.Module):
         return parts
 
     def __setattr__(self, name: str, value: Any) -> None:
-        """Assign, and forget what was made of the old attributes."""
+        """Assign, and forget what was made of the old attribute; modes and options are no part of that."""
         super().__setattr__(name, value)
-        self.__dict__["_known_parts"] = None
+        if name not in ("training", "optimization_parameters", "target_probability"):
+            self.__dict__["_known_parts"] = None
 
     def _cut_network(self) -> _C.ScriptNetwork | _C.EagerCut:
         """Give the network as it is cut at the layer, which is kept."""

@@ -118,6 +118,26 @@ def test_streams_may_change() -> None:
         close(a, e)
 
 
+def test_modes_and_options_may_be_set_again() -> None:
+    case = make_case("mlp", torch.float32, "cuda")
+    engine, _ = build(case, "traced")
+    for _ in range(2):
+        engine(case.inputs)
+
+    def kernels_launched() -> int:
+        with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
+            engine(case.inputs)
+        return sum(event.count for event in profile.key_averages() if event.key == "aten::linear")
+
+    assert kernels_launched() == 0
+    engine.train()
+    engine.eval()
+    engine.optimization_parameters = dict(engine.optimization_parameters)
+    assert kernels_launched() == 0
+    engine.distance_fn = "l1"
+    assert kernels_launched() > 0
+
+
 def test_results_stay_when_the_graph_is_replayed() -> None:
     case = make_case("mlp", device="cuda")
     engine, _ = build(case, "traced")

@@ -98,7 +98,7 @@ class IT3_API WorkingCopy : public TwoPass {
 /// What a network's passes depend on beside their inputs.
 struct Dependencies {
   std::vector<at::Tensor> tensors;  // parameters, buffers and the like
-  const void* program;              // stands for what they do with them
+  std::uint64_t program;            // stands for what they do with them, in this process
 };
 
 /// A model cut at one layer. Its own passes run on its own weights, as training needs it.
