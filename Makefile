@@ -13,8 +13,8 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 JOBS := $(shell nproc)
 
 SOURCES := CMakeLists.txt pyproject.toml $(shell find cmake csrc python -type f -not -name '*.pyc')
-CPP := $(shell find csrc examples tests -name '*.cpp' -o -name '*.h')
-CMAKE_FILES := CMakeLists.txt $(shell find cmake csrc examples tests -name CMakeLists.txt -o -name '*.cmake')
+CPP := $(shell find csrc examples tests benchmarks -name "*.cpp" -o -name "*.h")
+CMAKE_FILES := CMakeLists.txt $(shell find cmake csrc examples tests benchmarks -name CMakeLists.txt -o -name "*.cmake")
 
 .PHONY: demo test bench studies lint format tidy stubs clean
 .DELETE_ON_ERROR:
@@ -28,9 +28,8 @@ test: .venv/.it3 .venv/.test
 	$(BIN)/ctest --test-dir $(BUILD) --output-on-failure --parallel $(JOBS)
 	PATH=$(abspath $(BIN)):$$PATH IT3_ADAPT=$(abspath $(BUILD))/csrc/apps/it3-adapt $(BIN)/python -m pytest
 
-bench: .venv/.it3 .venv/.test .venv/.demo
+bench: .venv/.it3 .venv/.test .venv/.demo .venv/.studies
 	$(BIN)/python benchmarks/speed.py
-	$(BIN)/python benchmarks/memory.py
 
 STUDIES := mnist_noise fashion_corruptions tabular_zeroed airfoil_graph tissue_segmentation efficientnet_photos
 

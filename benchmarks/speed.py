@@ -146,47 +146,40 @@ def ratio(result: dict[str, Any], slower: str, faster: str) -> list[float]:
     return statistics.quantiles((a / b for a, b in pairs), n=4)
 
 
+def engines_in(results: list[dict[str, Any]]) -> list[str]:
+    """Give the names of our engines."""
+    return list(dict.fromkeys(name for result in results for name in result["seconds"] if name.startswith("it3")))
+
+
 def table_of(results: list[dict[str, Any]]) -> Table:
-    """Lay the results out."""
+    """Lay the results out: how many times as fast as torch-ttt our engines are, with quartiles."""
     table = Table(box=box.MARKDOWN)
     table.add_column("network, batch, layer", no_wrap=True)
-    table.add_column("", no_wrap=True)
-    for column in (
-        "steps",
-        "threads",
-        "ms",
-        "torch-ttt / it",
-        "quartiles",
-        "it / by hand",
-        "peak, MB",
-        "torch-ttt, MB",
-    ):
+    columns = ("steps", "threads", "torch-ttt, ms", *engines_in(results), "it3 / by hand", "peak, MB", "torch-ttt, MB")
+    for column in columns:
         table.add_column(column, justify="right", no_wrap=True)
     for result in results:
-        for name in result["seconds"]:
-            if not name.startswith("it3"):
-                continue
-            low, middle, high = ratio(result, "torch-ttt", name)
-            own = "by hand, C++" if name.endswith("C++") else "by hand"
-            floor = f"{ratio(result, name, own)[1]:.2f}" if own in result["seconds"] else ""
-            peaks = (result["peak_bytes"].get(engine) for engine in (name, "torch-ttt"))
-            table.add_row(
-                result["row"],
-                name,
-                str(result["steps"]),
-                str(result["threads"]),
-                f"{1e3 * statistics.median(result['seconds'][name]):.3g}",
-                f"{middle:.3g}",
-                f"{low:.3g} to {high:.3g}",
-                floor,
-                *("" if peak is None else f"{peak / 2**20:.3g}" for peak in peaks),
-            )
+        ratios = {}
+        for name in engines_in(results):
+            low, middle, high = ratio(result, "torch-ttt", name) if name in result["seconds"] else (0, 0, 0)
+            ratios[name] = f"{middle:.3g} ({low:.3g} to {high:.3g})" if middle else ""
+        floors = [(n, h) for n, h in (("it3", "by hand"), ("it3, C++", "by hand, C++")) if h in result["seconds"]]
+        floor = [f"{ratio(result, name, by_hand)[1]:.2f}" for name, by_hand in floors]
+        table.add_row(
+            result["row"],
+            str(result["steps"]),
+            str(result["threads"]),
+            f"{1e3 * statistics.median(result['seconds']['torch-ttt']):.3g}",
+            *ratios.values(),
+            ", in C++ ".join(floor),
+            *(f"{result['peak_bytes'][name] / 2**20:.3g}" for name in ("it3", "torch-ttt")),
+        )
     return table
 
 
 def plot(results: list[dict[str, Any]], path: Path) -> None:
     """Draw the ratios against torch-ttt."""
-    names = list(dict.fromkeys(name for r in results for name in r["seconds"] if name.startswith("it3")))
+    names = engines_in(results)
     labels = [f"{r['row']}, {r['steps']} step{'s' * (r['steps'] > 1)}, {r['threads']} th." for r in results]
     figure, axes = plt.subplots(figsize=(9, 1 + 0.28 * len(results)), layout="constrained")
     for name, marker in zip(names, "os^Dv", strict=False):
@@ -239,10 +232,10 @@ def main() -> None:
     stem = arguments.output / f"performance-{arguments.device}"
     stem.with_suffix(".json").write_text(json.dumps({**about, "results": results}))
     with stem.with_suffix(".md").open("w") as file:
-        Console(file=file, width=200).print(table_of(results))
+        Console(file=file, width=260).print(table_of(results))
     plot(results, stem.with_suffix(".png"))
     print(about)
-    Console(width=200).print(table_of(results))
+    Console(width=260).print(table_of(results))
 
 
 if __name__ == "__main__":

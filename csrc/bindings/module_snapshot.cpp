@@ -58,77 +58,122 @@ std::int64_t kind_of(const at::Tensor& t) {
          t.device().index();
 }
 
+std::int64_t detail_of(py::handle object, bool with_version) {
+  const at::Tensor& tensor = THPVariable_Unpack(object.ptr());
+  return kind_of(tensor) + (with_version && !tensor.is_inference() ? tensor._version() : 0);
+}
+
+/// Calls visit for what is in a dict, list or tuple, names too, until it returns false. Whether it never did.
+template <typename Visit>
+bool for_each_inside(py::handle container, const Visit& visit) {
+  if (PyDict_CheckExact(container.ptr())) {
+    PyObject *name = nullptr, *value = nullptr;
+    for (Py_ssize_t at = 0; PyDict_Next(container.ptr(), &at, &name, &value) != 0;) {
+      if (!visit(name) || !visit(value)) return false;
+    }
+  } else if (PyList_CheckExact(container.ptr()) || PyTuple_CheckExact(container.ptr())) {
+    PyObject* const* const items = PySequence_Fast_ITEMS(container.ptr());
+    const Py_ssize_t size = PySequence_Fast_GET_SIZE(container.ptr());
+    for (Py_ssize_t i = 0; i < size; ++i) {
+      if (!visit(items[i])) return false;
+    }
+  }
+  return true;
+}
+
 }  // namespace
 
-ModuleSnapshot::ModuleSnapshot(py::object root) : root_(std::move(root)), seen_(walk(root_)) {}
+ModuleSnapshot::Fact::Fact(py::handle seen, bool with_version)
+    : object(py::reinterpret_borrow<py::object>(seen)), is_tensor(THPVariable_Check(seen.ptr())) {
+  if (is_tensor) detail = detail_of(seen, with_version);
+}
 
-bool ModuleSnapshot::Fact::operator==(const Fact& other) const {
-  if (object.is(other.object)) return detail == other.detail;
-  if (Py_TYPE(object.ptr()) != Py_TYPE(other.object.ptr()) || !is_scalar(object)) return false;
-  return PyObject_RichCompareBool(object.ptr(), other.object.ptr(), Py_EQ) == 1;
+bool ModuleSnapshot::Fact::equals(py::handle now, bool with_version) const {
+  if (object.is(now)) return !is_tensor || detail == detail_of(now, with_version);
+  if (Py_TYPE(object.ptr()) != Py_TYPE(now.ptr()) || !is_scalar(object)) return false;
+  return PyObject_RichCompareBool(object.ptr(), now.ptr(), Py_EQ) == 1;
+}
+
+ModuleSnapshot::Role ModuleSnapshot::role_of(py::handle name) {
+  const std::string_view text = text_of(name);
+  if (text == "_parameters" || text == "_buffers" || text == "_modules") return Role::parts;
+  if (text == "training") return Role::mode;
+  const bool is_hooks = std::find(hook_names.begin(), hook_names.end(), text) != hook_names.end();
+  return is_hooks ? Role::hooks : Role::attribute;
+}
+
+/// Values of parameters and buffers may change: only attributes of other kinds are held by version.
+std::vector<ModuleSnapshot::Fact> ModuleSnapshot::inside(py::handle value, Role role) {
+  std::vector<Fact> facts;
+  for_each_inside(value, [&](PyObject* object) {
+    facts.emplace_back(object, role == Role::attribute);
+    return true;
+  });
+  return facts;
+}
+
+bool ModuleSnapshot::is_same_inside(py::handle value, const Item& item) {
+  std::size_t i = 0;
+  const bool all = for_each_inside(value, [&](PyObject* object) {
+    return i < item.inside.size() && item.inside[i++].equals(object, item.role == Role::attribute);
+  });
+  return all && i == item.inside.size();
+}
+
+ModuleSnapshot::ModuleSnapshot(py::object root) {
+  for_each_module(root, [&](const std::string&, py::handle module) {
+    const py::handle type(reinterpret_cast<PyObject*>(Py_TYPE(module.ptr())));
+    ModuleFacts facts{py::reinterpret_borrow<py::object>(module), py::reinterpret_borrow<py::object>(type), {}};
+    const py::dict attributes = module.attr("__dict__");
+    for (const auto& [name, value] : attributes) {
+      const Role role = role_of(name);
+      facts.items.push_back(
+          {py::reinterpret_borrow<py::object>(name), role, Fact(value, role == Role::attribute), inside(value, role)});
+    }
+    modules_.push_back(std::move(facts));
+  });
+  obstacle_ = find_obstacle();
 }
 
 ModuleSnapshot::Change ModuleSnapshot::change() const {
-  const Seen now = walk(root_);
-  if (now.obstacle != seen_.obstacle || now.structure != seen_.structure) return Change::structure;
-  return now.attributes != seen_.attributes ? Change::attributes : Change::none;
+  bool are_attributes_same = true;
+  for (const ModuleFacts& facts : modules_) {
+    if (reinterpret_cast<PyObject*>(Py_TYPE(facts.module.ptr())) != facts.type.ptr()) return Change::structure;
+    const auto attributes = py::reinterpret_steal<py::dict>(PyObject_GenericGetDict(facts.module.ptr(), nullptr));
+    are_attributes_same = are_attributes_same && attributes.size() == facts.items.size();
+    std::size_t i = 0;
+    PyObject *name = nullptr, *value = nullptr;
+    for (Py_ssize_t at = 0; PyDict_Next(attributes.ptr(), &at, &name, &value) != 0; ++i) {
+      const bool is_known = i < facts.items.size() && facts.items[i].name.ptr() == name;
+      if (!is_known) {  // others came or went, so that places have moved
+        are_attributes_same = false;
+        if (role_of(name) != Role::attribute) return Change::structure;
+        continue;
+      }
+      const Item& item = facts.items[i];
+      const bool is_same = item.value.equals(value, item.role == Role::attribute) && is_same_inside(value, item);
+      if (is_same) continue;
+      if (item.role != Role::attribute) return Change::structure;
+      are_attributes_same = false;
+    }
+  }
+  if (find_obstacle() != obstacle_) return Change::structure;
+  return are_attributes_same ? Change::none : Change::attributes;
 }
 
-ModuleSnapshot::Seen ModuleSnapshot::walk(py::handle root) {
-  Seen seen;
-  if (has_global_hooks()) seen.obstacle = "there are hooks for all modules";
-  const auto add = [](std::vector<Fact>& facts, py::handle object, bool with_version = false) {
-    std::int64_t detail = 0;
-    if (THPVariable_Check(object.ptr())) {
-      const at::Tensor& tensor = THPVariable_Unpack(object.ptr());
-      detail = kind_of(tensor) + (with_version && !tensor.is_inference() ? tensor._version() : 0);
-    }
-    facts.push_back({py::reinterpret_borrow<py::object>(object), detail});
-  };
-  const auto visit_attribute = [&](py::handle name, py::handle value) {
-    add(seen.attributes, name);
-    add(seen.attributes, value, /*with_version=*/true);
-    if (PyDict_CheckExact(value.ptr())) {
-      for (const auto& [key, item] : py::reinterpret_borrow<py::dict>(value)) {
-        add(seen.attributes, key);
-        add(seen.attributes, item, /*with_version=*/true);
-      }
-    } else if (PyList_CheckExact(value.ptr()) || PyTuple_CheckExact(value.ptr())) {
-      for (const py::handle item : value) add(seen.attributes, item, /*with_version=*/true);
-    }
-  };
-  // A module's own parts: their names, and which they are.
-  const auto visit_parts = [&](py::handle parts) {
-    if (!PyDict_CheckExact(parts.ptr())) {
-      seen.obstacle = "a module of TorchScript is part of it";
-      return;
-    }
-    for (const auto& [name, part] : py::reinterpret_borrow<py::dict>(parts)) {
-      add(seen.structure, name);
-      add(seen.structure, part);
-      if (THPVariable_Check(part.ptr()) && has_gradient_hooks(part)) {
-        seen.obstacle = "a parameter has hooks";
+std::string ModuleSnapshot::find_obstacle() const {
+  if (has_global_hooks()) return "there are hooks for all modules";
+  for (const ModuleFacts& facts : modules_) {
+    for (const Item& item : facts.items) {
+      if (item.role == Role::hooks && PyObject_Size(item.value.object.ptr()) != 0) return "it has hooks";
+      if (item.role != Role::parts) continue;
+      if (!PyDict_CheckExact(item.value.object.ptr())) return "a module of TorchScript is part of it";
+      for (const Fact& part : item.inside) {
+        if (part.is_tensor && has_gradient_hooks(part.object)) return "a parameter has hooks";
       }
     }
-  };
-  for_each_module(root, [&](const std::string&, py::handle module) {
-    add(seen.structure, module);
-    add(seen.structure, reinterpret_cast<PyObject*>(Py_TYPE(module.ptr())));
-    const py::dict attributes = module.attr("__dict__");
-    for (const auto& [name, value] : attributes) {
-      const std::string_view text = text_of(name);
-      if (text == "_parameters" || text == "_buffers" || text == "_modules") {
-        visit_parts(value);
-      } else if (text == "training") {
-        add(seen.structure, value);
-      } else if (std::find(hook_names.begin(), hook_names.end(), text) != hook_names.end()) {
-        if (PyObject_Size(value.ptr()) != 0) seen.obstacle = "it has hooks";
-      } else {
-        visit_attribute(name, value);
-      }
-    }
-  });
-  return seen;
+  }
+  return "";
 }
 
 }  // namespace it3::python

@@ -13,31 +13,47 @@ class ModuleSnapshot {
  public:
   explicit ModuleSnapshot(py::object root);
 
-  /// What was changed since. Attributes are looked at only where the structure is the same.
+  /// What was changed since. Fast, because each call of an engine asks.
   enum class Change { none, attributes, structure };
   Change change() const;
 
   /// Why the module cannot be traced, whatever its forward() does; empty if nothing is known.
-  const std::string& obstacle() const { return seen_.obstacle; }
+  const std::string& obstacle() const { return obstacle_; }
 
  private:
-  /// A thing that was seen at its place in the walk. What is held cannot be replaced by another at its address.
+  /// An object. It is held, so that no other one can be at its address.
   struct Fact {
+    Fact(py::handle seen, bool with_version);
+    bool equals(py::handle now, bool with_version) const;
+
     py::object object;
-    std::int64_t detail;  // of a tensor
-
-    bool operator==(const Fact& other) const;
+    bool is_tensor;
+    std::int64_t detail = 0;  // of a tensor
   };
 
-  struct Seen {
-    std::vector<Fact> structure, attributes;
-    std::string obstacle;
+  enum class Role { parts, mode, hooks, attribute };
+
+  /// One item of a module's __dict__.
+  struct Item {
+    py::object name;
+    Role role;
+    Fact value;
+    std::vector<Fact> inside;  // what a container holds
   };
 
-  static Seen walk(py::handle root);
+  struct ModuleFacts {
+    py::object module;
+    py::object type;
+    std::vector<Item> items;
+  };
 
-  py::object root_;
-  Seen seen_;
+  static Role role_of(py::handle name);
+  static std::vector<Fact> inside(py::handle value, Role role);
+  static bool is_same_inside(py::handle value, const Item& item);
+  std::string find_obstacle() const;
+
+  std::vector<ModuleFacts> modules_;
+  std::string obstacle_;
 };
 
 }  // namespace it3::python

@@ -75,6 +75,8 @@ class BatchStatisticsScope {
   std::vector<std::shared_ptr<torch::nn::Module>> switched_;
 };
 
+}  // namespace
+
 /// A network's passes with lent weights and buffers.
 class ModuleWorkingCopy : public LentWorkingCopy {
  public:
@@ -86,7 +88,10 @@ class ModuleWorkingCopy : public LentWorkingCopy {
       : LentWorkingCopy(tensors_of(adapted), module.parameters()),
         network_(network),
         statistics_(module, normalisation),
+        has_fixed_head_(network.has_fixed_head(adapted)),
         buffers_(module.buffers()) {}
+
+  bool has_fixed_head() const override { return has_fixed_head_; }
 
   FirstPass predict(const Inputs& inputs, const Inject* inject) override { return network_.predict(inputs, inject); }
   FirstPass prepare(const Inputs& inputs) override { return network_.prepare(inputs); }
@@ -97,10 +102,9 @@ class ModuleWorkingCopy : public LentWorkingCopy {
  private:
   ModuleNetwork& network_;
   BatchStatisticsScope statistics_;
+  bool has_fixed_head_;
   LentWeights buffers_;
 };
-
-}  // namespace
 
 ModuleNetwork::ModuleNetwork(std::shared_ptr<torch::nn::Module> module, const Forward& forward)
     : module_(std::move(module)) {
@@ -135,6 +139,7 @@ ModuleNetwork::ModuleNetwork(torch::nn::Sequential model, const std::string& lay
       ". Within one of them, put an it3::InjectionPoint into its forward()");
   const auto end_of_head = model->begin() + (found - names.begin()) + 1;
   const auto head = std::make_shared<Layers>(model->begin(), end_of_head);
+  for (auto& part : *head) head_.push_back(part.ptr());
   const auto tail = std::make_shared<Layers>(end_of_head, model->end());
   const auto run_tail = [tail](const at::Tensor& features, const Inject* inject) {
     // Unless copied, an in-place operation in the tail would change what the next pass starts with.
@@ -148,6 +153,18 @@ ModuleNetwork::ModuleNetwork(torch::nn::Sequential model, const std::string& lay
   resume_ = [run_tail](const Inputs&, const FirstPass& first, const Inject* inject) {
     return run_tail(first.carried[0].toTensor(), inject);
   };
+}
+
+bool ModuleNetwork::has_fixed_head(const std::vector<NamedParameter>& adapted) const {
+  const auto adapts = [&](const at::Tensor& t) {
+    return std::any_of(adapted.begin(), adapted.end(), [&](const auto& p) { return p.tensor.is_same(t); });
+  };
+  return !head_.empty() && std::all_of(head_.begin(), head_.end(), [&](const auto& layer) {
+    const auto parameters = layer->parameters();
+    const auto modules = layer->modules();
+    return std::none_of(parameters.begin(), parameters.end(), adapts) &&
+           std::none_of(modules.begin(), modules.end(), [](const auto& m) { return m->is_training(); });
+  });
 }
 
 FirstPass ModuleNetwork::predict(const Inputs& inputs, const Inject* inject) { return predict_(inputs, inject); }

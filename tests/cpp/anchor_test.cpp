@@ -100,6 +100,25 @@ TEST(FrozenAnchor, RunsItsHeadOnceACall) {
   EXPECT_EQ(runs, 4 + 1 + 1);
 }
 
+TEST(FrozenHead, RunsOnceACall) {
+  int runs = 0;
+  const auto count = [&runs](const at::Tensor& x) { return ++runs, x.clone(); };
+  torch::nn::Sequential model(
+      {{"count", torch::nn::AnyModule(torch::nn::Functional(count))},
+       {"a", torch::nn::AnyModule(torch::nn::Linear(5, 4))},
+       {"b", torch::nn::AnyModule(torch::nn::Linear(4, 3))}});
+  Options options;
+  options.parameters = {"b"};
+  Engine engine(std::make_shared<ModuleNetwork>(model, "a"), options);
+  const auto x = torch::randn({6, 5});
+  const auto in_train_mode = engine.adapt(x).prediction;
+  EXPECT_EQ(runs, 3 + 1);  // it may draw random numbers
+  runs = 0;
+  model->eval();
+  EXPECT_TRUE(torch::allclose(engine.adapt(x).prediction, in_train_mode));
+  EXPECT_EQ(runs, 1);
+}
+
 INSTANTIATE_TEST_SUITE_P(All, Anchors, testing::Values(AnchorName::frozen, AnchorName::ema));
 
 TEST(Neutral, IsInjectedForTheFirstPrediction) {

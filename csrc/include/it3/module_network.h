@@ -60,7 +60,12 @@ class IT3_API ModuleNetwork : public Network {
       const std::vector<NamedParameter>& adapted, const Normalisation& normalisation = {}) override;
 
  private:
+  friend class ModuleWorkingCopy;
+  /// Whether the head gives the same in each pass: none of it adapts, and all of it is in eval mode.
+  bool has_fixed_head(const std::vector<NamedParameter>& adapted) const;
+
   std::shared_ptr<torch::nn::Module> module_;
+  std::vector<std::shared_ptr<torch::nn::Module>> head_;  // of a Sequential
   // The passes, by either kind of cut.
   std::function<FirstPass(const Inputs&, const Inject*)> predict_;
   std::function<FirstPass(const Inputs&)> prepare_;
