@@ -153,6 +153,11 @@ std::string first_line(std::string_view text) {
 EagerCut::EagerCut(py::object model, std::string layer) : model_(std::move(model)), layer_(std::move(layer)) {}
 
 std::optional<NetworkCall> EagerCut::call(const py::object& inputs) {
+  std::unique_lock lock(mutex_, std::try_to_lock);
+  if (!lock.owns_lock()) {  // by a thread that needs the GIL to come to its end
+    const py::gil_scoped_release no_gil;
+    lock.lock();
+  }
   const Arguments arguments = arguments_of(inputs);
   std::vector<c10::IValue> tensors;
   std::string others;

@@ -2,6 +2,7 @@
 
 #include <map>
 #include <memory>
+#include <mutex>
 #include <optional>
 #include <string>
 #include <utility>
@@ -19,7 +20,8 @@ namespace it3::python {
 using NetworkCall = std::pair<std::shared_ptr<Network>, Inputs>;
 
 /// Cuts an eager torch.nn.Module at a layer like a TorchScript one, where that gives the same: it is traced, compiled
-/// and compared with the module once for each kind of call, and again when the module changes.
+/// and compared with the module once for each kind of call, and again when the module changes. May be used from several
+/// threads.
 class EagerCut {
  public:
   EagerCut(py::object model, std::string layer);
@@ -41,6 +43,7 @@ class EagerCut {
   /// Nothing if the model itself raises an exception, which the next inputs may not do.
   std::optional<Attempt> attempt(const py::object& inputs, const Inputs& tensors) const;
 
+  std::mutex mutex_;
   py::object model_;
   std::string layer_;
   std::optional<ModuleSnapshot> snapshot_;

@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
 import pytest
@@ -334,6 +335,16 @@ def test_the_model_is_as_it_was() -> None:
     torch.set_rng_state(state)
     embedder(X)
     assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_threads_may_share_an_engine_from_the_first_call_on() -> None:
+    engine = engine_of(Plain())
+    batches = [X * (1 + i / 10) for i in range(32)]
+    expected = [engine.adapt(x).prediction for x in batches]
+    fresh = IT3Engine(engine.model, "layer", engine.embeder).eval()
+    with ThreadPoolExecutor(8) as pool:
+        actual = list(pool.map(lambda x: fresh(x)[0], batches))
+    assert all(torch.equal(a, e) for a, e in zip(actual, expected, strict=True))
 
 
 def test_weights_and_names_are_those_of_the_model() -> None:
