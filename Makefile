@@ -54,7 +54,7 @@ tidy: .venv/.it3 .venv/.lint
 	$(BIN)/cmake -S . -B build/tidy -G Ninja -DIT3_BUILD_PYTHON=ON -DIT3_BUILD_APPS=ON \
 	  -DPython_EXECUTABLE=$(abspath $(BIN))/python \
 	  -DCMAKE_CXX_COMPILER_LAUNCHER= -DCMAKE_DISABLE_PRECOMPILE_HEADERS=ON
-	find csrc -name '*.cpp' | xargs -P $(JOBS) -n 1 $(BIN)/clang-tidy -quiet -p build/tidy
+	find csrc -name '*.cpp' ! -name '*_cuda.cpp' | xargs -P $(JOBS) -n 1 $(BIN)/clang-tidy -quiet -p build/tidy
 
 format: .venv/.lint
 	$(BIN)/clang-format -i $(CPP)

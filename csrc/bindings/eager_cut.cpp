@@ -189,7 +189,7 @@ void EagerCut::keep_up() {
   using enum ModuleSnapshot::Change;
   const auto change = snapshot_ ? snapshot_->change() : structure;
   if (change == none) return;
-  snapshot_.emplace(model_);
+  snapshot_ = std::make_unique<ModuleSnapshot>(model_);
   changes_ = change == structure ? 0 : changes_ + 1;
   // What cannot be traced stays so whatever the attributes: many models assign some at each call.
   std::erase_if(attempts_, [&](const auto& a) { return change == structure || a.second.network != nullptr; });

@@ -46,7 +46,7 @@ class EagerCut {
   std::mutex mutex_;
   py::object model_;
   std::string layer_;
-  std::optional<ModuleSnapshot> snapshot_;
+  std::unique_ptr<ModuleSnapshot> snapshot_;
   std::map<std::string, Attempt> attempts_;  // by what of the inputs is no tensor
   int changes_ = 0;                          // of attributes, since the structure changed
   std::string why_;

@@ -54,8 +54,9 @@ bool has_gradient_hooks(py::handle variable) {
 
 /// What code that runs in Python while tracing can ask of a tensor, beside its values.
 std::int64_t kind_of(const at::Tensor& t) {
-  return (static_cast<std::int64_t>(t.scalar_type()) << 32) + (static_cast<std::int64_t>(t.device().type()) << 16) +
-         t.device().index();
+  constexpr std::int64_t many = 65536;
+  const auto number = [](auto value) { return static_cast<std::int64_t>(value); };
+  return (number(t.scalar_type()) * many + number(t.device().type())) * many + number(t.device().index());
 }
 
 std::int64_t detail_of(py::handle object, bool with_version) {
@@ -115,12 +116,14 @@ std::vector<ModuleSnapshot::Fact> ModuleSnapshot::inside(py::handle value, Role 
 bool ModuleSnapshot::is_same_inside(py::handle value, const Item& item) {
   std::size_t i = 0;
   const bool all = for_each_inside(value, [&](PyObject* object) {
-    return i < item.inside.size() && item.inside[i++].equals(object, item.role == Role::attribute);
+    const bool is_same = i < item.inside.size() && item.inside[i].equals(object, item.role == Role::attribute);
+    ++i;
+    return is_same;
   });
   return all && i == item.inside.size();
 }
 
-ModuleSnapshot::ModuleSnapshot(py::object root) {
+ModuleSnapshot::ModuleSnapshot(const py::object& root) {
   for_each_module(root, [&](const std::string&, py::handle module) {
     const py::handle type(reinterpret_cast<PyObject*>(Py_TYPE(module.ptr())));
     ModuleFacts facts{py::reinterpret_borrow<py::object>(module), py::reinterpret_borrow<py::object>(type), {}};

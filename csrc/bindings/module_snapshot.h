@@ -11,7 +11,7 @@ namespace it3::python {
 /// buffers (which, not their values), hooks, and their other attributes, containers among them one level deep.
 class ModuleSnapshot {
  public:
-  explicit ModuleSnapshot(py::object root);
+  explicit ModuleSnapshot(const py::object& root);
 
   /// What was changed since. Fast, because each call of an engine asks.
   enum class Change { none, attributes, structure };

@@ -163,10 +163,13 @@ std::string graph_key(
   add_options(key, options);
   add_context(key);
   key.add(in_full).add(samples.value_or(-1));
-  const Dependencies dependencies = network.dependencies(options.normalisation).value();
-  key.add(dependencies.program);
-  for (const at::Tensor& t : dependencies.tensors) key.add_place(t);
-  for (const at::Tensor& t : *method.reads) key.add_place(t);
+  if (const auto dependencies = network.dependencies(options.normalisation)) {
+    key.add(dependencies->program);
+    for (const at::Tensor& t : dependencies->tensors) key.add_place(t);
+  }
+  if (method.reads) {
+    for (const at::Tensor& t : *method.reads) key.add_place(t);
+  }
   map_tensors(inputs, [&](const at::Tensor& t) {
     key.add_kind(t);
     return t;

@@ -28,13 +28,13 @@ c10::IValue map_tensors(const c10::IValue& value, const Function& function) {
     return tensors;
   }
   if (value.isList()) {
-    c10::impl::GenericList list(value.toList().elementType());
+    const c10::impl::GenericList list(value.toList().elementType());
     for (const c10::IValue& element : value.toListRef()) list.push_back(map_tensors(element, function));
     return list;
   }
   if (value.isGenericDict()) {
     const auto dict = value.toGenericDict();
-    c10::impl::GenericDict mapped(dict.keyType(), dict.valueType());
+    const c10::impl::GenericDict mapped(dict.keyType(), dict.valueType());
     for (const auto& item : dict) mapped.insert(item.key(), map_tensors(item.value(), function));
     return mapped;
   }

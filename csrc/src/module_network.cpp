@@ -139,7 +139,7 @@ ModuleNetwork::ModuleNetwork(torch::nn::Sequential model, const std::string& lay
       ". Within one of them, put an it3::InjectionPoint into its forward()");
   const auto end_of_head = model->begin() + (found - names.begin()) + 1;
   const auto head = std::make_shared<Layers>(model->begin(), end_of_head);
-  for (auto& part : *head) head_.push_back(part.ptr());
+  for (const auto& part : *head) head_.push_back(part.ptr());
   const auto tail = std::make_shared<Layers>(end_of_head, model->end());
   const auto run_tail = [tail](const at::Tensor& features, const Inject* inject) {
     // Unless copied, an in-place operation in the tail would change what the next pass starts with.

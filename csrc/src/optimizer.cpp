@@ -50,7 +50,7 @@ TensorVector zeros_like_each(const TensorVector& tensors) {
 /// On a GPU, the fused kernels give 65,536 elements of a tensor to one block of threads, so that tensors of about this
 /// size would leave most of the device idle. They are stepped in pieces, which is the same: all rules are elementwise.
 void split(Group& group) {
-  constexpr std::int64_t size_of_piece = 4096, most = 1 << 18;
+  constexpr std::int64_t size_of_piece = 4096, most = 262144;
   if (!group.weights.front().is_cuda()) return;
   Group pieces;
   pieces.is_first_step = group.is_first_step;

@@ -105,6 +105,7 @@ Adaptation join(std::vector<Adaptation> parts) {
   for (const auto member :
        {&Adaptation::prediction, &Adaptation::first, &Adaptation::second, &Adaptation::adapted_samples}) {
     std::vector<at::Tensor> tensors;
+    tensors.reserve(parts.size());
     for (const auto& part : parts) tensors.push_back(part.*member);
     if (tensors.front().defined()) all.*member = at::cat(tensors);
   }
@@ -130,7 +131,7 @@ std::int64_t free_memory(c10::Device device) {
     std::int64_t kilobytes = 0;
     if (field == "MemAvailable:" && file >> kilobytes) return kilobytes * 1024;
   }
-  return std::int64_t(1) << 30;
+  return 1073741824;
 }
 
 /// How many samples to adapt at once.

@@ -3,6 +3,7 @@
 #include <ATen/ATen.h>
 #include <ATen/functorch/BatchedTensorImpl.h>
 #include <ATen/functorch/DynamicLayer.h>
+#include <c10/util/Exception.h>
 
 namespace it3::detail {
 
@@ -10,7 +11,11 @@ namespace functorch = at::functorch;
 
 namespace {
 
-functorch::DynamicLayer innermost() { return functorch::maybeCurrentDynamicLayer().value(); }
+functorch::DynamicLayer innermost() {
+  auto layer = functorch::maybeCurrentDynamicLayer();
+  TORCH_INTERNAL_ASSERT(layer.has_value());
+  return std::move(*layer);
+}
 
 }  // namespace
 
