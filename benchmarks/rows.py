@@ -54,7 +54,7 @@ CPU = (
     Row("U-Net 64²", UNet, "encoder1", (4, 3, 64, 64)),
     Row("Transformer, 32 tokens", transformer, "blocks.1", (16, 32, 8)),
     Row("EfficientNet-lite0", efficientnet_lite0, "blocks.8", (1, 3, 224, 224)),
-    Row("EfficientNet-lite0", efficientnet_lite0, "blocks.8", (8, 3, 224, 224), (1, 3)),
+    Row("EfficientNet-lite0", efficientnet_lite0, "blocks.8", (8, 3, 224, 224)),
     Row("MLP", mlp, "0", (256, 13), (3,), per_sample=True),
     Row("MNIST CNN", mnist_cnn, "conv1", (64, 1, 28, 28), (3,), per_sample=True),
     Row("MNIST CNN", mnist_cnn, "fc2", (64, 1, 28, 28), (3,), per_sample=True),
