@@ -10,6 +10,7 @@
 #include <torch/csrc/autograd/autograd.h>
 #include <torch/csrc/autograd/python_variable.h>
 
+#include "as_real.h"
 #include "module_tree.h"
 #include "python_network.h"
 #include "python_values.h"
@@ -18,6 +19,8 @@
 
 namespace it3::python {
 namespace {
+
+using it3::detail::as_real;
 
 constexpr int most_changes = 10;
 constexpr std::size_t most_attempts = 10;
@@ -90,8 +93,6 @@ struct Outcome {
   std::vector<at::Tensor> predictions;
   std::vector<at::Tensor> gradients;
 };
-
-at::Tensor as_real(const at::Tensor& t) { return t.is_complex() ? at::view_as_real(t) : t; }
 
 /// Both predictions, the first one without gradients, and the gradients of all by all parameters.
 Outcome outcome_of(TwoPass& network, const Inputs& inputs, const std::vector<at::Tensor>& parameters) {

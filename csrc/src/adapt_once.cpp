@@ -14,6 +14,7 @@
 #include <it3/uncertainty.h>
 
 #include "answer.h"
+#include "as_real.h"
 #include "graph_cache.h"
 #include "mixed_precision.h"
 #include "neutral.h"
@@ -39,10 +40,7 @@ std::vector<at::Tensor> copies_of(const std::vector<at::Tensor>& tensors) {
 }
 
 /// 0 if all elements are finite, else NaN.
-at::Tensor zero_if_finite(const at::Tensor& t) {
-  const at::Tensor real = t.is_complex() ? at::view_as_real(t) : t;
-  return (real * 0).sum().reshape({1});
-}
+at::Tensor zero_if_finite(const at::Tensor& t) { return (as_real(t) * 0).sum().reshape({1}); }
 
 /// The losses, and whether the predictions after and before are finite: all that is looked at when the work is done, in
 /// one tensor, so that a device is waited for once.

@@ -6,8 +6,12 @@
 #include <ATen/ATen.h>
 #include <ATen/core/grad_mode.h>
 
+#include "as_real.h"
+
 namespace it3 {
 namespace {
+
+using detail::as_real;
 
 using TensorVector = std::vector<at::Tensor>;
 
@@ -19,8 +23,6 @@ struct Group {
 };
 
 bool is_half_precision(const at::Tensor& t) { return t.scalar_type() == at::kHalf || t.scalar_type() == at::kBFloat16; }
-
-at::Tensor as_real(const at::Tensor& t) { return t.is_complex() ? at::view_as_real(t) : t; }
 
 /// The gradient in the weight's dtype and memory layout: the fused kernels read raw memory in the weight's order.
 at::Tensor match(const at::Tensor& gradient, const at::Tensor& weight) {

@@ -81,13 +81,18 @@ TEST_P(Anchors, RestoreEverythingWhateverThrows) {
   for (const auto& p : problem.net->parameters()) EXPECT_TRUE(p.requires_grad());
 }
 
-TEST(FrozenAnchor, RunsItsHeadOnceACall) {
-  int runs = 0;
+/// Counts the runs of what comes before its layer "a".
+torch::nn::Sequential counting(int& runs) {
   const auto count = [&runs](const at::Tensor& x) { return ++runs, x.clone(); };
-  torch::nn::Sequential model(
+  return torch::nn::Sequential(
       {{"count", torch::nn::AnyModule(torch::nn::Functional(count))},
        {"a", torch::nn::AnyModule(torch::nn::Linear(5, 4))},
        {"b", torch::nn::AnyModule(torch::nn::Linear(4, 3))}});
+}
+
+TEST(FrozenAnchor, RunsItsHeadOnceACall) {
+  int runs = 0;
+  auto model = counting(runs);
   Options options;
   options.num_steps = 4;
   Engine engine(std::make_shared<ModuleNetwork>(model, "a"), options);
@@ -102,11 +107,7 @@ TEST(FrozenAnchor, RunsItsHeadOnceACall) {
 
 TEST(FrozenHead, RunsOnceACall) {
   int runs = 0;
-  const auto count = [&runs](const at::Tensor& x) { return ++runs, x.clone(); };
-  torch::nn::Sequential model(
-      {{"count", torch::nn::AnyModule(torch::nn::Functional(count))},
-       {"a", torch::nn::AnyModule(torch::nn::Linear(5, 4))},
-       {"b", torch::nn::AnyModule(torch::nn::Linear(4, 3))}});
+  auto model = counting(runs);
   Options options;
   options.parameters = {"b"};
   Engine engine(std::make_shared<ModuleNetwork>(model, "a"), options);

@@ -48,6 +48,20 @@ class ResidualNet(nn.Module):
         return self.fc3(torch.tanh(self.norm(self.fc2(x) + x)))
 
 
+class BranchesOnValues(nn.Module):
+    """Cannot be vectorised over samples, nor recorded on a device."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer, self.head = nn.Linear(6, 8), nn.Linear(8, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.layer(x)
+        if bool(x.sum() > 0):
+            x = -x
+        return self.head(torch.tanh(x))
+
+
 @dataclass
 class Case:
     model: nn.Module

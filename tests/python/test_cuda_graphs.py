@@ -7,8 +7,8 @@ import pytest
 import torch
 from it3 import IT3Engine
 from kinds_of_network import build
-from models import KINDS, make_case
-from torch import Tensor, nn
+from models import KINDS, BranchesOnValues, make_case
+from torch import nn
 
 pytestmark = pytest.mark.cuda
 close = partial(torch.testing.assert_close, rtol=1e-9, atol=1e-10)
@@ -161,22 +161,10 @@ def test_many_shapes_do_not_fill_the_memory() -> None:
     assert held(160) <= before + 2**24
 
 
-class Syncs(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.layer, self.head = nn.Linear(6, 8), nn.Linear(8, 3)
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = self.layer(x)
-        if bool(x.sum() > 0):
-            x = -x
-        return self.head(x)
-
-
 def test_what_cannot_be_recorded_runs_without_and_says_so() -> None:
     torch.manual_seed(0)
     x = torch.randn(7, 6, dtype=torch.float64, device="cuda")
-    engine = IT3Engine(torch.jit.script(Syncs().double().cuda()), "layer").eval()
+    engine = IT3Engine(torch.jit.script(BranchesOnValues().double().cuda()), "layer").eval()
     engine.adapt(x)  # shapes the embedder
     engine.adapt(x)
     with pytest.warns(UserWarning, match="could not be recorded as a CUDA graph and runs without"):

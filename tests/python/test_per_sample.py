@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from it3 import IT3Engine
 from kinds_of_network import NETWORKS, build, state_of
-from models import KINDS, make_case
+from models import KINDS, BranchesOnValues, make_case
 from torch import Tensor, nn
 
 close = partial(torch.testing.assert_close, rtol=1e-8, atol=1e-9)
@@ -148,22 +148,10 @@ def test_in_eval_mode_the_loss_is_one_for_each() -> None:
     assert engine(case.inputs[:0])[0].shape == (0, 3)
 
 
-class Branches(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.layer, self.head = nn.Linear(6, 8), nn.Linear(8, 3)
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = self.layer(x)
-        if bool(x.sum() > 0):
-            x = -x
-        return self.head(torch.tanh(x))
-
-
 def test_what_cannot_run_together_runs_in_turn() -> None:
     case = make_case("cnn")
     hooked, _ = build(case, "hooks")
-    branches = IT3Engine(torch.jit.script(Branches().double()), "layer").eval()
+    branches = IT3Engine(torch.jit.script(BranchesOnValues().double()), "layer").eval()
     x = torch.randn(7, 6, dtype=torch.float64)
     statistics, _ = build(make_case("cnn"), "traced")
     statistics.model.norm.train()
