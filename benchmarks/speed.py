@@ -232,10 +232,10 @@ def main() -> None:
     stem = arguments.output / f"performance-{arguments.device}"
     stem.with_suffix(".json").write_text(json.dumps({**about, "results": results}))
     with stem.with_suffix(".md").open("w") as file:
-        Console(file=file, width=260).print(table_of(results))
+        Console(file=file, width=400).print(table_of(results))
     plot(results, stem.with_suffix(".png"))
     print(about)
-    Console(width=260).print(table_of(results))
+    Console(width=400).print(table_of(results))
 
 
 if __name__ == "__main__":

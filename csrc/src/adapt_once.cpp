@@ -39,13 +39,16 @@ std::vector<at::Tensor> copies_of(const std::vector<at::Tensor>& tensors) {
   return copies;
 }
 
-/// 0 if all elements are finite, else NaN.
-at::Tensor zero_if_finite(const at::Tensor& t) { return (as_real(t) * 0).sum().reshape({1}); }
-
-/// The losses, and whether the predictions after and before are finite: all that is looked at when the work is done, in
-/// one tensor, so that a device is waited for once.
+/// The losses, and the least and greatest of the predictions after and before, which are finite if all are: all that is
+/// looked at when the work is done, in one tensor, so that a device is waited for once.
 at::Tensor report_on(const at::Tensor& losses, const at::Tensor& prediction, const at::Tensor& unadapted) {
-  return at::cat({losses.flatten(), zero_if_finite(prediction), zero_if_finite(unadapted)});
+  std::vector<at::Tensor> parts = {losses.flatten()};
+  for (const at::Tensor& t : {prediction, unadapted}) {
+    const auto [least, greatest] = at::aminmax(as_real(t));
+    parts.push_back(least.reshape({1}));
+    parts.push_back(greatest.reshape({1}));
+  }
+  return at::cat(parts);
 }
 
 /// What in a report is not finite, for people; nothing if all is.
@@ -59,8 +62,9 @@ std::string what_is_not_finite(const at::Tensor& report, const at::Tensor& losse
         "the loss ", losses.dim() > 1 ? c10::str("of sample ", i % width, " ") : "", "at step ", i / width + 1, " of ",
         losses.size(0), " is ", std::isnan(values[i]) ? "nan" : "infinite");
   }
+  const auto are_finite = [&](std::int64_t i) { return std::isfinite(values[i]) && std::isfinite(values[i + 1]); };
   // Some models predict such values by themselves.
-  return values[count] == 0 || values[count + 1] != 0 ? "" : "the adapted prediction is not finite";
+  return are_finite(count) || !are_finite(count + 2) ? "" : "the adapted prediction is not finite";
 }
 
 /// Conditions on samples, spread over the other dimensions of a tensor.
@@ -208,9 +212,12 @@ Adaptation adapt_once(
   auto memory =
       online != nullptr && !adapted.empty() ? online->resume(adapted, options.optimizer_name) : Online::Memory{};
   Course course;
-  if (graphs != nullptr && !adapted.empty() && Graphs::why_not(network, method, options, inputs).empty()) {
-    const std::string key = graph_key(network, method, options, inputs, in_full, samples);
-    course.outcome = graphs->cache().run(key, inputs, [&](const Inputs& static_inputs) {
+  std::variant<std::string, GraphKey> key;
+  if (graphs != nullptr && device == at::kCUDA && !adapted.empty()) {
+    key = graph_key(network, method, options, inputs, in_full, samples);
+  }
+  if (const auto* known = std::get_if<GraphKey>(&key)) {
+    course.outcome = graphs->cache().run(*known, inputs, [&](const Inputs& static_inputs) {
       return run(network, adapted, method, options, static_inputs, {}, in_full, samples).outcome;
     });
   } else {

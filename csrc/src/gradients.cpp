@@ -6,6 +6,7 @@
 #include <unordered_map>
 
 #include <ATen/ATen.h>
+#include <ATen/core/LegacyTypeDispatch.h>
 #include <ATen/core/grad_mode.h>
 #include <c10/core/impl/VirtualGuardImpl.h>
 #include <c10/util/Exception.h>
@@ -97,6 +98,7 @@ class PlainBackward {
 
   TensorVector evaluate(std::uint32_t position, const at::Tensor& gradient) {
     const at::NoGradGuard no_grad;
+    const at::AutoDispatchBelowADInplaceOrView plain_kernels;  // no gradients of gradients, no tracking of views
     const auto later = [](Node* a, Node* b) { return a->sequence_nr() < b->sequence_nr(); };
     std::priority_queue<Node*, std::vector<Node*>, decltype(later)> ready(later);
     accumulate(states_.at(root_).gradients, position, gradient);
@@ -127,12 +129,20 @@ class PlainBackward {
     return of_leaves;
   }
 
+  /// Whether nobody else can see a tensor's memory.
+  static bool is_own(const at::Tensor& t) {
+    const bool is_plain = t.layout() == at::kStrided && t.is_non_overlapping_and_dense() && !t.is_inference();
+    return is_plain && t.use_count() == 1 && t.storage().use_count() == 1;
+  }
+
   static void accumulate(TensorVector& gradients, std::uint32_t position, at::Tensor gradient) {
     if (!gradient.defined()) return;
     if (gradients.size() <= position) gradients.resize(position + 1);
     at::Tensor& sum = gradients[position];
     if (!sum.defined()) {
       sum = std::move(gradient);
+    } else if (is_own(sum) && sum.sizes() == gradient.sizes() && sum.dtype() == gradient.dtype()) {
+      sum.add_(gradient);
     } else {
       sum = sum.is_sparse() ? gradient + sum : sum + gradient;
     }

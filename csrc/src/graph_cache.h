@@ -1,18 +1,17 @@
 #pragma once
 
-#include <cstdint>
 #include <functional>
 #include <list>
 #include <memory>
 #include <mutex>
 #include <optional>
-#include <string>
 
 #include <c10/core/Event.h>
 
 #include <it3/adapt.h>
 
 #include "device_graph.h"
+#include "graph_key.h"
 
 namespace it3::detail {
 
@@ -28,13 +27,13 @@ class GraphCache {
 
   /// What `work` gives. Calls with equal keys must do the same operations on the same memory, beside that of the
   /// inputs.
-  Outcome run(const std::string& key, const Inputs& inputs, const Work& work);
+  Outcome run(const GraphKey& key, const Inputs& inputs, const Work& work);
 
  private:
   struct Entry {
-    explicit Entry(std::string known_key) : key(std::move(known_key)) {}
+    explicit Entry(GraphKey known_key) : key(std::move(known_key)) {}
 
-    std::string key;
+    GraphKey key;
     bool has_failed = false;
     Inputs inputs;    // that the graph reads
     Outcome outcome;  // that it writes
@@ -50,14 +49,5 @@ class GraphCache {
   std::list<Entry> entries_;  // the last used first
   std::optional<c10::Event> last_replayed_;
 };
-
-/// All that decides which operations on which memory a call does; see Graphs::why_not() for calls that have no key.
-std::string graph_key(
-    const Network& network,
-    const Method& method,
-    const Options& options,
-    const Inputs& inputs,
-    bool in_full,
-    std::optional<std::int64_t> samples);
 
 }  // namespace it3::detail

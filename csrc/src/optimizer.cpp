@@ -49,21 +49,22 @@ TensorVector zeros_like_each(const TensorVector& tensors) {
   return zeros;
 }
 
-/// On a GPU, the fused kernels give 65,536 elements of a tensor to one block of threads, so that tensors of about this
-/// size would leave most of the device idle. They are stepped in pieces, which is the same: all rules are elementwise.
+/// Pieces of tensors in place of the tensors, which is the same, as all rules are elementwise. ATen's kernels take
+/// copies of what is not contiguous: it is handed over as a flat view. And on a GPU they give 65,536 elements of a
+/// tensor to one block of threads, so that tensors of about this size would leave most of the device idle.
 void split(Group& group) {
   constexpr std::int64_t size_of_piece = 4096, most = 262144;
-  if (!group.weights.front().is_cuda()) return;
   Group pieces;
   pieces.is_first_step = group.is_first_step;
   for (std::size_t i = 0; i < group.weights.size(); ++i) {
     const at::Tensor& weight = group.weights[i];
     const std::int64_t size = weight.numel();
-    const bool is_split = size > size_of_piece && size <= most && weight.is_non_overlapping_and_dense();
+    const bool is_split = weight.is_cuda() && size > size_of_piece && size <= most;
+    const bool is_flat = (is_split || !weight.is_contiguous()) && weight.is_non_overlapping_and_dense();
     const auto add = [&](const TensorVector& from, TensorVector& to) {
       if (from.empty()) return;
-      const TensorVector parts =
-          is_split ? from[i].as_strided({size}, {1}).split(size_of_piece) : TensorVector{from[i]};
+      const at::Tensor whole = is_flat ? from[i].as_strided({size}, {1}) : from[i];
+      const TensorVector parts = is_flat && is_split ? whole.split(size_of_piece) : TensorVector{whole};
       to.insert(to.end(), parts.begin(), parts.end());
     };
     add(group.weights, pieces.weights);
@@ -183,14 +184,14 @@ void Optimizer::step(std::vector<at::Tensor> gradients) {
   const bool has_squares = name != sgd;
   const bool has_memory = has_momentum || has_squares;
 
-  std::map<std::tuple<std::string, at::ScalarType, bool>, Group> groups;
+  std::map<std::tuple<at::DeviceType, at::DeviceIndex, at::ScalarType, bool>, Group> groups;
   for (std::size_t i = 0; i < parameters_.size(); ++i) {
     if (!gradients[i].defined()) continue;
     at::Tensor& master = state_.masters[i];
     if (is_half_precision(parameters_[i]) && !master.defined()) master = parameters_[i].to(at::kFloat);
     const at::Tensor& weight = master.defined() ? master : parameters_[i];
     const bool is_first = has_memory && !state_.momentum[i].defined() && !state_.squares[i].defined();
-    Group& group = groups[{weight.device().str(), weight.scalar_type(), is_first}];
+    Group& group = groups[{weight.device().type(), weight.device().index(), weight.scalar_type(), is_first}];
     group.is_first_step = is_first;
     group.indices.push_back(i);
     group.weights.push_back(weight);
@@ -198,18 +199,11 @@ void Optimizer::step(std::vector<at::Tensor> gradients) {
   }
 
   for (auto& [key, group] : groups) {
-    const auto recall = [&](bool has, TensorVector& memory) {
-      if (!has) return TensorVector{};
-      if (group.is_first_step) {
-        const TensorVector zeros = zeros_like_each(group.weights);
-        for (std::size_t k = 0; k < zeros.size(); ++k) memory[group.indices[k]] = zeros[k];
-      }
-      TensorVector of_group;
-      for (const std::size_t i : group.indices) of_group.push_back(memory[i]);
-      return of_group;
-    };
-    group.momentum = recall(has_momentum, state_.momentum);
-    group.squares = recall(has_squares, state_.squares);
+    if (group.is_first_step) make_moments(group.indices, group.weights, has_momentum, has_squares);
+    for (const std::size_t i : group.indices) {
+      if (has_momentum) group.momentum.push_back(state_.momentum[i]);
+      if (has_squares) group.squares.push_back(state_.squares[i]);
+    }
     if (is_adam) group.steps = count_step(group.indices, group.weights.front().options());
     split(group);
     update(group, options_);
@@ -227,6 +221,18 @@ void Optimizer::restore(const std::vector<at::Tensor>& start, double probability
     const at::Tensor goes_back = at::rand_like(weight, weight.options().dtype(at::kFloat)) < probability;
     weight.copy_(at::where(goes_back, as_real(start[i]).to(weight.scalar_type()), weight));
     if (master.defined()) parameters_[i].copy_(master);
+  }
+}
+
+/// The moments of parameters before their first step.
+void Optimizer::make_moments(
+    const std::vector<std::size_t>& indices, const TensorVector& weights, bool has_momentum, bool has_squares) {
+  TensorVector like = weights;
+  if (has_momentum && has_squares) like.insert(like.end(), weights.begin(), weights.end());
+  const TensorVector zeros = zeros_like_each(like);
+  for (std::size_t k = 0; k < indices.size(); ++k) {
+    if (has_momentum) state_.momentum[indices[k]] = zeros[k];
+    if (has_squares) state_.squares[indices[k]] = zeros[zeros.size() - indices.size() + k];
   }
 }
 

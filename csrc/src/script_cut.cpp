@@ -11,8 +11,8 @@
 #include <torch/csrc/jit/ir/ir.h>
 
 #include "script_channels_last.h"
-#include "script_convolution.h"
 #include "script_graph.h"
+#include "script_layers_of_each.h"
 #include "script_normalisation.h"
 
 namespace it3::detail {
@@ -114,7 +114,7 @@ ScriptCut cut_script(
   const FlatGraph flat = flatten_script(module, layer);
   Graph& graph = *flat.graph;
   set_normalisation(graph, normalisation);
-  if (of_each) set_convolutions_of_each(graph);
+  if (of_each) set_layers_of_each(graph);
   const bool has_any_layout = allow_any_layout(flat.graph);
   const torch::jit::AliasDb aliases(flat.graph);
 

@@ -15,9 +15,9 @@
 namespace it3::detail {
 namespace {
 
-/// oneDNN's convolutions need not reorder what comes in channels_last.
+/// Convolutions of oneDNN and cuDNN need not reorder what comes in channels_last.
 bool is_in_channels_last_faster(const at::Tensor& weight) {
-  return weight.dim() == 4 && weight.is_cpu() && weight.is_contiguous();
+  return weight.dim() == 4 && (weight.is_cpu() || weight.is_cuda()) && weight.is_contiguous();
 }
 
 /// A cut's passes on each sample by itself. All tensors of inputs and results are stacked.

@@ -38,8 +38,9 @@ bool Vmap::is_wrapped(const at::Tensor& t) {
 
 at::Tensor Vmap::unwrap(const at::Tensor& sample) {
   const functorch::DynamicLayer layer = innermost();
+  const bool has_one_each = is_wrapped(sample);
   const WithoutVmap without_vmap;
-  if (is_wrapped(sample)) {
+  if (has_one_each) {
     const auto* const batched = functorch::maybeGetBatchedImpl(sample);
     return batched->value().movedim(batched->bdim(), 0);
   }
@@ -51,6 +52,9 @@ at::Tensor Vmap::unwrap(const at::Tensor& sample) {
 WithoutVmap::WithoutVmap()
     : guard_(
           c10::DispatchKeySet(
-              {c10::DispatchKey::FuncTorchDynamicLayerFrontMode, c10::DispatchKey::FuncTorchDynamicLayerBackMode})) {}
+              {c10::DispatchKey::FuncTorchDynamicLayerFrontMode, c10::DispatchKey::FuncTorchDynamicLayerBackMode})),
+      layers_(std::move(functorch::functorchTLSAccessor())) {}
+
+WithoutVmap::~WithoutVmap() { functorch::functorchTLSAccessor() = std::move(layers_); }
 
 }  // namespace it3::detail

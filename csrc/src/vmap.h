@@ -1,7 +1,9 @@
 #pragma once
 
 #include <cstdint>
+#include <memory>
 
+#include <ATen/FuncTorchTLS.h>
 #include <ATen/core/Tensor.h>
 #include <c10/core/impl/LocalDispatchKeySet.h>
 
@@ -11,9 +13,13 @@ namespace it3::detail {
 class WithoutVmap {
  public:
   WithoutVmap();
+  ~WithoutVmap();
+  WithoutVmap(const WithoutVmap&) = delete;
+  WithoutVmap& operator=(const WithoutVmap&) = delete;
 
  private:
   c10::impl::ExcludeDispatchKeyGuard guard_;
+  std::unique_ptr<at::functorch::FuncTorchTLSBase> layers_;  // with any of them torch refuses custom gradients
 };
 
 /// Operations see one sample of each wrapped tensor, and run on all samples at once, while it lives (functorch's vmap).

@@ -40,6 +40,11 @@ class IT3_API Optimizer {
   OptimizerState take_state() { return std::move(state_); }
 
  private:
+  void make_moments(
+      const std::vector<std::size_t>& indices,
+      const std::vector<at::Tensor>& weights,
+      bool has_momentum,
+      bool has_squares);
   std::vector<at::Tensor> count_step(const std::vector<std::size_t>& indices, at::TensorOptions options);
 
   Options options_;

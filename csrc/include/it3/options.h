@@ -123,6 +123,8 @@ struct IT3_API Options {
   /// Checks what only all options together can tell, such as a momentum given to Adam.
   /// Raises c10::ValueError.
   void validate() const;
+
+  bool operator==(const Options&) const = default;
 };
 
 /// The name of an optimiser as Options::set takes it.
