@@ -20,6 +20,21 @@ bool is_in_channels_last_faster(const at::Tensor& weight) {
   return weight.dim() == 4 && (weight.is_cpu() || weight.is_cuda()) && weight.is_contiguous();
 }
 
+/// Copies tensors with few kernels on a GPU, where one of another layout would make it one for each.
+void copy_each(const std::vector<at::Tensor>& to, const std::vector<at::Tensor>& from) {
+  const at::NoGradGuard no_grad;
+  std::vector<at::Tensor> to_alike, from_alike;
+  for (std::size_t i = 0; i < to.size(); ++i) {
+    if (to[i].strides() == from[i].strides()) {
+      to_alike.push_back(to[i]);
+      from_alike.push_back(from[i]);
+    } else {
+      to[i].copy_(from[i]);
+    }
+  }
+  if (!to_alike.empty()) at::_foreach_copy_(to_alike, from_alike);
+}
+
 /// A cut's passes on each sample by itself. All tensors of inputs and results are stacked.
 class PassesOfEach : public TwoPass {
  public:
@@ -107,8 +122,7 @@ ScriptWorkingCopy::ScriptWorkingCopy(
     }
     leaves_.push_back(values_.back().detach().requires_grad_());
   }
-  const at::NoGradGuard no_grad;
-  if (!owns.empty()) at::_foreach_copy_(values_, owns);  // few kernels on a GPU
+  copy_each(values_, owns);
   passes_ = passes_with(leaves_);
 }
 
