@@ -63,6 +63,19 @@ def test_mixed_precision(amp: str) -> None:
     torch.testing.assert_close(replayed.prediction, expected.prediction, rtol=1e-3, atol=1e-3)
 
 
+@pytest.mark.parametrize("network", ["traced", "script"])
+def test_the_callers_autocast(network: str) -> None:
+    case = make_case("cnn", torch.float32, "cuda")
+    engine, _ = build(case, network, optimization_parameters={"optimizer_name": "sgd"})
+    plain = replay(engine, case.inputs).prediction
+    with torch.autocast("cuda", torch.bfloat16):
+        replayed = replay(engine, case.inputs).prediction
+        expected = engine.adapt(case.inputs, cuda_graphs="off").prediction
+    torch.testing.assert_close(replayed, expected, rtol=1e-3, atol=1e-3)
+    assert not torch.equal(replayed, plain)  # another graph
+    torch.testing.assert_close(engine.adapt(case.inputs).prediction, plain)  # and back to the first
+
+
 @pytest.mark.parametrize("statistics", ["batch", "blend"])
 def test_norm_statistics(statistics: str) -> None:
     case = make_case("cnn", device="cuda")
