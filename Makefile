@@ -2,7 +2,7 @@
 # make test    set up, build, and run all tests
 # make study-NAME   one of the studies: examples/NAME.py, on real data, under 10 minutes each; make studies runs all
 # make lint    formatters, linters, types; `make format` applies what can be applied
-# make bench   time and measure against torch-ttt
+# make bench   time and measure against torch-ttt; ARGS="--rows MLP" for some rows, ARGS=--help for more
 # make stubs   write python/it3/_C.pyi anew
 
 PYTHON ?= python3
@@ -29,7 +29,7 @@ test: .venv/.it3 .venv/.test
 	PATH=$(abspath $(BIN)):$$PATH IT3_ADAPT=$(abspath $(BUILD))/csrc/apps/it3-adapt $(BIN)/python -m pytest
 
 bench: .venv/.it3 .venv/.test .venv/.demo .venv/.studies
-	$(BIN)/python benchmarks/speed.py
+	$(BIN)/python benchmarks/speed.py $(ARGS)
 
 STUDIES := mnist_noise fashion_corruptions tabular_zeroed airfoil_graph tissue_segmentation efficientnet_photos
 

@@ -1,5 +1,6 @@
 """With per_sample, each sample adapts as if it were alone, in float64 to 1e-9; a loop is the reference."""
 
+import warnings
 from functools import partial
 
 import pytest
@@ -50,6 +51,32 @@ def test_agrees_with_a_loop(kind: str, network: str, options: dict, device: str)
     before = state_of(case.model)
     agrees(engine, case.inputs, **options)
     assert all(torch.equal(value, before[name]) for name, value in case.model.state_dict().items())
+
+
+class OverTokens(nn.Module):
+    """Linear layers on several rows a sample, on one, and on none: a vector without a batch."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.each, self.gate, self.last = nn.Linear(4, 6), nn.Linear(6, 6), nn.Linear(6, 3, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        tokens = torch.tanh(self.each(x))
+        gate = torch.sigmoid(self.gate(tokens.mean((0, 1))))
+        return self.last((tokens * gate).sum(1))
+
+
+@pytest.mark.parametrize("network", ["traced", "script"])
+def test_linear_layers_on_any_number_of_rows(network: str, device: str) -> None:
+    torch.manual_seed(0)
+    model = OverTokens().double().to(device).eval()
+    inputs = torch.randn(5, 7, 4, dtype=torch.float64, device=device)
+    engine = IT3Engine(NETWORKS[network](model), "each").eval()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # a loop over the samples would warn
+        engine.adapt(inputs, per_sample=True)
+    agrees(engine, inputs)
+    agrees(engine, inputs, optimizer_name="sgd", lr=0.1)
 
 
 @pytest.mark.parametrize("network", ["traced", "script"])
