@@ -29,7 +29,7 @@ test: .venv/.it3 .venv/.test
 	PATH=$(abspath $(BIN)):$$PATH IT3_ADAPT=$(abspath $(BUILD))/csrc/apps/it3-adapt $(BIN)/python -m pytest
 
 bench: .venv/.it3 .venv/.test .venv/.demo .venv/.studies
-	$(BIN)/python benchmarks/speed.py $(ARGS)
+	PATH=$(abspath $(BIN)):$$PATH $(BIN)/python benchmarks/speed.py $(ARGS)
 
 STUDIES := mnist_noise fashion_corruptions tabular_zeroed airfoil_graph tissue_segmentation efficientnet_photos
 
