@@ -1,5 +1,6 @@
 #include <it3/optimizer.h>
 
+#include <algorithm>
 #include <map>
 #include <tuple>
 
@@ -54,6 +55,10 @@ TensorVector zeros_like_each(const TensorVector& tensors) {
 /// tensor to one block of threads, so that tensors of about this size would leave most of the device idle.
 void split(Group& group) {
   constexpr std::int64_t size_of_piece = 4096, most = 262144;
+  const bool is_whole = std::all_of(group.weights.begin(), group.weights.end(), [](const at::Tensor& weight) {
+    return weight.is_cpu() && weight.is_contiguous();
+  });
+  if (is_whole) return;
   Group pieces;
   pieces.is_first_step = group.is_first_step;
   for (std::size_t i = 0; i < group.weights.size(); ++i) {
