@@ -23,7 +23,7 @@ class AttributeSlot {
 struct LiftedTensor {
   AttributeSlot attribute;
   std::optional<std::size_t> index;  // in a list
-  // Whether a copy of it may have another memory layout, in which the CPU's convolutions are faster.
+  // Whether a copy of it may have another memory layout, in which convolutions are faster.
   bool is_convolution_weight = false;
   bool is_in_head = false;  // whether the head reads it
   bool is_written = false;  // by an in-place operation, such as a batch normalisation's of its statistics
