@@ -9,6 +9,7 @@
 
 #include <it3/graphs.h>
 
+#include "error_text.h"
 #include "map_tensors.h"
 
 namespace it3 {
@@ -72,7 +73,7 @@ void GraphCache::record(Entry& entry, const Inputs& inputs, const Work& work) {
     entry.has_failed = true;
     TORCH_WARN(
         "adaptation could not be recorded as a CUDA graph and runs without; cuda_graphs='off' silences this: ",
-        error.what());
+        text_of(error));
   }
 }
 

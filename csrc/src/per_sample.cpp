@@ -12,6 +12,7 @@
 #include <it3/selection.h>
 
 #include "adapt_once.h"
+#include "error_text.h"
 #include "map_tensors.h"
 #include "objective.h"
 #include "vmap.h"
@@ -211,7 +212,7 @@ Adaptation adapt_each(
   } catch (const std::exception& error) {
     if (is_out_of_memory(error)) throw;
     TORCH_WARN(
-        "the model cannot be run on several weights at once; the samples adapt one after another: ", error.what());
+        "the model cannot be run on several weights at once; the samples adapt one after another: ", text_of(error));
     one_by_one();
   }
   return join(std::move(parts));
