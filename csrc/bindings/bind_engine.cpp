@@ -3,6 +3,8 @@
 
 #include <it3/adapt.h>
 #include <it3/embedder.h>
+#include <it3/feedback.h>
+#include <it3/injection.h>
 #include <it3/losses.h>
 #include <it3/method.h>
 #include <it3/normalisation.h>
@@ -11,6 +13,7 @@
 
 #include "bindings.h"
 #include "engine_parts.h"
+#include "in_dims_from_python.h"
 #include "module_tree.h"
 #include "options_from_python.h"
 #include "python_network.h"
@@ -22,46 +25,56 @@ namespace {
 
 // In the functions below Python objects are made and destroyed with the GIL held, around a core that runs without it.
 
+/// Looks once whether what is injected reaches the prediction.
+void check_parts(EngineParts& parts, Network& network, const Method& method, const Inputs& inputs) {
+  if (!parts.has_checked_injection) parts.has_checked_injection = check_injection(network, method, inputs);
+}
+
 Adaptation adapt_parts(
-    const EngineParts& parts, const py::object& inputs, const py::dict& options, Online* online, bool in_full) {
+    EngineParts& parts, const py::object& inputs, const py::dict& options, Online* online, bool in_full) {
   const Options parsed = options_from(options);
   const UnbuiltOnError unbuilt(parts);
   const LentBuffers buffers = embedder_buffers(parts);
   const auto [network, network_inputs] = network_of(parts, inputs);
-  const Method method = method_of(parts);
+  const Method method = method_of(parts, inputs);
   const py::gil_scoped_release no_gil;
+  check_parts(parts, *network, method, network_inputs);
   return adapt(
       *network, method, parsed, network_inputs, parsed.copy_model ? nullptr : online, in_full, parts.graphs.get());
 }
 
-std::pair<at::Tensor, at::Tensor> losses_of_parts(
-    const EngineParts& parts,
+/// With whether the engine learns by these targets to be fed class probabilities.
+std::tuple<at::Tensor, at::Tensor, bool> losses_of_parts(
+    EngineParts& parts,
     const py::object& inputs,
     const std::optional<at::Tensor>& target,
     std::optional<double> target_probability) {
   const UnbuiltOnError unbuilt(parts);
   const auto [network, network_inputs] = trained_network_of(parts, inputs);
-  const Method method = method_of(parts);
+  const Method method = method_of(parts, inputs);
   const py::gil_scoped_release no_gil;
-  Losses losses =
-      training_losses(*network, method, network_inputs, target, parts.prediction_layout, target_probability);
-  return {std::move(losses.prediction), std::move(losses.loss_ttt)};
+  check_parts(parts, *network, method, network_inputs);
+  Losses losses = training_losses(*network, method, network_inputs, target, target_probability);
+  const bool learns = losses.has_class_targets && !method.feeds_probabilities &&
+                      !are_probabilities(losses.prediction, method.prediction_layout);
+  return {std::move(losses.prediction), std::move(losses.loss_ttt), learns};
 }
 
-at::Tensor uncertainty_of_parts(const EngineParts& parts, const py::object& inputs, const py::dict& options) {
+at::Tensor uncertainty_of_parts(EngineParts& parts, const py::object& inputs, const py::dict& options) {
   const Options parsed = options_from(options);
   const UnbuiltOnError unbuilt(parts);
   const LentBuffers buffers = embedder_buffers(parts);
   const auto [network, network_inputs] = network_of(parts, inputs);
-  const Method method = method_of(parts);
+  const Method method = method_of(parts, inputs);
   const py::gil_scoped_release no_gil;
-  return uncertainty(*network, method, network_inputs, parsed.normalisation);
+  check_parts(parts, *network, method, network_inputs);
+  return uncertainty(*network, method, network_inputs, parsed);
 }
 
 /// Why a call would not be recorded as a CUDA graph; empty if it would.
 std::string why_not_recorded(const EngineParts& parts, const py::object& inputs, const py::dict& options) {
   const auto [network, network_inputs] = network_of(parts, inputs);
-  return Graphs::why_not(*network, method_of(parts), options_from(options), network_inputs);
+  return Graphs::why_not(*network, method_of(parts, inputs), options_from(options), network_inputs);
 }
 
 using MaybeTensors = std::vector<std::optional<at::Tensor>>;
@@ -169,14 +182,17 @@ void bind_engine(py::module_& module) {
                                            std::optional<std::shared_ptr<EagerCut>> cut, std::string layer_name,
                                            py::object embeder, bool embeds_to_features, py::object combine_fn,
                                            py::object distance_fn, Layout prediction_layout, Layout features_layout,
-                                           std::optional<at::Tensor> neutral) {
+                                           std::optional<at::Tensor> neutral, py::object in_dims,
+                                           bool feeds_probabilities) {
             return EngineParts{std::move(model),   std::move(script),  std::move(cut),        std::move(layer_name),
                                std::move(embeder), embeds_to_features, std::move(combine_fn), std::move(distance_fn),
-                               prediction_layout,  features_layout,    std::move(neutral)};
+                               prediction_layout,  features_layout,    std::move(neutral),    std::move(in_dims),
+                               feeds_probabilities};
           })),
           py::arg("model"), py::arg("script"), py::arg("cut"), py::arg("layer_name"), py::arg("embeder"),
           py::arg("embeds_to_features"), py::arg("combine_fn"), py::arg("distance_fn"), py::arg("prediction_layout"),
-          py::arg("features_layout"), py::arg("neutral"));
+          py::arg("features_layout"), py::arg("neutral"), py::arg("in_dims"),
+          py::arg("feeds_probabilities"));
 
   module.def(
       "adapt", wrap_pybind_function(adapt_parts), py::arg("parts"), py::arg("inputs"), py::arg("options"),
@@ -185,7 +201,8 @@ void bind_engine(py::module_& module) {
   module.def(
       "training_losses", wrap_pybind_function(losses_of_parts), py::arg("parts"), py::arg("inputs"),
       py::arg("target") = py::none(), py::arg("target_probability") = py::none(),
-      "(y0, loss_ttt), the two terms of ZigZag's training loss.");
+      "(y0, loss_ttt), the two terms of ZigZag's training loss; and whether it is class probabilities that such targets "
+      "teach to feed back.");
   module.def(
       "uncertainty", wrap_pybind_function(uncertainty_of_parts), py::arg("parts"), py::arg("inputs"),
       py::arg("options"), "The distance between the two predictions of each sample: (B,).");
@@ -203,6 +220,7 @@ void bind_engine(py::module_& module) {
       py::arg("inputs"), "The positional and keyword arguments that a model is called with for these inputs.");
   module.def(
       "sample_distances", wrap_pybind_function(sample_distances), py::arg("second"), py::arg("first"),
+      py::arg("batch_dim") = 0,
       "The Euclidean distance between two predictions of each sample: (B,).");
   module.def(
       "quantile_of", wrap_pybind_function(quantile_of), py::arg("values"), py::arg("quantile"),
@@ -222,6 +240,16 @@ void bind_engine(py::module_& module) {
       "options_of", wrap_pybind_function([](const py::dict& options) { return to_python(options_from(options)); }),
       py::arg("options"),
       "All options that are set, by default or by these. Raises what the core would raise for them.");
+  module.def(
+      "check_feedback", wrap_pybind_function([](const std::string& name) { feedback_by_name(name); }), py::arg("name"),
+      "Raises ValueError for a name that is no kind of feedback.");
+  module.def(
+      "is_between_distributions", &is_between_distributions, py::arg("name"),
+      "Whether the distance of this name is one between class distributions.");
+  module.def(
+      "check_in_dims", wrap_pybind_function([](const py::object& in_dims) { in_dims_from(in_dims); }),
+      py::arg("in_dims"), "Raises TypeError for what in_dims cannot be.");
+  module.attr("untrained_warning") = untrained_warning;
   module.def(
       "check_distance", wrap_pybind_function([](const std::string& name) { distance_by_name(name); }), py::arg("name"),
       "Raises ValueError for a name that is not a distance's.");

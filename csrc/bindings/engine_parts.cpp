@@ -7,6 +7,7 @@
 
 #include <it3/embedder.h>
 
+#include "in_dims_from_python.h"
 #include "module_tree.h"
 #include "python_network.h"
 #include "python_values.h"
@@ -75,7 +76,9 @@ Combine combine_of(const EngineParts& parts) {
 
 Distance distance_of(const EngineParts& parts) {
   if (parts.script_distance) return Distance(parts.script_distance);
-  if (py::isinstance<py::str>(parts.distance_fn)) return distance_by_name(parts.distance_fn.cast<std::string>());
+  if (py::isinstance<py::str>(parts.distance_fn)) {
+    return distance_by_name(parts.distance_fn.cast<std::string>(), parts.prediction_layout);
+  }
   return Distance([distance = py::handle(parts.distance_fn)](const at::Tensor& second, const at::Tensor& reference) {
     return call_for_tensor("distance_fn", distance, second, reference, true);
   });
@@ -116,7 +119,12 @@ LentBuffers embedder_buffers(const EngineParts& parts) {
   return LentBuffers({parts.embeder});
 }
 
-Method method_of(const EngineParts& parts) {
+std::optional<InDims> in_dims_of(const EngineParts& parts, const py::object& inputs) {
+  if (parts.script) return in_dims_of_script(**parts.script, inputs, parts.in_dims);
+  return in_dims_of_tensors(inputs, parts.in_dims);
+}
+
+Method method_of(const EngineParts& parts, const py::object& inputs) {
   const bool is_default = is_default_embedder(parts.embeder) && parts.combine_fn.is_none();
   Method method = {
       embed_of(parts), combine_of(parts), distance_of(parts), /*takes_any_layout=*/is_default,
@@ -126,6 +134,9 @@ Method method_of(const EngineParts& parts) {
       method.reads = {weights->weight1, weights->bias1, weights->weight2, weights->bias2};
     }
   }
+  method.prediction_layout = parts.prediction_layout;
+  method.feeds_probabilities = parts.feeds_probabilities;
+  method.in_dims = in_dims_of(parts, inputs);
   return method;
 }
 

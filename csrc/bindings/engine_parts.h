@@ -32,6 +32,9 @@ struct EngineParts {
   Layout prediction_layout;
   Layout features_layout;
   std::optional<at::Tensor> neutral;
+  py::object in_dims;  // in torch.vmap's convention, or None
+  bool feeds_probabilities;
+  bool has_checked_injection = false;
   std::shared_ptr<Graphs> graphs = std::make_shared<Graphs>();
 
   // The functions that are TorchScript modules. Python would run those by an executor whose results depend on how often
@@ -40,6 +43,9 @@ struct EngineParts {
   Combine script_combine = script_function_from(combine_fn);
   DistanceFunction script_distance = script_function_from(distance_fn);
 };
+
+/// in_dims for the inputs that network_of() gives.
+std::optional<InDims> in_dims_of(const EngineParts& parts, const py::object& inputs);
 
 /// The network that a call adapts, and what it is called with.
 NetworkCall network_of(const EngineParts& parts, const py::object& inputs);
@@ -64,6 +70,6 @@ class UnbuiltOnError {
 };
 
 /// Borrows the Python functions from `parts`, which must outlive it.
-Method method_of(const EngineParts& parts);
+Method method_of(const EngineParts& parts, const py::object& inputs);
 
 }  // namespace it3::python

@@ -48,11 +48,12 @@ class Adaptation:
     _weights: dict[str, Tensor]
     _source: nn.Module
     _has_neutral: bool
+    _prediction_layout: _C.Layout
 
     @cached_property
     def uncertainty(self) -> Tensor:
         """The Euclidean distance of y1 from y0 for each sample, (B,)."""
-        return _C.sample_distances(self.second, self.first)
+        return _C.sample_distances(self.second, self.first, self._prediction_layout.batch_of(self.first.dim()))
 
     @property
     def steps(self) -> int:

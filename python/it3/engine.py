@@ -1,5 +1,6 @@
 """The engine: a model, an embedder and how to adapt."""
 
+import warnings
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -52,11 +53,24 @@ class IT3Engine(nn.Module):
         If set, the engine trains with one pass, as the authors' programs do: ``prediction`` is f(x | signal), the
         signal being each sample's target with this probability, else ``neutral``, and ``loss_ttt`` is 0. Where
         ``neutral`` is None, the draw is for the whole batch, between the targets and no injection.
+    feedback
+        What is fed back of y0, so that it is of a kind with the labels that are fed in training. "auto": softmax(y0),
+        class probabilities, where the distance is one of the three between distributions, or where the engine was
+        trained by class indices on predictions that are no probabilities by themselves; else y0. "probabilities", or
+        "prediction", which is y0 as it is, as in torch-ttt.
+    in_dims
+        Along which dimension of each input the samples lie, in torch.vmap's convention: a number for all tensors, or a
+        tuple or dictionary like the inputs, with None for what all samples share. Needed by ``per_sample``, and to
+        leave samples out, where several tensors could hold samples. Default: where ``prediction_layout`` has them.
+    prediction_layout, features_layout
+        Where the prediction, and the layer's output, have their samples and channels, if the kinds of the model's
+        layers do not tell. The channels of a prediction are its classes or components: for the embedder, for one-hot
+        targets, for the distances and for ``feedback``.
     optimization_parameters
         How to adapt; may be changed between calls, as ``engine.optimization_parameters["lr"] = 1e-3``.
 
         - ``optimizer_name`` ("adam"): adam, adamw, sgd, rmsprop or adagrad
-        - ``num_steps`` (3), ``lr`` (1e-2)
+        - ``num_steps`` (3), ``lr`` (1e-4; torch-ttt's is 1e-2, which ruins many networks)
         - ``betas``, ``eps``, ``weight_decay``, ``momentum``: as in torch.optim, with its defaults
         - ``amp`` (None): "bf16" or "fp16" for passes in mixed precision; weights, losses and predictions stay float32
         - ``cuda_graphs`` ("auto"): whether calls on a CUDA device are recorded and replayed as CUDA graphs where they
@@ -115,6 +129,11 @@ class IT3Engine(nn.Module):
         optimization_parameters: Mapping[str, Any] | None = None,
         neutral: Tensor | float | None = None,
         target_probability: float | None = None,
+        *,
+        feedback: str = "auto",
+        in_dims: Any = None,
+        prediction_layout: _C.Layout | None = None,
+        features_layout: _C.Layout | None = None,
     ) -> None:
         super().__init__()
         _check_model(model)
@@ -130,16 +149,23 @@ class IT3Engine(nn.Module):
             self.distance_fn = _callable_or_none("distance_fn", distance_fn) or "mse"
 
         eager = _eager(model)
-        self._prediction_layout = layout_of(eager, eager)
-        self._features_layout = layout_of(_C.submodule_of(eager, features_layer_name.removeprefix("_orig_mod.")), eager)
         self.embeder = Embedder() if embeder is None else _callable_or_none("embeder", embeder)
-        if isinstance(self.embeder, Embedder):
-            if not self.embeder.is_built:  # so that loading a state dict keeps the model's device and dtype
-                self.embeder.to(_like_of(eager))
-            self.embeder.prediction_layout = self.embeder.prediction_layout or self._prediction_layout
-            self.embeder.features_layout = self.embeder.features_layout or self._features_layout
-            self._prediction_layout = self.embeder.prediction_layout
-            self._features_layout = self.embeder.features_layout
+        own = self.embeder if isinstance(self.embeder, Embedder) else None
+        layer = _C.submodule_of(eager, features_layer_name.removeprefix("_orig_mod."))
+        self.prediction_layout = prediction_layout or (own and own.prediction_layout) or layout_of(eager, eager)
+        self.features_layout = features_layout or (own and own.features_layout) or layout_of(layer, eager)
+        if own is not None:
+            if not own.is_built:  # so that loading a state dict keeps the model's device and dtype
+                own.to(_like_of(eager))
+            own.prediction_layout, own.features_layout = self.prediction_layout, self.features_layout
+        _C.check_feedback(feedback)
+        self.feedback = feedback
+        _C.check_in_dims(in_dims)
+        self.in_dims = in_dims
+        self.is_trained = own is not None and own.is_built
+        """Whether the embedder was trained, by this engine or, as one that has its shape is taken to be, elsewhere."""
+        self._learnt_probabilities = False
+        self._has_warned = False
         self.neutral = neutral
         self.target_probability = target_probability
         self.notes: dict[str, Any] = {}
@@ -151,10 +177,6 @@ class IT3Engine(nn.Module):
     def embedder(self) -> Any:
         """The embedder: ``embeder`` by its dictionary spelling."""
         return self.embeder
-
-    @embedder.setter
-    def embedder(self, module: Any) -> None:
-        self.embeder = module
 
     def forward(self, inputs: Any, target: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Train or adapt, by the engine's mode.
@@ -178,9 +200,15 @@ class IT3Engine(nn.Module):
             are not finite.
         """
         if self.training:
-            return _C.training_losses(self._parts(), inputs, target, self.target_probability)
+            prediction, loss, learns = _C.training_losses(self._parts(), inputs, target, self.target_probability)
+            if not self.is_trained:
+                self.is_trained = True
+            if learns and not self._learnt_probabilities:
+                self._learnt_probabilities = True
+            return prediction, loss
         if target is not None:
             raise ValueError("a target was given in eval mode, where adaptation uses no labels; call train() to train")
+        self._warn_if_untrained(self.optimization_parameters, stacklevel=5)  # two of torch.nn lie between
         result = _C.adapt(self._parts(), inputs, self.optimization_parameters, self._online)
         return result.prediction, result.loss()
 
@@ -195,6 +223,7 @@ class IT3Engine(nn.Module):
             Optimisation parameters for this call.
         """
         options = {**self.optimization_parameters, **overrides}
+        self._warn_if_untrained(options, stacklevel=3)
         result = _C.adapt(self._parts(), inputs, options, self._online, in_full=True)
         return Adaptation(
             prediction=result.prediction,
@@ -206,6 +235,7 @@ class IT3Engine(nn.Module):
             _weights=dict(result.weights),
             _source=_eager(self.model),
             _has_neutral=self.neutral is not None,
+            _prediction_layout=self.prediction_layout,
         )
 
     def uncertainty(self, inputs: Any) -> Tensor:
@@ -285,17 +315,45 @@ class IT3Engine(nn.Module):
                 embeds_to_features=isinstance(self.embeder, Embedder),
                 combine_fn=self.combine_fn,
                 distance_fn=self.distance_fn,
-                prediction_layout=self._prediction_layout,
-                features_layout=self._features_layout,
+                prediction_layout=self.prediction_layout,
+                features_layout=self.features_layout,
                 neutral=None if self.neutral is None else torch.as_tensor(self.neutral),
+                in_dims=self.in_dims,
+                feeds_probabilities=self._feeds_probabilities(),
             )
             self.__dict__["_known_parts"] = parts
         return parts
 
+    def _feeds_probabilities(self) -> bool:
+        if self.feedback != "auto":
+            return self.feedback == "probabilities"
+        is_between = isinstance(self.distance_fn, str) and _C.is_between_distributions(self.distance_fn)
+        return is_between or self._learnt_probabilities
+
+    def _warn_if_untrained(self, options: Mapping[str, Any], stacklevel: int) -> None:
+        if self.is_trained or self._has_warned or options.get("num_steps") == 0:
+            return
+        self._has_warned = True
+        if isinstance(self.embeder, nn.Module) and next(self.embeder.parameters(), None) is not None:
+            warnings.warn(_C.untrained_warning, stacklevel=stacklevel)
+
+    def get_extra_state(self) -> Tensor:
+        """Give what a state dict holds beside weights: whether the embedder is trained, and for probabilities."""
+        return torch.tensor([self.is_trained, self._learnt_probabilities])
+
+    def set_extra_state(self, state: Tensor) -> None:
+        """Take what :meth:`get_extra_state` gave."""
+        self.is_trained, self._learnt_probabilities = state.tolist()
+
     def __setattr__(self, name: str, value: Any) -> None:
         """Assign, and forget what was made of the old attribute; modes and options are no part of that."""
+        if name == "embedder":  # or torch.nn.Module would make a child of that name
+            name = "embeder"
+        if name == "embeder" and isinstance(value, Embedder) and "prediction_layout" in self.__dict__:
+            value.prediction_layout = value.prediction_layout or self.prediction_layout
+            value.features_layout = value.features_layout or self.features_layout
         super().__setattr__(name, value)
-        if name not in ("training", "optimization_parameters", "target_probability"):
+        if name not in ("training", "optimization_parameters", "target_probability", "is_trained", "_has_warned"):
             self.__dict__["_known_parts"] = None
 
     def _cut_network(self) -> _C.ScriptNetwork | _C.EagerCut:
@@ -320,6 +378,8 @@ class IT3Engine(nn.Module):
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
         _rename_torch_ttt_keys(state_dict, prefix, isinstance(self.embeder, Embedder))
+        # Of torch-ttt and of earlier checkpoints, which were written after training.
+        state_dict.setdefault(f"{prefix}_extra_state", torch.tensor([True, False]))
         super()._load_from_state_dict(state_dict, prefix, *args)
 
 

@@ -52,7 +52,12 @@ def save(
         For parts that cannot be exported, and if the exported engine gives other results than the eager one.
     """
     exported = _exported(engine, example_inputs, method)
-    _C.save_engine(os.fspath(path), exported._parts(), engine.optimization_parameters, example_inputs)
+    facts = {
+        "feedback": engine.feedback,
+        "is_trained": engine.is_trained,
+        "learnt_probabilities": engine._learnt_probabilities,
+    }
+    _C.save_engine(os.fspath(path), exported._parts(), engine.optimization_parameters, example_inputs, facts)
 
 
 def load(path: str | os.PathLike[str], device: torch.device | str | None = None) -> IT3Engine:
@@ -87,8 +92,12 @@ def load(path: str | os.PathLike[str], device: torch.device | str | None = None)
         functions.get("distance") or saved["distance"],
         optimization_parameters=saved["options"],
         neutral=saved["neutral"],
+        feedback=saved["feedback"],
+        in_dims=saved["in_dims"],
+        prediction_layout=saved["prediction_layout"],
+        features_layout=saved["features_layout"],
     )
-    engine._prediction_layout, engine._features_layout = saved["prediction_layout"], saved["features_layout"]
+    engine.is_trained, engine._learnt_probabilities = saved["is_trained"], saved["learnt_probabilities"]
     engine.notes = saved["notes"]
     return engine.eval()
 
@@ -140,8 +149,12 @@ def _of_parts(engine: IT3Engine, model: nn.Module, embeder: Any, combine_fn: Any
         distance_fn,
         engine.optimization_parameters,
         engine.neutral,
+        feedback=engine.feedback,
+        in_dims=engine.in_dims,
+        prediction_layout=engine.prediction_layout,
+        features_layout=engine.features_layout,
     )
-    other._prediction_layout, other._features_layout = engine._prediction_layout, engine._features_layout
+    other.is_trained, other._learnt_probabilities = True, engine._learnt_probabilities  # nobody is to be warned
     return other
 
 
