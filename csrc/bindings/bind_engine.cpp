@@ -164,7 +164,9 @@ void bind_engine(py::module_& module) {
 
   py::class_<ScriptNetwork, std::shared_ptr<ScriptNetwork>>(
       module, "ScriptNetwork", "A TorchScript module, cut at one layer into a head and a tail.")
-      .def(py::init(wrap_pybind_function(script_network_from)), py::arg("module"), py::arg("layer"));
+      .def(
+          py::init(wrap_pybind_function(script_network_from)), py::arg("module"), py::arg("layer"),
+          py::arg("output") = py::none(), py::arg("layer_output") = py::none());
 
   py::class_<EagerCut, std::shared_ptr<EagerCut>>(
       module, "EagerCut", "An eager module, traced and cut like a TorchScript one where that gives the same.")

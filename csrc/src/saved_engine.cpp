@@ -11,6 +11,7 @@
 #include <torch/csrc/jit/serialization/pickle.h>
 
 #include "passes.h"
+#include "saved_module.h"
 
 namespace it3 {
 namespace {
@@ -160,26 +161,10 @@ Notes take_notes(ScriptNetwork& network, const Method& method, const Inputs& inp
   return notes;
 }
 
-void save_module(const torch::jit::Module& module, const std::string& path, const torch::jit::ExtraFilesMap& extra) {
-  const std::string partial = path + ".partial";
-  try {
-    module.save(partial, extra);
-    std::filesystem::rename(partial, path);
-  } catch (...) {
-    std::error_code ignored;
-    std::filesystem::remove(partial, ignored);
-    throw;
-  }
-}
-
 void save_engine(const SavedEngine& engine, const std::string& path) {
   const std::vector<char> description = torch::jit::pickle_save(describe(engine));
   torch::jit::ExtraFilesMap extra = {{record, std::string(description.begin(), description.end())}};
-  const auto add = [&](const char* name, const torch::jit::Module& module) {
-    std::ostringstream stream;
-    module.save(stream);
-    extra[name] = stream.str();
-  };
+  const auto add = [&](const char* name, const torch::jit::Module& module) { extra[name] = detail::archive_of(module); };
   if (const auto* embedder = std::get_if<torch::jit::Module>(&engine.embedder)) add(embedder_record, *embedder);
   if (engine.combine) add(combine_record, *engine.combine);
   if (const auto* distance = std::get_if<torch::jit::Module>(&engine.distance)) add(distance_record, *distance);

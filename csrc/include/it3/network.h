@@ -99,6 +99,7 @@ class IT3_API WorkingCopy : public TwoPass {
 struct Dependencies {
   std::vector<at::Tensor> tensors;  // parameters, buffers and the like
   std::uint64_t program;            // stands for what they do with them, in this process
+  bool writes_inputs = false;       // whether they write to what they are called with
 };
 
 /// A model cut at one layer. Its own passes run on its own weights, as training needs it.
