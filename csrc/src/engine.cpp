@@ -1,5 +1,8 @@
 #include <it3/engine.h>
 
+#include <atomic>
+#include <mutex>
+
 #include <c10/util/Exception.h>
 
 #include <it3/script_function.h>
@@ -37,15 +40,43 @@ Distance distance_of(const SavedEngine& saved) {
   return distance_by_name(std::get<std::string>(saved.distance));
 }
 
+std::shared_ptr<Network> checked(std::shared_ptr<Network> network) {
+  TORCH_CHECK_VALUE(
+      network != nullptr, "the network of an it3::Engine is null; give an it3::ModuleNetwork or an it3::ScriptNetwork");
+  return network;
+}
+
+void check_functions(const Method& method) {
+  const auto* const embedder = method.embed.target<Embedder>();
+  TORCH_CHECK_VALUE(
+      method.embed != nullptr && (embedder == nullptr || !embedder->is_empty()),
+      "the embed of an it3::Engine is null; give an it3::Embedder(), or a function of (prediction, features)");
+  TORCH_CHECK_VALUE(
+      method.distance.to_prediction != nullptr && method.distance.to_target != nullptr,
+      "the distance of an it3::Engine is null; give a function of two predictions, or leave it out");
+}
+
 }  // namespace
+
+/// Calls until one has succeeded come one after another: one that fails leaves the embedder without a shape.
+struct Engine::FirstCall {
+  std::mutex mutex;
+  std::atomic<bool> is_over = false;
+};
+
+Engine::Engine(Engine&&) noexcept = default;
+Engine& Engine::operator=(Engine&&) noexcept = default;
+Engine::~Engine() = default;
 
 Engine::Engine(
     std::shared_ptr<Network> network, Options options_, Embed embed, Combine combine, std::optional<Distance> distance)
     : options(std::move(options_)),
-      network_(std::move(network)),
+      network_(checked(std::move(network))),
       embedder_(nullptr),
       has_default_combine_(combine == nullptr),
-      method_{std::move(embed), std::move(combine), distance ? std::move(*distance) : distance_by_name("mse")} {
+      method_{std::move(embed), std::move(combine), distance ? std::move(*distance) : distance_by_name("mse")},
+      first_call_(std::make_unique<FirstCall>()) {
+  check_functions(method_);
   if (const auto* embedder = method_.embed.target<Embedder>()) {
     embedder_ = *embedder;
     prediction_layout_ = embedder_->prediction_layout();
@@ -89,9 +120,15 @@ Losses Engine::losses(
 }
 
 Adaptation Engine::adapt(const Inputs& inputs, bool in_full) {
-  const bool is_new = !embedder_.is_empty() && !embedder_->is_built();
+  Online* const online = options.copy_model ? nullptr : &online_;
+  const auto turn = network_->take_turn();  // before the other lock, as in calls by the network's own functions
+  std::unique_lock<std::mutex> lock;
+  if (!embedder_.is_empty() && !first_call_->is_over) lock = std::unique_lock(first_call_->mutex);
+  const bool is_new = lock.owns_lock() && !embedder_->is_built();
   try {
-    return it3::adapt(*network_, method_, options, inputs, options.copy_model ? nullptr : &online_, in_full, &graphs_);
+    Adaptation adaptation = it3::adapt(*network_, method_, options, inputs, online, in_full, &graphs_);
+    if (lock.owns_lock()) first_call_->is_over = true;
+    return adaptation;
   } catch (...) {
     if (is_new) embedder_->clear();
     throw;

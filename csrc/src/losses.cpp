@@ -99,6 +99,7 @@ Losses training_losses(
       "target_probability must be a number from 0 to 1, or None, not ", *target_probability);
   TORCH_CHECK_VALUE(
       !target_probability || target, "target_probability draws from the targets, but none was given; give target=");
+  const auto turn = network.take_turn();
   at::Tensor neutral;
   if (method.neutral.defined()) neutral = detail::neutral_signal(*network.checkout({}), method, inputs);
   const auto fit = [&](const at::Tensor& prediction) {

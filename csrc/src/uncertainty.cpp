@@ -22,6 +22,7 @@ at::Tensor sample_distances(const at::Tensor& second, const at::Tensor& first) {
 at::Tensor uncertainty(
     Network& network, const Method& method, const Inputs& inputs, const Normalisation& normalisation) {
   const c10::InferenceMode no_inference(false);
+  const auto turn = network.take_turn();
   const detail::RandomStateGuard random_state(tensors_of(network.parameters()));
   const auto copy = network.checkout({}, normalisation);
   const detail::Passes passes(method, inputs, detail::neutral_signal(*copy, method, inputs));

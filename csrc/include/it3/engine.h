@@ -3,6 +3,8 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <type_traits>
+#include <utility>
 #include <vector>
 
 #include <c10/core/Device.h>
@@ -12,6 +14,7 @@
 #include <it3/export.h>
 #include <it3/losses.h>
 #include <it3/method.h>
+#include <it3/module_network.h>
 #include <it3/network.h>
 #include <it3/online.h>
 #include <it3/options.h>
@@ -20,12 +23,19 @@
 namespace it3 {
 
 /// A network, an embedder and options: IT3 for C++ programs. Training is losses(), inference is adapt().
+///
+/// Threads may share an engine, the first call too, and several engines may be around one model: every result is as if
+/// the calls came one after another. A ScriptNetwork's calls run at once, a ModuleNetwork's take turns, and so do all
+/// that keep adapted weights (Options::copy_model false), which start from what the last one left. `options` and the
+/// neutral signal are not to be changed while another thread calls. See Network for what else a program must not do
+/// with the model meanwhile.
 class IT3_API Engine {
  public:
   /// @param embed  the default embedder, another module's holder or function of (prediction, features), or a
   ///               ScriptFunction, which can be saved
   /// @param combine  of (features, embedding); broadcast_add() if null
-  /// @param distance  distance_by_name("mse") if not given
+  /// @param distance  a function of two predictions, or distance_by_name(...); that of "mse" if not given
+  /// Raises c10::ValueError if the network, embed or the distance is null.
   explicit Engine(
       std::shared_ptr<Network> network,
       Options options = {},
@@ -33,8 +43,27 @@ class IT3_API Engine {
       Combine combine = nullptr,
       std::optional<Distance> distance = {});
 
+  /// Around a ModuleNetwork of this model, by its holder or its pointer.
+  template <typename Model>
+    requires std::is_constructible_v<ModuleNetwork, Model>
+  explicit Engine(
+      Model&& model,
+      Options options_ = {},
+      Embed embed = Embedder(),
+      Combine combine = nullptr,
+      std::optional<Distance> distance = {})
+      : Engine(
+            std::shared_ptr<Network>(std::make_shared<ModuleNetwork>(std::forward<Model>(model))),
+            std::move(options_),
+            std::move(embed),
+            std::move(combine),
+            std::move(distance)) {}
+
   /// What a file held.
   explicit Engine(SavedEngine saved);
+  Engine(Engine&&) noexcept;
+  Engine& operator=(Engine&&) noexcept;
+  ~Engine();
 
   /// May be changed between calls.
   Options options;
@@ -86,6 +115,7 @@ class IT3_API Engine {
   void save_adapted(const Adaptation& adaptation, const std::string& path) const;
 
  private:
+  struct FirstCall;
   void set_default_combine();
 
   std::shared_ptr<Network> network_;
@@ -96,6 +126,7 @@ class IT3_API Engine {
   Method method_;
   Online online_;
   Graphs graphs_;
+  std::unique_ptr<FirstCall> first_call_;
 };
 
 }  // namespace it3
