@@ -92,7 +92,7 @@ std::vector<at::Tensor> from_maybe(py::handle saved) {
 }
 
 py::tuple state_of(const Online& online) {
-  const Online::State& state = online.state();
+  const Online::State state = online.state();
   py::list start;
   for (const auto& s : state.start) start.append(py::make_tuple(s.name, s.value));
   const OptimizerState& optimizer = state.optimizer;
@@ -152,12 +152,17 @@ void bind_engine(py::module_& module) {
   py::class_<Online>(module, "Online", "What stays between calls that keep adapted weights.")
       .def(py::init<>())
       .def(
-          "reset",
-          wrap_pybind_function([](Online& online, const py::object& model) { online.reset(parameters_only(model)); }),
+          "reset", wrap_pybind_function([](Online& online, const py::object& model) {
+            const PythonNetwork network = parameters_only(model);
+            const py::gil_scoped_release no_gil;  // other threads may need it to come to their ends
+            online.reset(network);
+          }),
           py::arg("model"), "Writes the weights of the start back into the model, and forgets everything.")
       .def(
           "drift", wrap_pybind_function([](const Online& online, const py::object& model) {
-            return online.drift(parameters_only(model));
+            const PythonNetwork network = parameters_only(model);
+            const py::gil_scoped_release no_gil;
+            return online.drift(network);
           }),
           py::arg("model"), "How far the model's weights are from those of the start.")
       .def(py::pickle(&state_of, &online_from));

@@ -52,10 +52,10 @@ class PythonWorkingCopy : public LentWorkingCopy {
  public:
   PythonWorkingCopy(
       PythonNetwork& network, const std::vector<NamedParameter>& adapted, const Normalisation& normalisation)
-      : LentWorkingCopy(tensors_of(adapted), tensors_of(network.parameters())),
+      : LentWorkingCopy(adapted, parameters_and_buffers(network)),
         network_(network),
         no_recomputation_(network.layer_, network.recomputation_check()),
-        buffers_({network.model_}) {
+        buffers_({network.model_}, values()) {
     if (normalisation.statistics == NormStatistics::running) return;
     const py::object type = py::module_::import("it3.norm_statistics").attr("OtherStatistics");
     network_.norm_statistics_ = type(static_cast<int>(normalisation.statistics), normalisation.prior);
@@ -74,6 +74,12 @@ class PythonWorkingCopy : public LentWorkingCopy {
   }
 
  private:
+  static std::vector<at::Tensor> parameters_and_buffers(const PythonNetwork& network) {
+    std::vector<at::Tensor> all = tensors_of(network.parameters());
+    for (auto& buffer : buffers_of(network.model_)) all.push_back(std::move(buffer));
+    return all;
+  }
+
   PythonNetwork& network_;
   HookScope no_recomputation_;
   LentBuffers buffers_;

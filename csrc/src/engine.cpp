@@ -1,6 +1,8 @@
 #include <it3/engine.h>
 
+#include <atomic>
 #include <exception>
+#include <mutex>
 
 #include <c10/util/Exception.h>
 
@@ -57,15 +59,45 @@ Distance distance_of(const SavedEngine& saved) {
   return distance_by_name(std::get<std::string>(saved.distance));
 }
 
+std::shared_ptr<Network> checked(std::shared_ptr<Network> network) {
+  TORCH_CHECK_VALUE(
+      network != nullptr, "the network of an it3::Engine is null; give an it3::ModuleNetwork or an it3::ScriptNetwork");
+  return network;
+}
+
+void check_functions(const Method& method) {
+  const auto* const embedder = method.embed.target<Embedder>();
+  TORCH_CHECK_VALUE(
+      method.embed != nullptr && (embedder == nullptr || !embedder->is_empty()),
+      "the embed of an it3::Engine is null; give an it3::Embedder(), or a function of (prediction, features)");
+  TORCH_CHECK_VALUE(
+      method.distance.to_prediction != nullptr && method.distance.to_target != nullptr,
+      "the distance of an it3::Engine is null; give a function of two predictions, or leave it out");
+}
+
 }  // namespace
+
+/// Calls until one has told what an engine has to know come one after another: one that fails leaves the embedder
+/// without a shape.
+struct Engine::FirstCall {
+  std::mutex mutex;
+  std::atomic<bool> is_over = false;
+  std::atomic<bool> has_warned = false;
+};
+
+Engine::Engine(Engine&&) noexcept = default;
+Engine& Engine::operator=(Engine&&) noexcept = default;
+Engine::~Engine() = default;
 
 Engine::Engine(
     std::shared_ptr<Network> network, Options options_, Embed embed, Combine combine, std::optional<Distance> distance)
     : options(std::move(options_)),
-      network_(std::move(network)),
+      network_(checked(std::move(network))),
       embedder_(nullptr),
       has_default_combine_(combine == nullptr),
-      method_{std::move(embed), std::move(combine), distance ? std::move(*distance) : distance_by_name("mse")} {
+      method_{std::move(embed), std::move(combine), distance ? std::move(*distance) : distance_by_name("mse")},
+      first_call_(std::make_unique<FirstCall>()) {
+  check_functions(method_);
   if (const auto* embedder = method_.embed.target<Embedder>()) {
     embedder_ = *embedder;
     prediction_layout_ = embedder_->prediction_layout();
@@ -122,40 +154,45 @@ Method Engine::method() const {
   return now;
 }
 
-void Engine::check(const Inputs& inputs) {
-  if (has_checked_injection_) return;
-  has_checked_injection_ = check_injection(*network_, method(), inputs);
+template <typename Call>
+auto Engine::guarded(const Inputs& inputs, const Call& call) {
+  const auto turn = network_->take_turn();  // before the other lock, as in calls by the network's own functions
+  std::unique_lock<std::mutex> lock;
+  if (!first_call_->is_over) lock = std::unique_lock(first_call_->mutex);
+  const ClearOnError clear(embedder_);
+  const bool has_told = !lock.owns_lock() || check_injection(*network_, method(), inputs);
+  auto result = call();
+  if (lock.owns_lock()) first_call_->is_over = has_told;
+  return result;
 }
 
 void Engine::warn_if_untrained() {
-  if (is_trained || has_warned_ || options.num_steps == 0) return;
-  has_warned_ = true;
+  if (is_trained || options.num_steps == 0 || first_call_->has_warned.exchange(true)) return;
   TORCH_WARN(untrained_warning);
 }
 
 Losses Engine::losses(
     const Inputs& inputs, const std::optional<at::Tensor>& target, std::optional<double> target_probability) {
-  const ClearOnError clear(embedder_);
-  check(inputs);
-  Losses losses = training_losses(*network_, method(), inputs, target, target_probability);
-  is_trained = true;
-  if (losses.has_class_targets && !learnt_probabilities_) {
-    learnt_probabilities_ = !are_probabilities(losses.prediction, prediction_layout_);
-  }
-  return losses;
+  return guarded(inputs, [&] {
+    Losses losses = training_losses(*network_, method(), inputs, target, target_probability);
+    is_trained = true;
+    if (losses.has_class_targets && !learnt_probabilities_) {
+      learnt_probabilities_ = !are_probabilities(losses.prediction, prediction_layout_);
+    }
+    return losses;
+  });
 }
 
 Adaptation Engine::adapt(const Inputs& inputs, bool in_full) {
-  const ClearOnError clear(embedder_);
-  check(inputs);
-  warn_if_untrained();
-  return it3::adapt(*network_, method(), options, inputs, options.copy_model ? nullptr : &online_, in_full, &graphs_);
+  Online* const online = options.copy_model ? nullptr : &online_;
+  return guarded(inputs, [&] {
+    warn_if_untrained();
+    return it3::adapt(*network_, method(), options, inputs, online, in_full, &graphs_);
+  });
 }
 
 at::Tensor Engine::uncertainty(const Inputs& inputs) {
-  const ClearOnError clear(embedder_);
-  check(inputs);
-  return it3::uncertainty(*network_, method(), inputs, options);
+  return guarded(inputs, [&] { return it3::uncertainty(*network_, method(), inputs, options); });
 }
 
 double Engine::calibrate(const std::vector<Inputs>& clean, double quantile) {

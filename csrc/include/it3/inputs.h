@@ -1,5 +1,6 @@
 #pragma once
 
+#include <initializer_list>
 #include <map>
 #include <string>
 #include <vector>
@@ -21,9 +22,16 @@ struct Inputs {
   /// One tensor: the call f(x).
   Inputs(at::Tensor x) : args{std::move(x)} {}
 
+  /// Several: the call f(x, y, ...).
+  Inputs(std::initializer_list<at::Tensor> tensors) : args(tensors.begin(), tensors.end()) {}
+
   explicit Inputs(std::vector<c10::IValue> positional, std::map<std::string, c10::IValue> keywords = {})
       : args(std::move(positional)), kwargs(std::move(keywords)) {}
 };
+
+/// The only tensor in the inputs of a model whose forward() takes one. Raises c10::ValueError, telling what was given,
+/// for other inputs.
+IT3_API at::Tensor single_tensor(const Inputs& inputs);
 
 /// The same inputs with copies of tensors that were made in inference mode, which autograd cannot record.
 IT3_API Inputs without_inference_tensors(const Inputs& inputs);
