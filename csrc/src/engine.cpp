@@ -2,6 +2,7 @@
 
 #include <c10/util/Exception.h>
 
+#include <it3/neutral.h>
 #include <it3/script_function.h>
 #include <it3/script_network.h>
 #include <it3/uncertainty.h>
@@ -48,8 +49,7 @@ Engine::Engine(
       method_{std::move(embed), std::move(combine), distance ? std::move(*distance) : distance_by_name("mse")} {
   if (const auto* embedder = method_.embed.target<Embedder>()) {
     embedder_ = *embedder;
-    prediction_layout_ = embedder_->prediction_layout();
-    features_layout_ = embedder_->features_layout();
+    layouts_ = {embedder_->prediction_layout(), embedder_->features_layout()};
   }
   if (has_default_combine_) set_default_combine();
   method_.takes_any_layout = has_default_combine_ && !embedder_.is_empty();
@@ -63,16 +63,32 @@ Engine::Engine(SavedEngine saved)
           embed_of(saved),
           saved.combine ? Combine(ScriptFunction(*saved.combine)) : nullptr,
           distance_of(saved)) {
-  prediction_layout_ = saved.prediction_layout;
-  features_layout_ = saved.features_layout;
+  layouts_ = {saved.prediction_layout, saved.features_layout};
   if (has_default_combine_) set_default_combine();
   method_.neutral = saved.neutral;
 }
 
 void Engine::set_default_combine() {
-  method_.combine = [layout = features_layout_](const at::Tensor& features, const at::Tensor& embedding) {
+  method_.combine = [layout = layouts_.features](const at::Tensor& features, const at::Tensor& embedding) {
     return broadcast_add(features, embedding, layout);
   };
+}
+
+void Engine::settle(const Inputs& inputs) {
+  const std::scoped_lock lock(*settling_);
+  if (are_layouts_settled_) return;
+  const bool is_needed = !embedder_.is_empty();
+  layouts_ = settle_layouts(
+      *network_, inputs, layouts_, network_->origin_of_prediction(), network_->origin_of_features(),
+      network_->layer_name(), {is_needed, is_needed});
+  if (is_needed) embedder_->set_layouts(layouts_.prediction, layouts_.features);
+  if (has_default_combine_) set_default_combine();
+  are_layouts_settled_ = true;
+}
+
+std::string Engine::explain_layouts(const Inputs& inputs) {
+  settle(inputs);
+  return describe_layouts(*network_, inputs, layouts_);
 }
 
 std::vector<at::Tensor> Engine::parameters() const {
@@ -85,10 +101,12 @@ std::vector<at::Tensor> Engine::parameters() const {
 
 Losses Engine::losses(
     const Inputs& inputs, const std::optional<at::Tensor>& target, std::optional<double> target_probability) {
-  return training_losses(*network_, method_, inputs, target, prediction_layout_, target_probability);
+  settle(inputs);
+  return training_losses(*network_, method_, inputs, target, layouts_.prediction, target_probability);
 }
 
 Adaptation Engine::adapt(const Inputs& inputs, bool in_full) {
+  settle(inputs);
   const bool is_new = !embedder_.is_empty() && !embedder_->is_built();
   try {
     return it3::adapt(*network_, method_, options, inputs, options.copy_model ? nullptr : &online_, in_full, &graphs_);
@@ -99,6 +117,8 @@ Adaptation Engine::adapt(const Inputs& inputs, bool in_full) {
 }
 
 at::Tensor Engine::uncertainty(const Inputs& inputs) {
+  options.validate();
+  settle(inputs);
   return it3::uncertainty(*network_, method_, inputs, options.normalisation);
 }
 
@@ -111,19 +131,26 @@ double Engine::calibrate(const std::vector<Inputs>& clean, double quantile) {
   return threshold;
 }
 
+void Engine::set_neutral(at::Tensor neutral) {
+  check_neutral(neutral);
+  method_.neutral = std::move(neutral);
+}
+
 void Engine::reset() { online_.reset(*network_); }
 
 Drift Engine::drift() const { return online_.drift(*network_); }
 
 void Engine::save(const std::string& path, const Inputs& example_inputs) {
   ScriptNetwork& network = script_of(network_);
+  options.validate();
+  settle(example_inputs);
   const bool is_default = !embedder_.is_empty();
   SavedEngine saved{
       network.module(),
       network.layer(),
       EmbedderWeights{},
-      prediction_layout_,
-      features_layout_,
+      layouts_.prediction,
+      layouts_.features,
       {},
       {},
       options,

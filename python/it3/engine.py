@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from it3 import _C
 from it3.adaptation import Adaptation
 from it3.embedder import Embedder
-from it3.layouts import layout_of
+from it3.layouts import settle_layouts
 
 TensorFunction = Callable[[Tensor, Tensor], Tensor]
 
@@ -130,16 +130,10 @@ class IT3Engine(nn.Module):
             self.distance_fn = _callable_or_none("distance_fn", distance_fn) or "mse"
 
         eager = _eager(model)
-        self._prediction_layout = layout_of(eager, eager)
-        self._features_layout = layout_of(_C.submodule_of(eager, features_layer_name.removeprefix("_orig_mod.")), eager)
+        _C.submodule_of(eager, self._layer_name())  # raises if there is none
         self.embeder = Embedder() if embeder is None else _callable_or_none("embeder", embeder)
-        if isinstance(self.embeder, Embedder):
-            if not self.embeder.is_built:  # so that loading a state dict keeps the model's device and dtype
-                self.embeder.to(_like_of(eager))
-            self.embeder.prediction_layout = self.embeder.prediction_layout or self._prediction_layout
-            self.embeder.features_layout = self.embeder.features_layout or self._features_layout
-            self._prediction_layout = self.embeder.prediction_layout
-            self._features_layout = self.embeder.features_layout
+        if isinstance(self.embeder, Embedder) and not self.embeder.is_built:
+            self.embeder.to(_like_of(eager))  # so that loading a state dict keeps the model's device and dtype
         self.neutral = neutral
         self.target_probability = target_probability
         self.notes: dict[str, Any] = {}
@@ -178,10 +172,10 @@ class IT3Engine(nn.Module):
             are not finite.
         """
         if self.training:
-            return _C.training_losses(self._parts(), inputs, target, self.target_probability)
+            return _C.training_losses(self._parts_for(inputs), inputs, target, self.target_probability)
         if target is not None:
             raise ValueError("a target was given in eval mode, where adaptation uses no labels; call train() to train")
-        result = _C.adapt(self._parts(), inputs, self.optimization_parameters, self._online)
+        result = _C.adapt(self._parts_for(inputs), inputs, self.optimization_parameters, self._online)
         return result.prediction, result.loss()
 
     def adapt(self, inputs: Any, **overrides: Any) -> Adaptation:
@@ -195,7 +189,7 @@ class IT3Engine(nn.Module):
             Optimisation parameters for this call.
         """
         options = {**self.optimization_parameters, **overrides}
-        result = _C.adapt(self._parts(), inputs, options, self._online, in_full=True)
+        result = _C.adapt(self._parts_for(inputs), inputs, options, self._online, in_full=True)
         return Adaptation(
             prediction=result.prediction,
             first=result.first,
@@ -210,7 +204,7 @@ class IT3Engine(nn.Module):
 
     def uncertainty(self, inputs: Any) -> Tensor:
         """Give the distance ‖y1 - y0‖ of each sample, (B,), without adapting: larger where the model is less sure."""
-        return _C.uncertainty(self._parts(), inputs, self.optimization_parameters)
+        return _C.uncertainty(self._parts_for(inputs), inputs, self.optimization_parameters)
 
     def calibrate(self, clean: Iterable[Any], quantile: float = 0.95) -> float:
         """Set the option ``threshold`` to a quantile of :meth:`uncertainty` over data that need no adaptation.
@@ -243,14 +237,19 @@ class IT3Engine(nn.Module):
         return self._online.drift(_eager(self.model))
 
     def explain(self, inputs: Any) -> str:
-        """Tell how a call with these inputs would run, and why: the network, and whether a CUDA graph is replayed."""
+        """Tell how a call with these inputs would run, and why.
+
+        The network, whether a CUDA graph is replayed, and where features and prediction have their channels and
+        samples.
+        """
         network = self._cut_network()
         why_hooks = "" if isinstance(network, _C.ScriptNetwork) else network.why_not(inputs)
         how = "a TorchScript module" if isinstance(network, _C.ScriptNetwork) else "traced by torch.fx"
         path = f"run whole, with a hook on the layer: {why_hooks}" if why_hooks else f"cut at the layer, {how}"
+        layouts = _C.describe_layouts(self._parts_for(inputs), inputs)
         why_not = _C.why_not_recorded(self._parts(), inputs, self.optimization_parameters)
         graph = f"no CUDA graph: {why_not}" if why_not else "replayed as a CUDA graph from the second like call on"
-        return f"{path}; {graph}"
+        return f"{path}; {graph}; {layouts}"
 
     def save(self, path: Any, example_inputs: Any, method: Any = "script") -> None:
         """Write the engine to one file; see :func:`it3.save`."""
@@ -292,9 +291,30 @@ class IT3Engine(nn.Module):
             self.__dict__["_known_parts"] = parts
         return parts
 
+    def _take_layouts(self) -> None:
+        """Take the layouts that are given, with the embedder; the next call settles the others."""
+        embedder = self._modules.get("embeder")
+        is_default = isinstance(embedder, Embedder)
+        self._prediction_layout = (embedder.prediction_layout if is_default else None) or _C.Layout()
+        self._features_layout = (embedder.features_layout if is_default else None) or _C.Layout()
+        self._are_layouts_settled = False
+
+    def _parts_for(self, inputs: Any) -> _C.EngineParts:
+        """Give the core what it needs for a call; the first one settles where channels and samples are."""
+        if not self._are_layouts_settled:
+            is_default = isinstance(self.embeder, Embedder)
+            settled = settle_layouts(self._parts(), inputs, self.training, are_needed=is_default)
+            self._prediction_layout, self._features_layout = settled
+            if is_default:
+                self.embeder.settle_layouts(*settled)
+            self._are_layouts_settled = True
+        return self._parts()
+
     def __setattr__(self, name: str, value: Any) -> None:
         """Assign, and forget what was made of the old attribute; modes and options are no part of that."""
         super().__setattr__(name, value)
+        if name in ("model", "features_layer_name", "embeder"):
+            self._take_layouts()
         if name not in ("training", "optimization_parameters", "target_probability"):
             self.__dict__["_known_parts"] = None
 

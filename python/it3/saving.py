@@ -142,6 +142,7 @@ def _of_parts(engine: IT3Engine, model: nn.Module, embeder: Any, combine_fn: Any
         engine.neutral,
     )
     other._prediction_layout, other._features_layout = engine._prediction_layout, engine._features_layout
+    other._are_layouts_settled = True  # the engine has run
     return other
 
 

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <memory>
+#include <mutex>
 #include <optional>
 #include <string>
 #include <vector>
@@ -16,6 +17,7 @@
 #include <it3/online.h>
 #include <it3/options.h>
 #include <it3/saved_engine.h>
+#include <it3/settle_layouts.h>
 
 namespace it3 {
 
@@ -41,7 +43,8 @@ class IT3_API Engine {
 
   /// The signal that stands for "no prediction yet", in training and at test time; see Method::neutral.
   const at::Tensor& neutral() const { return method_.neutral; }
-  void set_neutral(at::Tensor neutral) { method_.neutral = std::move(neutral); }
+  /// Raises c10::ValueError unless it is finite real numbers.
+  void set_neutral(at::Tensor neutral);
 
   /// The default embedder, null if another is used. Its parameters belong into the training optimiser, beside the
   /// model's.
@@ -72,6 +75,10 @@ class IT3_API Engine {
   /// How far the weights are from those that reset() goes back to.
   Drift drift() const;
 
+  /// Says where features and prediction have their channels and samples, by a plain pass: "features (4, 384, 10, 10):
+  /// channels in dimension 1 (384), samples in dimension 0; prediction ...".
+  std::string explain_layouts(const Inputs& inputs);
+
   /// Writes the engine to one file, see save_engine(); `example_inputs` shape the embedder if no call has, and their
   /// shapes are noted in the file. Raises c10::ValueError unless the network is a ScriptNetwork, and embed, combine and
   /// distance are the default ones, by name, or ScriptFunctions.
@@ -87,11 +94,14 @@ class IT3_API Engine {
 
  private:
   void set_default_combine();
+  /// Settles the layouts at the first call, see settle_layouts().
+  void settle(const Inputs& inputs);
 
   std::shared_ptr<Network> network_;
   Embedder embedder_;
-  Layout prediction_layout_;
-  Layout features_layout_;
+  Layouts layouts_;
+  bool are_layouts_settled_ = false;
+  std::unique_ptr<std::mutex> settling_ = std::make_unique<std::mutex>();
   bool has_default_combine_;
   Method method_;
   Online online_;

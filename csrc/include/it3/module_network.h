@@ -54,6 +54,9 @@ class IT3_API ModuleNetwork : public Network {
   FirstPass prepare(const Inputs& inputs) override;
   at::Tensor resume(const Inputs& inputs, const FirstPass& first, const Inject* inject) override;
   std::vector<NamedParameter> parameters() const override;
+  std::string layer_name() const override { return layer_; }
+  Origin origin_of_prediction() const override;
+  Origin origin_of_features() const override;
   /// LibTorch's layers of batch normalisation cannot be made to blend: that raises c10::ValueError. "batch" puts them
   /// in train mode for the passes, in which they refuse inputs of one value a channel.
   std::unique_ptr<WorkingCopy> checkout(
@@ -65,7 +68,9 @@ class IT3_API ModuleNetwork : public Network {
   bool has_fixed_head(const std::vector<NamedParameter>& adapted) const;
 
   std::shared_ptr<torch::nn::Module> module_;
+  std::string layer_;
   std::vector<std::shared_ptr<torch::nn::Module>> head_;  // of a Sequential
+  std::shared_ptr<InjectionPointImpl> point_;             // of another model
   // The passes, by either kind of cut.
   std::function<FirstPass(const Inputs&, const Inject*)> predict_;
   std::function<FirstPass(const Inputs&)> prepare_;

@@ -13,6 +13,7 @@
 
 #include <it3/export.h>
 #include <it3/inputs.h>
+#include <it3/layout.h>
 #include <it3/normalisation.h>
 
 namespace it3 {
@@ -111,6 +112,13 @@ class IT3_API Network : public TwoPass {
   virtual std::optional<Dependencies> dependencies(const Normalisation& /*normalisation*/) const {
     return std::nullopt;
   }
+
+  /// The name of the layer that is injected into; empty for the whole model or where it has none.
+  virtual std::string layer_name() const { return {}; }
+
+  /// The layers that the prediction, and the named layer's output, come from, as far as they are known.
+  virtual Origin origin_of_prediction() const { return {}; }
+  virtual Origin origin_of_features() const { return {}; }
 
   /// Opens a transaction in which `adapted`, some of parameters(), can change and the others are constants. Batch
   /// normalisation in eval mode normalises as `normalisation` says; stored statistics never change.
