@@ -7,8 +7,10 @@
 #include <it3/injection.h>
 #include <it3/losses.h>
 #include <it3/method.h>
+#include <it3/neutral.h>
 #include <it3/normalisation.h>
 #include <it3/online.h>
+#include <it3/settle_layouts.h>
 #include <it3/uncertainty.h>
 
 #include "bindings.h"
@@ -75,6 +77,28 @@ at::Tensor uncertainty_of_parts(EngineParts& parts, const py::object& inputs, co
 std::string why_not_recorded(const EngineParts& parts, const py::object& inputs, const py::dict& options) {
   const auto [network, network_inputs] = network_of(parts, inputs);
   return Graphs::why_not(*network, method_of(parts, inputs), options_from(options), network_inputs);
+}
+
+/// The layouts of (prediction, features); those of the parts are taken as they are where they are given.
+std::pair<Layout, Layout> settle_layouts_of_parts(
+    const EngineParts& parts,
+    const py::object& inputs,
+    const std::optional<Origin>& of_prediction,
+    const std::optional<Origin>& of_features,
+    std::pair<bool, bool> needed) {
+  const auto [network, network_inputs] = trained_network_of(parts, inputs);
+  const py::gil_scoped_release no_gil;
+  const Layouts settled = settle_layouts(
+      *network, network_inputs, {parts.prediction_layout, parts.features_layout},
+      of_prediction ? *of_prediction : network->origin_of_prediction(),
+      of_features ? *of_features : network->origin_of_features(), parts.layer_name, {needed.first, needed.second});
+  return {settled.prediction, settled.features};
+}
+
+std::string describe_layouts_of_parts(const EngineParts& parts, const py::object& inputs) {
+  const auto [network, network_inputs] = trained_network_of(parts, inputs);
+  const py::gil_scoped_release no_gil;
+  return describe_layouts(*network, network_inputs, {parts.prediction_layout, parts.features_layout});
 }
 
 using MaybeTensors = std::vector<std::optional<at::Tensor>>;
@@ -191,6 +215,7 @@ void bind_engine(py::module_& module) {
                                            py::object distance_fn, Layout prediction_layout, Layout features_layout,
                                            std::optional<at::Tensor> neutral, py::object in_dims,
                                            bool feeds_probabilities) {
+            if (neutral) check_neutral(*neutral);
             return EngineParts{std::move(model),   std::move(script),  std::move(cut),        std::move(layer_name),
                                std::move(embeder), embeds_to_features, std::move(combine_fn), std::move(distance_fn),
                                prediction_layout,  features_layout,    std::move(neutral),    std::move(in_dims),
@@ -199,7 +224,9 @@ void bind_engine(py::module_& module) {
           py::arg("model"), py::arg("script"), py::arg("cut"), py::arg("layer_name"), py::arg("embeder"),
           py::arg("embeds_to_features"), py::arg("combine_fn"), py::arg("distance_fn"), py::arg("prediction_layout"),
           py::arg("features_layout"), py::arg("neutral"), py::arg("in_dims"),
-          py::arg("feeds_probabilities"));
+          py::arg("feeds_probabilities"))
+      .def_readonly("model", &EngineParts::model)
+      .def_readonly("layer_name", &EngineParts::layer_name);
 
   module.def(
       "adapt", wrap_pybind_function(adapt_parts), py::arg("parts"), py::arg("inputs"), py::arg("options"),
@@ -213,6 +240,13 @@ void bind_engine(py::module_& module) {
   module.def(
       "uncertainty", wrap_pybind_function(uncertainty_of_parts), py::arg("parts"), py::arg("inputs"),
       py::arg("options"), "The distance between the two predictions of each sample: (B,).");
+  module.def(
+      "settle_layouts", wrap_pybind_function(settle_layouts_of_parts), py::arg("parts"), py::arg("inputs"),
+      py::arg("of_prediction"), py::arg("of_features"), py::arg("needed"),
+      "The layouts of (prediction, features), by plain passes. Raises ValueError where one that is needed stays open.");
+  module.def(
+      "describe_layouts", wrap_pybind_function(describe_layouts_of_parts), py::arg("parts"), py::arg("inputs"),
+      "Where features and prediction have their channels and samples, in words.");
   module.def(
       "why_not_recorded", wrap_pybind_function(why_not_recorded), py::arg("parts"), py::arg("inputs"),
       py::arg("options"), "Why a call is not recorded and replayed as a CUDA graph; empty if it is.");

@@ -148,6 +148,11 @@ void EmbedderImpl::pretty_print(std::ostream& stream) const { stream << "it3::Em
 
 bool EmbedderImpl::is_built() const { return weights_.weight1.numel() != 0; }
 
+void EmbedderImpl::set_layouts(Layout prediction_layout, Layout features_layout) {
+  prediction_layout_ = prediction_layout;
+  features_layout_ = features_layout;
+}
+
 void EmbedderImpl::set_weights(const EmbedderWeights& weights) {
   weights_.weight1.set_data(weights.weight1);
   weights_.bias1.set_data(weights.bias1);

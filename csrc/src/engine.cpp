@@ -7,7 +7,7 @@
 #include <c10/util/Exception.h>
 
 #include <it3/injection.h>
-
+#include <it3/neutral.h>
 #include <it3/script_function.h>
 #include <it3/script_network.h>
 #include <it3/uncertainty.h>
@@ -100,8 +100,7 @@ Engine::Engine(
   check_functions(method_);
   if (const auto* embedder = method_.embed.target<Embedder>()) {
     embedder_ = *embedder;
-    prediction_layout_ = embedder_->prediction_layout();
-    features_layout_ = embedder_->features_layout();
+    layouts_ = {embedder_->prediction_layout(), embedder_->features_layout()};
     is_trained = embedder_->is_built();
   }
   if (has_default_combine_) set_default_combine();
@@ -116,8 +115,7 @@ Engine::Engine(SavedEngine saved)
           embed_of(saved),
           saved.combine ? Combine(ScriptFunction(*saved.combine)) : nullptr,
           distance_of(saved)) {
-  prediction_layout_ = saved.prediction_layout;
-  features_layout_ = saved.features_layout;
+  layouts_ = {saved.prediction_layout, saved.features_layout};
   if (has_default_combine_) set_default_combine();
   method_.neutral = saved.neutral;
   in_dims = saved.in_dims;
@@ -127,9 +125,40 @@ Engine::Engine(SavedEngine saved)
 }
 
 void Engine::set_default_combine() {
-  method_.combine = [layout = features_layout_](const at::Tensor& features, const at::Tensor& embedding) {
+  method_.combine = [layout = layouts_.features](const at::Tensor& features, const at::Tensor& embedding) {
     return broadcast_add(features, embedding, layout);
   };
+}
+
+void Engine::settle(const Inputs& inputs) {
+  if (are_layouts_settled_) return;
+  const bool is_default = !embedder_.is_empty();
+  const std::string& distance = method_.distance.name;
+  const bool has_classes =
+      feedback == Feedback::probabilities || is_between_distributions(distance) || distance == "cosine";
+  layouts_ = settle_layouts(
+      *network_, inputs, layouts_, network_->origin_of_prediction(), network_->origin_of_features(),
+      network_->layer_name(), {is_default || has_classes, is_default});
+  if (is_default) embedder_->set_layouts(layouts_.prediction, layouts_.features);
+  if (has_default_combine_) set_default_combine();
+  are_layouts_settled_ = true;
+}
+
+template <typename Call>
+auto Engine::guarded(const Inputs& inputs, const Call& call) {
+  const auto turn = network_->take_turn();  // before the other lock, as in calls by the network's own functions
+  std::unique_lock<std::mutex> lock;
+  if (!first_call_->is_over) lock = std::unique_lock(first_call_->mutex);
+  const ClearOnError clear(embedder_);
+  if (lock.owns_lock()) settle(inputs);
+  const bool has_told = !lock.owns_lock() || check_injection(*network_, method(), inputs);
+  auto result = call();
+  if (lock.owns_lock()) first_call_->is_over = has_told;
+  return result;
+}
+
+std::string Engine::explain_layouts(const Inputs& inputs) {
+  return guarded(inputs, [&] { return describe_layouts(*network_, inputs, layouts_); });
 }
 
 std::vector<at::Tensor> Engine::parameters() const {
@@ -140,30 +169,21 @@ std::vector<at::Tensor> Engine::parameters() const {
   return all;
 }
 
-void Engine::set_prediction_layout(const Layout& layout) { prediction_layout_ = layout; }
+void Engine::set_prediction_layout(const Layout& layout) {
+  layouts_.prediction = layout;
+  are_layouts_settled_ = first_call_->is_over = false;
+}
 
 Method Engine::method() const {
   Method now = method_;
-  now.prediction_layout = prediction_layout_;
+  now.prediction_layout = layouts_.prediction;
   now.in_dims = in_dims;
   const bool is_named = !now.distance.name.empty();
-  if (is_named) now.distance = distance_by_name(method_.distance.name, prediction_layout_);
+  if (is_named) now.distance = distance_by_name(method_.distance.name, layouts_.prediction);
   now.feeds_probabilities =
       feedback == Feedback::probabilities ||
       (feedback == Feedback::automatic && (learnt_probabilities_ || is_between_distributions(now.distance.name)));
   return now;
-}
-
-template <typename Call>
-auto Engine::guarded(const Inputs& inputs, const Call& call) {
-  const auto turn = network_->take_turn();  // before the other lock, as in calls by the network's own functions
-  std::unique_lock<std::mutex> lock;
-  if (!first_call_->is_over) lock = std::unique_lock(first_call_->mutex);
-  const ClearOnError clear(embedder_);
-  const bool has_told = !lock.owns_lock() || check_injection(*network_, method(), inputs);
-  auto result = call();
-  if (lock.owns_lock()) first_call_->is_over = has_told;
-  return result;
 }
 
 void Engine::warn_if_untrained() {
@@ -177,7 +197,7 @@ Losses Engine::losses(
     Losses losses = training_losses(*network_, method(), inputs, target, target_probability);
     is_trained = true;
     if (losses.has_class_targets && !learnt_probabilities_) {
-      learnt_probabilities_ = !are_probabilities(losses.prediction, prediction_layout_);
+      learnt_probabilities_ = !are_probabilities(losses.prediction, layouts_.prediction);
     }
     return losses;
   });
@@ -204,19 +224,26 @@ double Engine::calibrate(const std::vector<Inputs>& clean, double quantile) {
   return threshold;
 }
 
+void Engine::set_neutral(at::Tensor neutral) {
+  check_neutral(neutral);
+  method_.neutral = std::move(neutral);
+}
+
 void Engine::reset() { online_.reset(*network_); }
 
 Drift Engine::drift() const { return online_.drift(*network_); }
 
 void Engine::save(const std::string& path, const Inputs& example_inputs) {
   ScriptNetwork& network = script_of(network_);
+  options.validate();
+  guarded(example_inputs, [] { return true; });
   const bool is_default = !embedder_.is_empty();
   SavedEngine saved{
       network.module(),
       network.layer(),
       EmbedderWeights{},
-      prediction_layout_,
-      features_layout_,
+      layouts_.prediction,
+      layouts_.features,
       {},
       {},
       options,

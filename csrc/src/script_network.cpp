@@ -146,6 +146,76 @@ torch::jit::Module ScriptNetwork::with_weights(const std::vector<std::pair<std::
   return copy;
 }
 
+namespace {
+
+std::string class_of(const torch::jit::Module& module) {
+  const auto name = module.type()->name();
+  return name ? name->name() : "";
+}
+
+/// A scripted module keeps its attributes, a traced one does not.
+std::optional<bool> batch_first(const torch::jit::Module& module) {
+  const auto slot = module.type()->findConstantSlot("batch_first");
+  if (slot) return module.type()->getConstant(*slot).toBool();
+  const bool is_attribute = module.hasattr("batch_first") && module.attr("batch_first").isBool();
+  return is_attribute ? std::optional(module.attr("batch_first").toBool()) : std::nullopt;
+}
+
+LayerKind kind_of(const torch::jit::Module& module) {
+  const auto tensor = [&](const std::string& name) {
+    const bool is_tensor = module.hasattr(name) && module.attr(name).isTensor();
+    return is_tensor ? module.attr(name).toTensor() : at::Tensor();
+  };
+  LayerKind kind = kind_of_layer(class_of(module), tensor, batch_first(module));
+  // Another class of the same name may have its channels elsewhere.
+  const auto name = module.type()->name();
+  if (!name || name->qualifiedName().find("torch.nn.") == std::string::npos) kind.channel_dim.reset();
+  return kind;
+}
+
+/// The kinds of modules in their order, what is in one before itself.
+void append_kinds(const torch::jit::Module& module, std::vector<LayerKind>& kinds) {
+  for (const auto& child : module.children()) append_kinds(child, kinds);
+  const LayerKind kind = kind_of(module);
+  if (kind.channel_dim || kind.channels) kinds.push_back(kind);
+}
+
+/// Whether what a module returns is what its last layer of a known kind does: it is one, or a chain that ends in one.
+bool is_direct(const torch::jit::Module& module) {
+  if (class_of(module) != "Sequential") return kind_of(module).channel_dim.has_value();
+  std::optional<torch::jit::Module> last;
+  for (const auto& child : module.children()) {
+    if (!is_elementwise(class_of(child))) last = child;
+  }
+  return last && is_direct(*last);
+}
+
+}  // namespace
+
+Origin ScriptNetwork::origin_of_prediction() const {
+  Origin origin;
+  append_kinds(module_, origin.inside);
+  origin.is_direct = is_direct(module_);
+  return origin;
+}
+
+Origin ScriptNetwork::origin_of_features() const {
+  if (layer_.empty()) return origin_of_prediction();
+  Origin origin;
+  for (const auto& submodule : module_.named_modules()) {
+    if (submodule.name == layer_) {
+      append_kinds(submodule.value, origin.inside);
+      origin.is_direct = is_direct(submodule.value);
+      break;
+    }
+    const LayerKind kind = kind_of(submodule.value);
+    const bool is_known = kind.channel_dim || kind.channels;
+    if (is_known && !layer_.starts_with(submodule.name + ".")) origin.before.push_back(kind);
+  }
+  if (origin.inside.empty()) origin.inside.swap(origin.before);
+  return origin;
+}
+
 std::unique_ptr<WorkingCopy> ScriptNetwork::checkout(
     const std::vector<NamedParameter>& adapted, const Normalisation& normalisation) {
   return std::make_unique<detail::ScriptWorkingCopy>(module_, cut(normalisation), adapted);

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from it3 import _C
 from it3.adaptation import Adaptation
 from it3.embedder import Embedder
-from it3.layouts import layout_of
+from it3.layouts import settle_layouts
 
 TensorFunction = Callable[[Tensor, Tensor], Tensor]
 
@@ -149,15 +149,12 @@ class IT3Engine(nn.Module):
             self.distance_fn = _callable_or_none("distance_fn", distance_fn) or "mse"
 
         eager = _eager(model)
+        self._given_layouts = (prediction_layout, features_layout)
+        _C.submodule_of(eager, self._layer_name())  # raises if there is none
         self.embeder = Embedder() if embeder is None else _callable_or_none("embeder", embeder)
         own = self.embeder if isinstance(self.embeder, Embedder) else None
-        layer = _C.submodule_of(eager, features_layer_name.removeprefix("_orig_mod."))
-        self.prediction_layout = prediction_layout or (own and own.prediction_layout) or layout_of(eager, eager)
-        self.features_layout = features_layout or (own and own.features_layout) or layout_of(layer, eager)
-        if own is not None:
-            if not own.is_built:  # so that loading a state dict keeps the model's device and dtype
-                own.to(_like_of(eager))
-            own.prediction_layout, own.features_layout = self.prediction_layout, self.features_layout
+        if own is not None and not own.is_built:
+            own.to(_like_of(eager))  # so that loading a state dict keeps the model's device and dtype
         _C.check_feedback(feedback)
         self.feedback = feedback
         _C.check_in_dims(in_dims)
@@ -177,6 +174,16 @@ class IT3Engine(nn.Module):
     def embedder(self) -> Any:
         """The embedder: ``embeder`` by its dictionary spelling."""
         return self.embeder
+
+    @property
+    def prediction_layout(self) -> _C.Layout:
+        """Where predictions have their samples and channels: as given, else as the first call settled it."""
+        return self._prediction_layout
+
+    @property
+    def features_layout(self) -> _C.Layout:
+        """Where the layer's output has its samples and channels: as given, else as the first call settled it."""
+        return self._features_layout
 
     def forward(self, inputs: Any, target: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Train or adapt, by the engine's mode.
@@ -200,7 +207,8 @@ class IT3Engine(nn.Module):
             are not finite.
         """
         if self.training:
-            prediction, loss, learns = _C.training_losses(self._parts(), inputs, target, self.target_probability)
+            parts = self._parts_for(inputs)
+            prediction, loss, learns = _C.training_losses(parts, inputs, target, self.target_probability)
             if not self.is_trained:
                 self.is_trained = True
             if learns and not self._learnt_probabilities:
@@ -209,7 +217,7 @@ class IT3Engine(nn.Module):
         if target is not None:
             raise ValueError("a target was given in eval mode, where adaptation uses no labels; call train() to train")
         self._warn_if_untrained(self.optimization_parameters, stacklevel=5)  # two of torch.nn lie between
-        result = _C.adapt(self._parts(), inputs, self.optimization_parameters, self._online)
+        result = _C.adapt(self._parts_for(inputs), inputs, self.optimization_parameters, self._online)
         return result.prediction, result.loss()
 
     def adapt(self, inputs: Any, **overrides: Any) -> Adaptation:
@@ -224,7 +232,7 @@ class IT3Engine(nn.Module):
         """
         options = {**self.optimization_parameters, **overrides}
         self._warn_if_untrained(options, stacklevel=3)
-        result = _C.adapt(self._parts(), inputs, options, self._online, in_full=True)
+        result = _C.adapt(self._parts_for(inputs), inputs, options, self._online, in_full=True)
         return Adaptation(
             prediction=result.prediction,
             first=result.first,
@@ -240,7 +248,7 @@ class IT3Engine(nn.Module):
 
     def uncertainty(self, inputs: Any) -> Tensor:
         """Give the distance ‖y1 - y0‖ of each sample, (B,), without adapting: larger where the model is less sure."""
-        return _C.uncertainty(self._parts(), inputs, self.optimization_parameters)
+        return _C.uncertainty(self._parts_for(inputs), inputs, self.optimization_parameters)
 
     def calibrate(self, clean: Iterable[Any], quantile: float = 0.95) -> float:
         """Set the option ``threshold`` to a quantile of :meth:`uncertainty` over data that need no adaptation.
@@ -273,14 +281,19 @@ class IT3Engine(nn.Module):
         return self._online.drift(_eager(self.model))
 
     def explain(self, inputs: Any) -> str:
-        """Tell how a call with these inputs would run, and why: the network, and whether a CUDA graph is replayed."""
+        """Tell how a call with these inputs would run, and why.
+
+        The network, whether a CUDA graph is replayed, and where features and prediction have their channels and
+        samples.
+        """
         network = self._cut_network()
         why_hooks = "" if isinstance(network, _C.ScriptNetwork) else network.why_not(inputs)
         how = "a TorchScript module" if isinstance(network, _C.ScriptNetwork) else "traced by torch.fx"
         path = f"run whole, with a hook on the layer: {why_hooks}" if why_hooks else f"cut at the layer, {how}"
+        layouts = _C.describe_layouts(self._parts_for(inputs), inputs)
         why_not = _C.why_not_recorded(self._parts(), inputs, self.optimization_parameters)
         graph = f"no CUDA graph: {why_not}" if why_not else "replayed as a CUDA graph from the second like call on"
-        return f"{path}; {graph}"
+        return f"{path}; {graph}; {layouts}"
 
     def save(self, path: Any, example_inputs: Any, method: Any = "script") -> None:
         """Write the engine to one file; see :func:`it3.save`."""
@@ -345,14 +358,37 @@ class IT3Engine(nn.Module):
         """Take what :meth:`get_extra_state` gave."""
         self.is_trained, self._learnt_probabilities = state.tolist()
 
+    def _take_layouts(self) -> None:
+        """Take the layouts that are given, with the engine or its embedder; the next call settles the others."""
+        embedder = self._modules.get("embeder")
+        given = self.__dict__.get("_given_layouts", (None, None))
+        own = (embedder.prediction_layout, embedder.features_layout) if isinstance(embedder, Embedder) else (None, None)
+        self._prediction_layout, self._features_layout = (
+            of_engine or of_embedder or _C.Layout() for of_engine, of_embedder in zip(given, own, strict=True)
+        )
+        self._are_layouts_settled = False
+
+    def _parts_for(self, inputs: Any) -> _C.EngineParts:
+        """Give the core what it needs for a call; the first one settles where channels and samples are."""
+        if not self._are_layouts_settled:
+            is_default = isinstance(self.embeder, Embedder)
+            has_classes = self._feeds_probabilities() or self.distance_fn == "cosine"
+            settled = settle_layouts(
+                self._parts(), inputs, self.training, needed=(is_default or has_classes, is_default)
+            )
+            self._prediction_layout, self._features_layout = settled
+            if is_default:
+                self.embeder.settle_layouts(*settled)
+            self._are_layouts_settled = True
+        return self._parts()
+
     def __setattr__(self, name: str, value: Any) -> None:
         """Assign, and forget what was made of the old attribute; modes and options are no part of that."""
         if name == "embedder":  # or torch.nn.Module would make a child of that name
             name = "embeder"
-        if name == "embeder" and isinstance(value, Embedder) and "prediction_layout" in self.__dict__:
-            value.prediction_layout = value.prediction_layout or self.prediction_layout
-            value.features_layout = value.features_layout or self.features_layout
         super().__setattr__(name, value)
+        if name in ("model", "features_layer_name", "embeder"):
+            self._take_layouts()
         if name not in ("training", "optimization_parameters", "target_probability", "is_trained", "_has_warned"):
             self.__dict__["_known_parts"] = None
 

@@ -155,6 +155,7 @@ def _of_parts(engine: IT3Engine, model: nn.Module, embeder: Any, combine_fn: Any
         features_layout=engine.features_layout,
     )
     other.is_trained, other._learnt_probabilities = True, engine._learnt_probabilities  # nobody is to be warned
+    other._are_layouts_settled = True  # the engine has run
     return other
 
 

@@ -60,6 +60,9 @@ class IT3_API EmbedderImpl : public torch::nn::Cloneable<EmbedderImpl> {
   const Layout& prediction_layout() const { return prediction_layout_; }
   const Layout& features_layout() const { return features_layout_; }
 
+  /// Where channels and samples are from now on.
+  void set_layouts(Layout prediction_layout, Layout features_layout);
+
   /// Gives the parameters these values.
   void set_weights(const EmbedderWeights& weights);
 

@@ -21,6 +21,7 @@
 #include <it3/options.h>
 #include <it3/samples.h>
 #include <it3/saved_engine.h>
+#include <it3/settle_layouts.h>
 
 namespace it3 {
 
@@ -77,7 +78,7 @@ class IT3_API Engine {
   std::optional<InDims> in_dims = std::nullopt;
 
   /// Where predictions have their samples and channels. Unless given, what the kinds of the network's layers tell.
-  const Layout& prediction_layout() const { return prediction_layout_; }
+  const Layout& prediction_layout() const { return layouts_.prediction; }
   void set_prediction_layout(const Layout& layout);
 
   /// Whether the embedder was trained: by losses() of this engine, before it was saved or loaded, or elsewhere, which an
@@ -86,7 +87,8 @@ class IT3_API Engine {
 
   /// The signal that stands for "no prediction yet", in training and at test time; see Method::neutral.
   const at::Tensor& neutral() const { return method_.neutral; }
-  void set_neutral(at::Tensor neutral) { method_.neutral = std::move(neutral); }
+  /// Raises c10::ValueError unless it is finite real numbers.
+  void set_neutral(at::Tensor neutral);
 
   /// The default embedder, null if another is used. Its parameters belong into the training optimiser, beside the
   /// model's.
@@ -117,6 +119,10 @@ class IT3_API Engine {
   /// How far the weights are from those that reset() goes back to.
   Drift drift() const;
 
+  /// Says where features and prediction have their channels and samples, by a plain pass: "features (4, 384, 10, 10):
+  /// channels in dimension 1 (384), samples in dimension 0; prediction ...".
+  std::string explain_layouts(const Inputs& inputs);
+
   /// Writes the engine to one file, see save_engine(); `example_inputs` shape the embedder if no call has, and their
   /// shapes are noted in the file. Raises c10::ValueError unless the network is a ScriptNetwork, and embed, combine and
   /// distance are the default ones, by name, or ScriptFunctions.
@@ -135,15 +141,17 @@ class IT3_API Engine {
   void set_default_combine();
   /// The method as feedback, layouts and in_dims say now.
   Method method() const;
-  /// What a call gives; in its turn and, until one has succeeded, alone, with check_injection() before it.
+  /// What a call gives; in its turn and, until one has succeeded, alone, with settle() and check_injection() before it.
   template <typename Call>
   auto guarded(const Inputs& inputs, const Call& call);
   void warn_if_untrained();
+  /// Settles the layouts, see settle_layouts(), unless that is done.
+  void settle(const Inputs& inputs);
 
   std::shared_ptr<Network> network_;
   Embedder embedder_;
-  Layout prediction_layout_;
-  Layout features_layout_;
+  Layouts layouts_;
+  bool are_layouts_settled_ = false;
   bool has_default_combine_;
   /// Whether training had class indices as targets for predictions that are no probabilities.
   bool learnt_probabilities_ = false;

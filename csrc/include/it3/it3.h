@@ -16,6 +16,7 @@
 #include <it3/model_lock.h>
 #include <it3/module_network.h>
 #include <it3/network.h>
+#include <it3/neutral.h>
 #include <it3/normalisation.h>
 #include <it3/online.h>
 #include <it3/optimizer.h>
@@ -25,4 +26,5 @@
 #include <it3/script_function.h>
 #include <it3/script_network.h>
 #include <it3/selection.h>
+#include <it3/settle_layouts.h>
 #include <it3/uncertainty.h>

@@ -88,6 +88,9 @@ class IT3_API ModuleNetwork : public Network {
   FirstPass prepare(const Inputs& inputs) override;
   at::Tensor resume(const Inputs& inputs, const FirstPass& first, const Inject* inject) override;
   std::vector<NamedParameter> parameters() const override;
+  std::string layer_name() const override { return layer_; }
+  Origin origin_of_prediction() const override;
+  Origin origin_of_features() const override;
   /// LibTorch's layers of batch normalisation cannot be made to blend: that raises c10::ValueError. "batch" puts them
   /// in train mode for the passes, in which they refuse inputs of one value a channel. Raises c10::ValueError too where
   /// LentWeights does.
@@ -107,6 +110,8 @@ class IT3_API ModuleNetwork : public Network {
   ModelLock lock_;
   std::optional<std::unordered_set<at::TensorImpl*>> written_;  // parameters; nothing before the first passes
   std::vector<std::shared_ptr<torch::nn::Module>> head_;        // of a Sequential
+  std::string layer_;
+  std::shared_ptr<InjectionPointImpl> point_;             // of another model
   // The passes, by either kind of cut.
   std::function<FirstPass(const Inputs&, const Inject*)> predict_;
   std::function<FirstPass(const Inputs&)> prepare_;

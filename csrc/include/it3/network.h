@@ -14,6 +14,7 @@
 
 #include <it3/export.h>
 #include <it3/inputs.h>
+#include <it3/layout.h>
 #include <it3/model_lock.h>
 #include <it3/normalisation.h>
 
@@ -129,6 +130,13 @@ class IT3_API Network : public TwoPass {
 
   /// Whether a pass may write to the tensors that it is called with. Each pass then gets copies.
   virtual bool may_write_inputs() const { return true; }
+
+  /// The name of the layer that is injected into; empty for the whole model or where it has none.
+  virtual std::string layer_name() const { return {}; }
+
+  /// The layers that the prediction, and the named layer's output, come from, as far as they are known.
+  virtual Origin origin_of_prediction() const { return {}; }
+  virtual Origin origin_of_features() const { return {}; }
 
   /// Opens a transaction in which `adapted`, some of parameters(), can change and the others are constants. Batch
   /// normalisation in eval mode normalises as `normalisation` says; stored statistics never change.
