@@ -32,6 +32,8 @@ struct EngineParts {
   Layout prediction_layout;
   Layout features_layout;
   std::optional<at::Tensor> neutral;
+  py::object output = py::none();        // which of the model's outputs is the prediction
+  py::object layer_output = py::none();  // and which of the layer's is injected into
   std::shared_ptr<Graphs> graphs = std::make_shared<Graphs>();
 
   // The functions that are TorchScript modules. Python would run those by an executor whose results depend on how often
@@ -41,7 +43,8 @@ struct EngineParts {
   DistanceFunction script_distance = script_function_from(distance_fn);
 };
 
-/// The network that a call adapts, and what it is called with.
+/// The network that a call adapts, and what it is called with. An eager model is, as long as the network lives, for
+/// reading where it is cut, and else for this thread alone.
 NetworkCall network_of(const EngineParts& parts, const py::object& inputs);
 
 /// The network that a call trains. An eager model is never cut: each of its passes draws its own random numbers.

@@ -52,7 +52,8 @@ bool any_in_blocks(Node* node, const Condition& condition) {
 /// Whether a node normalises by its input's statistics and updates the running ones, which its schema does not tell.
 bool updates_statistics(Node* node) {
   const bool normalises = node->kind() == c10::aten::batch_norm || node->kind() == c10::aten::instance_norm;
-  return normalises && torch::jit::constant_as<bool>(node->input(5)).value_or(true);
+  if (!normalises || node->input(3)->mustBeNone()) return false;  // it has no running statistics
+  return torch::jit::constant_as<bool>(node->input(5)).value_or(true);
 }
 
 /// Whether a node, or one in its blocks, writes to memory or does something else that must keep its place.
