@@ -149,6 +149,7 @@ PythonNetwork parameters_only(const py::object& model) { return {model, py::none
 }  // namespace
 
 void bind_engine(py::module_& module) {
+  bind_reads(module);
   using torch::wrap_pybind_function;
 
   py::class_<Adaptation>(module, "Adaptation", "What adaptation came to. Every tensor is detached.")
@@ -199,11 +200,12 @@ void bind_engine(py::module_& module) {
 
   py::class_<EagerCut, std::shared_ptr<EagerCut>>(
       module, "EagerCut", "An eager module, traced and cut like a TorchScript one where that gives the same.")
-      .def(py::init<py::object, std::string>(), py::arg("model"), py::arg("layer_name"))
+      .def(
+          py::init<py::object, std::string, py::object, py::object>(), py::arg("model"), py::arg("layer_name"),
+          py::arg("output") = py::none(), py::arg("layer_output") = py::none())
       .def(
           "why_not", wrap_pybind_function([](EagerCut& cut, const py::object& inputs) {
-            cut.call(inputs);
-            return cut.why();
+            return cut.call(inputs).why;
           }),
           py::arg("inputs"), "Why a call has to run the module itself, with hooks; empty if it is cut.");
 
@@ -213,18 +215,18 @@ void bind_engine(py::module_& module) {
                                            std::optional<std::shared_ptr<EagerCut>> cut, std::string layer_name,
                                            py::object embeder, bool embeds_to_features, py::object combine_fn,
                                            py::object distance_fn, Layout prediction_layout, Layout features_layout,
-                                           std::optional<at::Tensor> neutral, py::object in_dims,
-                                           bool feeds_probabilities) {
+                                           std::optional<at::Tensor> neutral, py::object output,
+                                           py::object layer_output, py::object in_dims, bool feeds_probabilities) {
             if (neutral) check_neutral(*neutral);
-            return EngineParts{std::move(model),   std::move(script),  std::move(cut),        std::move(layer_name),
-                               std::move(embeder), embeds_to_features, std::move(combine_fn), std::move(distance_fn),
-                               prediction_layout,  features_layout,    std::move(neutral),    std::move(in_dims),
-                               feeds_probabilities};
+            return EngineParts{std::move(model),   std::move(script),       std::move(cut),        std::move(layer_name),
+                               std::move(embeder), embeds_to_features,      std::move(combine_fn), std::move(distance_fn),
+                               prediction_layout,  features_layout,         std::move(neutral),    std::move(output),
+                               std::move(layer_output), std::move(in_dims), feeds_probabilities};
           })),
           py::arg("model"), py::arg("script"), py::arg("cut"), py::arg("layer_name"), py::arg("embeder"),
           py::arg("embeds_to_features"), py::arg("combine_fn"), py::arg("distance_fn"), py::arg("prediction_layout"),
-          py::arg("features_layout"), py::arg("neutral"), py::arg("in_dims"),
-          py::arg("feeds_probabilities"))
+          py::arg("features_layout"), py::arg("neutral"), py::arg("output"), py::arg("layer_output"),
+          py::arg("in_dims"), py::arg("feeds_probabilities"))
       .def_readonly("model", &EngineParts::model)
       .def_readonly("layer_name", &EngineParts::layer_name);
 

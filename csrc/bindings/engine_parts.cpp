@@ -9,9 +9,11 @@
 
 #include "in_dims_from_python.h"
 #include "module_tree.h"
+#include "output_choice.h"
 #include "python_network.h"
 #include "python_values.h"
 #include "script_from_python.h"
+#include "shared_model_lock.h"
 
 namespace it3::python {
 namespace {
@@ -102,7 +104,7 @@ UnbuiltOnError::~UnbuiltOnError() {
 
 NetworkCall network_of(const EngineParts& parts, const py::object& inputs) {
   if (parts.cut) {
-    if (auto call = (*parts.cut)->call(inputs)) return *call;
+    if (auto call = (*parts.cut)->call(inputs); call.cut) return *std::move(call.cut);
   }
   return trained_network_of(parts, inputs);
 }
@@ -110,7 +112,11 @@ NetworkCall network_of(const EngineParts& parts, const py::object& inputs) {
 NetworkCall trained_network_of(const EngineParts& parts, const py::object& inputs) {
   if (parts.script) return {*parts.script, script_inputs_from(**parts.script, inputs)};
   const py::object layer = submodule_of(parts.model, parts.layer_name);
-  return {std::make_shared<PythonNetwork>(parts.model, layer, parts.layer_name, inputs), Inputs(tensors_in(inputs))};
+  auto hold = std::make_shared<SharedModelLock::Hold>(SharedModelLock::of(parts.model), SharedModelLock::Use::alone);
+  auto network = std::make_shared<PythonNetwork>(
+      parts.model, layer, parts.layer_name, inputs, output_choice(parts.output, "output", true),
+      output_choice(parts.layer_output, "layer_output", false).path);
+  return {with_hold(std::move(network), std::move(hold)), Inputs(tensors_in(inputs))};
 }
 
 LentBuffers embedder_buffers(const EngineParts& parts) {

@@ -150,6 +150,15 @@ LentBuffers::LentBuffers(const std::vector<py::object>& modules, const std::vect
   }
 }
 
+void LentBuffers::drop_graphs() {
+  for (const auto& slot : slots_) {
+    const py::object now = slot.buffers[slot.name];
+    if (!THPVariable_Check(now.ptr()) || THPVariable_Unpack(now.ptr()).is_leaf()) continue;
+    const at::Tensor value = THPVariable_Unpack(slot.own.ptr()).detach().clone();
+    slot.buffers[slot.name] = py::reinterpret_steal<py::object>(THPVariable_Wrap(value));
+  }
+}
+
 LentBuffers::~LentBuffers() {
   const py::gil_scoped_acquire gil;
   const py::error_scope pending;  // an exception may be on its way to Python

@@ -37,6 +37,9 @@ class LentBuffers {
   LentBuffers(const LentBuffers&) = delete;
   LentBuffers& operator=(const LentBuffers&) = delete;
 
+  /// Lends new copies for those that hang on a pass's graph of autograd.
+  void drop_graphs();
+
  private:
   struct Slot {
     py::object buffers;  // a module's mapping of its buffers

@@ -135,6 +135,8 @@ std::optional<Dependencies> ScriptNetwork::dependencies(const Normalisation& nor
   return Dependencies{detail::lifted_tensors(*current, /*writable=*/true), current->id, current->writes_inputs};
 }
 
+bool ScriptNetwork::may_write_inputs() const { return cut()->writes_inputs; }
+
 bool ScriptNetwork::has_repeatable_head() const { return cut()->is_head_fixed; }
 
 torch::jit::Module ScriptNetwork::with_weights(const std::vector<std::pair<std::string, at::Tensor>>& weights) const {

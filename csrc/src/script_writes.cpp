@@ -32,7 +32,8 @@ bool may_hold_tensors(const Value* value) {
 
 bool updates_statistics(const Node* node) {
   const bool normalises = node->kind() == c10::aten::batch_norm || node->kind() == c10::aten::instance_norm;
-  return normalises && torch::jit::constant_as<bool>(node->input(5)).value_or(true);
+  if (!normalises || node->input(3)->mustBeNone()) return false;  // it has no running statistics
+  return torch::jit::constant_as<bool>(node->input(5)).value_or(true);
 }
 
 ScriptWrites::ScriptWrites(std::shared_ptr<torch::jit::Graph> graph) : graph_(std::move(graph)) {

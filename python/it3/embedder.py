@@ -75,6 +75,7 @@ class Embedder(nn.Module):
         """
         layouts = self._layouts
         if not self.is_built:
+            _check_is_not_in_ddp()
             made = _C.make_embedder_weights(prediction, features, *layouts)
             for name, weight in zip(_WEIGHTS, made, strict=True):
                 getattr(self, name).data = weight
@@ -95,3 +96,13 @@ class Embedder(nn.Module):
             return "not built"
         features, channels = self.weight1.shape
         return f"prediction_channels={channels}, features_channels={features}"
+
+
+def _check_is_not_in_ddp() -> None:
+    """Raise if DistributedDataParallel runs this, which has made room for gradients of the shapes that it found."""
+    ddp = nn.parallel.DistributedDataParallel
+    if getattr(ddp, "_active_ddp_module", None) is not None:
+        raise RuntimeError(
+            "the embedder has no shape yet, and takes it from the first call, which is too late inside of "
+            "DistributedDataParallel; call the engine once, as engine(inputs), on one batch before it is wrapped"
+        )

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from it3 import _C
 from it3.adaptation import Adaptation
 from it3.embedder import Embedder
+from it3.layer_names import layer_name_of
 from it3.layouts import settle_layouts
 
 TensorFunction = Callable[[Tensor, Tensor], Tensor]
@@ -34,8 +35,8 @@ class IT3Engine(nn.Module):
         a hook on the layer: :meth:`explain` tells. The prediction is what the model returns, or the first tensor in a
         tuple, list or mapping.
     features_layer_name
-        The dotted name of the layer at whose output y0 is fed back. If it returns a tuple, list or mapping, the first
-        tensor in it is injected into; if it is called several times, each call is.
+        The dotted name of the layer at whose output y0 is fed back, or the layer itself. If it is called several times,
+        each call is injected into.
     embeder
         A module that turns a prediction into what is combined with the features. Default: :class:`it3.Embedder`.
     combine_fn
@@ -53,6 +54,12 @@ class IT3Engine(nn.Module):
         If set, the engine trains with one pass, as the authors' programs do: ``prediction`` is f(x | signal), the
         signal being each sample's target with this probability, else ``neutral``, and ``loss_ttt`` is 0. Where
         ``neutral`` is None, the draw is for the whole batch, between the targets and no injection.
+    output
+        Which of the tensors that the model returns is the prediction: an index, a key, a path of these such as
+        ``(1, "logits")``, or, where the model is eager, a function of all that it returns. May be left out where there
+        is only one.
+    layer_output
+        Which of the tensors that the layer returns is injected into: an index, a key or a path. Default: the first.
     feedback
         What is fed back of y0, so that it is of a kind with the labels that are fed in training. "auto": softmax(y0),
         class probabilities, where the distance is one of the three between distributions, or where the engine was
@@ -122,13 +129,15 @@ class IT3Engine(nn.Module):
     def __init__(
         self,
         model: nn.Module,
-        features_layer_name: str,
+        features_layer_name: str | nn.Module,
         embeder: nn.Module | Callable[[Tensor], Tensor] | None = None,
         combine_fn: TensorFunction | None = None,
         distance_fn: TensorFunction | str | None = None,
         optimization_parameters: Mapping[str, Any] | None = None,
         neutral: Tensor | float | None = None,
         target_probability: float | None = None,
+        output: Any = None,
+        layer_output: Any = None,
         *,
         feedback: str = "auto",
         in_dims: Any = None,
@@ -137,8 +146,12 @@ class IT3Engine(nn.Module):
     ) -> None:
         super().__init__()
         _check_model(model)
+        features_layer_name = layer_name_of(model, features_layer_name)
+        _C.check_output_choice(output, layer_output)
         self.model = model
         self.features_layer_name = features_layer_name
+        self.output = output
+        self.layer_output = layer_output
         self.optimization_parameters = dict(optimization_parameters or {})
         _C.options_of(self.optimization_parameters)
         self.combine_fn = _callable_or_none("combine_fn", combine_fn)
@@ -151,7 +164,8 @@ class IT3Engine(nn.Module):
         eager = _eager(model)
         self._given_layouts = (prediction_layout, features_layout)
         _C.submodule_of(eager, self._layer_name())  # raises if there is none
-        self.embeder = Embedder() if embeder is None else _callable_or_none("embeder", embeder)
+        with torch.inference_mode(False):  # weights made in it could not be trained
+            self.embeder = Embedder() if embeder is None else _callable_or_none("embeder", embeder)
         own = self.embeder if isinstance(self.embeder, Embedder) else None
         if own is not None and not own.is_built:
             own.to(_like_of(eager))  # so that loading a state dict keeps the model's device and dtype
@@ -168,7 +182,7 @@ class IT3Engine(nn.Module):
         self.notes: dict[str, Any] = {}
         """What the file that the engine was loaded from says of the network's class, inputs and outputs."""
         self._online = _C.Online()
-        self._network: tuple[nn.Module, str, _C.ScriptNetwork | _C.EagerCut] | None = None
+        self._network: tuple[nn.Module, str, Any, Any, _C.ScriptNetwork | _C.EagerCut] | None = None
 
     @property
     def embedder(self) -> Any:
@@ -331,6 +345,8 @@ class IT3Engine(nn.Module):
                 prediction_layout=self.prediction_layout,
                 features_layout=self.features_layout,
                 neutral=None if self.neutral is None else torch.as_tensor(self.neutral),
+                output=self.output,
+                layer_output=self.layer_output,
                 in_dims=self.in_dims,
                 feeds_probabilities=self._feeds_probabilities(),
             )
@@ -395,18 +411,25 @@ class IT3Engine(nn.Module):
     def _cut_network(self) -> _C.ScriptNetwork | _C.EagerCut:
         """Give the network as it is cut at the layer, which is kept."""
         known = self._network
-        if known is not None and known[0] is self.model and known[1] == self.features_layer_name:
-            return known[2]
+        current = (self.model, self.features_layer_name, self.output, self.layer_output)
+        if known is not None and all(a is b or a == b for a, b in zip(known, current, strict=False)):
+            return known[-1]
         network: _C.ScriptNetwork | _C.EagerCut
         if isinstance(self.model, torch.jit.ScriptModule):
-            network = _C.ScriptNetwork(self.model, self.features_layer_name)
+            network = _C.ScriptNetwork(self.model, self.features_layer_name, self.output, self.layer_output)
         else:
-            network = _C.EagerCut(_eager(self.model), self._layer_name())
-        self._network = (self.model, self.features_layer_name, network)
+            network = _C.EagerCut(_eager(self.model), self._layer_name(), self.output, self.layer_output)
+        self._network = (*current, network)
         return network
 
     def _layer_name(self) -> str:
         return self.features_layer_name.removeprefix("_orig_mod.")
+
+    def _replicate_for_data_parallel(self) -> Any:
+        raise RuntimeError(
+            "an engine cannot be replicated by torch.nn.DataParallel, as replicas have no weights to adapt; use one "
+            "process a device, with torch.nn.parallel.DistributedDataParallel around the engine for training"
+        )
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave out what is made from the rest."""
@@ -427,6 +450,8 @@ def inputs_of(batch: Any) -> Any:
 def _check_model(model: object) -> None:
     if not isinstance(model, nn.Module):
         raise TypeError(f"model must be a torch.nn.Module, not a {type(model).__name__}")
+    if isinstance(model, IT3Engine):
+        raise TypeError("model is an IT3Engine, which adapts by itself; give the model in it, engine.model")
     if isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel):
         raise ValueError(
             f"model is wrapped in {type(model).__name__}; give model.module, and wrap the engine to train in parallel"

@@ -58,6 +58,7 @@ class IT3_API ScriptNetwork : public Network {
   Origin origin_of_prediction() const override;
   Origin origin_of_features() const override;
   std::optional<Dependencies> dependencies(const Normalisation& normalisation) const override;
+  bool may_write_inputs() const override;
   std::unique_ptr<WorkingCopy> checkout(
       const std::vector<NamedParameter>& adapted, const Normalisation& normalisation = {}) override;
   std::unique_ptr<WorkingCopy> checkout_each(
