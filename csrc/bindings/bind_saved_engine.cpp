@@ -27,6 +27,8 @@ SavedEngine saved_engine_from(
       options_from(options),
       parts.neutral.value_or(at::Tensor()),
       take_notes(network, method_of(parts, example_inputs), script_inputs_from(network, example_inputs))};
+  saved.output = output_path_from(parts.output, "output");
+  saved.layer_output = output_path_from(parts.layer_output, "layer_output");
   if (!parts.in_dims.is_none()) saved.in_dims = in_dims_from(parts.in_dims);
   saved.feedback = feedback_by_name(facts["feedback"].cast<std::string>());
   saved.is_trained = facts["is_trained"].cast<bool>();
@@ -62,6 +64,10 @@ py::dict to_python(const Notes& notes) {
       "features"_a = notes.features);
 }
 
+py::object to_python(const std::optional<OutputPath>& path) {
+  return path ? py::object(py::tuple(py::cast(*path))) : py::object(py::none());
+}
+
 /// What a file holds beside TorchScript modules, which Python loads itself.
 py::dict load(const std::string& path) {
   const SavedEngine engine = load_engine(path, c10::kCPU);
@@ -76,6 +82,7 @@ py::dict load(const std::string& path) {
       "features_layout"_a = engine.features_layout, "distance"_a = distance,
       "options"_a = python::to_python(engine.options),
       "neutral"_a = engine.neutral.defined() ? py::cast(engine.neutral) : py::none(),
+      "output"_a = to_python(engine.output), "layer_output"_a = to_python(engine.layer_output),
       "in_dims"_a = engine.in_dims ? python::to_python(*engine.in_dims) : py::none(),
       "feedback"_a = std::string(to_string(engine.feedback)), "is_trained"_a = engine.is_trained,
       "learnt_probabilities"_a = engine.learnt_probabilities, "notes"_a = to_python(engine.notes));

@@ -110,7 +110,7 @@ Engine::Engine(
 
 Engine::Engine(SavedEngine saved)
     : Engine(
-          std::make_shared<ScriptNetwork>(saved.network, saved.layer),
+          std::make_shared<ScriptNetwork>(saved.network, saved.layer, saved.output, saved.layer_output),
           saved.options,
           embed_of(saved),
           saved.combine ? Combine(ScriptFunction(*saved.combine)) : nullptr,
@@ -249,6 +249,8 @@ void Engine::save(const std::string& path, const Inputs& example_inputs) {
       options,
       method_.neutral,
       {},
+      network.output(),
+      network.layer_output(),
       in_dims,
       feedback,
       is_trained,

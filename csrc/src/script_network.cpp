@@ -73,6 +73,10 @@ ScriptNetwork::ScriptNetwork(
 
 const std::string& ScriptNetwork::layer() const { return place_->layer; }
 
+const std::optional<OutputPath>& ScriptNetwork::output() const { return place_->output; }
+
+const std::optional<OutputPath>& ScriptNetwork::layer_output() const { return place_->layer_output; }
+
 std::shared_ptr<const ScriptCut> ScriptNetwork::cut(const Normalisation& normalisation, bool of_each) const {
   return cut({true, normalisation.statistics, normalisation.prior, of_each});
 }

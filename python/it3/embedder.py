@@ -49,8 +49,9 @@ class Embedder(nn.Module):
         self._layouts = (prediction_layout, features_layout)
 
     def clear(self) -> None:
-        """Make the parameters empty again; the next forward shapes them anew."""
-        for parameter in self.parameters():
+        """Make the parameters empty again; the next forward shapes them anew. A subclass's own stay as they are."""
+        for name in _WEIGHTS:
+            parameter = getattr(self, name)
             parameter.data = parameter.data.new_empty(0)
 
     def forward(self, prediction: Tensor, features: Tensor) -> Tensor:

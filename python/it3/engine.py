@@ -9,7 +9,9 @@ from torch import Tensor, nn
 
 from it3 import _C
 from it3.adaptation import Adaptation
+from it3.calibration import calibration_inputs
 from it3.embedder import Embedder
+from it3.kept import kept_random_state, own_copy
 from it3.layer_names import layer_name_of
 from it3.layouts import settle_layouts
 
@@ -264,16 +266,21 @@ class IT3Engine(nn.Module):
         """Give the distance ‖y1 - y0‖ of each sample, (B,), without adapting: larger where the model is less sure."""
         return _C.uncertainty(self._parts_for(inputs), inputs, self.optimization_parameters)
 
-    def calibrate(self, clean: Iterable[Any], quantile: float = 0.95) -> float:
+    def calibrate(self, clean: Iterable[Any], quantile: float = 0.95, *, has_targets: bool | None = None) -> float:
         """Set the option ``threshold`` to a quantile of :meth:`uncertainty` over data that need no adaptation.
+
+        Nothing else changes: no weights, no inputs and no random generators.
 
         Parameters
         ----------
         clean
-            Batches, such as a DataLoader's: inputs, or pairs of inputs and targets. A tuple or list of two counts as
-            such a pair, one of one as inputs.
+            Batches, such as a DataLoader's: inputs, or tuples or lists of inputs and targets.
         quantile
             The share of samples like these that shall not adapt.
+        has_targets
+            True: each batch is a tuple or list whose last item is the targets. False: each batch is what the model is
+            called with. By default, a tuple or list of one is the input in it, and one of two is an input and its
+            targets, if the model takes one input.
 
         Returns
         -------
@@ -282,10 +289,14 @@ class IT3Engine(nn.Module):
 
         Raises
         ------
-        ValueError
-            For a quantile outside [0, 1], and if there are no batches.
+        ValueError, TypeError
+            For a quantile outside [0, 1], if there are no batches, for a batch of two tensors where the model can take
+            two inputs, and for what are no batches.
         """
-        distances = [self.uncertainty(inputs_of(batch)) for batch in clean]
+        distances = []
+        with kept_random_state():
+            for inputs in calibration_inputs(clean, _eager(self.model), has_targets):
+                distances.append(self.uncertainty(own_copy(inputs)))
         threshold = _C.quantile_of(distances, quantile)
         self.optimization_parameters["threshold"] = threshold
         return threshold
@@ -440,11 +451,6 @@ class IT3Engine(nn.Module):
         # Of torch-ttt and of earlier checkpoints, which were written after training.
         state_dict.setdefault(f"{prefix}_extra_state", torch.tensor([True, False]))
         super()._load_from_state_dict(state_dict, prefix, *args)
-
-
-def inputs_of(batch: Any) -> Any:
-    """Give the inputs in a loader's batch: (inputs, targets), (inputs,) or inputs."""
-    return batch[0] if isinstance(batch, tuple | list) and len(batch) in (1, 2) else batch
 
 
 def _check_model(model: object) -> None:

@@ -14,6 +14,7 @@
 #include <it3/layout.h>
 #include <it3/method.h>
 #include <it3/options.h>
+#include <it3/output_path.h>
 #include <it3/samples.h>
 #include <it3/script_network.h>
 
@@ -48,6 +49,9 @@ struct SavedEngine {
   /// See Method::neutral.
   at::Tensor neutral;
   Notes notes;
+  /// See ScriptNetwork.
+  std::optional<OutputPath> output = std::nullopt;
+  std::optional<OutputPath> layer_output = std::nullopt;
   /// See Engine.
   std::optional<InDims> in_dims = std::nullopt;
   Feedback feedback = Feedback::automatic;

@@ -73,6 +73,8 @@ class IT3_API ScriptNetwork : public Network {
 
   const torch::jit::Module& module() const { return module_; }
   const std::string& layer() const;
+  const std::optional<OutputPath>& output() const;
+  const std::optional<OutputPath>& layer_output() const;
 
  private:
   // Whether in eval mode, the ways to normalise, and whether for weights of each sample.
