@@ -1,5 +1,7 @@
 #include <thread>
 
+#include <torch/script.h>
+
 #include "network_fixture.h"
 
 namespace it3::test {
@@ -196,7 +198,7 @@ TEST(ScriptMemory, StateIsKeptFromPassToPassAndNeverInTheModule) {
       R"(
 def forward(self, x):
   self.calls.add_(1)
-  h = self.layer.forward(x.matmul(self.w) * self.calls)
+  h = self.layer.forward(x.matmul(self.w) + self.calls)
   self.mean.mul_(0.9).add_(h.mean(0))
   return h.matmul(self.w) + self.mean
 )",
@@ -206,7 +208,7 @@ def forward(self, x):
   const Formula formula = [&](const std::optional<at::Tensor>& signal) {
     if (!signal) own_mean = own_mean.detach();
     own_calls = own_calls + 1;
-    at::Tensor h = torch::tanh(x.matmul(w) * own_calls);
+    at::Tensor h = torch::tanh(x.matmul(w) + own_calls);
     if (signal) h = h + signal->matmul(embedding);
     own_mean = own_mean * 0.9 + h.mean(0);
     return h.matmul(w) + own_mean;
@@ -232,7 +234,8 @@ def forward(self, ids):
       {{"table", table}, {"w", w}});
   ScriptNetwork network(module, "layer");
   const Formula formula = [&](const std::optional<at::Tensor>& signal) {
-    at::embedding_renorm_(table.detach(), ids, 1.0, 2.0);
+    at::Tensor values = table.detach();
+    at::embedding_renorm_(values, ids, 1.0, 2.0);
     const at::Tensor h = torch::tanh(torch::embedding(table, ids).sum(1));
     return (signal ? h + signal->matmul(embedding) : h).matmul(w);
   };
