@@ -150,7 +150,8 @@ void ScriptWorkingCopy::find_followers(const std::vector<NamedParameter>& adapte
       TORCH_CHECK_VALUE(
           is_within, "'", cut_->lifted[place].name, "' shares memory with the parameter '", adapted[i].name,
           "' in a way that it cannot follow when that adapts. Leave the parameter out by the option `parameters`, or "
-          "give '", cut_->lifted[place].name, "' memory of its own");
+          "give '",
+          cut_->lifted[place].name, "' memory of its own");
       followers_.push_back({place, i});
       is_followed_[i] = true;
     }
@@ -176,8 +177,8 @@ void ScriptWorkingCopy::make_value(std::size_t parameter) {
     }
     return;
   }
-  const bool is_faster = is_in_channels_last_faster(own) && is_convolution_weight && !is_followed_[parameter] &&
-                         !is_for_comparison_;
+  const bool is_faster =
+      is_in_channels_last_faster(own) && is_convolution_weight && !is_followed_[parameter] && !is_for_comparison_;
   has_other_layout_ |= is_faster;
   values_.push_back(at::empty_like(own, is_faster ? at::MemoryFormat::ChannelsLast : at::MemoryFormat::Preserve));
 }
@@ -202,8 +203,9 @@ bool ScriptWorkingCopy::has_fixed_head() const {
          std::all_of(
              places_.begin(), places_.end(),
              [&](const auto& places) { return std::all_of(places.begin(), places.end(), is_in_tail); }) &&
-         std::all_of(
-             followers_.begin(), followers_.end(), [&](const Follower& follower) { return is_in_tail(follower.place); });
+         std::all_of(followers_.begin(), followers_.end(), [&](const Follower& follower) {
+           return is_in_tail(follower.place);
+         });
 }
 
 std::unique_ptr<TwoPass> ScriptWorkingCopy::with_constants(const std::vector<at::Tensor>& values) {
@@ -231,8 +233,8 @@ std::unique_ptr<TwoPass> ScriptWorkingCopy::passes_with(std::vector<at::Tensor> 
     for (std::size_t i = 0; i < weights.size(); ++i) {
       const auto& places = places_[i];
       const bool is_written = is_followed_[i] || std::any_of(places.begin(), places.end(), [&](std::size_t place) {
-        return cut_->lifted[place].is_written;
-      });
+                                return cut_->lifted[place].is_written;
+                              });
       if (is_written) weights[i] = weights[i].clone();
     }
   }

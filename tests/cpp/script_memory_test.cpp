@@ -7,7 +7,8 @@
 namespace it3::test {
 namespace {
 
-torch::jit::Module module_of(const std::string& forward, const std::vector<std::pair<std::string, at::Tensor>>& tensors) {
+torch::jit::Module module_of(
+    const std::string& forward, const std::vector<std::pair<std::string, at::Tensor>>& tensors) {
   torch::jit::Module module("Net");
   torch::jit::Module layer("Layer");
   layer.define("def forward(self, x):\n  return torch.tanh(x)\n");
@@ -95,7 +96,8 @@ TEST(ScriptMemory, ViewsFollowTheParameterThatTheyLieOver) {
 TEST(ScriptMemory, ComplexAndOtherDtypesFollowToo) {
   torch::manual_seed(0);
   const at::Tensor w = torch::randn({4, 4}, torch::kComplexDouble).requires_grad_();
-  const at::Tensor x = torch::randn({3, 4}, torch::kComplexDouble), embedding = torch::randn({4, 4}, torch::kComplexDouble);
+  const at::Tensor x = torch::randn({3, 4}, torch::kComplexDouble),
+                   embedding = torch::randn({4, 4}, torch::kComplexDouble);
   const auto module = module_of(
       "def forward(self, x):\n  return self.layer.forward(x.matmul(self.w)).matmul(self.other)\n",
       {{"w", w}, {"other", w.detach().conj()}});
@@ -244,8 +246,8 @@ def forward(self, ids):
     options.parameters = names;
     const auto result = adapt(network, method_by(embedding), options, Inputs(ids));
     EXPECT_TRUE(torch::equal(table, before));
-    const auto expected =
-        by_formula(formula, names.size() == 2 ? std::vector<at::Tensor>{table, w} : std::vector<at::Tensor>{w}, options);
+    const auto expected = by_formula(
+        formula, names.size() == 2 ? std::vector<at::Tensor>{table, w} : std::vector<at::Tensor>{w}, options);
     table.detach().copy_(before);
     expect_same(result, expected);
   }
@@ -290,9 +292,8 @@ TEST(ScriptMemory, FirstCallsInThreadsAreAsOneAfterTheOther) {
   std::vector<at::Tensor> actual(8), expected(8);
   std::vector<std::thread> pool;
   for (std::int64_t i = 0; i < 8; ++i) {
-    pool.emplace_back([&, i] {
-      actual[static_cast<std::size_t>(i)] = adapt(network, method_by(embedding), {}, x[i]).prediction;
-    });
+    pool.emplace_back(
+        [&, i] { actual[static_cast<std::size_t>(i)] = adapt(network, method_by(embedding), {}, x[i]).prediction; });
   }
   for (auto& thread : pool) thread.join();
   for (std::int64_t i = 0; i < 8; ++i) {
