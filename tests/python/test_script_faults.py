@@ -9,7 +9,7 @@ import pytest
 import reference
 import torch
 import torch.nn.functional as F
-from it3 import IT3Engine, _C
+from it3 import _C, IT3Engine
 from torch import Tensor, nn
 
 close = partial(torch.testing.assert_close, rtol=1e-10, atol=1e-10)
@@ -39,7 +39,7 @@ class LastState(nn.Module):
         self.lstm, self.fc = nn.LSTM(4, 5, batch_first=True), nn.Linear(5, 2)
 
     def forward(self, x: Tensor) -> Tensor:
-        out, (h, c) = self.lstm(x)
+        _, (h, _) = self.lstm(x)
         return self.fc(h[-1])
 
 
