@@ -60,8 +60,9 @@ ScriptNetwork::ScriptNetwork(
     std::optional<OutputPath> output,
     std::optional<OutputPath> layer_output)
     : module_(std::move(module)),
-      place_(std::make_shared<const detail::CutPlace>(
-          detail::CutPlace{std::move(layer), std::move(output), std::move(layer_output)})),
+      place_(
+          std::make_shared<const detail::CutPlace>(
+              detail::CutPlace{std::move(layer), std::move(output), std::move(layer_output)})),
       slots_(slots_of(module_)) {
   std::vector<std::string> names;
   for (const auto& submodule : module_.named_modules()) names.push_back(submodule.name);
