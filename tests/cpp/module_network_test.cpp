@@ -118,8 +118,8 @@ TEST(ModuleNetwork, TakesOneTensorAndSaysSo) {
 
 TEST(ModuleNetwork, AdaptsInEvalModeAndGivesTheFlagsBack) {
   torch::manual_seed(0);
-  const auto norm = torch::nn::BatchNorm1d(8);
-  const torch::nn::Sequential model(
+  auto norm = torch::nn::BatchNorm1d(8);
+  torch::nn::Sequential model(
       {{"a", torch::nn::Linear(5, 8)}, {"norm", norm}, {"drop", torch::nn::Dropout()}, {"b", torch::nn::Linear(8, 3)}});
   Engine engine(std::make_shared<ModuleNetwork>(model, "drop"));
   const auto x = torch::randn({6, 5});
@@ -272,7 +272,7 @@ TEST(ModuleNetwork, WhatForwardWritesToItsWeightsDoesNotStay) {
       engine.options.parameters = {"last"};
       const auto prediction = engine.adapt(words).prediction;
       EXPECT_TRUE(is_as_before());
-      if (!adapts) EXPECT_TRUE(torch::equal(prediction, expected));
+      EXPECT_EQ(torch::equal(prediction, expected), !adapts);
     }
     engine.options.anchor = AnchorName::frozen;
     engine.options.parameters = {"all"};
@@ -326,7 +326,7 @@ TEST(ModuleNetwork, InjectionPointsAndEmbeddersAreCloned) {
 }
 
 TEST(ModuleNetwork, WarnsOnceThatSamplesAdaptOneAfterAnother) {
-  struct Count : c10::WarningHandler {
+  struct Handler : c10::WarningHandler {
     void process(const c10::Warning&) override { ++warnings; }
     int warnings = 0;
   } handler;
