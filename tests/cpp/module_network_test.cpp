@@ -290,6 +290,31 @@ TEST(ModuleNetwork, WhatForwardWritesToItsWeightsDoesNotStay) {
   }
 }
 
+/// Counts its passes in a buffer, and another one over the same memory.
+struct PassesImpl : torch::nn::Module {
+  at::Tensor forward(const at::Tensor& x) {
+    count.add_(1);
+    return point(x) + view;
+  }
+  at::Tensor count = register_buffer("count", torch::zeros({2}));
+  at::Tensor view = register_buffer("view", count.slice(0, 1, 2));
+  InjectionPoint point = register_module("point", InjectionPoint());
+};
+TORCH_MODULE(Passes);
+
+TEST(ModuleNetwork, AWorkingCopyGoesOnWithWhatItsPassesWrote) {
+  const Passes model;
+  const Embed nothing = [](const at::Tensor&, const at::Tensor& features) { return features * 0; };
+  Engine engine(model, {.num_steps = 0}, nothing);
+  const auto x = torch::randn({3, 2});
+  for (int call = 0; call < 2; ++call) {
+    const auto adaptation = engine.adapt(x, /*in_full=*/true);
+    EXPECT_TRUE(torch::equal(adaptation.first, x + 1));
+    EXPECT_TRUE(torch::equal(adaptation.second, x + 2));
+    EXPECT_TRUE(torch::equal(model->count, torch::zeros({2})));
+  }
+}
+
 TEST(ModuleNetwork, AnEmbedderMayCallTheModel) {
   torch::manual_seed(0);
   Problem problem;

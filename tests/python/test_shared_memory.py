@@ -60,9 +60,9 @@ def test_buffers_over_a_parameters_memory_follow_it(optimizer: str, anchor: str)
         return features.tanh() + x @ weight.detach().t() + count
 
     for _ in range(3):
-        passes += 1
-        y0 = predict(None, w, passes)
-        y1 = predict(y0, w if anchor == "none" else before["w"], passes + 1)
+        y0 = predict(None, w, passes + 1)
+        y1 = predict(y0, w if anchor == "none" else before["w"], passes + 2)
+        passes += 2  # a working copy goes on with what its passes wrote
         expected_loss = nn.functional.mse_loss(y1, y0)
         steps.zero_grad()
         expected_loss.backward()
