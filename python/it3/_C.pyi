@@ -5,7 +5,7 @@ from __future__ import annotations
 import collections.abc
 import torch
 import typing
-__all__: list[str] = ['Adaptation', 'Drift', 'EagerCut', 'EngineParts', 'Layout', 'Online', 'ScriptNetwork', 'adapt', 'arguments_of', 'batch_norm', 'broadcast_add', 'channel_dim_of_kind', 'check_distance', 'embed', 'load_engine', 'make_embedder_weights', 'options_of', 'peak_memory', 'quantile_of', 'sample_distances', 'save_engine', 'submodule_of', 'training_losses', 'uncertainty', 'why_not_recorded']
+__all__: list[str] = ['Adaptation', 'Drift', 'EagerCut', 'EngineParts', 'Layout', 'LayerKind', 'Online', 'Origin', 'ScriptNetwork', 'adapt', 'arguments_of', 'batch_norm', 'broadcast_add', 'channel_dim_of_kind', 'check_distance', 'describe_layouts', 'embed', 'is_elementwise', 'kind_of_layer', 'load_engine', 'make_embedder_weights', 'options_of', 'peak_memory', 'quantile_of', 'sample_distances', 'save_engine', 'settle_layouts', 'submodule_of', 'training_losses', 'uncertainty', 'why_not_recorded']
 class Layout:
     """
     Which dimensions of a tensor are its samples and its channels.
@@ -23,6 +23,35 @@ class Layout:
         ...
     @property
     def channel_dim(self) -> int | None:
+        ...
+class LayerKind:
+    """
+    What the kind of a layer of torch.nn tells of its output.
+    """
+    channel_dim: int | None
+    @property
+    def batch_first(self) -> bool | None:
+        ...
+    @property
+    def channels(self) -> int | None:
+        ...
+    @property
+    def takes_sequences(self) -> bool:
+        ...
+class Origin:
+    """
+    The layers that a tensor comes from.
+    """
+    def __init__(self, inside: collections.abc.Sequence[LayerKind], before: collections.abc.Sequence[LayerKind], is_direct: bool) -> None:
+        ...
+    @property
+    def before(self) -> list[LayerKind]:
+        ...
+    @property
+    def inside(self) -> list[LayerKind]:
+        ...
+    @property
+    def is_direct(self) -> bool:
         ...
 class Adaptation:
     """
@@ -112,6 +141,12 @@ class EngineParts:
     """
     def __init__(self, model: typing.Any, script: ScriptNetwork | None, cut: EagerCut | None, layer_name: str, embeder: typing.Any, embeds_to_features: bool, combine_fn: typing.Any, distance_fn: typing.Any, prediction_layout: Layout, features_layout: Layout, neutral: torch.Tensor | None) -> None:
         ...
+    @property
+    def layer_name(self) -> str:
+        ...
+    @property
+    def model(self) -> typing.Any:
+        ...
 def adapt(parts: EngineParts, inputs: typing.Any, options: dict, online: Online, in_full: bool = False) -> Adaptation:
     """
     The inner loop of IT3 on one batch; keeps what it adapted in `online` if copy_model is False.
@@ -136,9 +171,21 @@ def check_distance(name: str) -> None:
     """
     Raises ValueError for a name that is not a distance's.
     """
+def describe_layouts(parts: EngineParts, inputs: typing.Any) -> str:
+    """
+    Where features and prediction have their channels and samples, in words.
+    """
 def embed(prediction: torch.Tensor, features: torch.Tensor, weight1: torch.Tensor, bias1: torch.Tensor, weight2: torch.Tensor, bias2: torch.Tensor, prediction_layout: Layout, features_layout: Layout) -> torch.Tensor:
     """
     The default embedder: LeakyReLU(Linear(LeakyReLU(Linear(prediction)))) over channels.
+    """
+def is_elementwise(class_name: str) -> bool:
+    """
+    Whether a layer of this class works on each value by itself.
+    """
+def kind_of_layer(class_name: str, tensor: collections.abc.Callable[[str], torch.Tensor | None], batch_first: bool | None = None) -> LayerKind:
+    """
+    The kind of a layer by its class and its tensors, which a function gives by their names.
     """
 def load_engine(path: str) -> dict:
     """
@@ -167,6 +214,10 @@ def sample_distances(second: torch.Tensor, first: torch.Tensor) -> torch.Tensor:
 def save_engine(path: str, parts: EngineParts, options: dict, example_inputs: typing.Any) -> None:
     """
     Writes an engine of TorchScript parts to one archive.
+    """
+def settle_layouts(parts: EngineParts, inputs: typing.Any, of_prediction: Origin | None, of_features: Origin | None, are_needed: bool) -> tuple[Layout, Layout]:
+    """
+    The layouts of (prediction, features), by plain passes. Raises ValueError where one that is needed stays open.
     """
 def submodule_of(model: typing.Any, name: str) -> typing.Any:
     """
