@@ -105,6 +105,9 @@ class IT3Engine(nn.Module):
     normalisation, or train with ``neutral`` and ``target_probability``, where one pass has both kinds of sample.
     """
 
+    _prediction_layout: _C.Layout
+    _features_layout: _C.Layout
+
     def __init__(
         self,
         model: nn.Module,
@@ -294,9 +297,10 @@ class IT3Engine(nn.Module):
     def _take_layouts(self) -> None:
         """Take the layouts that are given, with the embedder; the next call settles the others."""
         embedder = self._modules.get("embeder")
-        is_default = isinstance(embedder, Embedder)
-        self._prediction_layout = (embedder.prediction_layout if is_default else None) or _C.Layout()
-        self._features_layout = (embedder.features_layout if is_default else None) or _C.Layout()
+        self._prediction_layout, self._features_layout = _C.Layout(), _C.Layout()
+        if isinstance(embedder, Embedder):
+            self._prediction_layout = embedder.prediction_layout or self._prediction_layout
+            self._features_layout = embedder.features_layout or self._features_layout
         self._are_layouts_settled = False
 
     def _parts_for(self, inputs: Any) -> _C.EngineParts:
