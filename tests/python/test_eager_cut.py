@@ -364,12 +364,12 @@ def test_weights_and_names_are_those_of_the_model() -> None:
 
 def test_explains() -> None:
     engine = engine_of(Plain())
-    no_graph = "; no CUDA graph: it does not run on a CUDA device"
-    assert engine.explain(X) == "cut at the layer, traced by torch.fx" + no_graph
+    no_graph = "; no CUDA graph: it does not run on a CUDA device; features (5, 8): channels in dimension 1 (8)"
+    assert engine.explain(X).startswith("cut at the layer, traced by torch.fx" + no_graph)
     engine.model.register_forward_hook(lambda *_: None)
-    assert engine.explain(X) == "run whole, with a hook on the layer: it has hooks" + no_graph
-    scripted = IT3Engine(torch.jit.script(nn.Sequential(nn.Linear(6, 8), nn.Linear(8, 3))), "0")
-    assert scripted.explain(X) == "cut at the layer, a TorchScript module" + no_graph
+    assert engine.explain(X).startswith("run whole, with a hook on the layer: it has hooks" + no_graph)
+    scripted = IT3Engine(torch.jit.script(nn.Sequential(nn.Linear(6, 8), nn.Linear(8, 3)).double()), "0")
+    assert scripted.explain(X).startswith("cut at the layer, a TorchScript module" + no_graph)
 
 
 def test_attributes_that_always_change_end_in_hooks() -> None:
