@@ -11,6 +11,7 @@
 #include <torch/csrc/autograd/python_variable.h>
 
 #include "as_real.h"
+#include "every_parameter.h"
 #include "lent_state.h"
 #include "map_tensors.h"
 #include "module_tree.h"
@@ -306,7 +307,10 @@ std::optional<EagerCut::Attempt> EagerCut::attempt(const py::object& inputs, con
   if (std::string why = why_not(); !why.empty()) return Attempt{nullptr, std::move(why), nullptr};
   const auto own_arguments = [&] { return arguments_of(with_tensors(inputs, copies_of(tensors).args)); };
   try {
-    const auto copy = hooked.checkout({});
+    const EvalScope eval(model_);
+    const LentBuffers buffers({model_});
+    LentState state(model_);
+    for (const at::Tensor& tensor : every_parameter(model_)) state.lend(tensor);
     const Arguments arguments = own_arguments();
     plan.attr("record")(arguments.args, arguments.kwargs);
   } catch (const std::exception&) {

@@ -1,13 +1,13 @@
 #include "python_network.h"
 
 #include <algorithm>
-#include <unordered_set>
 
 #include <ATen/ATen.h>
 #include <ATen/core/grad_mode.h>
 #include <c10/util/Exception.h>
 #include <torch/csrc/autograd/python_variable.h>
 
+#include "every_parameter.h"
 #include "model_lock.h"
 #include "python_values.h"
 
@@ -75,23 +75,6 @@ class NoFastPath {
   inline static bool was_enabled = true;
 };
 
-/// The parameters of a torch.nn.Module that are not among some others.
-std::vector<at::Tensor> other_parameters(py::handle model, const std::vector<NamedParameter>& adapted) {
-  std::unordered_set<at::TensorImpl*> seen;
-  for (const NamedParameter& p : adapted) seen.insert(p.tensor.unsafeGetTensorImpl());
-  std::vector<at::Tensor> others;
-  for_each_module(model, [&](const std::string&, py::handle module) {
-    const py::object parameters = module.attr("_parameters");
-    if (!PyDict_Check(parameters.ptr())) return;  // of TorchScript, which Python's forward() does not write to
-    for (const auto& [name, value] : py::reinterpret_borrow<py::dict>(parameters)) {
-      if (!THPVariable_Check(value.ptr())) continue;
-      const at::Tensor& tensor = THPVariable_Unpack(value.ptr());
-      if (seen.insert(tensor.unsafeGetTensorImpl()).second) others.push_back(tensor);
-    }
-  });
-  return others;
-}
-
 /// Has a model for this thread alone, in eval mode.
 struct ModelAlone {
   explicit ModelAlone(const py::object& model)
@@ -114,7 +97,7 @@ class PythonWorkingCopy : private ModelAlone, public LentWorkingCopy {
         no_recomputation_(network.layer_, network.recomputation_check()),
         buffers_({network.model_}),
         state_(network.model_) {
-    for (const at::Tensor& tensor : other_parameters(network.model_, adapted)) state_.lend(tensor);
+    for (const at::Tensor& tensor : every_parameter(network.model_, adapted)) state_.lend(tensor);
     if (normalisation.statistics == NormStatistics::running) return;
     const py::object type = py::module_::import("it3.norm_statistics").attr("OtherStatistics");
     network_.norm_statistics_ = type(static_cast<int>(normalisation.statistics), normalisation.prior);
