@@ -11,6 +11,7 @@
 
 #include "bindings.h"
 #include "engine_parts.h"
+#include "model_lock.h"
 #include "module_tree.h"
 #include "options_from_python.h"
 #include "python_network.h"
@@ -140,8 +141,10 @@ void bind_engine(py::module_& module) {
   py::class_<Online>(module, "Online", "What stays between calls that keep adapted weights.")
       .def(py::init<>())
       .def(
-          "reset",
-          wrap_pybind_function([](Online& online, const py::object& model) { online.reset(parameters_only(model)); }),
+          "reset", wrap_pybind_function([](Online& online, const py::object& model) {
+            const ModelLock::Hold hold(ModelLock::of(model), ModelLock::Use::alone);
+            online.reset(parameters_only(model));
+          }),
           py::arg("model"), "Writes the weights of the start back into the model, and forgets everything.")
       .def(
           "drift", wrap_pybind_function([](const Online& online, const py::object& model) {
@@ -160,24 +163,23 @@ void bind_engine(py::module_& module) {
           py::init<py::object, std::string, py::object, py::object>(), py::arg("model"), py::arg("layer_name"),
           py::arg("output") = py::none(), py::arg("layer_output") = py::none())
       .def(
-          "why_not", wrap_pybind_function([](EagerCut& cut, const py::object& inputs) {
-            return cut.call(inputs).why;
-          }),
+          "why_not", wrap_pybind_function([](EagerCut& cut, const py::object& inputs) { return cut.call(inputs).why; }),
           py::arg("inputs"), "Why a call has to run the module itself, with hooks; empty if it is cut.");
 
   py::class_<EngineParts>(module, "EngineParts", "A model, the layer to inject at, and the functions between them.")
       .def(
-          py::init(wrap_pybind_function([](py::object model, std::optional<std::shared_ptr<ScriptNetwork>> script,
-                                           std::optional<std::shared_ptr<EagerCut>> cut, std::string layer_name,
-                                           py::object embeder, bool embeds_to_features, py::object combine_fn,
-                                           py::object distance_fn, Layout prediction_layout, Layout features_layout,
-                                           std::optional<at::Tensor> neutral, py::object output,
-                                           py::object layer_output) {
-            return EngineParts{std::move(model),   std::move(script),  std::move(cut),        std::move(layer_name),
-                               std::move(embeder), embeds_to_features, std::move(combine_fn), std::move(distance_fn),
-                               prediction_layout,  features_layout,    std::move(neutral),    std::move(output),
-                               std::move(layer_output)};
-          })),
+          py::init(
+              wrap_pybind_function([](py::object model, std::optional<std::shared_ptr<ScriptNetwork>> script,
+                                      std::optional<std::shared_ptr<EagerCut>> cut, std::string layer_name,
+                                      py::object embeder, bool embeds_to_features, py::object combine_fn,
+                                      py::object distance_fn, Layout prediction_layout, Layout features_layout,
+                                      std::optional<at::Tensor> neutral, py::object output, py::object layer_output) {
+                return EngineParts{std::move(model),       std::move(script),      std::move(cut),
+                                   std::move(layer_name),  std::move(embeder),     embeds_to_features,
+                                   std::move(combine_fn),  std::move(distance_fn), prediction_layout,
+                                   features_layout,        std::move(neutral),     std::move(output),
+                                   std::move(layer_output)};
+              })),
           py::arg("model"), py::arg("script"), py::arg("cut"), py::arg("layer_name"), py::arg("embeder"),
           py::arg("embeds_to_features"), py::arg("combine_fn"), py::arg("distance_fn"), py::arg("prediction_layout"),
           py::arg("features_layout"), py::arg("neutral"), py::arg("output") = py::none(),

@@ -280,8 +280,9 @@ void EagerCut::keep_up() {
   using enum ModuleSnapshot::Change;
   auto change = snapshot_ ? snapshot_->change() : structure;
   if (change == none) {
-    const bool has_changed = std::any_of(
-        attempts_.begin(), attempts_.end(), [](const auto& a) { return a.second.watch && a.second.watch->has_changed(); });
+    const bool has_changed = std::any_of(attempts_.begin(), attempts_.end(), [](const auto& a) {
+      return a.second.watch && a.second.watch->has_changed();
+    });
     if (!has_changed) return;
     change = attributes;
   }
@@ -334,8 +335,7 @@ std::optional<EagerCut::Attempt> EagerCut::attempt(const py::object& inputs, con
   if (!cut->has_repeatable_head()) return Attempt{nullptr, "what comes before the layer depends on chance", nullptr};
   const auto watch = plan.attr("watch")();
   if (std::string why = why_not(); !why.empty()) return Attempt{nullptr, std::move(why), nullptr};
-  return compared(
-      std::move(cut), hooked, tensors, watch.cast<std::shared_ptr<Watch>>(), plan.attr("keeper"));
+  return compared(std::move(cut), hooked, tensors, watch.cast<std::shared_ptr<Watch>>(), plan.attr("keeper"));
 }
 
 EagerCut::Attempt EagerCut::compared(

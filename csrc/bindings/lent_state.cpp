@@ -133,6 +133,13 @@ KeptState::KeptState(py::handle root, const VisitTensor& visit) {
       }
     }
     seen_.insert(py::object(module.attr("_buffers")).ptr());
+    const py::object attributes = attributes_of(module);
+    if (!attributes) continue;
+    for (const auto& [name, value] : py::reinterpret_borrow<py::dict>(attributes)) {
+      // Hooks are no state: those of a lazy module go with its first call.
+      if (PyDict_Check(value.ptr()) && py::str(name).cast<std::string>().find("_hooks") != std::string::npos)
+        seen_.insert(value.ptr());
+    }
   }
   for (const py::object& module : modules) {
     if (const py::object attributes = attributes_of(module)) walk(attributes, 0, visit);

@@ -35,20 +35,22 @@ class HookScope {
   py::object handle_;
 };
 
-/// Sets a flag while it lives.
+/// Stands for a pass that runs in this thread while it lives.
 class RunningScope {
  public:
-  explicit RunningScope(bool& flag) : flag_(flag) { flag_ = true; }
-  ~RunningScope() { flag_ = false; }
+  RunningScope() { ++count; }
+  ~RunningScope() { --count; }
   RunningScope(const RunningScope&) = delete;
   RunningScope& operator=(const RunningScope&) = delete;
 
+  static bool is_any() { return count > 0; }
+
  private:
-  bool& flag_;
+  inline static thread_local int count = 0;
 };
 
-/// Keeps attention from nested tensors, as torch makes them of padded ones where there are no gradients, while it lives:
-/// nothing could be injected into those. Needs the GIL.
+/// Keeps attention from nested tensors, as torch makes them of padded ones where there are no gradients, while it
+/// lives: nothing could be injected into those. Needs the GIL.
 class NoFastPath {
  public:
   NoFastPath() {
@@ -159,16 +161,16 @@ PythonNetwork::PythonNetwork(
       objects_(inputs_) {}
 
 py::object PythonNetwork::recomputation_check() const {
-  return py::cpp_function([this](py::handle, py::handle, py::handle) {
+  return py::cpp_function([layer_name = layer_name_](py::handle, py::handle, py::handle) {
     TORCH_CHECK_VALUE(
-        is_running_, "the layer '", layer_name_,
+        RunningScope::is_any(), "the layer '", layer_name,
         "' is called again by the backward pass, as activation checkpointing does, which would not see the injection; "
         "switch checkpointing off while the model adapts, or name a layer outside of the checkpointed blocks");
   });
 }
 
 py::object PythonNetwork::call_model(const Inputs& inputs) {
-  const RunningScope running(is_running_);
+  const RunningScope running;
   objects_.restore();  // each pass gets what was given
   const bool are_own = std::equal(
       inputs.args.begin(), inputs.args.end(), tensors_.begin(), tensors_.end(),

@@ -357,8 +357,7 @@ def _is_harmless(value: Any) -> bool:
         module in ("typing", "_thread", "datetime", "decimal", "logging", "_typing")
         or module.startswith(("torch._C", "torch._ops", "torch.jit", "torch.cuda", "torch.utils._pytree"))
         or any(base.__module__ == "logging" for base in kind.__mro__)
-        or kind.__name__
-        in ("_ArrayFunctionDispatcher", "PyCapsule", "_abc_data", "_tuplegetter")
+        or kind.__name__ in ("_ArrayFunctionDispatcher", "PyCapsule", "_abc_data", "_tuplegetter")
     )
 
 

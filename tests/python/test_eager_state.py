@@ -174,7 +174,7 @@ class CountsInBuffer(Plain):
 
     def forward(self, x: Tensor) -> Tensor:
         self.calls += 1
-        return super().forward(x) * self.calls
+        return super().forward(x) * self.calls.clone()
 
 
 class CountsInAttributes(Plain):
