@@ -230,12 +230,12 @@ def evaluate(
     runs = _runs_of(engines, seeds)
     plain = [without_second_term] if isinstance(without_second_term, IT3Engine) else list(without_second_term)
     measure = metric_of(metric, higher_is_better)
-    if isinstance(loader, Iterator):  # there is one pass
-        loader = list(loader)
     control = None if reference is None else Reference.of(reference, measure)
     rows = _rows_of(runs[0], variants if variants is not None else {"adapted": {}}, bool(plain), control)
     counts: list[list[int]] = []
     with seeded_runs():
+        if isinstance(loader, Iterator):  # there is one pass
+            loader = batches_of(loader, 0)
         for run, engine in enumerate(runs):
             batches = batches_of(loader, run)
             engine.uncertainty(own_copy(batches[0][0]))  # shapes the embedder, and takes what a first call takes

@@ -68,8 +68,15 @@ def make(network: str, device: str = "cpu", **options: object) -> tuple[IT3Engin
     return engine, list(zip(case.inputs.split(2), case.target.split(2), strict=True))
 
 
-@pytest.mark.parametrize("look", LOOKS)
-@pytest.mark.parametrize("options", [{}, ONLINE, {**ONLINE, "anchor": "ema", "recovery_factor": 3.0}])
+@pytest.mark.parametrize(
+    ("look", "options"),
+    [
+        ("evaluate variants", {}),
+        ("tune search", {}),
+        ("evaluate", ONLINE),
+        ("tune", {**ONLINE, "anchor": "ema", "recovery_factor": 3.0}),
+    ],
+)
 @pytest.mark.parametrize("network", NETWORKS)
 def test_nothing_changes(network: str, options: dict, look: str, device: str) -> None:
     engine, batches = make(network, device, **options)

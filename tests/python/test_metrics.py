@@ -26,7 +26,7 @@ def test_accuracy_by_hand() -> None:
         close(accuracy(scores, classes.to(dtype)), expected)
     close(accuracy(scores.log().masked_fill(scores < 0.15, -torch.inf), classes), expected)
     images = torch.stack([scores.T, 1 - scores.T])  # (2, 2, 3)
-    close(accuracy(images, classes.repeat(2, 1), Layout(channel_dim=1)), torch.tensor([2 / 3, 1 / 3]))
+    close(accuracy(images, classes.repeat(2, 1), Layout(channel_dim=1)), torch.tensor([2 / 3, 1 / 3], dtype=torch.double))
 
 
 @pytest.mark.parametrize("shape", [(4, 5), (4, 6, 5), (4, 5, 3, 2), (4, 5, 2, 3, 2)])
