@@ -125,8 +125,8 @@ class Adaptation:
         if changed:
             some = ", ".join(map(repr, changed[:3])) + (", ..." if len(changed) > 3 else "")
             raise ValueError(
-                f"the model has changed since this adaptation, which did not adapt {some} and holds no copy of it; take "
-                "state_dict(), model() or save() before the model is trained or loaded"
+                f"the model has changed since this adaptation, which did not adapt {some} and holds no copy of it; "
+                "take state_dict(), model() or save() before the model is trained or loaded"
             )
 
     def model(self) -> nn.Module:

@@ -122,8 +122,11 @@ class Evaluation:
             interval = "" if row["name"] == BASE else f"{row['low']:+.4f} to {row['high']:+.4f}"
             gain = "" if row["name"] == BASE else f"{row['gain']:+.4f}"
             numbers = (f"{row['score']:.4f}", f"{row['sd']:.4f}", gain, interval)
-            costs = (("", "") if math.isnan(row["milliseconds"]) else
-                     (f"{row['milliseconds']:.2f}", f"{row['megabytes']:.1f}"))
+            costs = (
+                ("", "")
+                if math.isnan(row["milliseconds"])
+                else (f"{row['milliseconds']:.2f}", f"{row['megabytes']:.1f}")
+            )
             lines.append((row["name"], *numbers, *costs))
         widths = [max(len(line[column]) for line in lines) for column in range(len(titles))]
         cells = ((line[0].ljust(widths[0]), *map(str.rjust, line[1:], widths[1:])) for line in lines)
@@ -252,7 +255,9 @@ def evaluate(
 
 def _runs_of(engines: object, seeds: int) -> list[IT3Engine]:
     if isinstance(engines, Mapping):
-        raise TypeError("evaluate() takes an engine, or a list of engines as runs; evaluate those of a mapping one by one")
+        raise TypeError(
+            "evaluate() takes an engine, or a list of engines as runs; evaluate those of a mapping one by one"
+        )
     given = [engines] if isinstance(engines, IT3Engine) else list(engines) if isinstance(engines, Sequence) else None
     if given is None or not all(isinstance(engine, IT3Engine) for engine in given):
         raise TypeError(f"engines must be an IT3Engine, or a list of them, not {type(engines).__name__}")

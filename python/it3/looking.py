@@ -124,8 +124,10 @@ def batches_of(loader: Loader, run: int) -> Batches:
     ValueError, TypeError
         Unless there are batches, and each is a pair of inputs and targets.
     """
-    if isinstance(loader, Tensor | nn.Module | str) or isinstance(loader, Mapping):
-        raise TypeError(f"the loader must give batches (inputs, targets), such as a list of pairs, not be a {_kind(loader)}")
+    if isinstance(loader, Tensor | nn.Module | str | Mapping):
+        raise TypeError(
+            f"the loader must give batches (inputs, targets), such as a list of pairs, not be a {_kind(loader)}"
+        )
     torch.manual_seed(run)
     batches = list(loader(run) if callable(loader) else loader)
     if not batches:

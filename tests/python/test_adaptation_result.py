@@ -23,9 +23,7 @@ def test_repr_is_short(network: str) -> None:
         f"Adaptation(prediction: (3, 3, 8, 8) of float32, steps: 3, loss: {first:.4g} to {last:.4g})"
     )
     assert "adapted samples: 0 of 3" in repr(engine.adapt(case.inputs, threshold=1e9))
-    assert repr(engine.adapt(case.inputs, num_steps=0)) == (
-        "Adaptation(prediction: (3, 3, 8, 8) of float32, steps: 0)"
-    )
+    assert repr(engine.adapt(case.inputs, num_steps=0)) == ("Adaptation(prediction: (3, 3, 8, 8) of float32, steps: 0)")
     if network != "hooks":  # which warns that samples run one after another
         assert "steps: 2, loss: " in repr(engine.adapt(case.inputs, per_sample=True, num_steps=2))
 

@@ -72,7 +72,9 @@ def test_pairs_of_a_loader_stay_easy() -> None:
 def test_what_are_no_batches() -> None:
     case = make_case("mlp")
     engine, _ = build(case, "traced")
-    with pytest.raises(TypeError, match="takes batches, such as a DataLoader, not a Tensor; put a single one in a list"):
+    with pytest.raises(
+        TypeError, match="takes batches, such as a DataLoader, not a Tensor; put a single one in a list"
+    ):
         engine.calibrate(case.inputs)
     with pytest.raises(TypeError, match="not a dict"):
         engine.calibrate({"input": case.inputs})

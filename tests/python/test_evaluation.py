@@ -262,7 +262,7 @@ def test_errors() -> None:
         it3.evaluate(engine.model, batches, "mse")
     with pytest.raises(TypeError, match="a variant must be a mapping of options, not a int"):
         it3.evaluate(engine, batches, "mse", {"a": 3})
-    with pytest.raises(ValueError, match="is not a distance|must be one of|no distance"):
+    with pytest.raises(ValueError, match="rmse"):
         it3.evaluate(engine, batches, "mse", {"a": {"distance_fn": "rmse"}})
     with pytest.raises(TypeError, match="distance_fn must be a name, a function or None, not 3"):
         it3.evaluate(engine, batches, "mse", {"a": {"distance_fn": 3}})

@@ -22,7 +22,9 @@ close = partial(torch.testing.assert_close, rtol=1e-9, atol=1e-9)
 ONLINE = {"copy_model": False, "lr": 0.05}
 LOOKS: dict[str, Callable[[IT3Engine, Any], object]] = {
     "evaluate": lambda e, batches: it3.evaluate(e, batches, "mse", {"a": {}, "b": {"num_steps": 1}}),
-    "evaluate variants": lambda e, batches: it3.evaluate(e, batches, "mse", {"online": {**ONLINE, "distance_fn": "l1"}}),
+    "evaluate variants": lambda e, batches: it3.evaluate(
+        e, batches, "mse", {"online": {**ONLINE, "distance_fn": "l1"}}
+    ),
     "tune": lambda e, batches: it3.tune(e, batches, "mse", budget=3),
     "tune search": lambda e, batches: it3.tune(
         e, batches, "mse", budget=2, search={"copy_model": [False], "distance_fn": ["l1"]}

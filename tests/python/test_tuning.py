@@ -85,7 +85,9 @@ def test_what_cannot_be_tuned() -> None:
         it3.tune(engine, [], "mse")
     with pytest.raises(ValueError, match="there are no engines to choose from"):
         it3.tune({}, batches, "mse")
-    with pytest.raises(TypeError, match="engines must be an IT3Engine, or several in a mapping or list, not Sequential"):
+    with pytest.raises(
+        TypeError, match="engines must be an IT3Engine, or several in a mapping or list, not Sequential"
+    ):
         it3.tune(engine.model, batches, "mse")
     for budget in (0, 2.5):
         with pytest.raises(ValueError, match="budget must be a whole number of trials from 1"):
