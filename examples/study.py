@@ -174,7 +174,7 @@ def markdown(
         "",
         f"Chosen on validation ({tuning.unadapted:.4f} with 0 steps, {tuning.score:.4f} so): {chosen}.",
         "",
-        *(f"> {line}" + "  " for line in evaluation.verdict.splitlines()),
+        *(f"- {line}" for line in evaluation.verdict.splitlines()),
         "",
         "Uncertainty tells clean from shifted inputs with an AUROC of "
         f"{mean:.2f} ({min(scores):.2f} to {max(scores):.2f} over seeds).",

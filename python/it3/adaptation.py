@@ -57,7 +57,8 @@ class Adaptation:
 
     def __post_init__(self) -> None:
         """Note what the tensors of the model that did not adapt are like."""
-        object.__setattr__(self, "_marks", {name: _Mark(t) for name, t in self._unadapted() if not _is_lazy(t)})
+        read = [] if self.losses.dim() > 1 else self._unadapted()
+        object.__setattr__(self, "_marks", {name: _Mark(tensor) for name, tensor in read if not _is_lazy(tensor)})
 
     def __repr__(self) -> str:
         """Say in short what it came to."""

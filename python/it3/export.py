@@ -54,10 +54,11 @@ def _deep_copy(model: Copied, memo: dict[int, Any]) -> Copied:
 
 
 def _shares_tensors(one: nn.Module, other: nn.Module) -> bool:
-    def tensors(module: nn.Module) -> set[int]:
-        return {id(t) for t in (*module.parameters(), *module.buffers())}
+    def memory(module: nn.Module) -> set[int]:
+        tensors = [t for t in (*module.parameters(), *module.buffers()) if not nn.parameter.is_lazy(t)]
+        return {t.untyped_storage().data_ptr() for t in tensors if t.layout == torch.strided} - {0}
 
-    return not tensors(one).isdisjoint(tensors(other))
+    return not memory(one).isdisjoint(memory(other))
 
 
 def _copy_by_module(model: Copied, memo: dict[int, Any]) -> Copied:

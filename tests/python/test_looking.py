@@ -244,7 +244,31 @@ def parametrised() -> nn.Module:
     return model
 
 
-@pytest.mark.parametrize("kind", [Cached, WithLock, RefusesCopies, IsItsOwnCopy, weight_normed, parametrised])
+class SharesMemory(Cached):
+    def __deepcopy__(self, memo: dict) -> "SharesMemory":
+        other = SharesMemory()
+        for own, theirs in zip(other.parameters(), self.parameters(), strict=True):
+            own.data = theirs.data
+        return other
+
+
+class Counts(Cached):
+    """Writes into its buffers, and replaces one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("calls", torch.zeros(()))
+        self.register_buffer("before", torch.zeros(()))
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.calls.add_(1)
+        self.before = self.before + 1
+        return super().forward(x) + self.calls + self.before
+
+
+@pytest.mark.parametrize(
+    "kind", [Cached, WithLock, RefusesCopies, IsItsOwnCopy, SharesMemory, Counts, weight_normed, parametrised]
+)
 def test_models_that_are_hard_to_copy(kind: Callable[[], nn.Module]) -> None:
     torch.manual_seed(0)
     model = kind()
