@@ -71,16 +71,19 @@ class Evaluation:
         reference. A row that helps says in its ``verdict`` if it is worse than the reference, or no better.
     """
 
-    def __init__(self, rows: dict[str, _Row], counts: list[list[int]], metric: Metric, resamples: int) -> None:
+    def __init__(
+        self, rows: dict[str, _Row], counts: list[list[int]], metric: Metric, resamples: int, drawn: list[int]
+    ) -> None:
         self._rows, self._counts, self._metric, self._resamples = rows, counts, metric, resamples
+        self._drawn = drawn  # the runs that differ, from which the bootstrap draws
         self.rows = [self._describe(name, row) for name, row in rows.items()]
 
     def compare(self, name: str, other: str) -> Gain:
         """Tell how much better a row is than another one.
 
         The interval is a percentile bootstrap in two levels: runs are drawn with replacement, and in each its batches,
-        as the samples of a batch are adapted together. With one run of one batch there is nothing to draw: it is (nan,
-        nan).
+        as the samples of a batch are adapted together. Runs of one engine that are the same to the bit count once. With
+        one run of one batch there is nothing to draw: it is (nan, nan).
         """
         sign = 1 if self._metric.higher_is_better else -1
         pairs = zip(self._rows[name].sums, self._rows[other].sums, strict=True)
@@ -89,6 +92,7 @@ class Evaluation:
         ]
         counts = [torch.tensor(c, dtype=torch.double) for c in self._counts]
         value = float(sum(d.sum() for d in differences) / sum(c.sum() for c in counts))
+        differences, counts = ([of_runs[run] for run in self._drawn] for of_runs in (differences, counts))
         if len(differences) == len(differences[0]) == 1:
             return Gain(value, float("nan"), float("nan"))
         generator = torch.Generator().manual_seed(0)
@@ -250,7 +254,15 @@ def evaluate(
                     of_run = _measure(of_row, batches, measure, row)
             counts.append(of_run)
     controls_first = sorted(rows.items(), key=lambda item: not item[1].is_control)
-    return Evaluation(dict(controls_first), counts, measure, resamples)
+    return Evaluation(dict(controls_first), counts, measure, resamples, _different(runs, rows))
+
+
+def _different(runs: list[IT3Engine], rows: dict[str, _Row]) -> list[int]:
+    """Give the runs that do not repeat an earlier one of the same engine: nothing was drawn there."""
+    first: dict[Any, int] = {}
+    for run, engine in enumerate(runs):
+        first.setdefault((id(engine), tuple(tuple(row.sums[run]) for row in rows.values())), run)
+    return list(first.values())
 
 
 def _runs_of(engines: object, seeds: int) -> list[IT3Engine]:

@@ -183,6 +183,15 @@ def test_several_engines_take_turns_over_seeds() -> None:
     close(base["sd"], statistics.stdev(expected))
 
 
+def test_runs_that_repeat_one_another_do_not_narrow_the_interval() -> None:
+    engine, batches = engine_and_batches()
+    once = it3.evaluate(engine, batches, "mse", {"a": {}}).compare("a", "0 steps")
+    assert it3.evaluate(engine, batches, "mse", {"a": {}}, seeds=9).compare("a", "0 steps") == once
+    one = it3.evaluate(engine, batches[:1], "mse", {"a": {}}, seeds=3).rows[-1]
+    assert one["low"] != one["low"]
+    assert one["verdict"] == "no clear effect"
+
+
 def test_rows_do_not_depend_on_one_another() -> None:
     """Each draws the same weights to go back to the start."""
     engine, batches = engine_and_batches()
