@@ -22,7 +22,7 @@ at::Tensor sample_distances(const at::Tensor& second, const at::Tensor& first) {
 at::Tensor uncertainty(
     Network& network, const Method& method, const Inputs& inputs, const Normalisation& normalisation) {
   const c10::InferenceMode no_inference(false);
-  const detail::RandomStateGuard random_state(tensors_of(network.parameters()));
+  const detail::RandomStateGuard random_state(tensors_of(network.parameters()), /*always=*/true);  // it only looks
   const auto copy = network.checkout({}, normalisation);
   const detail::Passes passes(method, inputs, detail::neutral_signal(*copy, method, inputs));
   const detail::Answer answer = detail::answer_of(*copy, passes, PredictionName::first, /*with_second=*/true);

@@ -176,6 +176,8 @@ def test_calibrate_changes_the_threshold_alone() -> None:
     engine.uncertainty(x)
     kept, version = x.clone(), x._version
     before, drawn = all_of(engine), random_state()
+    engine.uncertainty(x.clone())
+    assert random_state() == drawn
     threshold = engine.calibrate([x, x])
     assert random_state() == drawn
     assert torch.equal(x, kept)
