@@ -1,0 +1,215 @@
+"""What can be done with an engine, each done with it3 and with the reference."""
+
+import copy
+import tempfile
+import threading
+from pathlib import Path as FilePath
+from typing import Any
+
+import it3
+import torch
+import torch.nn.functional as F
+from it3 import IT3Engine
+from torch import Tensor, nn
+
+from differential.case import Case, set_temperature
+from differential.check import agree, expected_of, left_alone, same, snapshot, unchanged
+from differential.naive import Refusal
+from differential.naive_adapt import Memory, adapt, adapt_each, normalise_by, training_losses
+from differential.rig import TAKEN, Difference, Rig, attempt, distance_of, out_dtype
+
+
+def shape_embedder(rig: Rig) -> None:
+    """Let the engine make its embedder, and give its weights to the reference."""
+    if not isinstance(rig.embeder, it3.Embedder) or rig.embeder.is_built:
+        return
+    made = attempt(lambda: rig.engine.uncertainty(rig.inputs(0)))
+    if isinstance(made, ValueError):
+        return
+    weights = [w.detach() for w in rig.engine.embeder.parameters()]
+    shapes = [tuple(w.shape) for w in weights]
+    if shapes != rig.shapes_to_come:
+        raise Difference(f"the embedder's weights have shapes {shapes}, not {rig.shapes_to_come}")
+    rig.method.embed.weights = [w.double() for w in weights]
+
+
+def batch_by_batch(rig: Rig, engine: IT3Engine) -> str:
+    """Each batch from the same start."""
+    result = ""
+    for index in range(len(rig.case.batches)):
+        rig.set_temperature(index)
+        inputs = rig.inputs(index)
+        expected = expected_of(rig, lambda i=index: adapt(rig.method, rig.naive, rig.inputs(i), rig.options))
+        before = snapshot(rig.model, rig.engine)
+        actual = attempt(lambda i=inputs: engine.adapt(i))
+        unchanged(before, snapshot(rig.model, rig.engine))
+        result = agree(rig, actual, expected, f"batch {index}: ")
+        if not isinstance(actual, ValueError):
+            left_alone(rig, index, inputs)
+        distances = expected_of(rig, lambda i=index: rig.method.uncertainty(_as_normalised(rig), rig.inputs(i)))
+        actual = attempt(lambda i=index: engine.uncertainty(rig.inputs(i)))
+        unchanged(before, snapshot(rig.model, rig.engine))
+        if not isinstance(distances, Refusal) or not isinstance(expected, Refusal):
+            agree(rig, actual, distances, f"batch {index}: uncertainty() ")
+    return result
+
+
+def _as_normalised(rig: Rig) -> nn.Module:
+    model = copy.deepcopy(rig.naive)
+    if rig.options.get("norm_statistics", "running") != "running":
+        normalise_by(model, rig.options["norm_statistics"], rig.options.get("norm_prior", 16.0))
+    return model
+
+
+def online(rig: Rig) -> str:
+    """Batch after batch from where the last one led, then back."""
+    start = {name: value.clone() for name, value in rig.model.state_dict().items()}
+    memory = Memory(copy.deepcopy(rig.naive))
+    result = ""
+    for index in range(len(rig.case.batches)):
+        rig.set_temperature(index)
+        set_temperature(rig.case, memory.model, rig.case.batches[index][2])
+        inputs = rig.inputs(index)
+        before = snapshot(rig.model, rig.engine)
+        kept = copy.deepcopy(memory) if rig.case.not_finite is not None else None
+        expected = expected_of(
+            rig, lambda i=index: adapt(rig.method, rig.naive, rig.inputs(i), rig.options, memory)
+        )
+        actual = attempt(lambda i=inputs: rig.engine.adapt(i))
+        after = snapshot(rig.model, rig.engine)
+        result = agree(rig, actual, expected, f"batch {index}: ")
+        if isinstance(actual, ValueError):
+            unchanged(before, after)
+            memory = kept or memory
+        else:
+            adapted = set(dict(rig.model.named_parameters()))
+            unchanged(before, after, lambda name: any(f".{p}" in f".{name}" for p in adapted) and "flags" not in name)
+            for name, value in rig.model.state_dict().items():
+                if name in adapted:
+                    same(value, memory.model.state_dict()[name], f"batch {index}: kept {name}", *rig.tolerance)
+    if result != "agreed":
+        return result
+    moved = {n: v - start[n] for n, v in rig.model.state_dict().items() if n in dict(rig.model.named_parameters())}
+    distance = sum(float(v.double().square().sum()) for v in moved.values()) ** 0.5
+    same(torch.tensor(rig.engine.drift().distance), torch.tensor(distance), "drift", 1e-5, 1e-8)
+    rig.engine.reset()
+    if "max_norm" not in rig.case.source:
+        for name, value in rig.model.state_dict().items():
+            same(value, start[name], f"after reset, {name}", 0, 0)
+    return result
+
+
+def per_sample(rig: Rig) -> str:
+    """Each sample as if it were alone."""
+    dims = rig.in_dims()
+    tensors = [d for d in (dims.values() if isinstance(dims, dict) else dims if isinstance(dims, tuple | list) else [dims])]
+    if "in_dims" not in TAKEN and (len(tensors) > 1):
+        return "skipped"
+    options = {k: v for k, v in rig.options.items() if k not in ("per_sample", "chunk_size")}
+    rig.set_temperature(0)
+    inputs = rig.inputs(0)
+    count = rig.case.batches[0][0]
+    expected = expected_of(
+        rig, lambda: adapt_each(rig.method, rig.naive, rig.inputs(0), dims, count, options)
+    )
+    before = snapshot(rig.model, rig.engine)
+    actual = attempt(lambda: rig.engine.adapt(inputs))
+    unchanged(before, snapshot(rig.model, rig.engine))
+    return agree(rig, actual, expected, "per_sample: ")
+
+
+def threads(rig: Rig) -> str:
+    """Several batches at once, each as in turn."""
+    count = len(rig.case.batches)
+    expected = [
+        expected_of(rig, lambda i=i: adapt(rig.method, rig.naive, rig.inputs(i), rig.options)) for i in range(count)
+    ]
+    given = [rig.inputs(i) for i in range(2 * count) if i < count] + [rig.inputs(i) for i in range(count)]
+    actual: list[Any] = [None] * (2 * count)
+    together = threading.Barrier(count)
+
+    def work(i: int) -> None:
+        together.wait()
+        for j in (i, i + count):
+            try:
+                actual[j] = rig.engine.adapt(given[j])
+            except Exception as error:
+                actual[j] = error
+
+    before = snapshot(rig.model, rig.engine)
+    workers = [threading.Thread(target=work, args=(i,)) for i in range(count)]
+    for w in workers:
+        w.start()
+    for w in workers:
+        w.join()
+    unchanged(before, snapshot(rig.model, rig.engine))
+    result = ""
+    for j, value in enumerate(actual):
+        if isinstance(value, Exception) and not isinstance(value, ValueError):
+            raise Difference(f"thread {j}: {value!r:.600}") from value
+        result = agree(rig, value, expected[j % count], f"thread {j}: ")
+    return result
+
+
+def train(rig: Rig) -> str:
+    """The loss of training, and its gradients."""
+    case = rig.case
+    for model in (rig.model, rig.naive):
+        model.train()
+    rig.engine.train()
+    with torch.no_grad():
+        y = copy.deepcopy(rig.naive)
+        shape = rig.method.run(y, rig.inputs(0))
+    generator = torch.Generator().manual_seed(5)
+    target = torch.rand(shape.shape, generator=generator, dtype=torch.float64) + 0.1
+    if case.distance in ("kl", "js", "cross_entropy") or case.seed % 2:
+        target = target.softmax(rig.method.prediction.classes(target))
+    given = target.to(out_dtype(case))
+    if case.seed % 2 and target.dim() > 1 and target.shape[rig.method.prediction.classes(target)] > 1:
+        d = rig.method.prediction.classes(target)
+        given = target.argmax(d)
+        target = F.one_hot(given, target.shape[d]).movedim(-1, d).double()
+    parameters = [p for p in rig.naive.parameters() if p.requires_grad]
+    to_target = distance_of(case, rig.method.prediction, is_target=True)
+
+    def by_formula() -> tuple[Tensor, Tensor, list[Tensor | None]]:
+        y0, loss = training_losses(rig.method, rig.naive, rig.inputs(0), target, to_target)
+        whole = loss + y0.square().sum()
+        return y0.detach(), loss.detach(), list(torch.autograd.grad(whole, parameters, allow_unused=True)) if parameters else []
+
+    expected = expected_of(rig, by_formula)
+    actual = attempt(lambda: rig.engine(rig.inputs(0), target=given))
+    if isinstance(expected, Refusal) or isinstance(actual, ValueError):
+        return agree(rig, actual, expected, "training: ")
+    same(actual[0].detach(), expected[0], "training: prediction", *rig.tolerance)
+    same(actual[1].detach(), expected[1], "training: loss_ttt", *rig.tolerance)
+    (actual[0].square().sum() + actual[1]).backward()
+    own = [p for p in rig.model.parameters() if p.requires_grad]
+    for p, q in zip(own, expected[2], strict=True):
+        same(torch.zeros_like(p) if p.grad is None else p.grad, torch.zeros_like(p) if q is None else q, "training: gradient", *rig.tolerance)
+    for (name, b), (_, q) in zip(rig.model.named_buffers(), rig.naive.named_buffers(), strict=True):
+        same(b, q, f"training: buffer {name}", *rig.tolerance)
+    return "agreed"
+
+
+def check(case: Case) -> str:
+    """Raise Difference where it3 is wrong. Gives what was agreed on."""
+    rig = Rig(case)
+    shape_embedder(rig)
+    rig.set_mode()
+    if case.use == "train":
+        return train(rig)
+    if case.network == "saved":
+        with tempfile.TemporaryDirectory() as folder:
+            path = FilePath(folder) / "engine.pt"
+            before = snapshot(rig.model, rig.engine)
+            saved = attempt(lambda: rig.engine.save(path, rig.inputs(0)))
+            unchanged(before, snapshot(rig.model, rig.engine))
+            if isinstance(saved, ValueError):
+                expected = expected_of(rig, lambda: adapt(rig.method, rig.naive, rig.inputs(0), rig.options))
+                return agree(rig, saved, expected, "save: ")
+            rig.engine = it3.load(path)
+            rig.model = rig.engine.model
+            rig.engine.optimization_parameters.update(rig.options)
+    uses = {"online": online, "per_sample": per_sample, "threads": threads}
+    return uses[case.use](rig) if case.use in uses else batch_by_batch(rig, rig.engine)
