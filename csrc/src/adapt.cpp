@@ -7,7 +7,9 @@
 
 namespace it3 {
 
-at::Tensor Adaptation::loss() const { return steps() == 0 ? at::zeros({}, losses.options()) : losses[steps() - 1]; }
+at::Tensor Adaptation::loss() const {
+  return steps() == 0 ? at::zeros(losses.sizes().slice(1), losses.options()) : losses[steps() - 1];
+}
 
 Adaptation adapt(
     Network& network,

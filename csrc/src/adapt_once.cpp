@@ -10,6 +10,7 @@
 
 #include <it3/online.h>
 #include <it3/optimizer.h>
+#include <it3/samples.h>
 #include <it3/selection.h>
 #include <it3/uncertainty.h>
 
@@ -19,8 +20,10 @@
 #include "mixed_precision.h"
 #include "neutral.h"
 #include "objective.h"
+#include "pass_inputs.h"
 #include "passes.h"
 #include "random_state_guard.h"
+#include "sample_names.h"
 #include "stopping.h"
 
 namespace it3::detail {
@@ -41,19 +44,33 @@ std::vector<at::Tensor> copies_of(const std::vector<at::Tensor>& tensors) {
 
 /// The losses, and the least and greatest of the predictions after and before, which are finite if all are: all that is
 /// looked at when the work is done, in one tensor, so that a device is waited for once.
-at::Tensor report_on(const at::Tensor& losses, const at::Tensor& prediction, const at::Tensor& unadapted) {
+///
+/// @param weights  those that the caller will keep, whose greatest norm is looked at too
+at::Tensor report_on(
+    const at::Tensor& losses,
+    const at::Tensor& prediction,
+    const at::Tensor& unadapted,
+    const std::vector<at::Tensor>& weights) {
   std::vector<at::Tensor> parts = {losses.flatten()};
   for (const at::Tensor& t : {prediction, unadapted}) {
     const auto [least, greatest] = at::aminmax(as_real(t));
     parts.push_back(least.reshape({1}));
     parts.push_back(greatest.reshape({1}));
   }
+  at::Tensor norms;
+  for (const at::Tensor& norm : at::_foreach_norm(weights)) {
+    const at::Tensor one = norm.to(prediction.device(), at::kDouble);
+    norms = norms.defined() ? norms + one : one;
+  }
+  if (norms.defined()) parts.push_back(norms.reshape({1}));
   return at::cat(parts);
 }
 
-/// What in a report is not finite, for people; nothing if all is.
-std::string what_is_not_finite(const at::Tensor& report, const at::Tensor& losses) {
-  const at::Tensor on_cpu = report.to(at::kCPU).to(at::kDouble);
+/// What of the outcome is not finite, for people; nothing if all is.
+std::string what_is_not_finite(const Outcome& outcome) {
+  if (!outcome.report.defined()) return "";
+  const at::Tensor& losses = outcome.result.losses;
+  const at::Tensor on_cpu = outcome.report.to(at::kCPU).to(at::kDouble);
   const double* const values = on_cpu.const_data_ptr<double>();
   const std::int64_t count = losses.numel(), width = std::max<std::int64_t>(1, count / losses.size(0));
   for (std::int64_t i = 0; i < count; ++i) {
@@ -62,23 +79,30 @@ std::string what_is_not_finite(const at::Tensor& report, const at::Tensor& losse
         "the loss ", losses.dim() > 1 ? c10::str("of sample ", i % width, " ") : "", "at step ", i / width + 1, " of ",
         losses.size(0), " is ", std::isnan(values[i]) ? "nan" : "infinite");
   }
+  if (on_cpu.size(0) > count + 4 && !std::isfinite(values[count + 4])) return "an adapted weight is not finite";
   const auto are_finite = [&](std::int64_t i) { return std::isfinite(values[i]) && std::isfinite(values[i + 1]); };
+  if (are_finite(count)) return "";
   // Some models predict such values by themselves.
-  return are_finite(count) || !are_finite(count + 2) ? "" : "the adapted prediction is not finite";
+  bool is_own = !are_finite(count + 2);
+  if (is_own && outcome.unadapted.defined() && outcome.unadapted.sizes() == outcome.result.prediction.sizes()) {
+    const auto is_new = outcome.result.prediction.isfinite().logical_not().logical_and(outcome.unadapted.isfinite());
+    is_own = !is_new.any().item<bool>();
+  }
+  return is_own ? "" : "the adapted prediction is not finite";
 }
 
 /// Conditions on samples, spread over the other dimensions of a tensor.
-at::Tensor along_samples(const at::Tensor& conditions, const at::Tensor& t) {
+at::Tensor along_samples(const at::Tensor& conditions, const at::Tensor& t, std::int64_t batch_dim = 0) {
   std::vector<std::int64_t> sizes(static_cast<std::size_t>(t.dim()), 1);
-  sizes[0] = t.size(0);
+  sizes[static_cast<std::size_t>(batch_dim)] = conditions.size(0);
   return conditions.view(sizes);
 }
 
 /// The adapted answer for the samples that adapted, and the one from before for the others.
-Answer merge(const at::Tensor& adapted_samples, const Answer& adapted, const Answer& before) {
+Answer merge(const at::Tensor& adapted_samples, const Answer& adapted, const Answer& before, std::int64_t batch_dim) {
   const auto chosen = [&](const at::Tensor& a, const at::Tensor& b) {
     if (!a.defined() || a.dim() == 0) return a;
-    return at::where(along_samples(adapted_samples, a), a, b);
+    return at::where(along_samples(adapted_samples, a, batch_dim), a, b);
   };
   return {
       chosen(adapted.first, before.first), chosen(adapted.second, before.second),
@@ -112,6 +136,27 @@ class Stay {
   std::vector<at::Tensor> before_;
 };
 
+/// The inputs with the samples whose distance is not finite replaced by one that adapts: as part of the batch, even with
+/// no weight in the loss, they would make gradients NaN.
+Inputs with_finite_samples(
+    const Inputs& inputs, const Method& method, const at::Tensor& distances, const at::Tensor& rows) {
+  const at::Tensor non_finite = distances.isfinite().logical_not();
+  const std::string names = names_of_samples(non_finite);
+  std::optional<Samples> samples;
+  try {
+    samples.emplace(inputs, method.in_dims, method.prediction_layout);
+  } catch (const c10::ValueError& error) {
+    TORCH_CHECK_VALUE(
+        false, "the predictions for ", names, " are not finite, and they cannot be left out: ",
+        error.what_without_backtrace());
+  }
+  TORCH_CHECK_VALUE(
+      samples->count() == distances.size(0), "the predictions for ", names,
+      " are not finite, and they cannot be left out: the inputs have ", samples->count(), " samples, the prediction ",
+      distances.size(0), "; give in_dims");
+  return samples->select(at::where(non_finite, rows[0], at::arange(distances.size(0), rows.options())));
+}
+
 /// What the inner loop comes to, and the weights at work.
 struct Course {
   Outcome outcome;
@@ -120,14 +165,18 @@ struct Course {
 };
 
 /// The inner loop: up to `num_steps` optimiser steps on distance(y1, y0), then the answer.
+///
+/// @param keeps_weights  whether somebody will use the adapted weights
 Course run(
     Network& network,
     const std::vector<NamedParameter>& adapted,
     const Method& method,
     const Options& options,
-    const Inputs& inputs,
+    const Inputs& given,
+    PassInputs& inputs,
     Online::Memory memory,
     bool in_full,
+    bool keeps_weights,
     std::optional<std::int64_t> samples) {
   Course course;
   Adaptation& result = course.outcome.result;
@@ -136,24 +185,40 @@ Course run(
   const bool needs_start = options.anchor != AnchorName::none || options.restore_probability > 0;
   if (needs_start && memory.start.empty()) memory.start = copies_of(copy->values());
 
-  Passes passes(method, inputs, neutral_signal(*copy, method, inputs), options.amp.has_value());
-  if (!adapted.empty() && copy->has_fixed_head()) passes.fix_head(*copy);
+  const bool widens = options.amp.has_value();
+  const at::Tensor neutral = neutral_signal(*copy, method, inputs);
+  Passes passes(method, inputs, neutral, widens, samples.has_value());
+  const bool has_fixed_head = !adapted.empty() && copy->has_fixed_head();
+  if (has_fixed_head) passes.fix_head(*copy);
   Answer before;
   at::Tensor rows;
+  std::int64_t batch_dim = 0;
+  Inputs finite_samples;
+  PassInputs finite_inputs(finite_samples, finite_samples, network.may_write_inputs());
+  Passes finite_passes(method, finite_inputs, neutral, widens);  // never of stacked samples
+  const Passes* of_steps = &passes;
   if (options.threshold) {
     before = answer_of(*copy, passes, options.prediction, /*with_second=*/true);
-    result.adapted_samples = sample_distances(before.second, before.first) > *options.threshold;
+    if (!samples) batch_dim = method.prediction_layout.batch_of(before.first.dim());
+    const at::Tensor distances = sample_distances(before.second, before.first, batch_dim);
+    result.adapted_samples = distances > *options.threshold;
     if (!samples) rows = result.adapted_samples.nonzero().flatten();
+    if (rows.defined() && rows.size(0) > 0 && !distances.isfinite().all().item<bool>()) {
+      finite_samples = with_finite_samples(given, method, distances, rows);
+      if (has_fixed_head) finite_passes.fix_head(*copy);
+      of_steps = &finite_passes;
+    }
   }
   const bool is_needed = !options.threshold || result.adapted_samples.any().item<bool>();
 
-  Objective objective(options, method, passes, *copy, memory);
+  Objective objective(options, method, *of_steps, *copy, memory, batch_dim);
   Optimizer optimizer(options, copy->values(), std::move(memory.optimizer));
   Stopping stopping(options);
   std::vector<at::Tensor> losses;
   at::Tensor unadapted;
   for (std::int64_t step = 0; step < options.num_steps && is_needed; ++step) {
-    const FirstPass first = passes.first(*copy);
+    const FirstPass first = of_steps->first(*copy);
+    if (first.prediction.numel() == 0) break;  // an empty batch has no loss
     auto [loss, gradients] = objective(first, rows);
     const at::Tensor goes_on = stopping.goes_on(loss);
     if (goes_on.defined() && !goes_on.any().item<bool>()) break;
@@ -164,12 +229,12 @@ Course run(
     objective.follow();
     at::autocast::clear_cache();  // it holds copies of the weights from before
     losses.push_back(loss);
-    if (step == 0) unadapted = first.prediction.detach();
+    if (step == 0) unadapted = before.first.defined() ? before.first : first.prediction.detach();
   }
 
   Answer answer = before;
   if (is_needed) answer = answer_of(*copy, passes, options.prediction, in_full);
-  if (is_needed && options.threshold) answer = merge(result.adapted_samples, answer, before);
+  if (is_needed && options.threshold) answer = merge(result.adapted_samples, answer, before, batch_dim);
   result.first = answer.first;
   result.prediction = answer.prediction;
   result.second = answer.second;
@@ -178,7 +243,13 @@ Course run(
         answer.first.new_empty(samples ? std::vector<std::int64_t>{0, *samples} : std::vector<std::int64_t>{0});
   } else {
     result.losses = at::stack(losses);
-    if (answer.prediction.numel() > 0) course.outcome.report = report_on(result.losses, answer.prediction, unadapted);
+    const bool has_excluded = samples && result.adapted_samples.defined();
+    const at::Tensor counted =
+        has_excluded ? at::where(result.adapted_samples, result.losses, at::zeros_like(result.losses)) : result.losses;
+    const bool is_kept = keeps_weights && !samples;
+    course.outcome.report = report_on(
+        counted, answer.prediction, unadapted, is_kept ? copy->values() : std::vector<at::Tensor>{});
+    course.outcome.unadapted = unadapted;
   }
   if (in_full) {
     for (std::size_t i = 0; i < adapted.size(); ++i) result.weights.emplace_back(adapted[i].name, copy->values()[i]);
@@ -187,6 +258,56 @@ Course run(
   course.memory = std::move(memory);
   course.copy = std::move(copy);
   return course;
+}
+
+/// ", as the predictions for samples 1, 3 are not finite" before any step; nothing if they are.
+std::string blame_samples(Network& network, const Method& method, const Options& options, const Inputs& inputs) {
+  const at::Tensor non_finite = uncertainty(network, method, inputs, options).isfinite().logical_not();
+  if (!non_finite.any().item<bool>()) return "";
+  return ", as the predictions for " + names_of_samples(non_finite) + " are not finite";
+}
+
+/// Puts back what an engine remembers of its online calls, unless the call comes to its end.
+class OnlineGuard {
+ public:
+  explicit OnlineGuard(Online* online) : online_(online) {
+    if (online_ != nullptr) before_ = online_->state();
+  }
+  ~OnlineGuard() {
+    if (online_ != nullptr) *online_ = Online(std::move(before_));
+  }
+  OnlineGuard(const OnlineGuard&) = delete;
+  OnlineGuard& operator=(const OnlineGuard&) = delete;
+
+  void keep() { online_ = nullptr; }
+
+ private:
+  Online* online_;
+  Online::State before_;
+};
+
+/// Adapts once more, from the start, where the network had collapsed. If that fails, all is as it was before.
+Adaptation recover(
+    Network& network,
+    const Method& method,
+    const Options& options,
+    const Inputs& inputs,
+    Online& online,
+    bool in_full) {
+  const auto parameters = tensors_of(network.parameters());
+  std::vector<at::Tensor> weights;
+  weights.reserve(parameters.size());
+  for (const auto& p : parameters) weights.push_back(p.detach().clone());
+  const Online::State state = online.state();
+  online.reset(network);
+  try {
+    Adaptation result = adapt_once(network, method, options, inputs, &online, in_full, nullptr);
+    result.recovered = true;
+    return result;
+  } catch (...) {
+    online.go_back(network, state, weights);
+    throw;
+  }
 }
 
 }  // namespace
@@ -201,7 +322,7 @@ Adaptation adapt_once(
     Graphs* graphs,
     std::optional<std::int64_t> samples) {
   const GradientMode gradient_mode;
-  const Inputs inputs = without_inference_tensors(given_inputs);
+  const Inputs inputs = as_constants(given_inputs);
   const auto parameters = network.parameters();
   const auto device = parameters.empty() ? at::kCPU : parameters.front().tensor.device().type();
   const MixedPrecision mixed_precision(options.amp, device);
@@ -209,8 +330,10 @@ Adaptation adapt_once(
       options.num_steps > 0 ? select_parameters(parameters, options.parameters) : std::vector<NamedParameter>{};
   const RandomStateGuard random_state(tensors_of(parameters));
 
+  OnlineGuard online_guard(online);
   auto memory =
       online != nullptr && !adapted.empty() ? online->resume(adapted, options.optimizer_name) : Online::Memory{};
+  PassInputs pass_inputs(given_inputs, inputs, network.may_write_inputs());
   Course course;
   std::variant<std::string, GraphKey> key;
   if (graphs != nullptr && device == at::kCUDA && !adapted.empty()) {
@@ -218,36 +341,47 @@ Adaptation adapt_once(
   }
   if (const auto* known = std::get_if<GraphKey>(&key)) {
     course.outcome = graphs->cache().run(*known, inputs, [&](const Inputs& static_inputs) {
-      return run(network, adapted, method, options, static_inputs, {}, in_full, samples).outcome;
+      PassInputs static_pass_inputs(static_inputs, static_inputs, /*may_be_written=*/false);
+      return run(
+                 network, adapted, method, options, static_inputs, static_pass_inputs, {}, in_full, in_full, samples)
+          .outcome;
     });
   } else {
-    course = run(network, adapted, method, options, inputs, std::move(memory), in_full, samples);
+    course = run(
+        network, adapted, method, options, inputs, pass_inputs, std::move(memory), in_full,
+        in_full || online != nullptr, samples);
   }
   Adaptation& result = course.outcome.result;
   const bool has_moved = result.steps() > 0;
 
-  const at::Tensor& report = course.outcome.report;
-  const std::string problem = report.defined() ? what_is_not_finite(report, result.losses) : "";
+  const std::string problem = what_is_not_finite(course.outcome);
   std::optional<double> watched;
   if (online != nullptr && options.recovery_factor && has_moved) {
     watched = result.losses[0].item<double>();
     const bool has_collapsed = !problem.empty() || online->has_collapsed(*watched, *options.recovery_factor);
     if (has_collapsed && online->has_moved()) {
       course.copy.reset();
-      online->reset(network);
-      result = adapt_once(network, method, options, inputs, online, in_full, graphs);
-      result.recovered = true;
-      return std::move(result);
+      Adaptation recovered = recover(network, method, options, given_inputs, *online, in_full);
+      online_guard.keep();
+      return recovered;
     }
   }
-  TORCH_CHECK_VALUE(
-      problem.empty(), problem,
-      "; the weights are as they were. Check the inputs for NaN and infinity, or lower lr, or set max_grad_norm");
+  if (!problem.empty()) {
+    course.copy.reset();
+    const std::string cause = samples ? "" : blame_samples(network, method, options, inputs);
+    TORCH_CHECK_VALUE(
+        false, problem, cause, "; the weights are as they were. ",
+        cause.empty() ? "Check the inputs for NaN and infinity, or lower lr, or set max_grad_norm"
+                      : "Check these for NaN and infinity, or set threshold, which leaves such samples as they are");
+  }
   if (online != nullptr && has_moved) {
     course.copy->commit();
     course.copy.reset();
     online->keep(adapted, std::move(course.memory), watched);
+    online_guard.keep();
   }
+  course.copy.reset();
+  pass_inputs.finish();
   return std::move(result);
 }
 

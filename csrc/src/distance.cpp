@@ -10,10 +10,10 @@
 namespace it3 {
 namespace {
 
-std::int64_t class_dim(const at::Tensor& t) { return t.dim() > 1 ? 1 : 0; }
-
-/// A sum over the classes, a mean over the rest.
-at::Tensor reduce(const at::Tensor& terms) { return terms.sum(class_dim(terms)).mean(); }
+/// The dimension of classes or components.
+std::int64_t class_dim(const at::Tensor& t, const Layout& layout) {
+  return t.dim() > 1 ? layout.channel_of(t.dim()) : 0;
+}
 
 /// Class probabilities, their logarithms and p log p. All of them, and their gradients, are finite for any finite
 /// logits.
@@ -21,8 +21,8 @@ struct Distribution {
   at::Tensor p, log_p, p_log_p;
 };
 
-Distribution from_logits(const at::Tensor& logits) {
-  const at::Tensor log_p = logits.log_softmax(class_dim(logits));
+Distribution from_logits(const at::Tensor& logits, std::int64_t dim) {
+  const at::Tensor log_p = logits.log_softmax(dim);
   const at::Tensor p = log_p.exp();
   return {p, log_p, p * log_p};
 }
@@ -30,42 +30,55 @@ Distribution from_logits(const at::Tensor& logits) {
 /// Of probabilities that can be 0, such as one-hot ones; p log p is 0 there.
 Distribution from_probabilities(const at::Tensor& p) { return {p, p.log(), at::xlogy(p, p)}; }
 
-at::Tensor cross_entropy(const Distribution& q, const Distribution& p) { return -reduce(p.p * q.log_p); }
+// Terms that are summed over the classes.
+at::Tensor cross_entropy(const Distribution& q, const Distribution& p) { return -(p.p * q.log_p); }
 
-at::Tensor kl(const Distribution& q, const Distribution& p) { return reduce(p.p_log_p - p.p * q.log_p); }
+at::Tensor kl(const Distribution& q, const Distribution& p) { return p.p_log_p - p.p * q.log_p; }
 
 at::Tensor js(const Distribution& q, const Distribution& p) {
   const at::Tensor log_m = at::logaddexp(p.log_p, q.log_p) - std::numbers::ln2;
-  return reduce(p.p_log_p + q.p_log_p - (p.p + q.p) * log_m) / 2;
+  return (p.p_log_p + q.p_log_p - (p.p + q.p) * log_m) / 2;
 }
 
 at::Tensor mse(const at::Tensor& second, const at::Tensor& reference) { return at::mse_loss(second, reference); }
 
 at::Tensor l1(const at::Tensor& second, const at::Tensor& reference) { return at::l1_loss(second, reference); }
 
-at::Tensor cosine(const at::Tensor& second, const at::Tensor& reference) {
-  return 1 - at::cosine_similarity(second, reference, class_dim(second)).mean();
-}
-
-/// A distance between class distributions: predictions are logits, a target is probabilities.
-Distance between(at::Tensor (*distance)(const Distribution& q, const Distribution& p)) {
+/// A distance between class distributions, a sum over the classes and a mean over the rest: predictions are logits, a
+/// target is probabilities.
+Distance between(
+    at::Tensor (*terms)(const Distribution& q, const Distribution& p), std::string_view name, const Layout& layout) {
+  const auto checked_dim = [name = std::string(name), layout](const at::Tensor& t) {
+    const std::int64_t dim = class_dim(t, layout);
+    TORCH_CHECK_VALUE(
+        t.dim() > 0 && t.size(dim) != 1, "the distance '", name, "' compares class distributions, but a prediction of "
+        "shape ", t.sizes(), " has one class, in dimension ", dim,
+        "; use 'mse' or 'l1', or say where the classes are by the prediction's layout");
+    return dim;
+  };
   return {
       [=](const at::Tensor& second, const at::Tensor& first) {
-        return distance(from_logits(second), from_logits(first));
+        const std::int64_t dim = checked_dim(second);
+        return terms(from_logits(second, dim), from_logits(first, dim)).sum(dim).mean();
       },
       [=](const at::Tensor& second, const at::Tensor& target) {
-        return distance(from_logits(second), from_probabilities(target));
+        const std::int64_t dim = checked_dim(second);
+        return terms(from_logits(second, dim), from_probabilities(target)).sum(dim).mean();
       }};
 }
 
 /// The distance of this name, still without it.
-Distance choose(std::string_view name) {
+Distance choose(std::string_view name, const Layout& layout) {
   if (name == "mse") return {mse};
   if (name == "l1") return {l1};
-  if (name == "cross_entropy") return between(cross_entropy);
-  if (name == "kl") return between(kl);
-  if (name == "js") return between(js);
-  if (name == "cosine") return {cosine};
+  if (name == "cross_entropy") return between(cross_entropy, name, layout);
+  if (name == "kl") return between(kl, name, layout);
+  if (name == "js") return between(js, name, layout);
+  if (name == "cosine") {
+    return {[layout](const at::Tensor& second, const at::Tensor& reference) {
+      return 1 - at::cosine_similarity(second, reference, class_dim(second, layout)).mean();
+    }};
+  }
   TORCH_CHECK_VALUE(
       false, "no distance is called '", name, "'; did you mean '", detail::nearest_name(name, distance_names()),
       "'? The distances are ", detail::join(distance_names()));
@@ -78,10 +91,14 @@ const std::vector<std::string>& distance_names() {
   return names;
 }
 
-Distance distance_by_name(std::string_view name) {
-  Distance distance = choose(name);
+Distance distance_by_name(std::string_view name, const Layout& layout) {
+  Distance distance = choose(name, layout);
   distance.name = std::string(name);
   return distance;
+}
+
+bool is_between_distributions(std::string_view name) {
+  return name == "cross_entropy" || name == "kl" || name == "js";
 }
 
 }  // namespace it3

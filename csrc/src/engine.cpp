@@ -1,6 +1,10 @@
 #include <it3/engine.h>
 
+#include <exception>
+
 #include <c10/util/Exception.h>
+
+#include <it3/injection.h>
 
 #include <it3/script_function.h>
 #include <it3/script_network.h>
@@ -32,6 +36,22 @@ Embed embed_of(const SavedEngine& saved) {
   return embedder;
 }
 
+/// Makes an embedder that had no shape yet empty again if it is destroyed by an exception.
+class ClearOnError {
+ public:
+  explicit ClearOnError(const Embedder& embedder)
+      : embedder_(!embedder.is_empty() && !embedder->is_built() ? embedder : Embedder(nullptr)) {}
+  ~ClearOnError() {
+    if (!embedder_.is_empty() && std::uncaught_exceptions() > exceptions_) embedder_->clear();
+  }
+  ClearOnError(const ClearOnError&) = delete;
+  ClearOnError& operator=(const ClearOnError&) = delete;
+
+ private:
+  Embedder embedder_;
+  int exceptions_ = std::uncaught_exceptions();
+};
+
 Distance distance_of(const SavedEngine& saved) {
   if (const auto* module = std::get_if<torch::jit::Module>(&saved.distance)) return Distance(ScriptFunction(*module));
   return distance_by_name(std::get<std::string>(saved.distance));
@@ -50,6 +70,7 @@ Engine::Engine(
     embedder_ = *embedder;
     prediction_layout_ = embedder_->prediction_layout();
     features_layout_ = embedder_->features_layout();
+    is_trained = embedder_->is_built();
   }
   if (has_default_combine_) set_default_combine();
   method_.takes_any_layout = has_default_combine_ && !embedder_.is_empty();
@@ -67,6 +88,10 @@ Engine::Engine(SavedEngine saved)
   features_layout_ = saved.features_layout;
   if (has_default_combine_) set_default_combine();
   method_.neutral = saved.neutral;
+  in_dims = saved.in_dims;
+  feedback = saved.feedback;
+  is_trained = saved.is_trained;
+  learnt_probabilities_ = saved.learnt_probabilities;
 }
 
 void Engine::set_default_combine() {
@@ -83,23 +108,54 @@ std::vector<at::Tensor> Engine::parameters() const {
   return all;
 }
 
+void Engine::set_prediction_layout(const Layout& layout) { prediction_layout_ = layout; }
+
+Method Engine::method() const {
+  Method now = method_;
+  now.prediction_layout = prediction_layout_;
+  now.in_dims = in_dims;
+  const bool is_named = !now.distance.name.empty();
+  if (is_named) now.distance = distance_by_name(method_.distance.name, prediction_layout_);
+  now.feeds_probabilities =
+      feedback == Feedback::probabilities ||
+      (feedback == Feedback::automatic && (learnt_probabilities_ || is_between_distributions(now.distance.name)));
+  return now;
+}
+
+void Engine::check(const Inputs& inputs) {
+  if (has_checked_injection_) return;
+  has_checked_injection_ = check_injection(*network_, method(), inputs);
+}
+
+void Engine::warn_if_untrained() {
+  if (is_trained || has_warned_ || options.num_steps == 0) return;
+  has_warned_ = true;
+  TORCH_WARN(untrained_warning);
+}
+
 Losses Engine::losses(
     const Inputs& inputs, const std::optional<at::Tensor>& target, std::optional<double> target_probability) {
-  return training_losses(*network_, method_, inputs, target, prediction_layout_, target_probability);
+  const ClearOnError clear(embedder_);
+  check(inputs);
+  Losses losses = training_losses(*network_, method(), inputs, target, target_probability);
+  is_trained = true;
+  if (losses.has_class_targets && !learnt_probabilities_) {
+    learnt_probabilities_ = !are_probabilities(losses.prediction, prediction_layout_);
+  }
+  return losses;
 }
 
 Adaptation Engine::adapt(const Inputs& inputs, bool in_full) {
-  const bool is_new = !embedder_.is_empty() && !embedder_->is_built();
-  try {
-    return it3::adapt(*network_, method_, options, inputs, options.copy_model ? nullptr : &online_, in_full, &graphs_);
-  } catch (...) {
-    if (is_new) embedder_->clear();
-    throw;
-  }
+  const ClearOnError clear(embedder_);
+  check(inputs);
+  warn_if_untrained();
+  return it3::adapt(*network_, method(), options, inputs, options.copy_model ? nullptr : &online_, in_full, &graphs_);
 }
 
 at::Tensor Engine::uncertainty(const Inputs& inputs) {
-  return it3::uncertainty(*network_, method_, inputs, options.normalisation);
+  const ClearOnError clear(embedder_);
+  check(inputs);
+  return it3::uncertainty(*network_, method(), inputs, options);
 }
 
 double Engine::calibrate(const std::vector<Inputs>& clean, double quantile) {
@@ -128,14 +184,18 @@ void Engine::save(const std::string& path, const Inputs& example_inputs) {
       {},
       options,
       method_.neutral,
-      {}};
+      {},
+      in_dims,
+      feedback,
+      is_trained,
+      learnt_probabilities_};
   if (!is_default) saved.embedder = module_of(method_.embed, "embed", "the default embedder");
   if (!has_default_combine_) saved.combine = module_of(method_.combine, "combine", "the default");
   saved.distance = method_.distance.name;
   if (method_.distance.name.empty()) {
     saved.distance = module_of(method_.distance.to_prediction, "distance", "a distance by its name");
   }
-  saved.notes = take_notes(network, method_, example_inputs);
+  saved.notes = take_notes(network, method(), example_inputs);
   if (is_default) saved.embedder = embedder_->weights();  // shaped by now
   save_engine(saved, path);
 }

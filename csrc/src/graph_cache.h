@@ -19,6 +19,7 @@ namespace it3::detail {
 struct Outcome {
   Adaptation result;
   at::Tensor report;  // which of its numbers are finite; undefined if nothing was computed
+  at::Tensor unadapted;  // the first prediction before the first step; undefined where a graph was replayed
 };
 
 class GraphCache {

@@ -7,9 +7,18 @@
 #include "map_tensors.h"
 
 namespace it3 {
+
 Inputs without_inference_tensors(const Inputs& inputs) {
   const c10::InferenceMode no_inference(false);
   return detail::map_tensors(inputs, [](const at::Tensor& t) { return t.is_inference() ? t.clone() : t; });
+}
+
+Inputs as_constants(const Inputs& inputs) {
+  const c10::InferenceMode no_inference(false);
+  return detail::map_tensors(inputs, [](const at::Tensor& t) {
+    if (t.is_inference()) return t.clone();
+    return t.requires_grad() ? t.detach() : t;
+  });
 }
 
 at::Tensor first_tensor(const c10::IValue& value) {

@@ -7,10 +7,14 @@
 #include <c10/util/Exception.h>
 
 #include "neutral.h"
+#include "objective.h"
+#include "pass_inputs.h"
 #include "passes.h"
 
 namespace it3 {
 namespace {
+
+using detail::PassInputs;
 
 std::vector<std::int64_t> without(at::IntArrayRef sizes, std::int64_t dim) {
   std::vector<std::int64_t> rest = sizes.vec();
@@ -37,15 +41,18 @@ at::Tensor one_hot(const at::Tensor& classes, const at::Tensor& prediction, std:
 
 }  // namespace
 
+bool are_class_indices(const at::Tensor& target, const at::Tensor& prediction, const Layout& prediction_layout) {
+  if (target.sizes() == prediction.sizes() || prediction.dim() < 2) return false;
+  const std::int64_t channel = prediction_layout.channel_of(prediction.dim());
+  return at::isIntegralType(target.scalar_type(), /*includeBool=*/true) && prediction.size(channel) > 1 &&
+         target.sizes() == without(prediction.sizes(), channel);
+}
+
 at::Tensor fit_target(const at::Tensor& target, const at::Tensor& prediction, const Layout& prediction_layout) {
   const auto as_prediction = [&] { return target.to(prediction.device(), prediction.scalar_type()); };
   if (target.sizes() == prediction.sizes()) return as_prediction();
-  const bool is_indices = at::isIntegralType(target.scalar_type(), /*includeBool=*/true);
-  if (is_indices && prediction.dim() >= 2) {
-    const std::int64_t channel = prediction_layout.channel_of(prediction.dim());
-    if (prediction.size(channel) > 1 && target.sizes() == without(prediction.sizes(), channel)) {
-      return one_hot(target, prediction, channel);
-    }
+  if (are_class_indices(target, prediction, prediction_layout)) {
+    return one_hot(target, prediction, prediction_layout.channel_of(prediction.dim()));
   }
   // (B) for (B, 1) and the like. Broadcasting would compare every sample with every other, silently.
   if (squeezed(target.sizes()) == squeezed(prediction.sizes())) return as_prediction().reshape(prediction.sizes());
@@ -61,28 +68,27 @@ namespace {
 Losses drawn_losses(
     Network& network,
     const Method& method,
-    const Inputs& inputs,
+    PassInputs& inputs,
     const at::Tensor& target,
     const at::Tensor& neutral,
-    const Layout& layout,
     double probability) {
   at::Tensor signal = target;
   if (neutral.defined()) {
-    const std::int64_t batch = layout.batch_of(target.dim());
+    const std::int64_t batch = method.prediction_layout.batch_of(target.dim());
     std::vector<std::int64_t> sizes(static_cast<std::size_t>(target.dim()), 1);
     sizes[static_cast<std::size_t>(batch)] = target.size(batch);
     signal = at::where(at::rand(sizes, target.options().dtype(at::kFloat)) < probability, target, neutral);
   }
   const bool is_injected = neutral.defined() || at::rand({}).item<double>() < probability;
   const Inject inject = detail::injection(method, signal);
-  const at::Tensor prediction = network.predict(inputs, is_injected ? &inject : nullptr).prediction;
+  const at::Tensor prediction = network.predict(inputs.next(), is_injected ? &inject : nullptr).prediction;
   return {prediction, at::zeros({}, prediction.options().requires_grad(false))};
 }
 
 /// What a plain pass predicts, without a trace of it.
-at::Tensor plain_prediction(Network& network, const Inputs& inputs) {
+at::Tensor plain_prediction(Network& network, PassInputs& inputs) {
   const at::NoGradGuard no_grad;
-  return network.checkout({})->predict(inputs).prediction.detach();
+  return network.checkout({})->predict(inputs.next()).prediction.detach();
 }
 
 }  // namespace
@@ -90,34 +96,42 @@ at::Tensor plain_prediction(Network& network, const Inputs& inputs) {
 Losses training_losses(
     Network& network,
     const Method& method,
-    const Inputs& inputs,
+    const Inputs& given_inputs,
     const std::optional<at::Tensor>& target,
-    const Layout& prediction_layout,
     std::optional<double> target_probability) {
   TORCH_CHECK_VALUE(
       !target_probability || (*target_probability >= 0 && *target_probability <= 1),
       "target_probability must be a number from 0 to 1, or None, not ", *target_probability);
   TORCH_CHECK_VALUE(
       !target_probability || target, "target_probability draws from the targets, but none was given; give target=");
+  PassInputs inputs(given_inputs, given_inputs, network.may_write_inputs());
   at::Tensor neutral;
   if (method.neutral.defined()) neutral = detail::neutral_signal(*network.checkout({}), method, inputs);
   const auto fit = [&](const at::Tensor& prediction) {
-    const at::Tensor fitted = fit_target(*target, prediction, prediction_layout);
-    if (neutral.defined()) detail::check_is_no_label(neutral, fitted, prediction_layout);
+    const at::Tensor fitted = fit_target(*target, prediction, method.prediction_layout);
+    if (neutral.defined()) detail::check_is_no_label(neutral, fitted, method.prediction_layout);
     return fitted;
   };
+  Losses losses;
   if (target_probability) {
     const at::Tensor fitted = fit(neutral.defined() ? neutral : plain_prediction(network, inputs));
-    return drawn_losses(network, method, inputs, fitted, neutral, prediction_layout, *target_probability);
+    losses = drawn_losses(network, method, inputs, fitted, neutral, *target_probability);
+  } else {
+    const detail::Passes passes(method, inputs, neutral);
+    const FirstPass first = passes.first(network);
+    losses.prediction = first.prediction;
+    if (target) {
+      const at::Tensor fitted = fit(first.prediction);
+      losses.loss_ttt =
+          detail::as_scalar(method.distance.to_target(passes.with_signal(network, first, fitted), fitted));
+    } else {
+      const at::Tensor second = passes.second(network, first, first.prediction);
+      losses.loss_ttt = detail::as_scalar(method.distance.to_prediction(second, first.prediction));
+    }
   }
-  const detail::Passes passes(method, inputs, neutral);
-  const FirstPass first = passes.first(network);
-  if (!target) {
-    const at::Tensor second = passes.second(network, first, first.prediction);
-    return {first.prediction, method.distance.to_prediction(second, first.prediction)};
-  }
-  const at::Tensor fitted = fit(first.prediction);
-  return {first.prediction, method.distance.to_target(passes.second(network, first, fitted), fitted)};
+  losses.has_class_targets = target && are_class_indices(*target, losses.prediction, method.prediction_layout);
+  inputs.finish();
+  return losses;
 }
 
 }  // namespace it3

@@ -14,10 +14,10 @@ bool are_binary(const at::Tensor& values) { return are_all((values == 0).logical
 
 }  // namespace
 
-at::Tensor neutral_signal(TwoPass& network, const Method& method, const Inputs& inputs) {
+at::Tensor neutral_signal(TwoPass& network, const Method& method, PassInputs& inputs) {
   if (!method.neutral.defined()) return {};
   const at::NoGradGuard no_grad;
-  const at::Tensor prediction = network.predict(inputs).prediction.detach();
+  const at::Tensor prediction = network.predict(inputs.next()).prediction.detach();
   const at::Tensor neutral = method.neutral.to(prediction.device(), prediction.scalar_type());
   TORCH_CHECK_VALUE(
       at::is_expandable_to(neutral.sizes(), prediction.sizes()), "a neutral signal of shape ", neutral.sizes(),

@@ -24,8 +24,13 @@ at::Tensor as_scalar(const at::Tensor& distance) {
 }
 
 Objective::Objective(
-    const Options& options, const Method& method, const Passes& passes, WorkingCopy& copy, Online::Memory& memory)
-    : options_(options), method_(method), passes_(passes), copy_(copy), memory_(memory) {
+    const Options& options,
+    const Method& method,
+    const Passes& passes,
+    WorkingCopy& copy,
+    Online::Memory& memory,
+    std::int64_t batch_dim)
+    : options_(options), method_(method), passes_(passes), copy_(copy), memory_(memory), batch_dim_(batch_dim) {
   if (options.anchor != AnchorName::ema || !memory.average.empty()) return;
   for (const auto& value : memory.start) {
     // In half precision, the small steps of an average would round to none.
@@ -34,7 +39,7 @@ Objective::Objective(
 }
 
 at::Tensor Objective::loss_of(const at::Tensor& second, const at::Tensor& first, const at::Tensor& rows) const {
-  const auto chosen = [&](const at::Tensor& t) { return rows.defined() ? t.index_select(0, rows) : t; };
+  const auto chosen = [&](const at::Tensor& t) { return rows.defined() ? t.index_select(batch_dim_, rows) : t; };
   const at::Tensor distance = method_.distance.to_prediction(chosen(second), chosen(first));
   return options_.per_sample ? distance : as_scalar(distance);
 }
@@ -64,7 +69,8 @@ std::vector<at::Tensor> Objective::pull_back(
   at::Tensor greatest;
   for (const at::Tensor& g : by_outputs) {
     if (!g.defined()) continue;
-    const at::Tensor size = g.abs().amax();
+    // Samples that do not adapt may have none that is finite, which must not reach the others.
+    const at::Tensor size = g.abs().nan_to_num(0, 0, 0).amax();
     greatest = greatest.defined() ? at::maximum(greatest, size) : size;
   }
   greatest = at::where(greatest > 0, greatest, at::ones_like(greatest));

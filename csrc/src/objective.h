@@ -1,5 +1,6 @@
 #pragma once
 
+#include <cstdint>
 #include <optional>
 #include <vector>
 
@@ -27,8 +28,14 @@ struct LossAndGradients {
 class Objective {
  public:
   /// @param memory  the start and, where the anchor is a moving average of earlier calls, that
+  /// @param batch_dim  of the predictions
   Objective(
-      const Options& options, const Method& method, const Passes& passes, WorkingCopy& copy, Online::Memory& memory);
+      const Options& options,
+      const Method& method,
+      const Passes& passes,
+      WorkingCopy& copy,
+      Online::Memory& memory,
+      std::int64_t batch_dim = 0);
 
   /// @param rows  the samples that count, as indices; undefined for all, as it is with Options::per_sample
   LossAndGradients operator()(const FirstPass& first, const at::Tensor& rows);
@@ -54,6 +61,7 @@ class Objective {
   const Passes& passes_;
   WorkingCopy& copy_;
   Online::Memory& memory_;
+  std::int64_t batch_dim_;
   std::optional<FirstPass> prepared_;  // of the anchor, until its weights change
 };
 

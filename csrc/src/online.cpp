@@ -104,6 +104,17 @@ Drift Online::drift(const Network& network) const {
   return drift;
 }
 
+void Online::go_back(const Network& network, State state, const std::vector<at::Tensor>& weights) {
+  const at::NoGradGuard no_grad;
+  const auto parameters = network.parameters();
+  for (std::size_t i = 0; i < parameters.size(); ++i) parameters[i].tensor.detach().copy_(weights[i]);
+  for (auto& start : state.start) {
+    const auto parameter = find(parameters, start.name);
+    if (parameter != parameters.end()) start.version = parameter->tensor._version();
+  }
+  state_ = std::move(state);
+}
+
 void Online::reset(const Network& network) {
   const at::NoGradGuard no_grad;
   const auto parameters = network.parameters();

@@ -5,8 +5,14 @@
 
 #include <ATen/core/grad_mode.h>
 
+#include <c10/util/Exception.h>
+
+#include <it3/feedback.h>
 #include <it3/method.h>
 #include <it3/network.h>
+
+#include "pass_inputs.h"
+#include "vmap.h"
 
 namespace it3::detail {
 
@@ -14,7 +20,11 @@ namespace it3::detail {
 inline Inject injection(const Method& method, at::Tensor signal) {
   return {
       [&method, signal = std::move(signal)](const at::Tensor& features) {
-        return method.combine(features, method.embed(signal, features));
+        at::Tensor combined = method.combine(features, method.embed(signal, features));
+        TORCH_CHECK_VALUE(
+            combined.sizes() == features.sizes(), "combine_fn must return a tensor of the features' shape, ",
+            features.sizes(), ", not one of shape ", combined.sizes());
+        return combined;
       },
       method.takes_any_layout};
 }
@@ -24,13 +34,23 @@ class Passes {
  public:
   /// @param neutral  see neutral_signal()
   /// @param widens  whether predictions in half precision become float32
-  Passes(const Method& method, const Inputs& inputs, at::Tensor neutral = {}, bool widens = false)
-      : method_(method), inputs_(inputs), neutral_(std::move(neutral)), widens_(widens) {}
+  /// @param are_stacked  whether predictions are those of samples by themselves, see Network::checkout_each()
+  Passes(
+      const Method& method,
+      PassInputs& inputs,
+      at::Tensor neutral = {},
+      bool widens = false,
+      bool are_stacked = false)
+      : method_(method),
+        inputs_(inputs),
+        neutral_(std::move(neutral)),
+        widens_(widens),
+        are_stacked_(are_stacked) {}
 
   /// Runs the head now, for all passes to come. Only for a network whose head is fixed.
   void fix_head(TwoPass& network) {
     const at::NoGradGuard no_grad;
-    head_ = network.prepare(inputs_);
+    head_ = network.prepare(inputs_.next());
   }
 
   /// y0 = f(x), or f(x | neutral).
@@ -40,31 +60,48 @@ class Passes {
     FirstPass first;
     if (head_) {
       first = *head_;
-      first.prediction = network.resume(inputs_, first, inject ? &*inject : nullptr);
+      first.prediction = network.resume(inputs_.next(), first, inject ? &*inject : nullptr);
     } else {
-      first = network.predict(inputs_, inject ? &*inject : nullptr);
+      first = network.predict(inputs_.next(), inject ? &*inject : nullptr);
     }
     first.prediction = widened(first.prediction);
     return first;
   }
 
-  /// y1 = f(x | signal).
-  at::Tensor second(TwoPass& network, const FirstPass& first, const at::Tensor& signal) const {
+  /// f(x | signal), such as a target.
+  at::Tensor with_signal(TwoPass& network, const FirstPass& first, const at::Tensor& signal) const {
     const Inject inject = injection(method_, signal);
-    return widened(network.resume(inputs_, first, &inject));
+    return widened(network.resume(inputs_.next(), first, &inject));
   }
 
-  FirstPass prepare(TwoPass& network) const { return head_ ? *head_ : network.prepare(inputs_); }
+  /// y1 = f(x | y0).
+  at::Tensor second(TwoPass& network, const FirstPass& first, const at::Tensor& prediction) const {
+    return with_signal(network, first, signal(prediction));
+  }
+
+  /// What of a prediction is fed back.
+  at::Tensor signal(const at::Tensor& prediction) const {
+    return method_.feeds_probabilities ? probabilities(prediction) : prediction;
+  }
+
+  FirstPass prepare(TwoPass& network) const { return head_ ? *head_ : network.prepare(inputs_.next()); }
 
  private:
+  at::Tensor probabilities(const at::Tensor& prediction) const {
+    if (!are_stacked_) return class_probabilities(prediction, method_.prediction_layout);
+    const Vmap vmap(prediction.size(0));
+    return Vmap::unwrap(class_probabilities(Vmap::wrap(prediction), method_.prediction_layout));
+  }
+
   at::Tensor widened(const at::Tensor& prediction) const {
     return widens_ && at::isReducedFloatingType(prediction.scalar_type()) ? prediction.to(at::kFloat) : prediction;
   }
 
   const Method& method_;
-  const Inputs& inputs_;
+  PassInputs& inputs_;
   at::Tensor neutral_;
   bool widens_;
+  bool are_stacked_;
   std::optional<FirstPass> head_;
 };
 

@@ -9,6 +9,7 @@
 #include <c10/core/CachingDeviceAllocator.h>
 #include <c10/util/Exception.h>
 
+#include <it3/samples.h>
 #include <it3/selection.h>
 
 #include "adapt_once.h"
@@ -19,36 +20,6 @@
 
 namespace it3::detail {
 namespace {
-
-/// The inputs' first tensor tells the number of samples.
-std::int64_t samples_of(const Inputs& inputs) {
-  std::int64_t samples = -1;
-  map_tensors(inputs, [&](const at::Tensor& t) {
-    if (samples < 0 && t.dim() > 0) samples = t.size(0);
-    return t;
-  });
-  TORCH_CHECK_VALUE(
-      samples >= 0,
-      "per_sample needs inputs that are or hold tensors whose first dimension is the samples; give them so, or one "
-      "sample a call");
-  return samples;
-}
-
-/// Some of the samples. A tensor whose first dimension is not the samples belongs to each of them.
-Inputs slice(const Inputs& inputs, std::int64_t samples, std::int64_t begin, std::int64_t count) {
-  return map_tensors(
-      inputs, [&](const at::Tensor& t) { return t.dim() > 0 && t.size(0) == samples ? t.narrow(0, begin, count) : t; });
-}
-
-/// The same, stacked: batches of one sample each.
-Inputs stack(const Inputs& inputs, std::int64_t samples, std::int64_t begin, std::int64_t count) {
-  return map_tensors(inputs, [&](const at::Tensor& t) {
-    if (t.dim() > 0 && t.size(0) == samples) return t.narrow(0, begin, count).unsqueeze(1);
-    std::vector<std::int64_t> sizes = t.sizes().vec();
-    sizes.insert(sizes.begin(), count);
-    return t.expand(sizes);
-  });
-}
 
 /// The method on stacked tensors. Embeddings and combinations are made inside of a network's passes, where features are
 /// those of one sample.
@@ -66,17 +37,32 @@ Method stacked(const Method& method) {
   return each;
 }
 
-/// Batches of one sample as one batch.
-at::Tensor unstacked(const at::Tensor& t) { return t.defined() && t.dim() > 1 ? t.flatten(0, 1) : t; }
+/// A prediction that is to be that of one sample, with or without a dimension of samples; a stacked one where there is a
+/// dimension more.
+void check_is_one_sample(const at::Tensor& t, std::int64_t batch_dim) {
+  TORCH_CHECK_VALUE(
+      t.dim() == 0 || t.size(batch_dim) == 1, "per_sample adapts each sample by itself, but for one sample the model "
+      "predicts ", t.size(batch_dim), " rows; say by in_dims which inputs hold samples, and along which dimension, and by "
+      "the prediction's layout where they are in the prediction");
+}
 
-Adaptation unstacked(Adaptation a) {
-  for (at::Tensor* const t : {&a.prediction, &a.first, &a.second}) *t = unstacked(*t);
+/// Batches of one sample, stacked, as one batch.
+at::Tensor unstacked(const at::Tensor& t, const Layout& layout) {
+  if (!t.defined() || t.dim() == 1) return t;
+  const std::int64_t batch_dim = layout.batch_of(t.dim() - 1);
+  if (t.size(0) > 0) check_is_one_sample(t[0], batch_dim);
+  return t.squeeze(batch_dim + 1).movedim(0, batch_dim);
+}
+
+Adaptation unstacked(Adaptation a, const Layout& layout) {
+  for (at::Tensor* const t : {&a.prediction, &a.first, &a.second}) *t = unstacked(*t, layout);
   a.weights.clear();
   return a;
 }
 
 /// One adaptation as one sample of several.
-Adaptation as_sample(Adaptation a) {
+Adaptation as_sample(Adaptation a, const Layout& layout) {
+  check_is_one_sample(a.first, layout.batch_of(a.first.dim()));
   for (at::Tensor* const t : {&a.prediction, &a.first, &a.second}) {
     if (t->defined() && t->dim() == 0) *t = t->unsqueeze(0);
   }
@@ -92,15 +78,15 @@ at::Tensor join_losses(const std::vector<Adaptation>& parts) {
   std::vector<at::Tensor> columns;
   for (const auto& part : parts) {
     const std::int64_t missing = steps - part.steps();
-    const std::int64_t count = part.losses.dim() > 1 ? part.losses.size(1) : part.first.size(0);
-    const at::Tensor losses = part.losses.reshape({part.steps(), count});
+    const std::int64_t count = part.losses.size(1);
+    const at::Tensor& losses = part.losses;
     const at::Tensor last = part.steps() == 0 ? losses.new_zeros({1, count}) : losses.slice(0, part.steps() - 1);
     columns.push_back(at::cat({losses, last.expand({missing, count})}));
   }
   return at::cat(columns, 1);
 }
 
-Adaptation join(std::vector<Adaptation> parts) {
+Adaptation join(std::vector<Adaptation> parts, const Layout& layout) {
   if (parts.size() == 1) return std::move(parts.front());
   Adaptation all;
   for (const auto member :
@@ -108,7 +94,9 @@ Adaptation join(std::vector<Adaptation> parts) {
     std::vector<at::Tensor> tensors;
     tensors.reserve(parts.size());
     for (const auto& part : parts) tensors.push_back(part.*member);
-    if (tensors.front().defined()) all.*member = at::cat(tensors);
+    if (!tensors.front().defined()) continue;
+    const bool is_prediction = member != &Adaptation::adapted_samples;
+    all.*member = at::cat(tensors, is_prediction ? layout.batch_of(tensors.front().dim()) : 0);
   }
   all.losses = join_losses(parts);
   return all;
@@ -174,34 +162,40 @@ Adaptation adapt_each(
     const Inputs& inputs,
     bool in_full,
     Graphs* graphs) {
-  const std::int64_t samples = samples_of(inputs);
+  const Layout& layout = method.prediction_layout;
+  const Samples samples(inputs, method.in_dims, layout);
   Options alone = options;
   alone.per_sample = false;
   alone.chunk_size.reset();
-  if (samples == 0) return adapt_once(network, method, alone, inputs, nullptr, in_full, nullptr);
+  if (samples.count() == 0) {
+    Adaptation empty = adapt_once(network, method, alone, inputs, nullptr, in_full, nullptr);
+    empty.losses = empty.losses.new_empty({0, 0});
+    return empty;
+  }
   const auto adapted = options.num_steps > 0 ? select_parameters(network.parameters(), options.parameters)
                                              : std::vector<NamedParameter>{};
   std::vector<Adaptation> parts;
   const auto one_by_one = [&] {
     parts.clear();
-    for (std::int64_t i = 0; i < samples; ++i) {
+    for (std::int64_t i = 0; i < samples.count(); ++i) {
       parts.push_back(
-          as_sample(adapt_once(network, method, alone, slice(inputs, samples, i, 1), nullptr, in_full, graphs)));
+          as_sample(adapt_once(network, method, alone, samples.slice(i, 1), nullptr, in_full, graphs), layout));
     }
   };
   if (network.checkout_each({}, options.normalisation, 1) == nullptr) {
     TORCH_WARN("this kind of network cannot be run on several weights at once; the samples adapt one after another");
     one_by_one();
-    return join(std::move(parts));
+    return join(std::move(parts), layout);
   }
   try {
     const Method each = stacked(method);
     ChunkSize chunk_size(options, adapted);
-    for (std::int64_t begin = 0; begin < samples;) {
-      const std::int64_t count = std::min(chunk_size.next(), samples - begin);
+    for (std::int64_t begin = 0; begin < samples.count();) {
+      const std::int64_t count = std::min(chunk_size.next(), samples.count() - begin);
       try {
-        const Inputs chunk = stack(inputs, samples, begin, count);
-        parts.push_back(unstacked(adapt_once(network, each, options, chunk, nullptr, in_full, graphs, count)));
+        const Inputs chunk = samples.stack(begin, count);
+        parts.push_back(
+            unstacked(adapt_once(network, each, options, chunk, nullptr, in_full, graphs, count), layout));
         begin += count;
       } catch (const std::exception& error) {
         if (!is_out_of_memory(error) || !chunk_size.shrink(count)) throw;
@@ -215,7 +209,7 @@ Adaptation adapt_each(
         "the model cannot be run on several weights at once; the samples adapt one after another: ", text_of(error));
     one_by_one();
   }
-  return join(std::move(parts));
+  return join(std::move(parts), layout);
 }
 
 }  // namespace it3::detail

@@ -10,12 +10,14 @@
 #include <torch/csrc/jit/serialization/import.h>
 #include <torch/csrc/jit/serialization/pickle.h>
 
+#include "passes.h"
+
 namespace it3 {
 namespace {
 
 // The archive's extra file that makes it an engine: a pickled dictionary.
 constexpr const char* record = "it3_engine";
-constexpr std::int64_t format = 1;
+constexpr std::int64_t format = 2;
 
 using Dictionary = c10::impl::GenericDict;
 
@@ -65,6 +67,10 @@ Dictionary describe(const SavedEngine& engine) {
   insert_layout("features", engine.features_layout);
   if (engine.neutral.defined()) d.insert("neutral", engine.neutral.detach().cpu());
   for (const auto& [name, value] : engine.options.values()) d.insert("option_" + name, to_ivalue(value));
+  if (engine.in_dims) d.insert("in_dims", *engine.in_dims);
+  d.insert("feedback", std::string(to_string(engine.feedback)));
+  d.insert("is_trained", engine.is_trained);
+  d.insert("learnt_probabilities", engine.learnt_probabilities);
   d.insert("note_model", engine.notes.model);
   d.insert("note_inputs", engine.notes.inputs);
   d.insert("note_prediction", engine.notes.prediction);
@@ -103,7 +109,11 @@ SavedEngine undescribe(
       {},
       d.contains("neutral") ? tensor("neutral") : at::Tensor(),
       {d.at("note_model").toStringRef(), d.at("note_inputs").to<std::vector<std::string>>(),
-       d.at("note_prediction").toStringRef(), d.at("note_features").toStringRef()}};
+       d.at("note_prediction").toStringRef(), d.at("note_features").toStringRef()},
+      d.contains("in_dims") ? std::optional(d.at("in_dims")) : std::nullopt,
+      feedback_by_name(d.at("feedback").toStringRef()),
+      d.at("is_trained").toBool(),
+      d.at("learnt_probabilities").toBool()};
   if (auto embedder = module_in(extra, embedder_record, device)) {
     engine.embedder = std::move(*embedder);
   } else {
@@ -137,13 +147,16 @@ Notes take_notes(ScriptNetwork& network, const Method& method, const Inputs& inp
     notes.inputs.push_back(name + ": " + (input.isTensor() ? note(input.toTensor()) : input.tagKind()));
   }
   const auto copy = network.checkout({});
-  const FirstPass first = copy->predict(inputs);
-  notes.prediction = note(first.prediction);
-  const Inject inject([&](const at::Tensor& features) {
+  detail::PassInputs pass_inputs(inputs, inputs, network.may_write_inputs());
+  Method noting = method;
+  noting.embed = [&](const at::Tensor& prediction, const at::Tensor& features) {
     notes.features = note(features);
-    return method.combine(features, method.embed(first.prediction, features));
-  });
-  copy->resume(inputs, first, &inject);
+    return method.embed(prediction, features);
+  };
+  const detail::Passes passes(noting, pass_inputs);
+  const FirstPass first = passes.first(*copy);
+  notes.prediction = note(first.prediction);
+  passes.second(*copy, first, first.prediction);
   return notes;
 }
 
@@ -191,7 +204,8 @@ SavedEngine load_engine(const std::string& path, std::optional<c10::Device> devi
   const Dictionary dictionary = description.toGenericDict();
   const std::int64_t found = dictionary.at("format").toInt();
   TORCH_CHECK(
-      found <= format, path, " has format ", found, ", but this it3 reads up to ", format, "; install a newer it3");
+      found == format, path, " has format ", found, ", but this it3 reads ", format, "; ",
+      found > format ? "install a newer it3" : "save the engine again");
   return undescribe(dictionary, std::move(network), extra, device);
 }
 

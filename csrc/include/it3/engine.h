@@ -10,11 +10,13 @@
 #include <it3/adapt.h>
 #include <it3/embedder.h>
 #include <it3/export.h>
+#include <it3/feedback.h>
 #include <it3/losses.h>
 #include <it3/method.h>
 #include <it3/network.h>
 #include <it3/online.h>
 #include <it3/options.h>
+#include <it3/samples.h>
 #include <it3/saved_engine.h>
 
 namespace it3 {
@@ -38,6 +40,20 @@ class IT3_API Engine {
 
   /// May be changed between calls.
   Options options;
+
+  /// What of the first prediction is fed back.
+  Feedback feedback = Feedback::automatic;
+
+  /// Along which dimensions of the inputs the samples lie, where the prediction's layout does not tell; see InDims.
+  std::optional<InDims> in_dims = std::nullopt;
+
+  /// Where predictions have their samples and channels. Unless given, what the kinds of the network's layers tell.
+  const Layout& prediction_layout() const { return prediction_layout_; }
+  void set_prediction_layout(const Layout& layout);
+
+  /// Whether the embedder was trained: by losses() of this engine, before it was saved or loaded, or elsewhere, which an
+  /// embedder that has its shape when the engine is made is taken for. adapt() warns once if it was not.
+  bool is_trained = false;
 
   /// The signal that stands for "no prediction yet", in training and at test time; see Method::neutral.
   const at::Tensor& neutral() const { return method_.neutral; }
@@ -87,12 +103,21 @@ class IT3_API Engine {
 
  private:
   void set_default_combine();
+  /// The method as feedback, layouts and in_dims say now.
+  Method method() const;
+  /// Raises c10::ValueError, at the first call, if what is injected does not reach the prediction.
+  void check(const Inputs& inputs);
+  void warn_if_untrained();
 
   std::shared_ptr<Network> network_;
   Embedder embedder_;
   Layout prediction_layout_;
   Layout features_layout_;
   bool has_default_combine_;
+  bool has_checked_injection_ = false;
+  bool has_warned_ = false;
+  /// Whether training had class indices as targets for predictions that are no probabilities.
+  bool learnt_probabilities_ = false;
   Method method_;
   Online online_;
   Graphs graphs_;

@@ -27,6 +27,9 @@ struct Inputs {
 /// The same inputs with copies of tensors that were made in inference mode, which autograd cannot record.
 IT3_API Inputs without_inference_tensors(const Inputs& inputs);
 
+/// The same inputs as constants: detached from the graphs that they come from, and without_inference_tensors().
+IT3_API Inputs as_constants(const Inputs& inputs);
+
 /// The first tensor in a value: itself, or in a tuple, list or dict. Undefined if there is none.
 IT3_API at::Tensor first_tensor(const c10::IValue& value);
 

@@ -4,6 +4,8 @@
 #include <it3/adapt.h>
 #include <it3/embedder.h>
 #include <it3/engine.h>
+#include <it3/feedback.h>
+#include <it3/injection.h>
 #include <it3/inputs.h>
 #include <it3/layout.h>
 #include <it3/lent_weights.h>
@@ -16,6 +18,7 @@
 #include <it3/online.h>
 #include <it3/optimizer.h>
 #include <it3/options.h>
+#include <it3/samples.h>
 #include <it3/saved_engine.h>
 #include <it3/script_function.h>
 #include <it3/script_network.h>

@@ -19,6 +19,8 @@ struct Losses {
   /// The second term: distance(y1, target) with y1 = f(x | target). Without a target, distance(y1, y0) with y1 = f(x |
   /// y0). 0 with a target_probability.
   at::Tensor loss_ttt;
+  /// Whether the targets were class indices, which were embedded as one-hot probabilities.
+  bool has_class_targets = false;
 };
 
 /// The two terms of ZigZag's training loss, L = d(f(x, 0), y) + d(f(x, y), y) (IT3, arXiv 2410.04201, Eq. 1), on the
@@ -38,8 +40,12 @@ IT3_API Losses training_losses(
     const Method& method,
     const Inputs& inputs,
     const std::optional<at::Tensor>& target = {},
-    const Layout& prediction_layout = {},
     std::optional<double> target_probability = {});
+
+/// Whether a target holds class indices for such a prediction: whole numbers in the prediction's shape without its
+/// channel dimension.
+IT3_API bool are_class_indices(
+    const at::Tensor& target, const at::Tensor& prediction, const Layout& prediction_layout = {});
 
 /// The target in the prediction's shape and dtype, as training_losses() embeds it and compares with it.
 IT3_API at::Tensor fit_target(

@@ -9,6 +9,8 @@
 #include <ATen/core/Tensor.h>
 
 #include <it3/export.h>
+#include <it3/layout.h>
+#include <it3/samples.h>
 
 namespace it3 {
 
@@ -34,16 +36,21 @@ struct Distance {
       : to_prediction(std::move(prediction)), to_target(std::move(target)) {}
 };
 
-/// A distance by its name; predictions have classes or components in dimension 1 (dimension 0 where there is no other).
+/// A distance by its name, for predictions whose classes or components are where `layout` has their channels (in
+/// dimension 0 where there is no other).
 ///
 /// - "mse": mean squared error, "l1": mean absolute error, over all elements.
 /// - "cross_entropy": -sum p log q, with q = softmax(second); "kl": sum p log(p/q); "js": the mean of
 ///   KL(p || m) and KL(q || m), m = (p+q)/2. p = softmax(reference), or a target's own class probabilities. Sums over
 ///   the classes, means over the rest.
-/// - "cosine": 1 - cos(second, reference) over dimension 1, mean over the rest.
+/// - "cosine": 1 - cos(second, reference) over the components, mean over the rest.
 ///
-/// Raises c10::ValueError for another name.
-IT3_API Distance distance_by_name(std::string_view name);
+/// Raises c10::ValueError for another name; the function of one of the three between distributions, for predictions
+/// that have one class only.
+IT3_API Distance distance_by_name(std::string_view name, const Layout& layout = {});
+
+/// Whether the distance of this name is one between class distributions: "cross_entropy", "kl" and "js".
+IT3_API bool is_between_distributions(std::string_view name);
 
 /// The names that distance_by_name() takes.
 IT3_API const std::vector<std::string>& distance_names();
@@ -61,6 +68,12 @@ struct Method {
   /// The tensors that the functions read beside their arguments, if all that they do is to compute with torch's
   /// operations, always the same ones; nothing for functions that may do more. Only such can be part of a CUDA graph.
   std::optional<std::vector<at::Tensor>> reads = std::nullopt;
+  /// Where predictions have their samples, and their channels: classes or components.
+  Layout prediction_layout = {};
+  /// Whether softmax(y0) over the channels is fed back in y0's place; see Feedback.
+  bool feeds_probabilities = false;
+  /// Along which dimensions of the inputs the samples lie; see InDims. Nothing: as prediction_layout says.
+  std::optional<InDims> in_dims = std::nullopt;
 };
 
 }  // namespace it3

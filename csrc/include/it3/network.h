@@ -112,6 +112,9 @@ class IT3_API Network : public TwoPass {
     return std::nullopt;
   }
 
+  /// Whether a pass may write to the tensors that it is called with. Each pass then gets copies.
+  virtual bool may_write_inputs() const { return true; }
+
   /// Opens a transaction in which `adapted`, some of parameters(), can change and the others are constants. Batch
   /// normalisation in eval mode normalises as `normalisation` says; stored statistics never change.
   ///

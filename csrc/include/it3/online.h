@@ -83,6 +83,11 @@ class IT3_API Online {
     std::optional<Course> course = {};
   };
   const State& state() const { return state_; }
+
+  /// Writes weights, those of network.parameters() in their order, into the network, and remembers what `state` holds,
+  /// which belongs to them.
+  void go_back(const Network& network, State state, const std::vector<at::Tensor>& weights);
+
   explicit Online(State state) : state_(std::move(state)) {}
   Online() = default;
 

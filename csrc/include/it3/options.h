@@ -34,7 +34,8 @@ enum class PredictionName { first, second, mean };
 using OptionValue = std::
     variant<std::monostate, bool, std::int64_t, double, std::string, std::vector<double>, std::vector<std::string>>;
 
-/// How the inner loop adapts. The defaults are torch-ttt's: three steps of Adam at a learning rate of 1e-2.
+/// How the inner loop adapts. The defaults are three steps of Adam at a learning rate that is small enough to harm no
+/// network; torch-ttt's is 1e-2.
 struct IT3_API Options {
   OptimizerName optimizer_name = OptimizerName::adam;
 
@@ -42,7 +43,7 @@ struct IT3_API Options {
   std::int64_t num_steps = 3;
 
   /// Learning rate.
-  double lr = 1e-2;
+  double lr = 1e-4;
 
   /// Decay rates of Adam's and AdamW's two moments. Unset: (0.9, 0.999).
   std::optional<std::pair<double, double>> betas = std::nullopt;

@@ -10,9 +10,11 @@
 
 #include <it3/embedder.h>
 #include <it3/export.h>
+#include <it3/feedback.h>
 #include <it3/layout.h>
 #include <it3/method.h>
 #include <it3/options.h>
+#include <it3/samples.h>
 #include <it3/script_network.h>
 
 namespace it3 {
@@ -46,6 +48,11 @@ struct SavedEngine {
   /// See Method::neutral.
   at::Tensor neutral;
   Notes notes;
+  /// See Engine.
+  std::optional<InDims> in_dims = std::nullopt;
+  Feedback feedback = Feedback::automatic;
+  bool is_trained = false;
+  bool learnt_probabilities = false;
 };
 
 /// The notes of one call.
