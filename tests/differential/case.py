@@ -43,6 +43,7 @@ class Case:
     gives_layouts: bool = True
     output: Path = ()
     gives_output: bool = True
+    gives_in_dims: bool = True
     layer_output: Path = ()
     gives_layer_output: bool = True
     options: tuple[tuple[str, Any], ...] = ()
@@ -55,6 +56,7 @@ class Case:
     use: str = "adapt"
     network: str = "eager"
     mode: str = "eval"
+    born: str = "outside"
     form: str = "plain"
     dtype: str = "float64"
     not_finite: int | None = None
@@ -106,10 +108,11 @@ def arguments_of(case: Case, index: int) -> dict[str, Any]:
         elif kind == "number":
             arguments[name] = 0.5 + seed
         else:
-            arguments[name] = torch.randn(sizes, generator=generator, dtype=torch.float64).to(getattr(torch, case.dtype))
+            arguments[name] = torch.randn(sizes, generator=generator, dtype=torch.float64).to(
+                getattr(torch, case.dtype)
+            )
         if kind == "float" and case.not_finite is not None and index == len(case.batches) - 1:
             sample = arguments[name].select(shape.index("B"), case.not_finite % size)
-            sample.view(-1)[0] = torch.nan if sample.is_contiguous() else torch.nan
             sample[(0,) * sample.dim()] = torch.nan
     return arguments
 

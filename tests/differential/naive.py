@@ -2,7 +2,7 @@
 
 import copy
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -105,6 +105,8 @@ def distance_by_name(name: str, classes: Callable[[Tensor], int], is_target: boo
         if name in ("mse", "l1"):
             return F.mse_loss(y1, y0) if name == "mse" else F.l1_loss(y1, y0)
         d = classes(y1)
+        if name != "cosine" and y1.shape[d] == 1:
+            raise Refusal("one (class|channel)")
         if name == "cosine":
             return 1 - F.cosine_similarity(y1, y0, dim=d).mean()
         q, p = y1.softmax(d), y0 if is_target else y0.softmax(d)
@@ -162,7 +164,12 @@ class Method:
         return self.run(model, inputs, torch.full_like(shape_of, self.neutral))
 
     def second(self, model: nn.Module, inputs: Any, y0: Tensor) -> Tensor:
-        return self.run(model, inputs, y0.softmax(self.prediction.classes(y0)) if self.feeds_probabilities else y0)
+        if not self.feeds_probabilities:
+            return self.run(model, inputs, y0)
+        classes = self.prediction.classes(y0)
+        if y0.shape[classes] == 1:
+            raise Refusal("one (class|channel)")
+        return self.run(model, inputs, y0.softmax(classes))
 
     def distances(self, y1: Tensor, y0: Tensor) -> Tensor:
         """The Euclidean distance of each sample, (B,)."""
@@ -174,6 +181,25 @@ class Method:
         with torch.no_grad():
             y0 = self.first(model, inputs)
             return self.distances(self.second(model, inputs, y0), y0)
+
+
+def reaches(method: Method, model: nn.Module, inputs: Any) -> bool:
+    """Whether what is injected reaches the prediction, by gradients or, where those are cut off, by values."""
+    injected: list[Tensor] = []
+
+    def combine(features: Tensor, embedding: Tensor) -> Tensor:
+        injected.append(method.combine(features.detach(), embedding.detach()).detach().requires_grad_())
+        return injected[-1].clone()
+
+    watched = replace(method, combine=combine)
+    model = copy.deepcopy(model)
+    with torch.no_grad():
+        y0 = method.first(model, inputs)
+    y1 = watched.second(model, inputs, y0)
+    found: tuple[Tensor | None, ...] = (None,)
+    if y1.requires_grad and injected:
+        found = torch.autograd.grad(y1.sum(), injected, allow_unused=True)
+    return any(g is not None for g in found) or not torch.equal(y1, y0)
 
 
 def call(model: nn.Module, inputs: Any) -> Any:

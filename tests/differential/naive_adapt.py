@@ -76,83 +76,138 @@ class Memory:
     course: tuple[float, float] | None = None
 
 
-def adapt(method: Method, model: nn.Module, inputs: Any, options: dict[str, Any], memory: Memory | None = None) -> Result:
-    """Adapt to a batch. Without a memory the model stays as it is."""
-    o = {"num_steps": 3, "lr": 1e-4, "optimizer_name": "adam", "prediction": "first", "anchor": "none", **options}
-    work = copy.deepcopy(model).eval() if memory is None else memory.model
-    statistics = o.get("norm_statistics", "running")
-    if statistics != "running" and not any(isinstance(m, OtherBatchNorm) for m in work.modules()):
-        normalise_by(work, statistics, o.get("norm_prior", 16.0))
-    memory = memory or Memory(work)
-    named = dict(work.named_parameters())
-    names = selects(work, o.get("parameters", "all")) if o["num_steps"] > 0 else []
-    adapted = [named[name] for name in names]
-    before_call = copy.deepcopy(work.state_dict())
-    if memory.start is None:
-        memory.start = {name: named[name].detach().clone() for name in names}
-    if memory.average is None:
-        memory.average = copy.deepcopy(work).requires_grad_(False)
-        memory.average.load_state_dict({**work.state_dict(), **memory.start})
-    frozen = copy.deepcopy(work).requires_grad_(False)
-    frozen.load_state_dict({**work.state_dict(), **memory.start})
-    other = {"none": work, "frozen": frozen, "ema": memory.average}[o["anchor"]]
-    if memory.optimizer is None and adapted:
-        known = ("betas", "eps", "weight_decay", "momentum", "lr")
-        arguments = {k: v for k, v in o.items() if k in known and v is not None}
-        memory.optimizer = OPTIMIZERS[o["optimizer_name"]](adapted, **arguments)
+DEFAULTS: dict[str, Any] = {
+    "num_steps": 3,
+    "lr": 1e-4,
+    "optimizer_name": "adam",
+    "prediction": "first",
+    "anchor": "none",
+    "norm_statistics": "running",
+    "norm_prior": 16.0,
+    "parameters": "all",
+    "ema_decay": 0.99,
+    "patience": 1,
+}
 
-    rows = before = None
-    if o.get("threshold") is not None:
+
+class Adapting:
+    """One call on one batch."""
+
+    def __init__(self, method: Method, memory: Memory, inputs: Any, options: dict[str, Any]) -> None:
+        self.method, self.memory, self.inputs, self.options = method, memory, inputs, {**DEFAULTS, **options}
+        self.model, o = memory.model, self.options
+        if o["norm_statistics"] != "running" and not any(isinstance(m, OtherBatchNorm) for m in self.model.modules()):
+            normalise_by(self.model, o["norm_statistics"], o["norm_prior"])
+        named = dict(self.model.named_parameters())
+        self.names = selects(self.model, o["parameters"]) if o["num_steps"] > 0 else []
+        self.adapted = [named[name] for name in self.names]
+        if memory.start is None:
+            memory.start = {name: named[name].detach().clone() for name in self.names}
+        self.anchor = self.model if o["anchor"] == "none" else self._anchor()
+        if memory.optimizer is None and self.adapted:
+            known = ("betas", "eps", "weight_decay", "momentum", "lr")
+            arguments = {k: v for k, v in o.items() if k in known and v is not None}
+            memory.optimizer = OPTIMIZERS[o["optimizer_name"]](self.adapted, **arguments)
+        self.losses: list[float] = []
+        self.size = 0
+        self.least, self.waited = torch.inf, 0
+
+    def _anchor(self) -> nn.Module:
+        """The network that makes y1: that of the start, or the moving average."""
+        start = copy.deepcopy(self.model).requires_grad_(False)
+        start.load_state_dict({**self.model.state_dict(), **(self.memory.start or {})})
+        if self.options["anchor"] == "frozen":
+            return start
+        self.memory.average = self.memory.average or start
+        return self.memory.average
+
+    def answer(self) -> tuple[Tensor, Tensor]:
         with torch.no_grad():
-            before = (y0 := method.first(work, inputs)), method.second(work, inputs, y0)
-        rows = method.distances(before[1], before[0]) > o["threshold"]
-        inputs = _without(inputs, before[0], rows, method)
-    losses: list[float] = []
-    least, waited = torch.inf, 0
-    for _ in range(o["num_steps"] if rows is None or rows.any() else 0):
-        memory.optimizer.zero_grad()
-        y0 = method.first(work, inputs)
-        y1 = method.second(other, inputs, y0)
-        loss = method.distance(*(_rows(t, rows, method) for t in (y1, y0)))
-        if not loss.isfinite():
-            work.load_state_dict(before_call)
-            raise Refusal("nan|infinit|not finite")
-        if o.get("tolerance") is not None:
-            is_better = least == torch.inf or loss.item() < least - o["tolerance"] * abs(least)
-            waited = 0 if is_better else waited + 1
-            least = min(least, loss.item())
-            if waited >= (o.get("patience") or 1):
-                break
-        if not losses and o.get("recovery_factor") is not None:
-            following = loss.item() if memory.course is None else 0.9 * memory.course[0] + 0.1 * loss.item()
-            if memory.course is not None and following > o["recovery_factor"] * memory.course[1]:
-                reset(memory)
-                again = adapt(method, model, inputs, options, memory)
-                again.recovered = True
-                return again
-            memory.course = (following, following if memory.course is None else min(memory.course[1], following))
-        loss.backward()
+            y0 = self.method.first(self.model, self.inputs)
+            return y0, self.method.second(self.model, self.inputs, y0)
+
+    def loss(self, rows: Tensor | None) -> Tensor:
+        self.memory.optimizer.zero_grad()
+        y0 = self.method.first(self.model, self.inputs)
+        self.size = y0.numel()
+        y1 = self.method.second(self.anchor, self.inputs, y0)
+        return self.method.distance(*(_rows(t, rows, self.method) for t in (y1, y0)))
+
+    def is_over(self, loss: float) -> bool:
+        """Whether the loss has not fallen by enough for long enough."""
+        tolerance = self.options.get("tolerance")
+        if tolerance is None:
+            return False
+        is_better = self.least == torch.inf or loss < self.least - tolerance * abs(self.least)
+        self.waited = 0 if is_better else self.waited + 1
+        self.least = min(self.least, loss)
+        return self.waited >= self.options["patience"]
+
+    def has_collapsed(self, loss: float) -> bool:
+        """Whether the moving average of the first losses is too far above its least value."""
+        factor, course = self.options.get("recovery_factor"), self.memory.course
+        if factor is None or self.losses:
+            return False
+        average = loss if course is None else 0.9 * course[0] + 0.1 * loss
+        if course is not None and average > factor * course[1]:
+            return True
+        self.memory.course = (average, average if course is None else min(course[1], average))
+        return False
+
+    def step(self, loss: Tensor) -> None:
+        if loss.requires_grad:
+            loss.backward()
+        if all(p.grad is None for p in self.adapted):
+            raise Refusal("does not depend on any parameter")
+        o, memory = self.options, self.memory
         if o.get("max_grad_norm") is not None:
-            nn.utils.clip_grad_norm_(adapted, o["max_grad_norm"])
+            nn.utils.clip_grad_norm_(self.adapted, o["max_grad_norm"])
         memory.optimizer.step()
+        averages = dict(memory.average.named_parameters()) if o["anchor"] == "ema" and memory.average else {}
         with torch.no_grad():
-            if o.get("restore_probability") == 1:
-                for name, p in zip(names, adapted, strict=True):
+            for name, p in zip(self.names, self.adapted, strict=True):
+                if o.get("restore_probability") == 1 and memory.start is not None:
                     p.copy_(memory.start[name])
-            averages = dict(memory.average.named_parameters())
-            for name, p in zip(names, adapted, strict=True):
-                averages[name].lerp_(p, 1 - o.get("ema_decay", 0.99))
-        losses.append(loss.item())
-    with torch.no_grad():
-        y0 = method.first(work, inputs)
-        y1 = method.second(work, inputs, y0)
+                if averages:
+                    averages[name].lerp_(p, 1 - o["ema_decay"])
+        self.losses.append(loss.item())
+
+
+def adapt(
+    method: Method, model: nn.Module, inputs: Any, options: dict[str, Any], memory: Memory | None = None
+) -> Result:
+    """Adapt to a batch. Without a memory the model stays as it is."""
+    kept = memory or Memory(copy.deepcopy(model).eval())
+    call = Adapting(method, kept, inputs, options)
+    before_call = copy.deepcopy(kept.model.state_dict())
+    rows = before = None
+    if options.get("threshold") is not None:
+        before = call.answer()
+        rows = method.distances(before[1], before[0]) > options["threshold"]
+        call.inputs = finite(inputs)
+    for _ in range(call.options["num_steps"] if rows is None or rows.any() else 0):
+        loss = call.loss(rows)
+        if not call.size:
+            break  # an empty batch has no loss
+        if not loss.isfinite():
+            kept.model.load_state_dict(before_call)
+            raise Refusal("nan|infinit|not finite")
+        if call.is_over(loss.item()):
+            break
+        if call.has_collapsed(loss.item()):
+            reset(kept)
+            again = adapt(method, model, inputs, options, kept)
+            again.recovered = True
+            return again
+        call.step(loss)
+    y0, y1 = call.answer()
     if before is not None and rows is not None:
         y0, y1 = (_merged(a, b, rows, method) for a, b in zip((y0, y1), before, strict=True))
-    prediction = {"first": y0, "second": y1, "mean": (y0 + y1) / 2}[o["prediction"]]
-    if losses and not prediction.isfinite().all() and (rows is None or rows.all()):
+    prediction = {"first": y0, "second": y1, "mean": (y0 + y1) / 2}[call.options["prediction"]]
+    if call.losses and not prediction.isfinite().all() and rows is None:
         raise Refusal("not finite")
-    state = {name: value.detach().clone() for name, value in work.state_dict().items()}
-    return Result(prediction, y0, y1, torch.tensor(losses).double(), method.distances(y1, y0), rows, state)
+    state = {name: value.detach().clone() for name, value in kept.model.state_dict().items()}
+    return Result(prediction, y0, y1, torch.tensor(call.losses).double(), method.distances(y1, y0), rows, state)
 
 
 def reset(memory: Memory) -> None:
@@ -178,15 +233,13 @@ def _merged(after: Tensor, before: Tensor, rows: Tensor, method: Method) -> Tens
     return torch.where(_shaped(rows, after, method.prediction.batch if after.dim() > 1 else 0), after, before)
 
 
-def _without(inputs: Any, prediction: Tensor, rows: Tensor, method: Method) -> Any:
-    """Zeros for what is not finite in excluded samples; samples do not mix in the models that get such."""
+def finite(inputs: Any) -> Any:
+    """Zeros for what is not finite, in samples that are excluded; they do not mix in the models that get such."""
     if isinstance(inputs, Tensor):
         return inputs.nan_to_num() if inputs.is_floating_point() else inputs
     if isinstance(inputs, Mapping):
-        return {k: _without(v, prediction, rows, method) for k, v in inputs.items()}
-    if isinstance(inputs, tuple | list):
-        return type(inputs)(_without(v, prediction, rows, method) for v in inputs)
-    return inputs
+        return {k: finite(v) for k, v in inputs.items()}
+    return type(inputs)(map(finite, inputs)) if isinstance(inputs, tuple | list) else inputs
 
 
 def sample_of(inputs: Any, in_dims: Any, index: int) -> Any:

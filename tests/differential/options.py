@@ -27,7 +27,9 @@ def options(draw: Any, use: str, is_exact: bool = True) -> dict[str, Any]:
     drawn: dict[str, Any] = {
         "num_steps": draw(st.sampled_from([1, 2, 0, 3])),
         "lr": draw(st.sampled_from([0.01, 0.1, 0.0])),
-        "optimizer_name": draw(st.sampled_from(["sgd", "adam", "adamw", "rmsprop", "adagrad"] if is_exact else ["sgd"])),
+        "optimizer_name": draw(
+            st.sampled_from(["sgd", "adam", "adamw", "rmsprop", "adagrad"] if is_exact else ["sgd"])
+        ),
     }
     # One number says which are given, so that few draws are needed.
     chance = draw(st.lists(st.integers(0, 9), min_size=len(OPTIONAL), max_size=len(OPTIONAL)))

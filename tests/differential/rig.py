@@ -8,16 +8,18 @@ from typing import Any
 import it3
 import torch
 import torch.nn.functional as F
-from it3 import IT3Engine, Layout as ProductLayout
+from it3 import IT3Engine
+from it3 import Layout as ProductLayout
 from torch import Tensor, nn
 
 from differential.case import Case, arguments_of, as_given, model_of, set_temperature
-from differential.naive import Embed, Layout, Method, Refusal, at_path, distance_by_name, first_path
+from differential.naive_adapt import finite
+from differential.naive import Embed, Layout, Method, Refusal, at_path, distance_by_name, first_path, reaches
 
 TAKEN = inspect.signature(IT3Engine.__init__).parameters  # (for builds from before the new arguments)
 
 
-class Difference(AssertionError):
+class Difference(AssertionError):  # noqa: N818  (what is compared, not how it failed)
     """What it3 does is not what is right."""
 
 
@@ -29,12 +31,21 @@ def attempt(function: Callable[[], Any]) -> Any:
         return error
 
 
+class Doubled(it3.Embedder):
+    """A subclass of the user's."""
+
+    def forward(self, prediction: Tensor, features: Tensor) -> Tensor:
+        return 2 * super().forward(prediction, features)
+
+
 class Rig:
     """A case's objects: the engine, and the same by the naive reference."""
 
     def __init__(self, case: Case) -> None:
         self.case = case
-        model = model_of(case)
+        self.reached: bool | None = None
+        with torch.inference_mode(case.born == "inference"):
+            model = model_of(case)
         self.naive = copy.deepcopy(model).double().eval()
         if case.network == "hooked":
             model.register_forward_hook(lambda *_: None)
@@ -60,27 +71,60 @@ class Rig:
         y0, out = self._shapes()
         # Functions of the user's are given where they need no more than (B, C).
         is_flat = y0.dim() == 2 and out.dim() == 2
-        generator = torch.Generator().manual_seed(9)
         f, c = features.outwards(out).shape[1], prediction.outwards(y0).shape[1]
-        shapes = [(f, c), (f,), (f, f), (f,)]
-        weights = [torch.randn(s, generator=generator, dtype=torch.float64).to(out_dtype(case)) for s in shapes]
-        layouts = [ProductLayout(channel_dim=l[0], batch_dim=l[1]) for l in (case.prediction, case.features)]
-        given = layouts if case.gives_layouts else [None, None]
-        self.embeder: Any = it3.Embedder(*given)
-        own = nn.Sequential(nn.Linear(c, f), nn.Tanh())
-        if case.embedder == "own" and is_flat:
-            self.embeder = own.to(out_dtype(case))
-            reference = copy.deepcopy(own).double()
-            self.method.embed = lambda signal, _: reference(signal)
-        elif case.embedder == "given":
-            self.embeder.to(out_dtype(case))
-            self.embeder.load_state_dict(dict(zip(("weight1", "bias1", "weight2", "bias2"), weights, strict=True)))
-        self.shapes_to_come = shapes
-        if not (case.embedder == "own" and is_flat):
-            self.method.embed = Embed([w.double() for w in weights], prediction, features)
+        self.shapes_to_come = [(f, c), (f,), (f, f), (f,)]
+        self.embeder: Any = self._embedder(is_flat and case.embedder == "own", prediction, features)
         combine = None
         if case.combine == "scale" and is_flat:
             combine = self.method.combine = lambda features, embedding: features * (1 + embedding)
+        elif case.combine == "in_place" and is_flat:
+            combine = self.method.combine = lambda features, embedding: features.add_(embedding)
+        elif case.combine == "cut":
+            combine = lambda features, embedding: (features + embedding)[:1]  # noqa: E731
+        self.options = {k: list(v) if isinstance(v, tuple) else v for k, v in case.options}
+        distance = F.smooth_l1_loss if case.distance == "smooth" else case.distance
+        self.engine = IT3Engine(
+            self.model, case.layer, self.embeder, combine, distance, self.options, **self._arguments()
+        ).eval()
+        self.tolerance = (1e-6, 1e-8) if case.dtype == "float64" else (2e-3, 2e-4)
+        if case.threshold is not None:
+            self.options["threshold"] = self._threshold(case.threshold)
+            self.engine.optimization_parameters["threshold"] = self.options["threshold"]
+
+    def _layouts(self) -> list[ProductLayout]:
+        both = (self.case.prediction, self.case.features)
+        return [ProductLayout(channel_dim=channel, batch_dim=batch) for channel, batch in both]
+
+    def _embedder(self, is_own: bool, prediction: Layout, features: Layout) -> Any:
+        """Make the engine's, and the reference's with the same weights."""
+        dtype, shapes = out_dtype(self.case), self.shapes_to_come
+        if self.case.embedder == "subclass":
+            return self._subclass(prediction, features)
+        if is_own:
+            own = nn.Sequential(nn.Linear(shapes[0][1], shapes[0][0]), nn.Tanh()).to(dtype)
+            reference = copy.deepcopy(own).double()
+            self.method.embed = lambda signal, _: reference(signal)
+            return own
+        generator = torch.Generator().manual_seed(9)
+        weights = [torch.randn(s, generator=generator, dtype=torch.float64).to(dtype) for s in shapes]
+        embedder = it3.Embedder(*(self._layouts() if self.case.gives_layouts else [None, None])).to(dtype)
+        if self.case.embedder == "given":
+            embedder.load_state_dict(dict(zip(("weight1", "bias1", "weight2", "bias2"), weights, strict=True)))
+        self.method.embed = Embed([w.double() for w in weights], prediction, features)
+        return embedder
+
+    def _subclass(self, prediction: Layout, features: Layout) -> Any:
+        """An embedder that inherits, and does something else."""
+        embedder = Doubled(*self._layouts()).to(out_dtype(self.case))
+        generator = torch.Generator().manual_seed(9)
+        weights = [torch.randn(s, generator=generator, dtype=torch.float64) for s in self.shapes_to_come]
+        embedder.load_state_dict(dict(zip(("weight1", "bias1", "weight2", "bias2"), weights, strict=True)))
+        reference = Embed([w.double() for w in embedder.parameters()], prediction, features)
+        self.method.embed = lambda signal, out: 2 * reference(signal, out)
+        return embedder
+
+    def _arguments(self) -> dict[str, Any]:
+        case = self.case
         arguments: dict[str, Any] = {"neutral": case.neutral}
         if "output" in TAKEN and case.output and case.gives_output:
             arguments["output"] = case.output if len(case.output) > 1 else case.output[0]
@@ -88,19 +132,12 @@ class Rig:
             arguments["layer_output"] = case.layer_output if len(case.layer_output) > 1 else case.layer_output[0]
         if "feedback" in TAKEN:
             arguments["feedback"] = case.feedback
-        if "in_dims" in TAKEN and case.use == "per_sample":
+        if "in_dims" in TAKEN and case.use == "per_sample" and case.gives_in_dims:
             arguments["in_dims"] = self.in_dims()
         if "prediction_layout" in TAKEN and case.gives_layouts:
-            arguments |= {"prediction_layout": layouts[0], "features_layout": layouts[1]}
-        self.options = {k: list(v) if isinstance(v, tuple) else v for k, v in case.options}
-        distance = F.smooth_l1_loss if case.distance == "smooth" else case.distance
-        self.engine = IT3Engine(
-            self.model, case.layer, self.embeder, combine, distance, self.options, **arguments
-        ).eval()
-        self.tolerance = (1e-6, 1e-8) if case.dtype == "float64" else (2e-3, 2e-4)
-        if case.threshold is not None:
-            self.options["threshold"] = self._threshold(case.threshold)
-            self.engine.optimization_parameters["threshold"] = self.options["threshold"]
+            prediction, features = self._layouts()
+            arguments |= {"prediction_layout": prediction, "features_layout": features}
+        return arguments
 
     def _shapes(self) -> tuple[Tensor, Tensor]:
         seen: list[Tensor] = []
@@ -147,12 +184,16 @@ class Rig:
         elif self.case.mode == "mixed":
             next(self.model.children(), self.model).train()
 
-    def has_effect(self) -> bool:
-        """Whether another signal gives another prediction."""
-        with torch.no_grad():
-            y = self.method.run(self.naive, self.inputs(0))
-            outs = [self.method.run(self.naive, self.inputs(0), torch.full_like(y, v)) for v in (0.5, -2.0)]
-        return not torch.equal(*outs)
+    def refusal(self, adapts: bool = True) -> Refusal | None:
+        """What the library has to say of the engine, whatever is done with it."""
+        if self.case.born == "inference" and adapts and self.options["num_steps"] > 0:
+            return Refusal("inference mode")
+        if self.case.combine == "cut":
+            return Refusal("combine_fn")
+        if self.reached is None:
+            reached = attempt(lambda: reaches(self.method, self.naive, finite(self.inputs(0))))
+            self.reached = reached is not False
+        return None if self.reached else Refusal("reach")
 
 
 def out_dtype(case: Case) -> torch.dtype:

@@ -26,7 +26,7 @@ from differential.uses import check
 ROUND = 400  # cases for which Hypothesis keeps what it knows
 
 
-class Enough(BaseException):  # noqa: N818  (no error)
+class Enough(BaseException):
     """Ends a round, whatever Hypothesis would still like to try."""
 
 
@@ -167,7 +167,7 @@ def collect(arguments: argparse.Namespace) -> tuple[int, Counter[Any], dict[str,
     return done, tally, faults, crashes
 
 
-def main() -> int:
+def main(argv: list[str] | None = None) -> int:
     """Say what was found; 1 if it3 differs from the reference."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seconds", type=float, default=600)
@@ -176,7 +176,7 @@ def main() -> int:
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--shrink-seconds", type=float, default=20.0)
     parser.add_argument("--out", type=Path, default=Path("output/differential"))
-    arguments = parser.parse_args()
+    arguments = parser.parse_args(argv)
     arguments.out.mkdir(parents=True, exist_ok=True)
     arguments.start = began = time.monotonic()
     print(f"seed {arguments.seed}, {arguments.jobs} processes", flush=True)

@@ -75,7 +75,11 @@ class UNet(nn.Module):
 class SuperResolution(nn.Module):
     def __init__(self) -> None:
         super().__init__()
-        self.body, self.tail, self.shuffle = nn.Conv2d(3, 6, 3, padding=1), nn.Conv2d(6, 12, 3, padding=1), nn.PixelShuffle(2)
+        self.body, self.tail, self.shuffle = (
+            nn.Conv2d(3, 6, 3, padding=1),
+            nn.Conv2d(6, 12, 3, padding=1),
+            nn.PixelShuffle(2),
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         return self.shuffle(self.tail(F.gelu(self.body(x))))
@@ -84,7 +88,11 @@ class SuperResolution(nn.Module):
 class Volume(nn.Module):
     def __init__(self) -> None:
         super().__init__()
-        self.conv, self.norm, self.head = nn.Conv3d(1, 4, 3, padding=1), nn.InstanceNorm3d(4, affine=True), nn.Conv3d(4, 2, 1)
+        self.conv, self.norm, self.head = (
+            nn.Conv3d(1, 4, 3, padding=1),
+            nn.InstanceNorm3d(4, affine=True),
+            nn.Conv3d(4, 2, 1),
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         return self.head(torch.relu(self.norm(self.conv(x))))
@@ -118,7 +126,12 @@ class TwoTowers(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.left, self.right, self.join, self.head = nn.Linear(4, 5), nn.Linear(3, 5), nn.Bilinear(5, 5, 6), nn.Linear(6, 2)
+        self.left, self.right, self.join, self.head = (
+            nn.Linear(4, 5),
+            nn.Linear(3, 5),
+            nn.Bilinear(5, 5, 6),
+            nn.Linear(6, 2),
+        )
 
     def forward(self, a: Tensor, b: Tensor) -> Tensor:
         return self.head(torch.tanh(self.join(torch.tanh(self.left(a)), torch.tanh(self.right(b)))))
@@ -148,7 +161,9 @@ class Spectral(nn.Module):
         x = self.lift(x)
         modes = torch.fft.rfft(x)
         low = torch.einsum("bim,iom->bom", modes[..., :3], torch.complex(self.real, self.imaginary))
-        return self.project(torch.tanh(torch.fft.irfft(F.pad(low, (0, modes.shape[-1] - 3)), n=x.shape[-1]) + self.pass_by(x)))
+        return self.project(
+            torch.tanh(torch.fft.irfft(F.pad(low, (0, modes.shape[-1] - 3)), n=x.shape[-1]) + self.pass_by(x))
+        )
 
 
 class Variational(nn.Module):
@@ -200,7 +215,12 @@ class EdgeList(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.message, self.update, self.norm, self.head = nn.Linear(7, 6), nn.Linear(9, 6), nn.LayerNorm(6), nn.Linear(6, 2)
+        self.message, self.update, self.norm, self.head = (
+            nn.Linear(7, 6),
+            nn.Linear(9, 6),
+            nn.LayerNorm(6),
+            nn.Linear(6, 2),
+        )
 
     def forward(self, x: Tensor, edge_index: Tensor, edge_attr: Tensor) -> Tensor:
         source, target = edge_index
