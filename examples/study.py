@@ -59,6 +59,9 @@ class Study:
     search: dict[str, Any] = field(default_factory=lambda: SEARCH)
     #: Trials of the search for settings.
     budget: int = 40
+    #: For a metric that is a function: what a predictor without a network predicts, see it3.evaluate. For the others it is
+    #: made of the training targets.
+    reference: Tensor | None = None
     #: Of several in one script.
     part: str = ""
 
@@ -123,7 +126,7 @@ def draw(study: Study, evaluation: it3.Evaluation, engine: IT3Engine, path: Path
     figure, (left, middle, right) = plt.subplots(1, 3, figsize=(14, 4), layout="constrained", width_ratios=(1.4, 1, 1))
     rows = [row for row in evaluation.rows if row["name"] != "0 steps"][::-1]
     for place, row in enumerate(rows):
-        color = {"helps": "tab:green", "hurts": "tab:red"}.get(row["verdict"], "tab:gray")
+        color = {"helps": "tab:green", "hurts": "tab:red"}.get(row["verdict"], "tab:gray")  # gray: "helps, but ..."
         left.plot([row["low"], row["high"]], [place, place], color=color, linewidth=3)
         left.plot(row["gain"], place, "o", color=color)
     left.axvline(0, color="black", linewidth=0.8)
@@ -162,12 +165,16 @@ def markdown(
             if row["name"] == "0 steps"
             else (f"{row['gain']:+.4f}", f"{row['low']:+.4f} to {row['high']:+.4f}", row["verdict"])
         )
-        cells = (row["name"], deviation, *gain, f"{row['milliseconds']:.1f}", f"{row['megabytes']:.1f}")
+        has_costs = row["milliseconds"] == row["milliseconds"]  # not nan, as for the predictor without a network
+        costs = (f"{row['milliseconds']:.1f}", f"{row['megabytes']:.1f}") if has_costs else ("", "")
+        cells = (row["name"], deviation, *gain, *costs)
         lines.append("| " + " | ".join(cells) + " |")
     mean = sum(scores) / len(scores)
     lines += [
         "",
         f"Chosen on validation ({tuning.unadapted:.4f} with 0 steps, {tuning.score:.4f} so): {chosen}.",
+        "",
+        *(f"> {line}" + "  " for line in evaluation.verdict.splitlines()),
         "",
         "Uncertainty tells clean from shifted inputs with an AUROC of "
         f"{mean:.2f} ({min(scores):.2f} to {max(scores):.2f} over seeds).",
@@ -198,7 +205,9 @@ def compare(study: Study, arguments: argparse.Namespace, console: Console) -> No
         "adapted, frozen anchor, lr 1e-3, 3 steps": {"lr": 1e-3, "num_steps": 3, "anchor": "frozen"},
     }
     with console.status(f"{study.title}: comparing on the test's shift"):
-        evaluation = it3.evaluate(engines, study.test, study.metric, variants, without_second_term=plain, **higher)
+        reference = study.targets if study.reference is None else study.reference
+        controls: dict[str, Any] = {"without_second_term": plain, "reference": reference}
+        evaluation = it3.evaluate(engines, study.test, study.metric, variants, **controls, **higher)
         scores = aurocs(study, engines)
     seconds = time.perf_counter() - start
     draw(study, evaluation, engines[0], arguments.output / f"{study.name}.png")

@@ -74,14 +74,16 @@ def build() -> Study:
     slices, labels = slices[kept], labels[kept]
     block_of = torch.arange(len(slices)) // 4 % 4  # of each 16 neighbours, 8 to train, 4 to choose, 4 to test
     train, choose, test = (block_of % 2 == 0), (block_of == 1), (block_of == 3)
+    seen = torch.cat([labels[train], labels[train].flip(1)])
     return Study(
         script="tissue_segmentation",
         title="Brain tissue under noise and a bias field",
         make_engine=lambda: IT3Engine(SmallUNet(), "features", distance_fn=cross_entropy),
         inputs=torch.cat([slices[train], slices[train].flip(2)]),
-        targets=torch.cat([labels[train], labels[train].flip(1)]),
+        targets=seen,
         criterion=cross_entropy,
         metric=dice,
+        reference=F.one_hot(seen, CLASSES).float().mean(0).movedim(-1, 0),  # how often each tissue is at each place
         validation=batches_of(blurred_and_dulled(slices[choose]), labels[choose], BATCH),
         clean=batches_of(slices[test], labels[test], BATCH),
         test=batches_of(noisy_and_biased(slices[test]), labels[test], BATCH),

@@ -3,6 +3,7 @@
 #include <charconv>
 #include <iostream>
 
+#include <ATen/core/Dict.h>
 #include <c10/util/Exception.h>
 #include <CLI/CLI.hpp>
 
@@ -43,6 +44,31 @@ OptionValue value_from(const std::string& text) {
   }
   if (numbers.size() == parts.size()) return numbers;
   return parts;
+}
+
+/// 0, or 0,none of positional inputs, or x=0,y=none of keywords.
+InDims in_dims_from(const std::string& text) {
+  const auto dim_from = [&](const std::string& part) -> InDims {
+    if (part == "none") return {};
+    const auto dim = parse<std::int64_t>(part);
+    if (!dim) throw CLI::ValidationError("--in-dims " + text, "must be a number, 0,none or x=0,y=none");
+    return *dim;
+  };
+  const auto parts = split(text);
+  if (text.find('=') == std::string::npos && parts.size() == 1) return dim_from(text);
+  std::vector<c10::IValue> positional;
+  c10::impl::GenericDict keywords(c10::StringType::get(), c10::AnyType::get());
+  for (const auto& part : parts) {
+    const auto sign = part.find('=');
+    if (sign == std::string::npos) {
+      positional.push_back(dim_from(part));
+    } else {
+      keywords.insert(part.substr(0, sign), dim_from(part.substr(sign + 1)));
+    }
+  }
+  if (positional.empty()) return keywords;
+  if (!keywords.empty()) throw CLI::ValidationError("--in-dims " + text, "mixes positional inputs and keywords");
+  return c10::ivalue::Tuple::create(std::move(positional));
 }
 
 constexpr const char* description =
@@ -130,6 +156,10 @@ ParsedArguments parse_arguments(int argc, const char* const* argv) {
   app.add_option("--batch-size", arguments.batch_size, "Samples that adapt together; all, if not given")
       ->check(CLI::PositiveNumber)
       ->type_name("N");
+  app.add_option_function<std::string>(
+         "--in-dims", [&](const std::string& text) { arguments.in_dims = in_dims_from(text); },
+         "Along which dimension of each input the samples lie: 0, or 0,none, or x=0,y=none; none: shared by all")
+      ->type_name("DIMS");
   const auto keep = [&](bool copy) { return [add, copy](std::int64_t) { add("copy_model", copy); }; };
   auto* const reset =
       app.add_flag_function("--per-batch-reset", keep(true), "Every batch starts from the saved weights");

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include <it3/options.h>
+#include <it3/samples.h>
 
 namespace it3::apps {
 
@@ -23,6 +24,8 @@ struct Arguments {
   std::string device;
   /// Changes of the engine's own options.
   std::vector<std::pair<std::string, OptionValue>> options;
+  /// Along which dimensions of the inputs the samples lie, if the engine's own is not meant.
+  std::optional<InDims> in_dims;
   /// Samples a batch; 0 for all at once.
   std::int64_t batch_size = 0;
   int threads = 0;

@@ -5,6 +5,8 @@
 #include <ATen/ATen.h>
 #include <c10/util/Exception.h>
 
+#include "map_tensors.h"
+
 namespace it3::apps {
 namespace {
 
@@ -31,32 +33,29 @@ at::Tensor first_tensor_of(const Inputs& inputs) {
 
 }  // namespace
 
-Batches::Batches(const c10::IValue& value, std::int64_t batch_size, c10::Device device, c10::ScalarType floating_point)
-    : all_(inputs_from(value)), device_(device), floating_point_(floating_point) {
+Batches::Batches(
+    const c10::IValue& value,
+    std::int64_t batch_size,
+    c10::Device device,
+    c10::ScalarType floating_point,
+    const std::optional<InDims>& in_dims,
+    const Layout& prediction_layout)
+    : all_(inputs_from(value)), batch_size_(batch_size), device_(device), floating_point_(floating_point) {
   const at::Tensor first = first_tensor_of(all_);
   TORCH_CHECK_VALUE(first.defined(), "there is no tensor in the inputs");
-  TORCH_CHECK_VALUE(
-      first.dim() > 0 && first.size(0) > 0, "the inputs have shape ", first.sizes(),
-      "; they need samples in dimension 0");
-  samples_ = first.size(0);
-  batch_size_ = batch_size == 0 ? samples_ : std::min(batch_size, samples_);
-}
-
-c10::IValue Batches::cut(const c10::IValue& value, std::int64_t index) const {
-  if (!value.isTensor()) return value;
-  at::Tensor tensor = value.toTensor();
-  if (tensor.dim() > 0 && tensor.size(0) == samples_) {
-    const std::int64_t start = index * batch_size_;
-    tensor = tensor.slice(0, start, std::min(start + batch_size_, samples_));
-  }
-  return tensor.to(device_, tensor.is_floating_point() ? floating_point_ : tensor.scalar_type());
+  TORCH_CHECK_VALUE(first.dim() > 0 && first.numel() > 0, "the inputs have shape ", first.sizes(), "; they need samples");
+  if (batch_size_ > 0) samples_.emplace(all_, in_dims, prediction_layout);
 }
 
 Inputs Batches::operator[](std::int64_t index) const {
-  Inputs batch;
-  for (const auto& value : all_.args) batch.args.push_back(cut(value, index));
-  for (const auto& [name, value] : all_.kwargs) batch.kwargs.emplace(name, cut(value, index));
-  return batch;
+  Inputs batch = all_;
+  if (samples_) {
+    const std::int64_t begin = index * batch_size_;
+    batch = samples_->slice(begin, std::min(batch_size_, samples_->count() - begin));
+  }
+  return detail::map_tensors(batch, [&](const at::Tensor& t) {
+    return t.to(device_, t.is_floating_point() ? floating_point_ : t.scalar_type());
+  });
 }
 
 }  // namespace it3::apps

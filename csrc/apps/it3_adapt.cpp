@@ -88,31 +88,43 @@ struct Results {
   /// The mean over samples of the loss before the first and before the last step.
   double first_loss = 0;
   double last_loss = 0;
+  std::int64_t samples = 0;
   /// Samples that adapted, and batches before which a collapsed network went back to its start.
   std::int64_t adapted_samples = 0;
   std::int64_t recoveries = 0;
+};
+
+/// Warnings as people read them on a terminal.
+class PlainWarnings : public c10::WarningHandler {
+ public:
+  void process(const c10::Warning& warning) override { std::cerr << "it3-adapt: warning: " << warning.msg() << '\n'; }
 };
 
 Results adapt_all(Engine& engine, const Batches& batches, const std::string& save_adapted) {
   std::vector<at::Tensor> predictions, uncertainty;
   Results results;
   Progress progress(batches.count());
+  std::int64_t batch_dim = 0;
   for (std::int64_t i = 0; i < batches.count(); ++i) {
     const Adaptation adapted = engine.adapt(batches[i], /*in_full=*/true);
+    batch_dim = engine.prediction_layout().batch_of(adapted.prediction.dim());
     predictions.push_back(adapted.prediction.cpu());
-    uncertainty.push_back(sample_distances(adapted.second, adapted.first).cpu());
+    uncertainty.push_back(sample_distances(adapted.second, adapted.first, batch_dim).cpu());
+    const std::int64_t samples = uncertainty.back().size(0);
+    results.samples += samples;
     results.adapted_samples +=
-        adapted.adapted_samples.defined() ? adapted.adapted_samples.sum().item<std::int64_t>() : adapted.first.size(0);
+        adapted.adapted_samples.defined() ? adapted.adapted_samples.sum().item<std::int64_t>() : samples;
     if (adapted.recovered) ++results.recoveries;
     if (adapted.steps() > 0) {
-      const double share = static_cast<double>(uncertainty.back().size(0)) / static_cast<double>(batches.samples());
-      results.first_loss += share * adapted.losses[0].mean().item<double>();
-      results.last_loss += share * adapted.loss().mean().item<double>();
+      results.first_loss += static_cast<double>(samples) * adapted.losses[0].mean().item<double>();
+      results.last_loss += static_cast<double>(samples) * adapted.loss().mean().item<double>();
     }
     if (!save_adapted.empty() && i + 1 == batches.count()) engine.save_adapted(adapted, save_adapted);
     progress.step();
   }
-  results.predictions = at::cat(predictions);
+  results.first_loss /= static_cast<double>(results.samples);
+  results.last_loss /= static_cast<double>(results.samples);
+  results.predictions = predictions.front().dim() == 0 ? predictions.front() : at::cat(predictions, batch_dim);
   results.uncertainty = at::cat(uncertainty);
   return results;
 }
@@ -148,7 +160,13 @@ void run(const Arguments& arguments) {
     return;
   }
 
-  const Batches batches(read_file(arguments.input), arguments.batch_size, device_of(saved), floating_point_of(saved));
+  if (arguments.in_dims) saved.in_dims = arguments.in_dims;
+  const auto batches_of = [&](const std::string& path) {
+    return Batches(
+        read_file(path), arguments.batch_size, device_of(saved), floating_point_of(saved), saved.in_dims,
+        saved.prediction_layout);
+  };
+  const Batches batches = batches_of(arguments.input);
   TORCH_CHECK_VALUE(
       arguments.save_adapted.empty() || !saved.options.copy_model || batches.count() == 1,
       "--save-adapted needs --online, as each of ", batches.count(), " batches gives other weights");
@@ -157,8 +175,7 @@ void run(const Arguments& arguments) {
   Results results;
   try {
     if (!arguments.calibrate.empty()) {
-      const Batches clean(
-          read_file(arguments.calibrate), arguments.batch_size, device_of(saved), floating_point_of(saved));
+      const Batches clean = batches_of(arguments.calibrate);
       std::vector<Inputs> all;
       all.reserve(static_cast<std::size_t>(clean.count()));
       for (std::int64_t i = 0; i < clean.count(); ++i) all.push_back(clean[i]);
@@ -186,7 +203,7 @@ void run(const Arguments& arguments) {
   const bool is_online = !saved.options.copy_model;
   if (arguments.json) {
     Json report = {
-        {"samples", batches.samples()},
+        {"samples", results.samples},
         {"batches", batches.count()},
         {"steps", saved.options.num_steps},
         {"loss_before_first_step", adapts ? Json(results.first_loss) : Json()},
@@ -201,7 +218,7 @@ void run(const Arguments& arguments) {
     std::cout << report.dump(2) << '\n';
     return;
   }
-  std::cout << batches.samples() << " samples, " << batches.count() << (batches.count() == 1 ? " batch" : " batches")
+  std::cout << results.samples << " samples, " << batches.count() << (batches.count() == 1 ? " batch" : " batches")
             << ", " << saved.options.num_steps << " steps each";
   if (adapts)
     std::cout << ": loss " << results.first_loss << " before the first, " << results.last_loss << " before the last";
@@ -222,6 +239,8 @@ int main(int argc, char** argv) {  // NOLINT(misc-const-correctness): the langua
   mallopt(M_TRIM_THRESHOLD, bytes);
   const auto [arguments, exit_code] = it3::apps::parse_arguments(argc, argv);
   if (exit_code) return *exit_code;
+  it3::apps::PlainWarnings warnings;
+  const c10::WarningUtils::WarningHandlerGuard warning_guard(&warnings);
   try {
     it3::apps::run(arguments);
     return 0;

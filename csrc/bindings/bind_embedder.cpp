@@ -1,3 +1,4 @@
+#include <pybind11/functional.h>
 #include <torch/csrc/Exceptions.h>
 
 #include <it3/embedder.h>
@@ -19,6 +20,12 @@ void bind_embedder(py::module_& module) {
       .def_readonly("channel_dim", &Layout::channel_dim)
       .def_readonly("batch_dim", &Layout::batch_dim)
       .def(
+          "channel_of", wrap_pybind_function([](const Layout& layout, std::int64_t rank) {
+            return layout.channel_of(rank);
+          }),
+          py::arg("rank"), "The channel dimension of a tensor of so many dimensions, counted from 0.")
+      .def("batch_of", &Layout::batch_of, py::arg("rank"), "The batch dimension of a tensor of so many dimensions.")
+      .def(
           "__repr__",
           [](const Layout& layout) {
             const auto channel = layout.channel_dim ? std::to_string(*layout.channel_dim) : "None";
@@ -31,6 +38,34 @@ void bind_embedder(py::module_& module) {
                 return Layout{state[0].cast<std::optional<std::int64_t>>(), state[1].cast<std::int64_t>()};
               }));
 
+  py::class_<LayerKind>(module, "LayerKind", "What the kind of a layer of torch.nn tells of its output.")
+      .def_readwrite("channel_dim", &LayerKind::channel_dim)
+      .def_readonly("channels", &LayerKind::channels)
+      .def_readonly("takes_sequences", &LayerKind::takes_sequences)
+      .def_readonly("batch_first", &LayerKind::batch_first);
+
+  py::class_<Origin>(module, "Origin", "The layers that a tensor comes from.")
+      .def(
+          py::init([](std::vector<LayerKind> inside, std::vector<LayerKind> before, bool is_direct) {
+            return Origin{std::move(inside), std::move(before), is_direct};
+          }),
+          py::arg("inside"), py::arg("before"), py::arg("is_direct"))
+      .def_readonly("inside", &Origin::inside)
+      .def_readonly("before", &Origin::before)
+      .def_readonly("is_direct", &Origin::is_direct);
+
+  module.def(
+      "kind_of_layer",
+      [](const std::string& class_name, const std::function<std::optional<at::Tensor>(const std::string&)>& tensor,
+         std::optional<bool> batch_first) {
+        const auto get = [&](const std::string& name) { return tensor(name).value_or(at::Tensor()); };
+        return kind_of_layer(class_name, get, batch_first);
+      },
+      py::arg("class_name"), py::arg("tensor"), py::arg("batch_first") = py::none(),
+      "The kind of a layer by its class and its tensors, which a function gives by their names.");
+  module.def(
+      "is_elementwise", &is_elementwise, py::arg("class_name"),
+      "Whether a layer of this class works on each value by itself.");
   module.def(
       "channel_dim_of_kind", &channel_dim_of_kind, py::arg("class_name"),
       "The channel dimension that a layer of this class works on; None if it works on any.");

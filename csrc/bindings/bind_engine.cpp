@@ -3,14 +3,19 @@
 
 #include <it3/adapt.h>
 #include <it3/embedder.h>
+#include <it3/feedback.h>
+#include <it3/injection.h>
 #include <it3/losses.h>
 #include <it3/method.h>
+#include <it3/neutral.h>
 #include <it3/normalisation.h>
 #include <it3/online.h>
+#include <it3/settle_layouts.h>
 #include <it3/uncertainty.h>
 
 #include "bindings.h"
 #include "engine_parts.h"
+#include "in_dims_from_python.h"
 #include "module_tree.h"
 #include "options_from_python.h"
 #include "python_network.h"
@@ -22,46 +27,78 @@ namespace {
 
 // In the functions below Python objects are made and destroyed with the GIL held, around a core that runs without it.
 
+/// Looks once whether what is injected reaches the prediction.
+void check_parts(EngineParts& parts, Network& network, const Method& method, const Inputs& inputs) {
+  if (!parts.has_checked_injection) parts.has_checked_injection = check_injection(network, method, inputs);
+}
+
 Adaptation adapt_parts(
-    const EngineParts& parts, const py::object& inputs, const py::dict& options, Online* online, bool in_full) {
+    EngineParts& parts, const py::object& inputs, const py::dict& options, Online* online, bool in_full) {
   const Options parsed = options_from(options);
   const UnbuiltOnError unbuilt(parts);
   const LentBuffers buffers = embedder_buffers(parts);
   const auto [network, network_inputs] = network_of(parts, inputs);
-  const Method method = method_of(parts);
+  const Method method = method_of(parts, inputs);
   const py::gil_scoped_release no_gil;
+  check_parts(parts, *network, method, network_inputs);
   return adapt(
       *network, method, parsed, network_inputs, parsed.copy_model ? nullptr : online, in_full, parts.graphs.get());
 }
 
-std::pair<at::Tensor, at::Tensor> losses_of_parts(
-    const EngineParts& parts,
+/// With whether the engine learns by these targets to be fed class probabilities.
+std::tuple<at::Tensor, at::Tensor, bool> losses_of_parts(
+    EngineParts& parts,
     const py::object& inputs,
     const std::optional<at::Tensor>& target,
     std::optional<double> target_probability) {
   const UnbuiltOnError unbuilt(parts);
   const auto [network, network_inputs] = trained_network_of(parts, inputs);
-  const Method method = method_of(parts);
+  const Method method = method_of(parts, inputs);
   const py::gil_scoped_release no_gil;
-  Losses losses =
-      training_losses(*network, method, network_inputs, target, parts.prediction_layout, target_probability);
-  return {std::move(losses.prediction), std::move(losses.loss_ttt)};
+  check_parts(parts, *network, method, network_inputs);
+  Losses losses = training_losses(*network, method, network_inputs, target, target_probability);
+  const bool learns = losses.has_class_targets && !method.feeds_probabilities &&
+                      !are_probabilities(losses.prediction, method.prediction_layout);
+  return {std::move(losses.prediction), std::move(losses.loss_ttt), learns};
 }
 
-at::Tensor uncertainty_of_parts(const EngineParts& parts, const py::object& inputs, const py::dict& options) {
+at::Tensor uncertainty_of_parts(EngineParts& parts, const py::object& inputs, const py::dict& options) {
   const Options parsed = options_from(options);
   const UnbuiltOnError unbuilt(parts);
   const LentBuffers buffers = embedder_buffers(parts);
   const auto [network, network_inputs] = network_of(parts, inputs);
-  const Method method = method_of(parts);
+  const Method method = method_of(parts, inputs);
   const py::gil_scoped_release no_gil;
-  return uncertainty(*network, method, network_inputs, parsed.normalisation);
+  check_parts(parts, *network, method, network_inputs);
+  return uncertainty(*network, method, network_inputs, parsed);
 }
 
 /// Why a call would not be recorded as a CUDA graph; empty if it would.
 std::string why_not_recorded(const EngineParts& parts, const py::object& inputs, const py::dict& options) {
   const auto [network, network_inputs] = network_of(parts, inputs);
-  return Graphs::why_not(*network, method_of(parts), options_from(options), network_inputs);
+  return Graphs::why_not(*network, method_of(parts, inputs), options_from(options), network_inputs);
+}
+
+/// The layouts of (prediction, features); those of the parts are taken as they are where they are given.
+std::pair<Layout, Layout> settle_layouts_of_parts(
+    const EngineParts& parts,
+    const py::object& inputs,
+    const std::optional<Origin>& of_prediction,
+    const std::optional<Origin>& of_features,
+    std::pair<bool, bool> needed) {
+  const auto [network, network_inputs] = trained_network_of(parts, inputs);
+  const py::gil_scoped_release no_gil;
+  const Layouts settled = settle_layouts(
+      *network, network_inputs, {parts.prediction_layout, parts.features_layout},
+      of_prediction ? *of_prediction : network->origin_of_prediction(),
+      of_features ? *of_features : network->origin_of_features(), parts.layer_name, {needed.first, needed.second});
+  return {settled.prediction, settled.features};
+}
+
+std::string describe_layouts_of_parts(const EngineParts& parts, const py::object& inputs) {
+  const auto [network, network_inputs] = trained_network_of(parts, inputs);
+  const py::gil_scoped_release no_gil;
+  return describe_layouts(*network, network_inputs, {parts.prediction_layout, parts.features_layout});
 }
 
 using MaybeTensors = std::vector<std::optional<at::Tensor>>;
@@ -79,7 +116,7 @@ std::vector<at::Tensor> from_maybe(py::handle saved) {
 }
 
 py::tuple state_of(const Online& online) {
-  const Online::State& state = online.state();
+  const Online::State state = online.state();
   py::list start;
   for (const auto& s : state.start) start.append(py::make_tuple(s.name, s.value));
   const OptimizerState& optimizer = state.optimizer;
@@ -112,6 +149,7 @@ PythonNetwork parameters_only(const py::object& model) { return {model, py::none
 }  // namespace
 
 void bind_engine(py::module_& module) {
+  bind_reads(module);
   using torch::wrap_pybind_function;
 
   py::class_<Adaptation>(module, "Adaptation", "What adaptation came to. Every tensor is detached.")
@@ -139,27 +177,35 @@ void bind_engine(py::module_& module) {
   py::class_<Online>(module, "Online", "What stays between calls that keep adapted weights.")
       .def(py::init<>())
       .def(
-          "reset",
-          wrap_pybind_function([](Online& online, const py::object& model) { online.reset(parameters_only(model)); }),
+          "reset", wrap_pybind_function([](Online& online, const py::object& model) {
+            const PythonNetwork network = parameters_only(model);
+            const py::gil_scoped_release no_gil;  // other threads may need it to come to their ends
+            online.reset(network);
+          }),
           py::arg("model"), "Writes the weights of the start back into the model, and forgets everything.")
       .def(
           "drift", wrap_pybind_function([](const Online& online, const py::object& model) {
-            return online.drift(parameters_only(model));
+            const PythonNetwork network = parameters_only(model);
+            const py::gil_scoped_release no_gil;
+            return online.drift(network);
           }),
           py::arg("model"), "How far the model's weights are from those of the start.")
       .def(py::pickle(&state_of, &online_from));
 
   py::class_<ScriptNetwork, std::shared_ptr<ScriptNetwork>>(
       module, "ScriptNetwork", "A TorchScript module, cut at one layer into a head and a tail.")
-      .def(py::init(wrap_pybind_function(script_network_from)), py::arg("module"), py::arg("layer"));
+      .def(
+          py::init(wrap_pybind_function(script_network_from)), py::arg("module"), py::arg("layer"),
+          py::arg("output") = py::none(), py::arg("layer_output") = py::none());
 
   py::class_<EagerCut, std::shared_ptr<EagerCut>>(
       module, "EagerCut", "An eager module, traced and cut like a TorchScript one where that gives the same.")
-      .def(py::init<py::object, std::string>(), py::arg("model"), py::arg("layer_name"))
+      .def(
+          py::init<py::object, std::string, py::object, py::object>(), py::arg("model"), py::arg("layer_name"),
+          py::arg("output") = py::none(), py::arg("layer_output") = py::none())
       .def(
           "why_not", wrap_pybind_function([](EagerCut& cut, const py::object& inputs) {
-            cut.call(inputs);
-            return cut.why();
+            return cut.call(inputs).why;
           }),
           py::arg("inputs"), "Why a call has to run the module itself, with hooks; empty if it is cut.");
 
@@ -169,14 +215,20 @@ void bind_engine(py::module_& module) {
                                            std::optional<std::shared_ptr<EagerCut>> cut, std::string layer_name,
                                            py::object embeder, bool embeds_to_features, py::object combine_fn,
                                            py::object distance_fn, Layout prediction_layout, Layout features_layout,
-                                           std::optional<at::Tensor> neutral) {
-            return EngineParts{std::move(model),   std::move(script),  std::move(cut),        std::move(layer_name),
-                               std::move(embeder), embeds_to_features, std::move(combine_fn), std::move(distance_fn),
-                               prediction_layout,  features_layout,    std::move(neutral)};
+                                           std::optional<at::Tensor> neutral, py::object output,
+                                           py::object layer_output, py::object in_dims, bool feeds_probabilities) {
+            if (neutral) check_neutral(*neutral);
+            return EngineParts{std::move(model),   std::move(script),       std::move(cut),        std::move(layer_name),
+                               std::move(embeder), embeds_to_features,      std::move(combine_fn), std::move(distance_fn),
+                               prediction_layout,  features_layout,         std::move(neutral),    std::move(output),
+                               std::move(layer_output), std::move(in_dims), feeds_probabilities};
           })),
           py::arg("model"), py::arg("script"), py::arg("cut"), py::arg("layer_name"), py::arg("embeder"),
           py::arg("embeds_to_features"), py::arg("combine_fn"), py::arg("distance_fn"), py::arg("prediction_layout"),
-          py::arg("features_layout"), py::arg("neutral"));
+          py::arg("features_layout"), py::arg("neutral"), py::arg("output"), py::arg("layer_output"),
+          py::arg("in_dims"), py::arg("feeds_probabilities"))
+      .def_readonly("model", &EngineParts::model)
+      .def_readonly("layer_name", &EngineParts::layer_name);
 
   module.def(
       "adapt", wrap_pybind_function(adapt_parts), py::arg("parts"), py::arg("inputs"), py::arg("options"),
@@ -185,10 +237,18 @@ void bind_engine(py::module_& module) {
   module.def(
       "training_losses", wrap_pybind_function(losses_of_parts), py::arg("parts"), py::arg("inputs"),
       py::arg("target") = py::none(), py::arg("target_probability") = py::none(),
-      "(y0, loss_ttt), the two terms of ZigZag's training loss.");
+      "(y0, loss_ttt), the two terms of ZigZag's training loss; and whether it is class probabilities that such targets "
+      "teach to feed back.");
   module.def(
       "uncertainty", wrap_pybind_function(uncertainty_of_parts), py::arg("parts"), py::arg("inputs"),
       py::arg("options"), "The distance between the two predictions of each sample: (B,).");
+  module.def(
+      "settle_layouts", wrap_pybind_function(settle_layouts_of_parts), py::arg("parts"), py::arg("inputs"),
+      py::arg("of_prediction"), py::arg("of_features"), py::arg("needed"),
+      "The layouts of (prediction, features), by plain passes. Raises ValueError where one that is needed stays open.");
+  module.def(
+      "describe_layouts", wrap_pybind_function(describe_layouts_of_parts), py::arg("parts"), py::arg("inputs"),
+      "Where features and prediction have their channels and samples, in words.");
   module.def(
       "why_not_recorded", wrap_pybind_function(why_not_recorded), py::arg("parts"), py::arg("inputs"),
       py::arg("options"), "Why a call is not recorded and replayed as a CUDA graph; empty if it is.");
@@ -203,6 +263,7 @@ void bind_engine(py::module_& module) {
       py::arg("inputs"), "The positional and keyword arguments that a model is called with for these inputs.");
   module.def(
       "sample_distances", wrap_pybind_function(sample_distances), py::arg("second"), py::arg("first"),
+      py::arg("batch_dim") = 0,
       "The Euclidean distance between two predictions of each sample: (B,).");
   module.def(
       "quantile_of", wrap_pybind_function(quantile_of), py::arg("values"), py::arg("quantile"),
@@ -222,6 +283,16 @@ void bind_engine(py::module_& module) {
       "options_of", wrap_pybind_function([](const py::dict& options) { return to_python(options_from(options)); }),
       py::arg("options"),
       "All options that are set, by default or by these. Raises what the core would raise for them.");
+  module.def(
+      "check_feedback", wrap_pybind_function([](const std::string& name) { feedback_by_name(name); }), py::arg("name"),
+      "Raises ValueError for a name that is no kind of feedback.");
+  module.def(
+      "is_between_distributions", &is_between_distributions, py::arg("name"),
+      "Whether the distance of this name is one between class distributions.");
+  module.def(
+      "check_in_dims", wrap_pybind_function([](const py::object& in_dims) { in_dims_from(in_dims); }),
+      py::arg("in_dims"), "Raises TypeError for what in_dims cannot be.");
+  module.attr("untrained_warning") = untrained_warning;
   module.def(
       "check_distance", wrap_pybind_function([](const std::string& name) { distance_by_name(name); }), py::arg("name"),
       "Raises ValueError for a name that is not a distance's.");

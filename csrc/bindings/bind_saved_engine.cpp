@@ -4,6 +4,7 @@
 
 #include "bindings.h"
 #include "engine_parts.h"
+#include "in_dims_from_python.h"
 #include "options_from_python.h"
 #include "script_from_python.h"
 
@@ -11,7 +12,8 @@ namespace it3::python {
 namespace {
 
 /// The parts are TorchScript modules, but for the default ones.
-SavedEngine saved_engine_from(const EngineParts& parts, const py::dict& options, const py::object& example_inputs) {
+SavedEngine saved_engine_from(
+    const EngineParts& parts, const py::dict& options, const py::object& example_inputs, const py::dict& facts) {
   TORCH_CHECK(parts.script.has_value(), "the model must have been exported to TorchScript");
   ScriptNetwork& network = **parts.script;
   SavedEngine saved{
@@ -24,7 +26,13 @@ SavedEngine saved_engine_from(const EngineParts& parts, const py::dict& options,
       std::string(),
       options_from(options),
       parts.neutral.value_or(at::Tensor()),
-      take_notes(network, method_of(parts), script_inputs_from(network, example_inputs))};
+      take_notes(network, method_of(parts, example_inputs), script_inputs_from(network, example_inputs))};
+  saved.output = output_path_from(parts.output, "output");
+  saved.layer_output = output_path_from(parts.layer_output, "layer_output");
+  if (!parts.in_dims.is_none()) saved.in_dims = in_dims_from(parts.in_dims);
+  saved.feedback = feedback_by_name(facts["feedback"].cast<std::string>());
+  saved.is_trained = facts["is_trained"].cast<bool>();
+  saved.learnt_probabilities = facts["learnt_probabilities"].cast<bool>();
   if (parts.embeds_to_features) {
     const auto weight = [&](const char* name) { return parts.embeder.attr(name).cast<at::Tensor>(); };
     saved.embedder = EmbedderWeights{weight("weight1"), weight("bias1"), weight("weight2"), weight("bias2")};
@@ -41,8 +49,12 @@ SavedEngine saved_engine_from(const EngineParts& parts, const py::dict& options,
 }
 
 void save(
-    const std::string& path, const EngineParts& parts, const py::dict& options, const py::object& example_inputs) {
-  save_engine(saved_engine_from(parts, options, example_inputs), path);
+    const std::string& path,
+    const EngineParts& parts,
+    const py::dict& options,
+    const py::object& example_inputs,
+    const py::dict& facts) {
+  save_engine(saved_engine_from(parts, options, example_inputs, facts), path);
 }
 
 py::dict to_python(const Notes& notes) {
@@ -50,6 +62,10 @@ py::dict to_python(const Notes& notes) {
   return py::dict(
       "model"_a = notes.model, "inputs"_a = notes.inputs, "prediction"_a = notes.prediction,
       "features"_a = notes.features);
+}
+
+py::object to_python(const std::optional<OutputPath>& path) {
+  return path ? py::object(py::tuple(py::cast(*path))) : py::object(py::none());
 }
 
 /// What a file holds beside TorchScript modules, which Python loads itself.
@@ -66,7 +82,10 @@ py::dict load(const std::string& path) {
       "features_layout"_a = engine.features_layout, "distance"_a = distance,
       "options"_a = python::to_python(engine.options),
       "neutral"_a = engine.neutral.defined() ? py::cast(engine.neutral) : py::none(),
-      "notes"_a = to_python(engine.notes));
+      "output"_a = to_python(engine.output), "layer_output"_a = to_python(engine.layer_output),
+      "in_dims"_a = engine.in_dims ? python::to_python(*engine.in_dims) : py::none(),
+      "feedback"_a = std::string(to_string(engine.feedback)), "is_trained"_a = engine.is_trained,
+      "learnt_probabilities"_a = engine.learnt_probabilities, "notes"_a = to_python(engine.notes));
 }
 
 }  // namespace
@@ -75,7 +94,7 @@ void bind_saved_engine(py::module_& module) {
   using torch::wrap_pybind_function;
   module.def(
       "save_engine", wrap_pybind_function(save), py::arg("path"), py::arg("parts"), py::arg("options"),
-      py::arg("example_inputs"), "Writes an engine of TorchScript parts to one archive.");
+      py::arg("example_inputs"), py::arg("facts"), "Writes an engine of TorchScript parts to one archive.");
   module.def(
       "load_engine", wrap_pybind_function(load), py::arg("path"),
       "Reads what save_engine() wrote, but for the TorchScript modules, which torch.jit.load reads.");

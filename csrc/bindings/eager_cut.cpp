@@ -11,6 +11,8 @@
 #include <torch/csrc/autograd/python_variable.h>
 
 #include "as_real.h"
+#include "lent_state.h"
+#include "map_tensors.h"
 #include "module_tree.h"
 #include "python_network.h"
 #include "python_values.h"
@@ -40,6 +42,7 @@ class TracedNetwork : public Network {
   std::optional<Dependencies> dependencies(const Normalisation& normalisation) const override {
     return script_->dependencies(normalisation);
   }
+  bool may_write_inputs() const override { return script_->may_write_inputs(); }
   std::unique_ptr<WorkingCopy> checkout(
       const std::vector<NamedParameter>& adapted, const Normalisation& normalisation) override {
     return script_->checkout(adapted, normalisation);
@@ -94,26 +97,94 @@ struct Outcome {
   std::vector<at::Tensor> gradients;
 };
 
-/// Both predictions, the first one without gradients, and the gradients of all by all parameters.
-Outcome outcome_of(TwoPass& network, const Inputs& inputs, const std::vector<at::Tensor>& parameters) {
-  const Inject inject([](const at::Tensor& features) { return features * 1.5; });
-  const FirstPass first = network.prepare(inputs);
+/// Something else in the place of features, which normalisation does not undo.
+at::Tensor other_features(const at::Tensor& features) {
+  const at::Tensor pattern = at::arange(features.numel(), features.options().requires_grad(false)).cos();
+  return features * 1.5 + 0.1 * pattern.reshape(features.sizes());
+}
+
+/// The same inputs in memory of their own, as forward() may write to them.
+Inputs copies_of(const Inputs& inputs) {
+  return it3::detail::map_tensors(inputs, [](const at::Tensor& t) { return t.detach().clone(); });
+}
+
+/// Both predictions, the first one without gradients, and the gradients of all by all parameters, from the network as
+/// it is.
+Outcome outcome_of(Network& network, const Inputs& inputs, const std::vector<NamedParameter>& parameters) {
+  const Inject inject(other_features);
   Outcome outcome;
-  outcome.predictions.push_back(network.resume(inputs, first, nullptr));
-  outcome.predictions.push_back(network.resume(inputs, first, &inject));
-  at::Tensor sum;
-  for (const at::Tensor& prediction : outcome.predictions) {
-    const at::Tensor flat = as_real(prediction).flatten();
-    const at::Tensor part = (flat * at::arange(flat.numel(), flat.options().requires_grad(false)).cos()).sum();
-    sum = sum.defined() ? sum + part : part;
-  }
-  if (sum.requires_grad() && !parameters.empty()) {
-    outcome.gradients = torch::autograd::grad({sum}, parameters, {}, std::nullopt, false, /*allow_unused=*/true);
+  {
+    const auto copy = network.checkout(parameters);
+    const FirstPass first = copy->prepare(copies_of(inputs));
+    outcome.predictions.push_back(copy->resume(copies_of(inputs), first, nullptr));
+    outcome.predictions.push_back(copy->resume(copies_of(inputs), first, &inject));
+    at::Tensor sum;
+    for (const at::Tensor& prediction : outcome.predictions) {
+      const at::Tensor flat = as_real(prediction).flatten();
+      const at::Tensor part = (flat * at::arange(flat.numel(), flat.options().requires_grad(false)).cos()).sum();
+      sum = sum.defined() ? sum + part : part;
+    }
+    if (sum.requires_grad() && !parameters.empty()) {
+      outcome.gradients = torch::autograd::grad({sum}, copy->leaves(), {}, std::nullopt, false, /*allow_unused=*/true);
+    }
+    for (at::Tensor& prediction : outcome.predictions) prediction = prediction.detach().clone();
   }
   const at::NoGradGuard no_grad;
-  outcome.predictions.push_back(network.resume(inputs, network.prepare(inputs), nullptr));
+  const auto copy = network.checkout({});
+  outcome.predictions.push_back(copy->resume(copies_of(inputs), copy->prepare(copies_of(inputs)), nullptr).clone());
   return outcome;
 }
+
+/// Whether something was written to any of some tensors while it lives, which it undoes.
+class WriteGuard {
+ public:
+  explicit WriteGuard(const std::vector<NamedParameter>& parameters) : tensors_(tensors_of(parameters)) {
+    for (const at::Tensor& t : tensors_) {
+      versions_.push_back(version_of(t));
+      values_.push_back(t.detach().clone());
+    }
+  }
+
+  bool undo() {
+    const at::NoGradGuard no_grad;
+    bool was_written = false;
+    for (std::size_t i = 0; i < tensors_.size(); ++i) {
+      if (version_of(tensors_[i]) == versions_[i]) continue;
+      tensors_[i].detach().copy_(values_[i]);
+      versions_[i] = version_of(tensors_[i]);
+      was_written = true;
+    }
+    return was_written;
+  }
+
+ private:
+  static std::int64_t version_of(const at::Tensor& t) { return t.is_inference() ? 0 : t._version(); }
+
+  std::vector<at::Tensor> tensors_;
+  std::vector<std::int64_t> versions_;
+  std::vector<at::Tensor> values_;
+};
+
+/// Puts back, at its end, what an it3.reads.Keeper keeps. Acquires the GIL.
+class KeeperScope {
+ public:
+  explicit KeeperScope(py::object keeper) : keeper_(std::move(keeper)) {}
+  ~KeeperScope() {
+    const py::gil_scoped_acquire gil;
+    const py::error_scope pending;
+    try {
+      keeper_.attr("put_back")();
+    } catch (py::error_already_set& error) {
+      error.discard_as_unraisable("putting back what a model's forward() changed");
+    }
+    keeper_ = py::object();
+  }
+  KeeperScope(const KeeperScope&) = delete;
+  KeeperScope& operator=(const KeeperScope&) = delete;
+
+ private:
+  py::object keeper_;
+};
 
 /// Far from rounding, and far from what dropped gradients or another precision make.
 double tolerance_for(const at::Tensor& t) {
@@ -151,45 +222,69 @@ std::string first_line(std::string_view text) {
 
 }  // namespace
 
-EagerCut::EagerCut(py::object model, std::string layer) : model_(std::move(model)), layer_(std::move(layer)) {}
+std::shared_ptr<Network> with_hold(std::shared_ptr<Network> network, std::shared_ptr<SharedModelLock::Hold> hold) {
+  Network* const inner = network.get();
+  return {std::make_shared<std::pair<decltype(hold), decltype(network)>>(std::move(hold), std::move(network)), inner};
+}
 
-std::optional<NetworkCall> EagerCut::call(const py::object& inputs) {
-  std::unique_lock lock(mutex_, std::try_to_lock);
-  if (!lock.owns_lock()) {  // by a thread that needs the GIL to come to its end
-    const py::gil_scoped_release no_gil;
-    lock.lock();
-  }
+EagerCut::EagerCut(py::object model, std::string layer, py::object output, py::object layer_output)
+    : lock_(SharedModelLock::of(model)),
+      model_(std::move(model)),
+      layer_(std::move(layer)),
+      output_(std::move(output)),
+      layer_output_(std::move(layer_output)) {}
+
+EagerCut::Call EagerCut::call(const py::object& inputs) {
   const Arguments arguments = arguments_of(inputs);
   std::vector<c10::IValue> tensors;
   std::string others;
   const bool is_flat = flatten(arguments.args, tensors, others) && flatten(arguments.kwargs, tensors, others);
-  keep_up();
-  why_ = snapshot_->obstacle();
-  if (!is_flat) why_ = "the inputs hold other things than tensors, numbers and strings";
-  if (changes_ > most_changes) why_ = "its attributes change again and again";
-  if (!why_.empty()) return std::nullopt;
-  auto found = attempts_.find(others);
-  if (found == attempts_.end()) {
-    if (attempts_.size() == most_attempts) {
-      why_ = "what is given beside tensors changes again and again";
-      return std::nullopt;
+  if (!is_flat) return {std::nullopt, "the inputs hold other things than tensors, numbers and strings"};
+  const auto guard = [this] {
+    std::unique_lock lock(mutex_, std::try_to_lock);
+    if (!lock.owns_lock()) {  // by a thread that needs the GIL to come to its end
+      const py::gil_scoped_release no_gil;
+      lock.lock();
     }
+    return lock;
+  };
+  while (true) {
+    {
+      auto hold = std::make_shared<SharedModelLock::Hold>(lock_, SharedModelLock::Use::reading);
+      const auto lock = guard();
+      keep_up();
+      if (std::string why = obstacle(); !why.empty()) return {std::nullopt, std::move(why)};
+      if (const auto found = attempts_.find(others); found != attempts_.end()) {
+        const Attempt& known = found->second;
+        if (known.network == nullptr) return {std::nullopt, known.why};
+        return {NetworkCall{with_hold(known.network, std::move(hold)), Inputs(std::move(tensors))}, ""};
+      }
+      if (attempts_.size() == most_attempts) {
+        return {std::nullopt, "what is given beside tensors changes again and again"};
+      }
+    }
+    const SharedModelLock::Hold alone(lock_, SharedModelLock::Use::alone);  // as the model is run
+    const auto lock = guard();
+    if (attempts_.contains(others)) continue;
     auto made = attempt(inputs, without_inference_tensors(Inputs(tensors)));
-    if (!made) {
-      why_ = "the model raises an exception";
-      return std::nullopt;
-    }
-    found = attempts_.emplace(others, std::move(*made)).first;
+    if (!made) return {std::nullopt, "the model raises an exception"};
+    attempts_.emplace(others, std::move(*made));
   }
-  why_ = found->second.why;
-  if (found->second.network == nullptr) return std::nullopt;
-  return NetworkCall{found->second.network, Inputs(std::move(tensors))};
+}
+
+std::string EagerCut::obstacle() const {
+  return changes_ > most_changes ? "its attributes change again and again" : snapshot_->obstacle();
 }
 
 void EagerCut::keep_up() {
   using enum ModuleSnapshot::Change;
-  const auto change = snapshot_ ? snapshot_->change() : structure;
-  if (change == none) return;
+  auto change = snapshot_ ? snapshot_->change() : structure;
+  if (change == none) {
+    const bool has_changed = std::any_of(
+        attempts_.begin(), attempts_.end(), [](const auto& a) { return a.second.watch && a.second.watch->has_changed(); });
+    if (!has_changed) return;
+    change = attributes;
+  }
   snapshot_ = std::make_unique<ModuleSnapshot>(model_);
   changes_ = change == structure ? 0 : changes_ + 1;
   // What cannot be traced stays so whatever the attributes: many models assign some at each call.
@@ -200,43 +295,87 @@ std::optional<EagerCut::Attempt> EagerCut::attempt(const py::object& inputs, con
   const c10::InferenceMode no_inference(false);
   const at::AutoGradMode with_gradients(true);
   const std::vector<NamedParameter> parameters = parameters_of(model_);
-  std::vector<at::Tensor> trainable;
-  for (const auto& p : parameters) {
-    if (p.tensor.requires_grad()) trainable.push_back(p.tensor);
-  }
   const it3::detail::RandomStateGuard random_state(tensors_of(parameters), /*always=*/true);
   const py::object layer = submodule_of(model_, layer_);
+  PythonNetwork hooked(
+      model_, layer, layer_, inputs, output_choice(output_, "output", true),
+      output_choice(layer_output_, "layer_output", false).path);
+
+  const py::object plan = py::module_::import("it3.tracing").attr("Plan")(model_, layer, output_, layer_output_);
+  const KeeperScope keeper(plan.attr("keeper"));
+  const auto why_not = [&] { return plan.attr("why_not")().cast<std::string>(); };
+  if (std::string why = why_not(); !why.empty()) return Attempt{nullptr, std::move(why), nullptr};
+  const auto own_arguments = [&] { return arguments_of(with_tensors(inputs, copies_of(tensors).args)); };
+  try {
+    const auto copy = hooked.checkout({});
+    const Arguments arguments = own_arguments();
+    plan.attr("record")(arguments.args, arguments.kwargs);
+  } catch (const std::exception&) {
+    return std::nullopt;
+  }
+  if (std::string why = why_not(); !why.empty()) return Attempt{nullptr, std::move(why), nullptr};
+
   std::shared_ptr<ScriptNetwork> cut;
   try {
-    const py::module_ tracing = py::module_::import("it3.tracing");
-    const Arguments arguments = arguments_of(inputs);
-    const py::object script = tracing.attr("trace")(model_, layer, arguments.args, arguments.kwargs);
-    cut = script_network_from(script, tracing.attr("FEATURES").cast<std::string>());
+    const EvalScope eval(model_);
+    const LentState state(model_);
+    const Arguments arguments = own_arguments();
+    const py::object script = plan.attr("trace")(arguments.args, arguments.kwargs);
+    cut = script_network_from(script, py::module_::import("it3.tracing").attr("FEATURES").cast<std::string>());
   } catch (py::error_already_set& error) {
-    return Attempt{nullptr, "it cannot be traced: " + first_line(py::str(error.value()).cast<std::string>())};
+    const std::string line = first_line(py::str(error.value()).cast<std::string>());
+    return Attempt{nullptr, "it cannot be traced: " + line, nullptr};
   } catch (const c10::Error& error) {
-    return Attempt{nullptr, "traced, it cannot be cut: " + first_line(error.what_without_backtrace())};
+    return Attempt{nullptr, "traced, it cannot be cut: " + first_line(error.what_without_backtrace()), nullptr};
   }
-  if (!cut->has_repeatable_head()) return Attempt{nullptr, "what comes before the layer depends on chance"};
+  if (!cut->has_repeatable_head()) return Attempt{nullptr, "what comes before the layer depends on chance", nullptr};
+  const auto watch = plan.attr("watch")();
+  if (std::string why = why_not(); !why.empty()) return Attempt{nullptr, std::move(why), nullptr};
+  return compared(
+      std::move(cut), hooked, tensors, watch.cast<std::shared_ptr<Watch>>(), plan.attr("keeper"));
+}
 
-  PythonNetwork hooked(model_, layer, layer_, inputs);
+EagerCut::Attempt EagerCut::compared(
+    std::shared_ptr<ScriptNetwork> cut,
+    Network& hooked,
+    const Inputs& tensors,
+    std::shared_ptr<const Watch> watch,
+    const py::object& keeper) const {
+  const std::vector<NamedParameter> parameters = parameters_of(model_);
+  std::vector<NamedParameter> trainable;
+  for (const auto& p : parameters) {
+    if (p.tensor.requires_grad()) trainable.push_back(p);
+  }
+  const auto failed = [](std::string why) { return Attempt{nullptr, std::move(why), nullptr}; };
+  keeper.attr("put_back")();
+  const bool has_changed_before = watch->has_changed();
   const py::gil_scoped_release no_gil;
   Outcome expected;
   try {
     // Both draw from one random state, another than while tracing, which may have fixed what was drawn.
     const it3::detail::RandomStateGuard start(tensors_of(parameters), /*always=*/true);
     expected = outcome_of(hooked, tensors, trainable);
-  } catch (const std::exception&) {
-    return std::nullopt;
+  } catch (const std::exception& error) {
+    return failed("it raises: " + first_line(error.what()));
   }
+  {
+    const py::gil_scoped_acquire gil;
+    if (has_changed_before || watch->has_changed()) return failed("its forward() changes what it reads of Python");
+  }
+  if (at::equal(expected.predictions[0], expected.predictions[1])) {
+    return failed("its prediction does not depend on what is injected");
+  }
+  WriteGuard writes(parameters);
   try {
     const Outcome actual = outcome_of(*cut, tensors, trainable);
-    if (!are_close(actual.predictions, expected.predictions)) return Attempt{nullptr, "traced, it predicts otherwise"};
-    if (!are_close(actual.gradients, expected.gradients)) return Attempt{nullptr, "traced, it has other gradients"};
+    if (writes.undo()) return failed("its forward() writes to its parameters");
+    if (!are_close(actual.predictions, expected.predictions)) return failed("traced, it predicts otherwise");
+    if (!are_close(actual.gradients, expected.gradients)) return failed("traced, it has other gradients");
   } catch (const std::exception& error) {
-    return Attempt{nullptr, "traced, it raises: " + first_line(error.what())};
+    if (writes.undo()) return failed("its forward() writes to its parameters");
+    return failed("traced, it raises: " + first_line(error.what()));
   }
-  return Attempt{std::make_shared<TracedNetwork>(std::move(cut), parameters), ""};
+  return {std::make_shared<TracedNetwork>(std::move(cut), parameters), "", std::move(watch)};
 }
 
 }  // namespace it3::python

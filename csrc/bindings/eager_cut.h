@@ -12,7 +12,10 @@
 #include <it3/network.h>
 #include <it3/script_network.h>
 
+#include "shared_model_lock.h"
 #include "module_snapshot.h"
+#include "output_choice.h"
+#include "watch.h"
 
 namespace it3::python {
 
@@ -20,36 +23,51 @@ namespace it3::python {
 using NetworkCall = std::pair<std::shared_ptr<Network>, Inputs>;
 
 /// Cuts an eager torch.nn.Module at a layer like a TorchScript one, where that gives the same: it is traced, compiled
-/// and compared with the module once for each kind of call, and again when the module changes. May be used from several
-/// threads.
+/// and compared with the module once for each kind of call, and again when the module, or what its forward() reads of
+/// Python, changes. May be used from several threads.
 class EagerCut {
  public:
-  EagerCut(py::object model, std::string layer);
+  /// @param output, layer_output  see PythonNetwork
+  EagerCut(py::object model, std::string layer, py::object output = py::none(), py::object layer_output = py::none());
 
-  /// Nothing where the module has to be run with hooks; why() then says why.
-  std::optional<NetworkCall> call(const py::object& inputs);
-
-  /// Why the last call could not be made on a cut; empty if it could.
-  const std::string& why() const { return why_; }
+  struct Call {
+    std::optional<NetworkCall> cut;  // has the model for reading as long as its network lives
+    std::string why;                 // it has to be run with hooks instead; empty if it has not
+  };
+  Call call(const py::object& inputs);
 
  private:
   struct Attempt {
     std::shared_ptr<Network> network;  // null if it failed
     std::string why;
+    std::shared_ptr<const Watch> watch;  // what forward() read, where there is a network
   };
 
   /// Forgets the cuts that changes of the module have made wrong.
   void keep_up();
+  /// Why no call can be cut; empty if one may be.
+  std::string obstacle() const;
   /// Nothing if the model itself raises an exception, which the next inputs may not do.
   std::optional<Attempt> attempt(const py::object& inputs, const Inputs& tensors) const;
+  Attempt compared(
+      std::shared_ptr<ScriptNetwork> cut,
+      Network& hooked,
+      const Inputs& tensors,
+      std::shared_ptr<const Watch> watch,
+      const py::object& keeper) const;
 
-  std::mutex mutex_;
+  std::shared_ptr<SharedModelLock> lock_;
+  std::mutex mutex_;  // of what follows; taken after the lock, for short
   py::object model_;
   std::string layer_;
+  py::object output_;
+  py::object layer_output_;
   std::unique_ptr<ModuleSnapshot> snapshot_;
   std::map<std::string, Attempt> attempts_;  // by what of the inputs is no tensor
   int changes_ = 0;                          // of attributes, since the structure changed
-  std::string why_;
 };
+
+/// A network that has its model's lock as long as it lives.
+std::shared_ptr<Network> with_hold(std::shared_ptr<Network> network, std::shared_ptr<SharedModelLock::Hold> hold);
 
 }  // namespace it3::python

@@ -7,10 +7,13 @@
 
 #include <it3/embedder.h>
 
+#include "in_dims_from_python.h"
 #include "module_tree.h"
+#include "output_choice.h"
 #include "python_network.h"
 #include "python_values.h"
 #include "script_from_python.h"
+#include "shared_model_lock.h"
 
 namespace it3::python {
 namespace {
@@ -75,7 +78,9 @@ Combine combine_of(const EngineParts& parts) {
 
 Distance distance_of(const EngineParts& parts) {
   if (parts.script_distance) return Distance(parts.script_distance);
-  if (py::isinstance<py::str>(parts.distance_fn)) return distance_by_name(parts.distance_fn.cast<std::string>());
+  if (py::isinstance<py::str>(parts.distance_fn)) {
+    return distance_by_name(parts.distance_fn.cast<std::string>(), parts.prediction_layout);
+  }
   return Distance([distance = py::handle(parts.distance_fn)](const at::Tensor& second, const at::Tensor& reference) {
     return call_for_tensor("distance_fn", distance, second, reference, true);
   });
@@ -99,7 +104,7 @@ UnbuiltOnError::~UnbuiltOnError() {
 
 NetworkCall network_of(const EngineParts& parts, const py::object& inputs) {
   if (parts.cut) {
-    if (auto call = (*parts.cut)->call(inputs)) return *call;
+    if (auto call = (*parts.cut)->call(inputs); call.cut) return *std::move(call.cut);
   }
   return trained_network_of(parts, inputs);
 }
@@ -107,7 +112,11 @@ NetworkCall network_of(const EngineParts& parts, const py::object& inputs) {
 NetworkCall trained_network_of(const EngineParts& parts, const py::object& inputs) {
   if (parts.script) return {*parts.script, script_inputs_from(**parts.script, inputs)};
   const py::object layer = submodule_of(parts.model, parts.layer_name);
-  return {std::make_shared<PythonNetwork>(parts.model, layer, parts.layer_name, inputs), Inputs(tensors_in(inputs))};
+  auto hold = std::make_shared<SharedModelLock::Hold>(SharedModelLock::of(parts.model), SharedModelLock::Use::alone);
+  auto network = std::make_shared<PythonNetwork>(
+      parts.model, layer, parts.layer_name, inputs, output_choice(parts.output, "output", true),
+      output_choice(parts.layer_output, "layer_output", false).path);
+  return {with_hold(std::move(network), std::move(hold)), Inputs(tensors_in(inputs))};
 }
 
 LentBuffers embedder_buffers(const EngineParts& parts) {
@@ -116,7 +125,12 @@ LentBuffers embedder_buffers(const EngineParts& parts) {
   return LentBuffers({parts.embeder});
 }
 
-Method method_of(const EngineParts& parts) {
+std::optional<InDims> in_dims_of(const EngineParts& parts, const py::object& inputs) {
+  if (parts.script) return in_dims_of_script(**parts.script, inputs, parts.in_dims);
+  return in_dims_of_tensors(inputs, parts.in_dims);
+}
+
+Method method_of(const EngineParts& parts, const py::object& inputs) {
   const bool is_default = is_default_embedder(parts.embeder) && parts.combine_fn.is_none();
   Method method = {
       embed_of(parts), combine_of(parts), distance_of(parts), /*takes_any_layout=*/is_default,
@@ -126,6 +140,9 @@ Method method_of(const EngineParts& parts) {
       method.reads = {weights->weight1, weights->bias1, weights->weight2, weights->bias2};
     }
   }
+  method.prediction_layout = parts.prediction_layout;
+  method.feeds_probabilities = parts.feeds_probabilities;
+  method.in_dims = in_dims_of(parts, inputs);
   return method;
 }
 

@@ -32,6 +32,11 @@ struct EngineParts {
   Layout prediction_layout;
   Layout features_layout;
   std::optional<at::Tensor> neutral;
+  py::object output;        // which of the model's outputs is the prediction, or None
+  py::object layer_output;  // and which of the layer's is injected into
+  py::object in_dims;       // in torch.vmap's convention, or None
+  bool feeds_probabilities;
+  bool has_checked_injection = false;
   std::shared_ptr<Graphs> graphs = std::make_shared<Graphs>();
 
   // The functions that are TorchScript modules. Python would run those by an executor whose results depend on how often
@@ -41,7 +46,11 @@ struct EngineParts {
   DistanceFunction script_distance = script_function_from(distance_fn);
 };
 
-/// The network that a call adapts, and what it is called with.
+/// in_dims for the inputs that network_of() gives.
+std::optional<InDims> in_dims_of(const EngineParts& parts, const py::object& inputs);
+
+/// The network that a call adapts, and what it is called with. An eager model is, as long as the network lives, for
+/// reading where it is cut, and else for this thread alone.
 NetworkCall network_of(const EngineParts& parts, const py::object& inputs);
 
 /// The network that a call trains. An eager model is never cut: each of its passes draws its own random numbers.
@@ -64,6 +73,6 @@ class UnbuiltOnError {
 };
 
 /// Borrows the Python functions from `parts`, which must outlive it.
-Method method_of(const EngineParts& parts);
+Method method_of(const EngineParts& parts, const py::object& inputs);
 
 }  // namespace it3::python

@@ -22,9 +22,10 @@ std::string_view text_of(py::handle name) {
   return {text, static_cast<std::size_t>(size)};
 }
 
-bool is_scalar(py::handle object) {
-  return PyBool_Check(object.ptr()) || PyLong_CheckExact(object.ptr()) || PyFloat_CheckExact(object.ptr()) ||
-         PyUnicode_CheckExact(object.ptr());
+/// Whether it is the name of the train/eval flag, which Python holds once.
+bool is_mode(py::handle name) {
+  static PyObject* const training = PyUnicode_InternFromString("training");
+  return name.ptr() == training;
 }
 
 /// Whether there are hooks for all modules.
@@ -52,18 +53,6 @@ bool has_gradient_hooks(py::handle variable) {
   return hooks.is_none() || py::len(hooks) != 0;
 }
 
-/// What code that runs in Python while tracing can ask of a tensor, beside its values.
-std::int64_t kind_of(const at::Tensor& t) {
-  constexpr std::int64_t many = 65536;
-  const auto number = [](auto value) { return static_cast<std::int64_t>(value); };
-  return (number(t.scalar_type()) * many + number(t.device().type())) * many + number(t.device().index());
-}
-
-std::int64_t detail_of(py::handle object, bool with_version) {
-  const at::Tensor& tensor = THPVariable_Unpack(object.ptr());
-  return kind_of(tensor) + (with_version && !tensor.is_inference() ? tensor._version() : 0);
-}
-
 /// Calls visit for what is in a dict, list or tuple, names too, until it returns false. Whether it never did.
 template <typename Visit>
 bool for_each_inside(py::handle container, const Visit& visit) {
@@ -84,27 +73,15 @@ bool for_each_inside(py::handle container, const Visit& visit) {
 
 }  // namespace
 
-ModuleSnapshot::Fact::Fact(py::handle seen, bool with_version)
-    : object(py::reinterpret_borrow<py::object>(seen)), is_tensor(THPVariable_Check(seen.ptr())) {
-  if (is_tensor) detail = detail_of(seen, with_version);
-}
-
-bool ModuleSnapshot::Fact::equals(py::handle now, bool with_version) const {
-  if (object.is(now)) return !is_tensor || detail == detail_of(now, with_version);
-  if (Py_TYPE(object.ptr()) != Py_TYPE(now.ptr()) || !is_scalar(object)) return false;
-  return PyObject_RichCompareBool(object.ptr(), now.ptr(), Py_EQ) == 1;
-}
-
 ModuleSnapshot::Role ModuleSnapshot::role_of(py::handle name) {
   const std::string_view text = text_of(name);
   if (text == "_parameters" || text == "_buffers" || text == "_modules") return Role::parts;
-  if (text == "training") return Role::mode;
   const bool is_hooks = std::find(hook_names.begin(), hook_names.end(), text) != hook_names.end();
   return is_hooks ? Role::hooks : Role::attribute;
 }
 
 /// Values of parameters and buffers may change: only attributes of other kinds are held by version.
-std::vector<ModuleSnapshot::Fact> ModuleSnapshot::inside(py::handle value, Role role) {
+std::vector<Fact> ModuleSnapshot::inside(py::handle value, Role role) {
   std::vector<Fact> facts;
   for_each_inside(value, [&](PyObject* object) {
     facts.emplace_back(object, role == Role::attribute);
@@ -129,6 +106,7 @@ ModuleSnapshot::ModuleSnapshot(const py::object& root) {
     ModuleFacts facts{py::reinterpret_borrow<py::object>(module), py::reinterpret_borrow<py::object>(type), {}};
     const py::dict attributes = module.attr("__dict__");
     for (const auto& [name, value] : attributes) {
+      if (is_mode(name)) continue;
       const Role role = role_of(name);
       facts.items.push_back(
           {py::reinterpret_borrow<py::object>(name), role, Fact(value, role == Role::attribute), inside(value, role)});
@@ -143,22 +121,24 @@ ModuleSnapshot::Change ModuleSnapshot::change() const {
   for (const ModuleFacts& facts : modules_) {
     if (reinterpret_cast<PyObject*>(Py_TYPE(facts.module.ptr())) != facts.type.ptr()) return Change::structure;
     const auto attributes = py::reinterpret_steal<py::dict>(PyObject_GenericGetDict(facts.module.ptr(), nullptr));
-    are_attributes_same = are_attributes_same && attributes.size() == facts.items.size();
     std::size_t i = 0;
     PyObject *name = nullptr, *value = nullptr;
-    for (Py_ssize_t at = 0; PyDict_Next(attributes.ptr(), &at, &name, &value) != 0; ++i) {
-      const bool is_known = i < facts.items.size() && facts.items[i].name.ptr() == name;
+    for (Py_ssize_t at = 0; PyDict_Next(attributes.ptr(), &at, &name, &value) != 0;) {
+      if (is_mode(name)) continue;
+      const std::size_t place = i++;
+      const bool is_known = place < facts.items.size() && facts.items[place].name.ptr() == name;
       if (!is_known) {  // others came or went, so that places have moved
         are_attributes_same = false;
         if (role_of(name) != Role::attribute) return Change::structure;
         continue;
       }
-      const Item& item = facts.items[i];
+      const Item& item = facts.items[place];
       const bool is_same = item.value.equals(value, item.role == Role::attribute) && is_same_inside(value, item);
       if (is_same) continue;
       if (item.role != Role::attribute) return Change::structure;
       are_attributes_same = false;
     }
+    are_attributes_same = are_attributes_same && i == facts.items.size();
   }
   if (find_obstacle() != obstacle_) return Change::structure;
   return are_attributes_same ? Change::none : Change::attributes;

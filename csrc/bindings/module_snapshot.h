@@ -5,10 +5,13 @@
 
 #include <torch/csrc/utils/pybind.h>
 
+#include "fact.h"
+
 namespace it3::python {
 
-/// What a trace of a torch.nn.Module depends on: its submodules, their classes, train/eval flags, parameters and
-/// buffers (which, not their values), hooks, and their other attributes, containers among them one level deep.
+/// What a trace of a torch.nn.Module depends on: its submodules, their classes, parameters and buffers (which, not
+/// their values), hooks, and their other attributes, containers among them one level deep. Not on train/eval flags: it
+/// is made in eval mode.
 class ModuleSnapshot {
  public:
   explicit ModuleSnapshot(const py::object& root);
@@ -21,17 +24,7 @@ class ModuleSnapshot {
   const std::string& obstacle() const { return obstacle_; }
 
  private:
-  /// An object. It is held, so that no other one can be at its address.
-  struct Fact {
-    Fact(py::handle seen, bool with_version);
-    bool equals(py::handle now, bool with_version) const;
-
-    py::object object;
-    bool is_tensor;
-    std::int64_t detail = 0;  // of a tensor
-  };
-
-  enum class Role { parts, mode, hooks, attribute };
+  enum class Role { parts, hooks, attribute };
 
   /// One item of a module's __dict__.
   struct Item {

@@ -5,10 +5,12 @@
 #include <unordered_set>
 
 #include <ATen/ATen.h>
+#include <c10/core/InferenceMode.h>
 #include <c10/util/Exception.h>
 #include <torch/csrc/autograd/python_variable.h>
 
 #include <it3/layout.h>
+#include <it3/lent_weights.h>
 
 #include "nearest_name.h"
 
@@ -98,7 +100,20 @@ std::vector<NamedParameter> parameters_of(py::handle root) {
   return parameters;
 }
 
-LentBuffers::LentBuffers(const std::vector<py::object>& modules) {
+std::vector<at::Tensor> buffers_of(py::handle root) {
+  std::vector<at::Tensor> buffers;
+  for_each_module(root, [&](const std::string&, py::handle module) {
+    for_each_item(module.attr("_buffers"), [&](py::handle, py::handle value) {
+      if (!THPVariable_Check(value.ptr())) return;
+      const at::Tensor& tensor = THPVariable_Unpack(value.ptr());
+      if (!tensor.is_inference()) buffers.push_back(tensor);
+    });
+  });
+  return buffers;
+}
+
+LentBuffers::LentBuffers(const std::vector<py::object>& modules, const std::vector<at::Tensor>& lent) {
+  const c10::InferenceMode no_inference(false);
   std::unordered_set<PyObject*> seen;
   for (const auto& root : modules) {
     visit_modules(root, "", seen, [&](const std::string&, py::handle module) {
@@ -109,15 +124,38 @@ LentBuffers::LentBuffers(const std::vector<py::object>& modules) {
       });
     });
   }
+  std::unordered_set<const void*> lent_memory;
+  for (const at::Tensor& t : lent) lent_memory.insert(t.unsafeGetTensorImpl()->storage().unsafeGetStorageImpl());
   std::unordered_map<PyObject*, py::object> copies;  // a buffer that two modules share stays shared
+  std::vector<PyObject*> objects;
+  std::vector<at::Tensor> values;
   for (const auto& slot : slots_) {
-    if (!THPVariable_Check(slot.own.ptr())) continue;
-    py::object& copy = copies[slot.own.ptr()];
-    if (!copy) {
-      const at::Tensor value = THPVariable_Unpack(slot.own.ptr()).detach().clone();
-      copy = py::reinterpret_steal<py::object>(THPVariable_Wrap(value));
+    if (!THPVariable_Check(slot.own.ptr()) || !copies.emplace(slot.own.ptr(), py::object()).second) continue;
+    const at::Tensor value = THPVariable_Unpack(slot.own.ptr()).detach();
+    const bool follows = !lent_memory.empty() && value.unsafeGetTensorImpl()->has_storage() &&
+                         lent_memory.contains(value.unsafeGetTensorImpl()->storage().unsafeGetStorageImpl());
+    if (follows) {
+      copies[slot.own.ptr()] = py::reinterpret_steal<py::object>(THPVariable_Wrap(value));
+    } else {
+      objects.push_back(slot.own.ptr());
+      values.push_back(value);
     }
-    slot.buffers[slot.name] = copy;
+  }
+  const std::vector<at::Tensor> cloned = copies_with_shared_memory(values);
+  for (std::size_t i = 0; i < objects.size(); ++i) {
+    copies[objects[i]] = py::reinterpret_steal<py::object>(THPVariable_Wrap(cloned[i]));
+  }
+  for (const auto& slot : slots_) {
+    if (const auto copy = copies.find(slot.own.ptr()); copy != copies.end()) slot.buffers[slot.name] = copy->second;
+  }
+}
+
+void LentBuffers::drop_graphs() {
+  for (const auto& slot : slots_) {
+    const py::object now = slot.buffers[slot.name];
+    if (!THPVariable_Check(now.ptr()) || THPVariable_Unpack(now.ptr()).is_leaf()) continue;
+    const at::Tensor value = THPVariable_Unpack(slot.own.ptr()).detach().clone();
+    slot.buffers[slot.name] = py::reinterpret_steal<py::object>(THPVariable_Wrap(value));
   }
 }
 

@@ -23,14 +23,22 @@ std::vector<NamedParameter> parameters_of(py::handle module);
 /// none.
 py::object submodule_of(const py::object& root, const std::string& name);
 
+/// The buffers of a torch.nn.Module that autograd can use: not those made in inference mode.
+std::vector<at::Tensor> buffers_of(py::handle module);
+
 /// Gives modules copies of their buffers while it lives, so that nothing that a pass writes or assigns there stays.
+/// Buffers over one memory share it in their copies.
 class LentBuffers {
  public:
-  explicit LentBuffers(const std::vector<py::object>& modules);
+  /// @param lent  copies that a LentWeights has lent: buffers over their memory follow them
+  explicit LentBuffers(const std::vector<py::object>& modules, const std::vector<at::Tensor>& lent = {});
   /// Acquires the GIL.
   ~LentBuffers();
   LentBuffers(const LentBuffers&) = delete;
   LentBuffers& operator=(const LentBuffers&) = delete;
+
+  /// Lends new copies for those that hang on a pass's graph of autograd.
+  void drop_graphs();
 
  private:
   struct Slot {

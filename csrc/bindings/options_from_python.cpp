@@ -13,17 +13,31 @@ bool is_list(py::handle value) {
   return has_length;
 }
 
+/// The name of the type of a value, or of its dtype without "torch.", if it is a scalar of torch or NumPy.
+std::string kind_of(py::handle value) {
+  if (!py::hasattr(value, "dtype")) return Py_TYPE(value.ptr())->tp_name;
+  const auto dtype = py::str(value.attr("dtype")).cast<std::string>();
+  return dtype.substr(dtype.rfind('.') + 1);
+}
+
+bool is_bool(py::handle value) { return kind_of(value) == "bool"; }
+bool is_complex(py::handle value) { return kind_of(value).starts_with("complex"); }
+
 /// The value of what Python takes for an integer. Tensors have __index__ whatever their dtype, so the type does not
 /// tell.
-std::optional<std::int64_t> whole_number(py::handle value) {
+std::optional<std::int64_t> whole_number(const std::string& name, py::handle value) {
   const auto index = py::reinterpret_steal<py::object>(PyNumber_Index(value.ptr()));
   PyErr_Clear();
   if (!index) return std::nullopt;
-  return index.cast<std::int64_t>();
+  int overflow = 0;
+  const std::int64_t whole = PyLong_AsLongLongAndOverflow(index.ptr(), &overflow);
+  TORCH_CHECK_VALUE(
+      overflow == 0, name, " cannot be ", py::repr(value).cast<std::string>(), ", which does not fit into 64 bits");
+  return whole;
 }
 
 std::optional<double> number(py::handle value) {
-  if (PyBool_Check(value.ptr()) || py::isinstance<py::str>(value)) return std::nullopt;
+  if (is_bool(value) || is_complex(value) || py::isinstance<py::str>(value)) return std::nullopt;
   const auto real = py::reinterpret_steal<py::object>(PyNumber_Float(value.ptr()));
   PyErr_Clear();
   if (!real) return std::nullopt;
@@ -40,8 +54,10 @@ OptionValue value_from(const std::string& name, py::handle value) {
   if (value.is_none()) return std::monostate{};
   if (PyBool_Check(value.ptr())) return value.cast<bool>();
   if (py::isinstance<py::str>(value)) return value.cast<std::string>();
+  if (py::isinstance<py::bytes>(value)) unusable(name, value);
   if (!is_list(value)) {
-    if (const auto whole = whole_number(value)) return *whole;
+    if (is_bool(value)) return PyObject_IsTrue(value.ptr()) == 1;
+    if (const auto whole = whole_number(name, value)) return *whole;
     if (const auto real = number(value)) return *real;
     unusable(name, value);
   }

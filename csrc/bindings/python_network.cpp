@@ -1,12 +1,14 @@
 #include "python_network.h"
 
 #include <algorithm>
+#include <unordered_set>
 
 #include <ATen/ATen.h>
 #include <ATen/core/grad_mode.h>
 #include <c10/util/Exception.h>
 #include <torch/csrc/autograd/python_variable.h>
 
+#include "shared_model_lock.h"
 #include "python_values.h"
 
 namespace it3::python {
@@ -45,17 +47,73 @@ class RunningScope {
   bool& flag_;
 };
 
+/// Keeps attention from nested tensors, as torch makes them of padded ones where there are no gradients, while it lives:
+/// nothing could be injected into those. Needs the GIL.
+class NoFastPath {
+ public:
+  NoFastPath() {
+    if (count++ != 0) return;
+    was_enabled = mha().attr("get_fastpath_enabled")().cast<bool>();
+    mha().attr("set_fastpath_enabled")(false);
+  }
+  ~NoFastPath() {
+    if (--count != 0) return;
+    const py::error_scope pending;
+    try {
+      mha().attr("set_fastpath_enabled")(was_enabled);
+    } catch (py::error_already_set& error) {
+      error.discard_as_unraisable("setting torch.backends.mha back");
+    }
+  }
+  NoFastPath(const NoFastPath&) = delete;
+  NoFastPath& operator=(const NoFastPath&) = delete;
+
+ private:
+  static py::module_ mha() { return py::module_::import("torch.backends.mha"); }
+
+  inline static int count = 0;  // of those that live, in all threads
+  inline static bool was_enabled = true;
+};
+
+/// The parameters of a torch.nn.Module that are not among some others.
+std::vector<at::Tensor> other_parameters(py::handle model, const std::vector<NamedParameter>& adapted) {
+  std::unordered_set<at::TensorImpl*> seen;
+  for (const NamedParameter& p : adapted) seen.insert(p.tensor.unsafeGetTensorImpl());
+  std::vector<at::Tensor> others;
+  for_each_module(model, [&](const std::string&, py::handle module) {
+    const py::object parameters = module.attr("_parameters");
+    if (!PyDict_Check(parameters.ptr())) return;  // of TorchScript, which Python's forward() does not write to
+    for (const auto& [name, value] : py::reinterpret_borrow<py::dict>(parameters)) {
+      if (!THPVariable_Check(value.ptr())) continue;
+      const at::Tensor& tensor = THPVariable_Unpack(value.ptr());
+      if (seen.insert(tensor.unsafeGetTensorImpl()).second) others.push_back(tensor);
+    }
+  });
+  return others;
+}
+
+/// Has a model for this thread alone, in eval mode.
+struct ModelAlone {
+  explicit ModelAlone(const py::object& model)
+      : hold(SharedModelLock::of(model), SharedModelLock::Use::alone), eval(std::make_unique<EvalScope>(model)) {}
+
+  SharedModelLock::Hold hold;
+  std::unique_ptr<EvalScope> eval;
+};
+
 }  // namespace
 
-/// A PythonNetwork's passes with lent weights and buffers.
-class PythonWorkingCopy : public LentWorkingCopy {
+/// A PythonNetwork's passes with lent weights, buffers and state.
+class PythonWorkingCopy : private ModelAlone, public LentWorkingCopy {
  public:
   PythonWorkingCopy(
       PythonNetwork& network, const std::vector<NamedParameter>& adapted, const Normalisation& normalisation)
-      : LentWorkingCopy(tensors_of(adapted), tensors_of(network.parameters())),
+      : ModelAlone(network.model_),
+        LentWorkingCopy(adapted, parameters_and_buffers(network), other_parameters(network.model_, adapted)),
         network_(network),
         no_recomputation_(network.layer_, network.recomputation_check()),
-        buffers_({network.model_}) {
+        buffers_({network.model_}, values()),
+        state_(network.model_) {
     if (normalisation.statistics == NormStatistics::running) return;
     const py::object type = py::module_::import("it3.norm_statistics").attr("OtherStatistics");
     network_.norm_statistics_ = type(static_cast<int>(normalisation.statistics), normalisation.prior);
@@ -67,24 +125,60 @@ class PythonWorkingCopy : public LentWorkingCopy {
   PythonWorkingCopy(const PythonWorkingCopy&) = delete;
   PythonWorkingCopy& operator=(const PythonWorkingCopy&) = delete;
 
-  FirstPass predict(const Inputs& inputs, const Inject* inject) override { return network_.predict(inputs, inject); }
+  FirstPass predict(const Inputs& inputs, const Inject* inject) override { return {run(inputs, inject)}; }
   FirstPass prepare(const Inputs& inputs) override { return network_.prepare(inputs); }
   at::Tensor resume(const Inputs& inputs, const FirstPass&, const Inject* inject) override {
-    return network_.run(inputs, inject);
+    return run(inputs, inject);
   }
 
  private:
+  static std::vector<at::Tensor> parameters_and_buffers(const PythonNetwork& network) {
+    std::vector<at::Tensor> all = tensors_of(network.parameters());
+    for (auto& buffer : buffers_of(network.model_)) all.push_back(std::move(buffer));
+    return all;
+  }
+
+  at::Tensor run(const Inputs& inputs, const Inject* inject) {
+    const py::gil_scoped_acquire gil;
+    at::Tensor prediction = network_.run(inputs, inject);
+    take_over_values();
+    buffers_.drop_graphs();
+    state_.drop_graphs();
+    return prediction;
+  }
+
+  /// What forward() assigns to a parameter's `data` is its value from then on.
+  void take_over_values() {
+    const at::NoGradGuard no_grad;
+    for (std::size_t i = 0; i < leaves().size(); ++i) {
+      const at::Tensor &leaf = leaves()[i], &value = values()[i];
+      if (!leaf.requires_grad() || leaf.is_alias_of(value)) continue;
+      value.copy_(leaf.detach());
+      leaf.set_data(value);
+    }
+  }
+
   PythonNetwork& network_;
   HookScope no_recomputation_;
   LentBuffers buffers_;
+  LentState state_;
 };
 
-PythonNetwork::PythonNetwork(py::object model, py::object layer, std::string layer_name, py::object inputs)
+PythonNetwork::PythonNetwork(
+    py::object model,
+    py::object layer,
+    std::string layer_name,
+    py::object inputs,
+    OutputChoice output,
+    std::optional<OutputPath> layer_output)
     : model_(std::move(model)),
       layer_(std::move(layer)),
       layer_name_(std::move(layer_name)),
       inputs_(std::move(inputs)),
-      tensors_(tensors_in(inputs_)) {}
+      tensors_(tensors_in(inputs_)),
+      output_(std::move(output)),
+      layer_output_(std::move(layer_output)),
+      objects_(inputs_) {}
 
 py::object PythonNetwork::recomputation_check() const {
   return py::cpp_function([this](py::handle, py::handle, py::handle) {
@@ -97,6 +191,7 @@ py::object PythonNetwork::recomputation_check() const {
 
 py::object PythonNetwork::call_model(const Inputs& inputs) {
   const RunningScope running(is_running_);
+  objects_.restore();  // each pass gets what was given
   const bool are_own = std::equal(
       inputs.args.begin(), inputs.args.end(), tensors_.begin(), tensors_.end(),
       [](const c10::IValue& a, const c10::IValue& b) { return a.toTensor().is_same(b.toTensor()); });
@@ -108,10 +203,14 @@ py::object PythonNetwork::call_model(const Inputs& inputs) {
 at::Tensor PythonNetwork::run(const Inputs& inputs, const Inject* inject) {
   const py::gil_scoped_acquire gil;
   if (inject != nullptr) return run_injected(inputs, *inject);
-  return prediction_in(call_model(inputs));
+  return prediction_in(call_model(inputs), output_);
 }
 
-FirstPass PythonNetwork::predict(const Inputs& inputs, const Inject* inject) { return {run(inputs, inject)}; }
+FirstPass PythonNetwork::predict(const Inputs& inputs, const Inject* inject) {
+  const py::gil_scoped_acquire gil;
+  given_.emplace(model_);
+  return {run(inputs, inject)};
+}
 
 FirstPass PythonNetwork::prepare(const Inputs&) { return {}; }
 
@@ -125,14 +224,15 @@ at::Tensor PythonNetwork::run_injected(const Inputs& inputs, const Inject& injec
         "' is run without gradients, as in a torch.no_grad() block or by activation checkpointing with "
         "use_reentrant=True; an injection there could not be differentiated. Name another layer, or run it with "
         "gradients");
-    py::object injected = replace_first_tensor(output, inject);
-    TORCH_CHECK_TYPE(
-        injected, "the layer '", layer_name_, "' returned a ", type_name(output),
-        "; features can be injected into a tensor, or the first tensor in a tuple, list or mapping");
-    return injected;
+    const auto injected = [&](py::handle features) {
+      return py::reinterpret_steal<py::object>(THPVariable_Wrap(inject(THPVariable_Unpack(features.ptr()))));
+    };
+    const auto is_tensor = [](py::handle object) { return THPVariable_Check(object.ptr()); };
+    return replace_at(output, layer_output_, injected, is_tensor, layer_name_);
   });
+  const NoFastPath no_fast_path;
   const HookScope scope(layer_, hook);
-  at::Tensor second = prediction_in(call_model(inputs));
+  at::Tensor second = prediction_in(call_model(inputs), output_);
   TORCH_CHECK_VALUE(
       was_called, "the layer '", layer_name_,
       "' was not called by the model's forward, so nothing can be injected there. Fused paths read the weights of some "
@@ -142,7 +242,9 @@ at::Tensor PythonNetwork::run_injected(const Inputs& inputs, const Inject& injec
 
 at::Tensor PythonNetwork::resume(const Inputs& inputs, const FirstPass&, const Inject* inject) {
   const py::gil_scoped_acquire gil;
-  const LentBuffers buffers({model_});  // running statistics are the first pass's to update
+  const LentBuffers buffers({model_});  // running statistics, and other state, are the first pass's to update
+  const LentState state(model_);
+  if (given_) given_->restore();
   return run(inputs, inject);
 }
 

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -9,17 +10,30 @@
 #include <it3/lent_working_copy.h>
 #include <it3/network.h>
 
+#include "lent_state.h"
 #include "module_tree.h"
+#include "output_choice.h"
 
 namespace it3::python {
 
 /// An eager torch.nn.Module, run again with a forward hook on one layer, together with the inputs of one call, which
 /// can be Python objects of any kind: the passes are given the tensors in them, those of tensors_in(). The passes take
 /// the GIL; everything else is called with it held.
+///
+/// The passes of a working copy run in eval mode, on copies of everything that forward() may write to. What one leaves
+/// there, the next finds, unless it hangs on a graph of autograd.
 class PythonNetwork : public Network {
  public:
   /// @param inputs  a tensor or another object f(x), a tuple or list f(*x), a mapping f(**x)
-  PythonNetwork(py::object model, py::object layer, std::string layer_name, py::object inputs);
+  /// @param output  which of the model's outputs is the prediction
+  /// @param layer_output  which of the layer's outputs is injected into; the first tensor if nothing
+  PythonNetwork(
+      py::object model,
+      py::object layer,
+      std::string layer_name,
+      py::object inputs,
+      OutputChoice output = {},
+      std::optional<OutputPath> layer_output = std::nullopt);
 
   FirstPass predict(const Inputs& inputs, const Inject* inject = nullptr) override;
   FirstPass prepare(const Inputs&) override;
@@ -42,6 +56,10 @@ class PythonNetwork : public Network {
   py::object inputs_;
   std::vector<c10::IValue> tensors_;
   py::object norm_statistics_ = py::none();  // a working copy's it3.norm_statistics.OtherStatistics, or None
+  OutputChoice output_;
+  std::optional<OutputPath> layer_output_;
+  std::optional<KeptState> given_;  // the model's, before the last pass that was not a working copy's
+  KeptState objects_;               // those in the inputs
   bool is_running_ = false;
 };
 

@@ -1,6 +1,5 @@
 #pragma once
 
-#include <functional>
 #include <string>
 #include <vector>
 
@@ -10,7 +9,8 @@
 
 namespace it3::python {
 
-/// What a model is called with: tuples and lists are positional arguments, mappings keywords, all else is one argument.
+/// What a model is called with: tuples and lists are positional arguments, mappings keywords, all else, a packed sequence
+/// too, is one argument.
 struct Arguments {
   py::tuple args;
   py::dict kwargs;
@@ -26,14 +26,13 @@ std::vector<c10::IValue> tensors_in(py::handle object);
 /// The object with others in the places of tensors_in(); tuples and lists keep their types.
 py::object with_tensors(py::handle object, const std::vector<c10::IValue>& tensors);
 
-/// What the first tensor in an object is replaced with. Undefined: it stays.
-using Replace = std::function<at::Tensor(const at::Tensor&)>;
+/// Whether it is a torch.nn.utils.rnn.PackedSequence, which is one argument, with values in its `data` alone.
+bool is_packed_sequence(py::handle object);
+bool is_sequence(py::handle object);
+bool is_mapping(py::handle object);
+bool is_dataclass(py::handle object);
 
-/// The object with its first tensor replaced; the containers around it are copied and keep their types. A null object
-/// if there is no tensor in it.
-py::object replace_first_tensor(py::handle object, const Replace& replace);
-
-/// The first tensor in what a model returned. Raises c10::TypeError if there is none.
-at::Tensor prediction_in(py::handle output);
+/// A sequence of the same type with other items.
+py::object same_sequence(py::handle sequence, const py::list& items);
 
 }  // namespace it3::python

@@ -20,8 +20,30 @@ DistanceFunction script_function_from(const py::object& function) {
   return script ? DistanceFunction(ScriptFunction(std::move(*script))) : nullptr;
 }
 
-std::shared_ptr<ScriptNetwork> script_network_from(const py::object& module, const std::string& layer) {
-  return std::make_shared<ScriptNetwork>(script_module_from(module), layer);
+std::optional<OutputPath> output_path_from(const py::object& place, const char* option) {
+  if (place.is_none()) return std::nullopt;
+  const bool is_tuple = PyTuple_Check(place.ptr());
+  const py::tuple parts = is_tuple ? py::tuple(place) : py::make_tuple(place);
+  OutputPath path;
+  for (const py::handle part : parts) {
+    const bool is_index = PyLong_Check(part.ptr()) && !PyBool_Check(part.ptr());
+    TORCH_CHECK_TYPE(
+        is_index || PyUnicode_Check(part.ptr()), option, " must be an index, a key, or a tuple of them such as (1, 0), not ",
+        py::repr(place).cast<std::string>());
+    if (is_index) {
+      path.emplace_back(part.cast<std::int64_t>());
+    } else {
+      path.emplace_back(part.cast<std::string>());
+    }
+  }
+  return path;
+}
+
+std::shared_ptr<ScriptNetwork> script_network_from(
+    const py::object& module, const std::string& layer, const py::object& output, const py::object& layer_output) {
+  return std::make_shared<ScriptNetwork>(
+      script_module_from(module), layer, output_path_from(output, "output"),
+      output_path_from(layer_output, "layer_output"));
 }
 
 Inputs script_inputs_from(const ScriptNetwork& network, const py::object& inputs) {

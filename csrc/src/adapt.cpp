@@ -20,6 +20,9 @@ Adaptation adapt(
     bool in_full,
     Graphs* graphs) {
   options.validate();
+  const auto turn = network.take_turn();
+  // Whoever keeps adapted weights in the model has them to himself, whatever the kind of network.
+  const auto turn_online = online != nullptr ? ModelLock(tensors_of(network.parameters())).wait() : ModelLock::Turn();
   if (options.per_sample) return detail::adapt_each(network, method, options, inputs, in_full, graphs);
   return detail::adapt_once(network, method, options, inputs, online, in_full, graphs);
 }

@@ -57,12 +57,10 @@ at::Tensor report_on(
     parts.push_back(least.reshape({1}));
     parts.push_back(greatest.reshape({1}));
   }
-  at::Tensor norms;
-  for (const at::Tensor& norm : at::_foreach_norm(weights)) {
-    const at::Tensor one = norm.to(prediction.device(), at::kDouble);
-    norms = norms.defined() ? norms + one : one;
-  }
-  if (norms.defined()) parts.push_back(norms.reshape({1}));
+  if (weights.empty()) return at::cat(parts);
+  at::Tensor sum = at::zeros({1}, losses.options().dtype(at::kDouble));
+  for (const at::Tensor& norm : at::_foreach_norm(weights)) sum += norm.to(sum.device(), at::kDouble);
+  parts.push_back(sum);
   return at::cat(parts);
 }
 

@@ -1,6 +1,7 @@
 #include <it3/embedder.h>
 
 #include <cmath>
+#include <mutex>
 
 #include <ATen/ATen.h>
 #include <ATen/autocast_mode.h>
@@ -133,13 +134,24 @@ at::Tensor broadcast_add(const at::Tensor& features, const at::Tensor& embedding
 
 EmbedderImpl::EmbedderImpl(Layout prediction_layout, Layout features_layout)
     : prediction_layout_(prediction_layout), features_layout_(features_layout) {
+  EmbedderImpl::reset();
+}
+
+void EmbedderImpl::reset() {
   weights_.weight1 = register_parameter("weight1", at::empty({0}));
   weights_.bias1 = register_parameter("bias1", at::empty({0}));
   weights_.weight2 = register_parameter("weight2", at::empty({0}));
   weights_.bias2 = register_parameter("bias2", at::empty({0}));
 }
 
+void EmbedderImpl::pretty_print(std::ostream& stream) const { stream << "it3::Embedder()"; }
+
 bool EmbedderImpl::is_built() const { return weights_.weight1.numel() != 0; }
+
+void EmbedderImpl::set_layouts(Layout prediction_layout, Layout features_layout) {
+  prediction_layout_ = prediction_layout;
+  features_layout_ = features_layout;
+}
 
 void EmbedderImpl::set_weights(const EmbedderWeights& weights) {
   weights_.weight1.set_data(weights.weight1);
@@ -154,7 +166,12 @@ void EmbedderImpl::clear() {
 }
 
 at::Tensor EmbedderImpl::forward(const at::Tensor& prediction, const at::Tensor& features) {
-  if (!is_built()) set_weights(make_embedder_weights(prediction, features, prediction_layout_, features_layout_));
+  {
+    // One for all embedders: they are shaped once, and a mutex of their own could not be cloned.
+    static std::mutex shaping;
+    const std::scoped_lock lock(shaping);
+    if (!is_built()) set_weights(make_embedder_weights(prediction, features, prediction_layout_, features_layout_));
+  }
   return embed(prediction, features, weights_, prediction_layout_, features_layout_);
 }
 

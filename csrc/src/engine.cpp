@@ -1,11 +1,13 @@
 #include <it3/engine.h>
 
+#include <atomic>
 #include <exception>
+#include <mutex>
 
 #include <c10/util/Exception.h>
 
 #include <it3/injection.h>
-
+#include <it3/neutral.h>
 #include <it3/script_function.h>
 #include <it3/script_network.h>
 #include <it3/uncertainty.h>
@@ -57,19 +59,48 @@ Distance distance_of(const SavedEngine& saved) {
   return distance_by_name(std::get<std::string>(saved.distance));
 }
 
+std::shared_ptr<Network> checked(std::shared_ptr<Network> network) {
+  TORCH_CHECK_VALUE(
+      network != nullptr, "the network of an it3::Engine is null; give an it3::ModuleNetwork or an it3::ScriptNetwork");
+  return network;
+}
+
+void check_functions(const Method& method) {
+  const auto* const embedder = method.embed.target<Embedder>();
+  TORCH_CHECK_VALUE(
+      method.embed != nullptr && (embedder == nullptr || !embedder->is_empty()),
+      "the embed of an it3::Engine is null; give an it3::Embedder(), or a function of (prediction, features)");
+  TORCH_CHECK_VALUE(
+      method.distance.to_prediction != nullptr && method.distance.to_target != nullptr,
+      "the distance of an it3::Engine is null; give a function of two predictions, or leave it out");
+}
+
 }  // namespace
+
+/// Calls until one has told what an engine has to know come one after another: one that fails leaves the embedder
+/// without a shape.
+struct Engine::FirstCall {
+  std::mutex mutex;
+  std::atomic<bool> is_over = false;
+  std::atomic<bool> has_warned = false;
+};
+
+Engine::Engine(Engine&&) noexcept = default;
+Engine& Engine::operator=(Engine&&) noexcept = default;
+Engine::~Engine() = default;
 
 Engine::Engine(
     std::shared_ptr<Network> network, Options options_, Embed embed, Combine combine, std::optional<Distance> distance)
     : options(std::move(options_)),
-      network_(std::move(network)),
+      network_(checked(std::move(network))),
       embedder_(nullptr),
       has_default_combine_(combine == nullptr),
-      method_{std::move(embed), std::move(combine), distance ? std::move(*distance) : distance_by_name("mse")} {
+      method_{std::move(embed), std::move(combine), distance ? std::move(*distance) : distance_by_name("mse")},
+      first_call_(std::make_unique<FirstCall>()) {
+  check_functions(method_);
   if (const auto* embedder = method_.embed.target<Embedder>()) {
     embedder_ = *embedder;
-    prediction_layout_ = embedder_->prediction_layout();
-    features_layout_ = embedder_->features_layout();
+    layouts_ = {embedder_->prediction_layout(), embedder_->features_layout()};
     is_trained = embedder_->is_built();
   }
   if (has_default_combine_) set_default_combine();
@@ -79,13 +110,12 @@ Engine::Engine(
 
 Engine::Engine(SavedEngine saved)
     : Engine(
-          std::make_shared<ScriptNetwork>(saved.network, saved.layer),
+          std::make_shared<ScriptNetwork>(saved.network, saved.layer, saved.output, saved.layer_output),
           saved.options,
           embed_of(saved),
           saved.combine ? Combine(ScriptFunction(*saved.combine)) : nullptr,
           distance_of(saved)) {
-  prediction_layout_ = saved.prediction_layout;
-  features_layout_ = saved.features_layout;
+  layouts_ = {saved.prediction_layout, saved.features_layout};
   if (has_default_combine_) set_default_combine();
   method_.neutral = saved.neutral;
   in_dims = saved.in_dims;
@@ -95,9 +125,40 @@ Engine::Engine(SavedEngine saved)
 }
 
 void Engine::set_default_combine() {
-  method_.combine = [layout = features_layout_](const at::Tensor& features, const at::Tensor& embedding) {
+  method_.combine = [layout = layouts_.features](const at::Tensor& features, const at::Tensor& embedding) {
     return broadcast_add(features, embedding, layout);
   };
+}
+
+void Engine::settle(const Inputs& inputs) {
+  if (are_layouts_settled_) return;
+  const bool is_default = !embedder_.is_empty();
+  const std::string& distance = method_.distance.name;
+  const bool has_classes =
+      feedback == Feedback::probabilities || is_between_distributions(distance) || distance == "cosine";
+  layouts_ = settle_layouts(
+      *network_, inputs, layouts_, network_->origin_of_prediction(), network_->origin_of_features(),
+      network_->layer_name(), {is_default || has_classes, is_default});
+  if (is_default) embedder_->set_layouts(layouts_.prediction, layouts_.features);
+  if (has_default_combine_) set_default_combine();
+  are_layouts_settled_ = true;
+}
+
+template <typename Call>
+auto Engine::guarded(const Inputs& inputs, const Call& call) {
+  const auto turn = network_->take_turn();  // before the other lock, as in calls by the network's own functions
+  std::unique_lock<std::mutex> lock;
+  if (!first_call_->is_over) lock = std::unique_lock(first_call_->mutex);
+  const ClearOnError clear(embedder_);
+  if (lock.owns_lock()) settle(inputs);
+  const bool has_told = !lock.owns_lock() || check_injection(*network_, method(), inputs);
+  auto result = call();
+  if (lock.owns_lock()) first_call_->is_over = has_told;
+  return result;
+}
+
+std::string Engine::explain_layouts(const Inputs& inputs) {
+  return guarded(inputs, [&] { return describe_layouts(*network_, inputs, layouts_); });
 }
 
 std::vector<at::Tensor> Engine::parameters() const {
@@ -108,54 +169,50 @@ std::vector<at::Tensor> Engine::parameters() const {
   return all;
 }
 
-void Engine::set_prediction_layout(const Layout& layout) { prediction_layout_ = layout; }
+void Engine::set_prediction_layout(const Layout& layout) {
+  layouts_.prediction = layout;
+  are_layouts_settled_ = first_call_->is_over = false;
+}
 
 Method Engine::method() const {
   Method now = method_;
-  now.prediction_layout = prediction_layout_;
+  now.prediction_layout = layouts_.prediction;
   now.in_dims = in_dims;
   const bool is_named = !now.distance.name.empty();
-  if (is_named) now.distance = distance_by_name(method_.distance.name, prediction_layout_);
+  if (is_named) now.distance = distance_by_name(method_.distance.name, layouts_.prediction);
   now.feeds_probabilities =
       feedback == Feedback::probabilities ||
       (feedback == Feedback::automatic && (learnt_probabilities_ || is_between_distributions(now.distance.name)));
   return now;
 }
 
-void Engine::check(const Inputs& inputs) {
-  if (has_checked_injection_) return;
-  has_checked_injection_ = check_injection(*network_, method(), inputs);
-}
-
 void Engine::warn_if_untrained() {
-  if (is_trained || has_warned_ || options.num_steps == 0) return;
-  has_warned_ = true;
+  if (is_trained || options.num_steps == 0 || first_call_->has_warned.exchange(true)) return;
   TORCH_WARN(untrained_warning);
 }
 
 Losses Engine::losses(
     const Inputs& inputs, const std::optional<at::Tensor>& target, std::optional<double> target_probability) {
-  const ClearOnError clear(embedder_);
-  check(inputs);
-  Losses losses = training_losses(*network_, method(), inputs, target, target_probability);
-  is_trained = true;
-  if (losses.has_class_targets && !learnt_probabilities_) {
-    learnt_probabilities_ = !are_probabilities(losses.prediction, prediction_layout_);
-  }
-  return losses;
+  return guarded(inputs, [&] {
+    Losses losses = training_losses(*network_, method(), inputs, target, target_probability);
+    is_trained = true;
+    if (losses.has_class_targets && !learnt_probabilities_) {
+      learnt_probabilities_ = !are_probabilities(losses.prediction, layouts_.prediction);
+    }
+    return losses;
+  });
 }
 
 Adaptation Engine::adapt(const Inputs& inputs, bool in_full) {
-  const ClearOnError clear(embedder_);
-  check(inputs);
-  warn_if_untrained();
-  return it3::adapt(*network_, method(), options, inputs, options.copy_model ? nullptr : &online_, in_full, &graphs_);
+  Online* const online = options.copy_model ? nullptr : &online_;
+  return guarded(inputs, [&] {
+    warn_if_untrained();
+    return it3::adapt(*network_, method(), options, inputs, online, in_full, &graphs_);
+  });
 }
 
 at::Tensor Engine::uncertainty(const Inputs& inputs) {
-  const ClearOnError clear(embedder_);
-  check(inputs);
-  return it3::uncertainty(*network_, method(), inputs, options);
+  return guarded(inputs, [&] { return it3::uncertainty(*network_, method(), inputs, options); });
 }
 
 double Engine::calibrate(const std::vector<Inputs>& clean, double quantile) {
@@ -167,24 +224,33 @@ double Engine::calibrate(const std::vector<Inputs>& clean, double quantile) {
   return threshold;
 }
 
+void Engine::set_neutral(at::Tensor neutral) {
+  check_neutral(neutral);
+  method_.neutral = std::move(neutral);
+}
+
 void Engine::reset() { online_.reset(*network_); }
 
 Drift Engine::drift() const { return online_.drift(*network_); }
 
 void Engine::save(const std::string& path, const Inputs& example_inputs) {
   ScriptNetwork& network = script_of(network_);
+  options.validate();
+  guarded(example_inputs, [] { return true; });
   const bool is_default = !embedder_.is_empty();
   SavedEngine saved{
       network.module(),
       network.layer(),
       EmbedderWeights{},
-      prediction_layout_,
-      features_layout_,
+      layouts_.prediction,
+      layouts_.features,
       {},
       {},
       options,
       method_.neutral,
       {},
+      network.output(),
+      network.layer_output(),
       in_dims,
       feedback,
       is_trained,

@@ -49,7 +49,7 @@ Outcome GraphCache::run(const GraphKey& key, const Inputs& inputs, const Work& w
   if (found == entries_.end()) {
     entries_.emplace_front(key);
     if (entries_.size() > most) {
-      if (last_replayed_) last_replayed_->synchronize();
+      for (const auto& [device, last_replayed] : last_replayed_) last_replayed.synchronize();
       entries_.pop_back();
     }
     lock.unlock();
@@ -80,15 +80,16 @@ void GraphCache::record(Entry& entry, const Inputs& inputs, const Work& work) {
 Outcome GraphCache::replay(Entry& entry, const Inputs& inputs) {
   const std::vector<at::Tensor> from = tensors_of(inputs), to = tensors_of(entry.inputs);
   const c10::Stream stream = current_stream(to.front().device());
-  if (!last_replayed_) last_replayed_.emplace(stream.device_type());
-  last_replayed_->block(stream);
+  // An event belongs to the device that it is recorded on.
+  c10::Event& last_replayed = last_replayed_.try_emplace(stream.device_index(), stream.device_type()).first->second;
+  last_replayed.block(stream);
   {
     const at::NoGradGuard no_grad;
     for (std::size_t i = 0; i < to.size(); ++i) to[i].copy_(from[i]);
   }
   entry.graph->replay();
   Outcome outcome = copy_of(entry.outcome);
-  last_replayed_->record(stream);
+  last_replayed.record(stream);
   return outcome;
 }
 

@@ -2,9 +2,9 @@
 
 #include <functional>
 #include <list>
+#include <map>
 #include <memory>
 #include <mutex>
-#include <optional>
 
 #include <c10/core/Event.h>
 
@@ -48,7 +48,7 @@ class GraphCache {
 
   std::mutex mutex_;
   std::list<Entry> entries_;  // the last used first
-  std::optional<c10::Event> last_replayed_;
+  std::map<c10::DeviceIndex, c10::Event> last_replayed_;
 };
 
 }  // namespace it3::detail

@@ -83,6 +83,7 @@ std::variant<std::string, GraphKey> graph_key(
   if (method.neutral.defined()) return "there is a neutral signal";
   const auto dependencies = network.dependencies(options.normalisation);
   if (!dependencies) return "the model runs whole, in Python or as a torch::nn module";
+  if (dependencies->writes_inputs) return "the model writes to its inputs";
   if (!method.reads) return "embeder, combine_fn or distance_fn is a function that may do more than compute";
   const auto are_all_there = [device = tensors.front().device()](const auto& list) {
     return std::all_of(list.begin(), list.end(), [&](const at::Tensor& t) { return t.device() == device; });

@@ -3,10 +3,28 @@
 #include <ATen/ATen.h>
 #include <ATen/core/Dict.h>
 #include <c10/core/InferenceMode.h>
+#include <c10/util/Exception.h>
 
 #include "map_tensors.h"
+#include "nearest_name.h"
 
 namespace it3 {
+
+at::Tensor single_tensor(const Inputs& inputs) {
+  const bool has_one = inputs.args.size() == 1 && inputs.args[0].isTensor() && inputs.args[0].toTensor().defined();
+  if (has_one && inputs.kwargs.empty()) return inputs.args[0].toTensor();
+  std::vector<std::string> keywords;
+  for (const auto& [name, value] : inputs.kwargs) keywords.push_back(name);
+  std::vector<std::string> kinds;
+  for (const auto& value : inputs.args) {
+    const bool is_undefined = value.isTensor() && !value.toTensor().defined();
+    kinds.push_back(is_undefined ? "undefined Tensor" : value.tagKind());
+  }
+  TORCH_CHECK_VALUE(
+      false, "this model is called with one tensor, but the inputs are ", kinds.size(), " positional (",
+      detail::join(kinds), ") and ", keywords.size(), " keywords (", detail::join(keywords),
+      "); give one tensor, or make the it3::ModuleNetwork with a function that calls the model with all of them");
+}
 
 Inputs without_inference_tensors(const Inputs& inputs) {
   const c10::InferenceMode no_inference(false);

@@ -1,41 +1,191 @@
 #include <it3/lent_weights.h>
 
+#include <algorithm>
+#include <string>
+#include <unordered_map>
 #include <unordered_set>
 
 #include <ATen/ATen.h>
 #include <ATen/core/grad_mode.h>
+#include <c10/core/InferenceMode.h>
+#include <c10/util/Exception.h>
+
+#include "shared_memory.h"
 
 namespace it3 {
+namespace {
 
-LentWeights::LentWeights(std::vector<at::Tensor> adapted, const std::vector<at::Tensor>& all)
-    : adapted_(std::move(adapted)) {
+std::int64_t version_of(const at::Tensor& t) { return t.is_inference() ? 0 : t._version(); }
+
+std::vector<at::Tensor> chosen(const std::vector<at::Tensor>& tensors, const std::vector<std::size_t>& places) {
+  std::vector<at::Tensor> some;
+  some.reserve(places.size());
+  for (const std::size_t place : places) some.push_back(tensors[place]);
+  return some;
+}
+
+/// Two adapted parameters of a group would each be stepped, and the one with gaps cannot be.
+void check_group(const std::vector<std::size_t>& group, const std::vector<NamedParameter>& adapted) {
+  std::vector<const NamedParameter*> leaves;
+  for (const std::size_t place : group) {
+    if (place < adapted.size()) leaves.push_back(&adapted[place]);
+  }
+  TORCH_CHECK_VALUE(
+      leaves.size() < 2, "the parameters '", leaves.size() < 2 ? "" : leaves[0]->name, "' and '",
+      leaves.size() < 2 ? "" : leaves[1]->name,
+      "' are different tensors over the same memory, and cannot both adapt; let one of them adapt, by "
+      "Options::parameters, which the other follows, or make them one and the same parameter");
+  for (const auto* leaf : leaves) {
+    TORCH_CHECK_VALUE(
+        leaf->tensor.is_non_overlapping_and_dense(), "the parameter '", leaf->name, "' of shape ", leaf->tensor.sizes(),
+        " and strides ", leaf->tensor.strides(),
+        " has gaps or overlaps in memory in which another tensor of the model lies, and cannot adapt; make it "
+        "contiguous, or name other parameters in Options::parameters");
+  }
+}
+
+}  // namespace
+
+std::vector<at::Tensor> copies_with_shared_memory(const std::vector<at::Tensor>& tensors) {
+  const c10::InferenceMode no_inference(false);
+  std::vector<at::Tensor> copies(tensors.size());
+  for (const auto& group : detail::overlapping(tensors)) {
+    const auto of_group = detail::copies_of_group(chosen(tensors, group));
+    for (std::size_t i = 0; i < group.size(); ++i) copies[group[i]] = of_group[i];
+  }
+  for (std::size_t i = 0; i < tensors.size(); ++i) {
+    if (!copies[i].defined() && tensors[i].defined()) copies[i] = tensors[i].detach().clone();
+  }
+  return copies;
+}
+
+LentWeights::LentWeights(
+    const std::vector<NamedParameter>& adapted,
+    const std::vector<at::Tensor>& others,
+    const std::vector<at::Tensor>& writable) {
+  const c10::InferenceMode no_inference(false);
   // All that can fail comes before the first change.
-  std::unordered_set<at::TensorImpl*> changing;
-  for (const auto& tensor : adapted_) {
-    changing.insert(tensor.unsafeGetTensorImpl());
-    own_.push_back(tensor.detach());
-    values_.push_back(own_.back().clone());
+  std::unordered_map<at::TensorImpl*, std::size_t> places;
+  std::vector<at::Tensor> all;
+  std::vector<bool> is_writable;
+  std::size_t made_in_inference_mode = 0;
+  const auto add = [&](const at::Tensor& tensor, bool may_be_written) {
+    if (!tensor.defined()) return;
+    const auto [known, is_new] = places.emplace(tensor.unsafeGetTensorImpl(), all.size());
+    if (!is_new) {
+      if (known->second < all.size()) is_writable[known->second] = is_writable[known->second] || may_be_written;
+      return;
+    }
+    if (tensor.is_inference()) {
+      known->second = SIZE_MAX;
+      ++made_in_inference_mode;
+      return;
+    }
+    all.push_back(tensor);
+    is_writable.push_back(may_be_written);
+  };
+  for (const auto& parameter : adapted) add(parameter.tensor, false);
+  for (const auto& tensor : writable) add(tensor, true);
+  for (const auto& tensor : others) add(tensor, false);
+  TORCH_CHECK_VALUE(
+      adapted.empty() || made_in_inference_mode == 0, made_in_inference_mode,
+      " of the model's tensors were made in inference mode, and autograd cannot record what is done with such. Make "
+      "the model outside of it, or replace them by clones made outside; num_steps=0 works as it is");
+
+  std::vector<at::Tensor> owns;
+  owns.reserve(all.size());
+  for (const auto& tensor : all) owns.push_back(tensor.detach());
+  std::vector<at::Tensor> copies(all.size());
+  std::vector<std::vector<std::size_t>> groups;
+  for (auto& group : detail::overlapping(owns)) {
+    check_group(group, adapted);
+    const bool is_lent =
+        std::any_of(group.begin(), group.end(), [&](std::size_t i) { return i < adapted.size() || is_writable[i]; });
+    if (!is_lent) continue;
+    const auto of_group = detail::copies_of_group(chosen(owns, group));
+    for (std::size_t i = 0; i < group.size(); ++i) copies[group[i]] = of_group[i];
+    groups.push_back(std::move(group));
   }
-  for (const auto& tensor : all) {
-    if (tensor.requires_grad() && !changing.contains(tensor.unsafeGetTensorImpl())) fixed_.push_back(tensor);
+  std::vector<std::size_t> place_in_lent(all.size());
+  for (std::size_t i = 0; i < all.size(); ++i) {
+    if (!copies[i].defined() && (i < adapted.size() || is_writable[i])) copies[i] = owns[i].clone();
+    const at::Tensor& tensor = all[i];
+    if (copies[i].defined()) {
+      place_in_lent[i] = lent_.size();
+      lent_.push_back(
+          {tensor, owns[i], copies[i], tensor.requires_grad(), tensor.is_leaf(), is_writable[i], version_of(tensor)});
+    }
+    if (i < adapted.size()) {
+      adapted_.push_back(tensor);
+      values_.push_back(copies[i]);
+    } else if (tensor.is_leaf() && tensor.requires_grad()) {
+      fixed_.push_back(tensor);
+    }
   }
-  for (std::size_t i = 0; i < adapted_.size(); ++i) adapted_[i].set_data(values_[i]);
+  for (auto& group : groups) {
+    for (auto& place : group) place = place_in_lent[place];
+  }
+  overlapping_ = std::move(groups);
+  for (const auto& lent : lent_) lent.tensor.set_data(lent.copy);
   for (const auto& tensor : fixed_) tensor.set_requires_grad(false);
 }
 
+void LentWeights::give_back(const Lent& lent) noexcept {
+  try {
+    lent.tensor.set_data(lent.own);
+    if (lent.is_leaf && !lent.tensor.is_leaf()) lent.tensor.detach_();  // a pass made it a result of something
+    if (lent.tensor.is_leaf() && lent.tensor.requires_grad() != lent.requires_grad) {
+      lent.tensor.set_requires_grad(lent.requires_grad);
+    }
+  } catch (const std::exception&) {  // NOLINT(bugprone-empty-catch): the others still come back
+  }
+}
+
 LentWeights::~LentWeights() {
-  for (std::size_t i = 0; i < adapted_.size(); ++i) adapted_[i].set_data(own_[i]);
-  for (const auto& parameter : fixed_) parameter.set_requires_grad(true);
+  for (const auto& lent : lent_) give_back(lent);
+  for (const auto& parameter : fixed_) {
+    try {
+      parameter.set_requires_grad(true);
+    } catch (const std::exception&) {  // NOLINT(bugprone-empty-catch)
+    }
+  }
+}
+
+std::vector<at::Tensor> LentWeights::written() const {
+  std::vector<at::Tensor> written;
+  for (std::size_t i = 0; i < lent_.size(); ++i) {
+    const Lent& lent = lent_[i];
+    const bool is_told = version_of(lent.tensor) != lent.version;
+    if (is_told || (i >= adapted_.size() && lent.is_writable && !at::equal(lent.own, lent.copy))) {
+      written.push_back(lent.tensor);
+    }
+  }
+  return written;
 }
 
 void LentWeights::set_constants(const std::vector<at::Tensor>& values) {
+  const at::NoGradGuard no_grad;
   for (std::size_t i = 0; i < adapted_.size(); ++i) {
+    const at::Tensor value = values[i].to(values_[i].scalar_type());
     adapted_[i].set_requires_grad(false);
-    adapted_[i].set_data(values[i].to(own_[i].scalar_type()));
+    // What the model writes there must not reach the values, which are somebody's.
+    adapted_[i].set_data(lent_[i].is_writable ? value.detach().clone() : value.detach());
+  }
+  for (const auto& group : overlapping_) {
+    std::vector<at::Tensor> copies;
+    for (const std::size_t place : group) copies.push_back(lent_[place].copy);
+    copies = detail::copies_of_group(copies);
+    for (std::size_t i = 0; i < group.size(); ++i) {
+      if (group[i] < adapted_.size()) copies[i].copy_(values[group[i]]);
+      lent_[group[i]].tensor.set_data(copies[i]);
+    }
   }
 }
 
 void LentWeights::clear_constants() {
+  for (const auto& group : overlapping_) {
+    for (const std::size_t place : group) lent_[place].tensor.set_data(lent_[place].copy);
+  }
   for (std::size_t i = 0; i < adapted_.size(); ++i) {
     adapted_[i].set_data(values_[i]);
     adapted_[i].set_requires_grad(true);
@@ -44,7 +194,7 @@ void LentWeights::clear_constants() {
 
 void LentWeights::commit() {
   const at::NoGradGuard no_grad;
-  for (std::size_t i = 0; i < own_.size(); ++i) own_[i].copy_(values_[i]);
+  for (std::size_t i = 0; i < adapted_.size(); ++i) lent_[i].own.copy_(values_[i]);
 }
 
 }  // namespace it3

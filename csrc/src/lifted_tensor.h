@@ -1,6 +1,7 @@
 #pragma once
 
 #include <optional>
+#include <string>
 
 #include <torch/csrc/jit/api/module.h>
 
@@ -19,10 +20,17 @@ class AttributeSlot {
   std::size_t slot_;
 };
 
+/// An attribute whose value became a constant of a graph.
+struct FoldedAttribute {
+  AttributeSlot attribute;
+  c10::IValue value;
+};
+
 /// A tensor that a module holds, as an attribute or in a list of tensors, and that became an input of a graph.
 struct LiftedTensor {
   AttributeSlot attribute;
   std::optional<std::size_t> index;  // in a list
+  std::string name;                  // for people
   // Whether a copy of it may have another memory layout, in which convolutions are faster.
   bool is_convolution_weight = false;
   bool is_in_head = false;  // whether the head reads it

@@ -104,6 +104,7 @@ Losses training_losses(
       "target_probability must be a number from 0 to 1, or None, not ", *target_probability);
   TORCH_CHECK_VALUE(
       !target_probability || target, "target_probability draws from the targets, but none was given; give target=");
+  const auto turn = network.take_turn();
   PassInputs inputs(given_inputs, given_inputs, network.may_write_inputs());
   at::Tensor neutral;
   if (method.neutral.defined()) neutral = detail::neutral_signal(*network.checkout({}), method, inputs);

@@ -20,11 +20,15 @@ c10::IValue map_tensors(const c10::IValue& value, const Function& function) {
   if (value.isTuple()) {
     std::vector<c10::IValue> elements;
     for (const auto& element : value.toTupleRef().elements()) elements.push_back(map_tensors(element, function));
+    auto type = value.toTupleRef().type();
+    if (type->schema() != nullptr) return c10::ivalue::Tuple::createNamed(std::move(elements), std::move(type));
     return c10::ivalue::Tuple::create(std::move(elements));
   }
   if (value.isTensorList()) {
     c10::List<at::Tensor> tensors;
-    for (const at::Tensor& tensor : value.toTensorVector()) tensors.push_back(function(tensor));
+    for (const at::Tensor& tensor : value.toTensorVector()) {
+      tensors.push_back(tensor.defined() ? function(tensor) : tensor);
+    }
     return tensors;
   }
   if (value.isList()) {

@@ -1,3 +1,5 @@
+#include <it3/neutral.h>
+
 #include "neutral.h"
 
 #include <ATen/ATen.h>
@@ -5,7 +7,20 @@
 #include <ATen/core/grad_mode.h>
 #include <c10/util/Exception.h>
 
-namespace it3::detail {
+namespace it3 {
+
+void check_neutral(const at::Tensor& neutral) {
+  if (!neutral.defined()) return;
+  const bool is_real = neutral.is_floating_point() || at::isIntegralType(neutral.scalar_type(), /*includeBool=*/false);
+  TORCH_CHECK_VALUE(
+      is_real && neutral.numel() > 0, "neutral must be a number or a tensor of real numbers, not a tensor of ",
+      neutral.scalar_type(), " and shape ", neutral.sizes());
+  TORCH_CHECK_VALUE(
+      neutral.isfinite().all().item<bool>(),
+      "neutral must be finite, but has a value that is infinite or not a number; losses would be none either");
+}
+
+namespace detail {
 namespace {
 
 bool are_all(const at::Tensor& conditions) { return conditions.all().item<bool>(); }
@@ -49,4 +64,5 @@ void check_is_no_label(const at::Tensor& neutral, const at::Tensor& labels, cons
   }
 }
 
-}  // namespace it3::detail
+}  // namespace detail
+}  // namespace it3

@@ -6,8 +6,12 @@
 #include <ATen/ATen.h>
 #include <ATen/core/grad_mode.h>
 
+#include "starts.h"
+
 namespace it3 {
 namespace {
+
+using detail::Starts;
 
 std::vector<std::string> names_of(const std::vector<NamedParameter>& parameters) {
   std::vector<std::string> names;
@@ -16,17 +20,12 @@ std::vector<std::string> names_of(const std::vector<NamedParameter>& parameters)
   return names;
 }
 
-const void* address_of(const at::Tensor& parameter) { return parameter.unsafeGetTensorImpl()->storage().data(); }
-
-bool is_untouched(const Online::Start& start, const at::Tensor& parameter) {
-  if (start.address == nullptr) return start.value.sizes() == parameter.sizes();
-  return start.address == address_of(parameter) && start.version == parameter._version();
-}
-
 template <typename Parameters>
 auto find(const Parameters& parameters, const std::string& name) {
   return std::find_if(parameters.begin(), parameters.end(), [&](const auto& p) { return p.name == name; });
 }
+
+Starts& starts() { return Starts::of_all_models(); }
 
 void own_each(std::vector<at::Tensor>& tensors) {
   for (auto& t : tensors) {
@@ -38,40 +37,57 @@ double length_of(const at::Tensor& t) { return t.detach().norm().item<double>();
 
 }  // namespace
 
-Online::Memory Online::resume(const std::vector<NamedParameter>& adapted, OptimizerName optimizer) {
-  auto& start = state_.start;
-  const bool is_touched = std::any_of(adapted.begin(), adapted.end(), [&](const auto& parameter) {
-    const auto known = find(start, parameter.name);
-    return known != start.end() && !is_untouched(*known, parameter.tensor);
+bool Online::is_current() const {
+  return std::all_of(state_.start.begin(), state_.start.end(), [](const Start& start) {
+    return start.number == 0 || starts().counts(start.parameter, start.number);
   });
-  if (is_touched) *this = {};
-  for (const auto& parameter : adapted) {
-    if (find(start, parameter.name) == start.end()) {
-      const at::Tensor& weight = parameter.tensor;
-      start.push_back({parameter.name, weight.detach().clone(), weight._version(), address_of(weight)});
+}
+
+bool Online::adopt(const std::vector<NamedParameter>& parameters) {
+  for (auto& start : state_.start) {
+    if (start.number != 0) continue;
+    const auto parameter = find(parameters, start.name);
+    if (parameter == parameters.end()) continue;
+    if (parameter->tensor.sizes() != start.value.sizes()) return false;
+    starts().adopt(parameter->tensor, start.value);
+    const auto adopted = starts().find(parameter->tensor);
+    start = {start.name, adopted->value, parameter->tensor.unsafeGetTensorImpl(), adopted->number};
+  }
+  return true;
+}
+
+Online::Memory Online::resume(const std::vector<NamedParameter>& adapted, OptimizerName optimizer) {
+  starts().end_changed(adapted);
+  if (!adopt(adapted) || !is_current()) *this = {};
+  Memory memory;
+  const auto begun = starts().begin(adapted);
+  for (std::size_t i = 0; i < adapted.size(); ++i) {
+    const auto known = find(state_.start, adapted[i].name);
+    const Start now{adapted[i].name, begun[i].value, adapted[i].tensor.unsafeGetTensorImpl(), begun[i].number};
+    if (known == state_.start.end()) {
+      state_.start.push_back(now);
+    } else if (known->number != now.number) {  // another tensor has the name now
+      *this = {};
+      return resume(adapted, optimizer);
     }
+    memory.start.push_back(begun[i].value);
   }
   if (names_of(adapted) != state_.stepped) state_.average = {};
   if (optimizer != state_.optimizer_name || names_of(adapted) != state_.stepped) state_.optimizer = {};
   state_.optimizer_name = optimizer;
   // Given by value: a call that fails must not change what the next one starts with.
-  Memory memory{state_.optimizer, {}, state_.average};
+  memory.optimizer = state_.optimizer;
+  memory.average = state_.average;
   for (auto* list :
        {&memory.optimizer.momentum, &memory.optimizer.squares, &memory.optimizer.steps, &memory.optimizer.masters,
         &memory.average}) {
     own_each(*list);
   }
-  for (const auto& parameter : adapted) memory.start.push_back(find(start, parameter.name)->value);
   return memory;
 }
 
 void Online::keep(const std::vector<NamedParameter>& adapted, Memory memory, std::optional<double> loss) {
-  for (auto& start : state_.start) {
-    const auto parameter = find(adapted, start.name);
-    if (parameter == adapted.end()) continue;
-    start.version = parameter->tensor._version();
-    start.address = address_of(parameter->tensor);
-  }
+  starts().note(adapted);
   state_.optimizer = std::move(memory.optimizer);
   state_.average = std::move(memory.average);
   state_.stepped = names_of(adapted);
@@ -88,17 +104,30 @@ bool Online::has_collapsed(double loss, double recovery_factor) const {
   return state_.course && course_with(loss).average > recovery_factor * state_.course->least;
 }
 
+Online::State Online::state() const { return is_current() ? state_ : State(); }
+
 Drift Online::drift(const Network& network) const {
+  const auto turn = network.take_turn();
+  const auto parameters = network.parameters();
+  const auto turn_online = ModelLock(tensors_of(parameters)).wait();
+  if (starts().has_changed(parameters)) return {};  // a new start
   Drift drift;
   double whole = 0;
-  const auto parameters = network.parameters();
-  for (const auto& start : state_.start) {
-    const auto parameter = find(parameters, start.name);
-    if (parameter == parameters.end() || !is_untouched(start, parameter->tensor)) return {};  // a new start
-    const double change = length_of(parameter->tensor.detach() - start.value);
-    drift.by_parameter.emplace_back(start.name, change);
+  for (const auto& parameter : parameters) {
+    at::Tensor start;
+    if (const auto known = starts().find(parameter.tensor)) {
+      start = known->value;
+    } else if (
+        const auto own = find(state_.start, parameter.name);
+        own != state_.start.end() && own->number == 0 && own->value.sizes() == parameter.tensor.sizes()) {
+      start = own->value;  // of a file, before the first call
+    } else {
+      continue;
+    }
+    const double change = length_of(parameter.tensor.detach() - start);
+    drift.by_parameter.emplace_back(parameter.name, change);
     drift.distance = std::hypot(drift.distance, change);
-    whole = std::hypot(whole, length_of(start.value));
+    whole = std::hypot(whole, length_of(start));
   }
   drift.relative = whole > 0 ? drift.distance / whole : 0;
   return drift;
@@ -107,24 +136,21 @@ Drift Online::drift(const Network& network) const {
 void Online::go_back(const Network& network, State state, const std::vector<at::Tensor>& weights) {
   const at::NoGradGuard no_grad;
   const auto parameters = network.parameters();
-  for (std::size_t i = 0; i < parameters.size(); ++i) parameters[i].tensor.detach().copy_(weights[i]);
-  for (auto& start : state.start) {
-    const auto parameter = find(parameters, start.name);
-    if (parameter != parameters.end()) start.version = parameter->tensor._version();
+  for (std::size_t i = 0; i < parameters.size(); ++i) {
+    if (!parameters[i].tensor.is_inference()) parameters[i].tensor.detach().copy_(weights[i]);
   }
   state_ = std::move(state);
+  for (auto& start : state_.start) start.number = 0;  // of a start that has ended, and begins again
+  adopt(parameters);
 }
 
 void Online::reset(const Network& network) {
-  const at::NoGradGuard no_grad;
+  const auto turn = network.take_turn();
   const auto parameters = network.parameters();
-  const bool is_touched = std::any_of(state_.start.begin(), state_.start.end(), [&](const auto& start) {
-    const auto parameter = find(parameters, start.name);
-    return parameter == parameters.end() || !is_untouched(start, parameter->tensor);
-  });
-  if (!is_touched) {
-    // On an alias, which unlike a leaf that requires a gradient may be written to.
-    for (const auto& start : state_.start) find(parameters, start.name)->tensor.detach().copy_(start.value);
+  const auto turn_online = ModelLock(tensors_of(parameters)).wait();
+  if (adopt(parameters)) {
+    starts().end_changed(parameters);
+    starts().go_back(parameters);
   }
   *this = {};
 }

@@ -1,9 +1,12 @@
 #include <it3/options.h>
 
+#include <algorithm>
 #include <array>
+#include <cctype>
 #include <cmath>
 #include <functional>
 #include <sstream>
+#include <tuple>
 
 #include <c10/util/Exception.h>
 
@@ -26,6 +29,91 @@ std::string_view name_of(Name value, const std::array<std::string_view, count>& 
   return names.at(static_cast<std::size_t>(value));
 }
 
+/// The name of an enumerator; of a number that is none, the number, for set() to refuse.
+template <typename Name, std::size_t count>
+OptionValue value_of(Name value, const std::array<std::string_view, count>& names) {
+  const auto number = static_cast<std::int64_t>(value);
+  if (number < 0 || number >= static_cast<std::int64_t>(count)) return number;
+  return std::string(name_of(value, names));
+}
+
+OptionValue value_of(at::ScalarType amp) {
+  const auto found = std::find(amp_types.begin(), amp_types.end(), amp);
+  if (found == amp_types.end()) return std::string(at::toString(amp));
+  return std::string(amp_names.at(static_cast<std::size_t>(found - amp_types.begin())));
+}
+
+/// What others call our options.
+constexpr std::array<std::pair<std::string_view, std::string_view>, 34> synonyms = {{
+    {"learning_rate", "lr"},
+    {"step_size", "lr"},
+    {"rate", "lr"},
+    {"steps", "num_steps"},
+    {"n_steps", "num_steps"},
+    {"inner_steps", "num_steps"},
+    {"iterations", "num_steps"},
+    {"num_iterations", "num_steps"},
+    {"epochs", "num_steps"},
+    {"optimizer", "optimizer_name"},
+    {"optimiser", "optimizer_name"},
+    {"wd", "weight_decay"},
+    {"l2", "weight_decay"},
+    {"epsilon", "eps"},
+    {"beta1", "betas"},
+    {"beta2", "betas"},
+    {"clip", "max_grad_norm"},
+    {"grad_clip", "max_grad_norm"},
+    {"gradient_clipping", "max_grad_norm"},
+    {"params", "parameters"},
+    {"layers", "parameters"},
+    {"precision", "amp"},
+    {"mixed_precision", "amp"},
+    {"autocast", "amp"},
+    {"teacher", "anchor"},
+    {"statistics", "norm_statistics"},
+    {"batch_norm", "norm_statistics"},
+    {"online", "copy_model"},
+    {"episodic", "copy_model"},
+    {"tol", "tolerance"},
+    {"early_stopping", "tolerance"},
+    {"batch_size", "chunk_size"},
+    {"restore", "restore_probability"},
+    {"reset", "recovery_factor"},
+}};
+
+/// The option that a name is likely to mean: by its spelling or that of a synonym, else by what it has in common.
+std::string_view likely_option(std::string_view name, const std::vector<std::string_view>& options) {
+  std::string lower(name);
+  std::transform(
+      lower.begin(), lower.end(), lower.begin(), [](unsigned char c) { return static_cast<char>(std::tolower(c)); });
+  std::string_view nearest = options.front();
+  std::size_t least = detail::edit_distance(lower, nearest);
+  const auto consider = [&](std::string_view spelling, std::string_view option) {
+    const std::size_t distance = detail::edit_distance(lower, spelling);
+    if (distance < least) std::tie(least, nearest) = std::pair(distance, option);
+  };
+  for (const auto option : options) consider(option, option);
+  for (const auto& [synonym, option] : synonyms) consider(synonym, option);
+  if (3 * least <= lower.size()) return nearest;
+  constexpr std::size_t telling = 3;  // letters that two names do not share by chance
+  for (const auto option : options) {
+    const bool is_in = option.size() >= telling && lower.find(option) != std::string::npos;
+    if (is_in || (lower.size() >= telling && option.find(lower) != std::string_view::npos)) return option;
+  }
+  for (const auto& [synonym, option] : synonyms) {
+    if (synonym.size() >= telling && lower.find(synonym) != std::string::npos) return option;
+  }
+  return nearest;
+}
+
+/// As Python writes it: a whole number that is none by its type shows that.
+std::string number_text(double value) {
+  std::ostringstream text;
+  text << value;
+  if (std::isfinite(value) && text.str().find_first_of(".e") == std::string::npos) text << ".0";
+  return text.str();
+}
+
 std::string to_text(const OptionValue& value) {
   std::ostringstream text;
   const auto list = [&](const auto& items, const char* quote) {
@@ -36,7 +124,7 @@ std::string to_text(const OptionValue& value) {
   if (std::holds_alternative<std::monostate>(value)) text << "None";
   if (const auto* v = std::get_if<bool>(&value)) text << (*v ? "True" : "False");
   if (const auto* v = std::get_if<std::int64_t>(&value)) text << *v;
-  if (const auto* v = std::get_if<double>(&value)) text << *v;
+  if (const auto* v = std::get_if<double>(&value)) text << number_text(*v);
   if (const auto* v = std::get_if<std::string>(&value)) text << '\'' << *v << '\'';
   if (const auto* v = std::get_if<std::vector<double>>(&value)) list(*v, "");
   if (const auto* v = std::get_if<std::vector<std::string>>(&value)) list(*v, "'");
@@ -204,22 +292,22 @@ void Options::set(std::string_view name, const OptionValue& value) {
   std::vector<std::string_view> names;
   for (const auto& [known, setter] : setters()) names.push_back(known);
   TORCH_CHECK_VALUE(
-      false, "no option is called '", name, "'; did you mean '", detail::nearest_name(name, names),
-      "'? The options are ", detail::join(names));
+      false, "no option is called '", name, "'; did you mean '", likely_option(name, names), "'? The options are ",
+      detail::join(names));
 }
 
 std::vector<std::pair<std::string, OptionValue>> Options::values() const {
   std::vector<std::pair<std::string, OptionValue>> set = {
-      {"optimizer_name", std::string(to_string(optimizer_name))},
+      {"optimizer_name", value_of(optimizer_name, optimizer_names)},
       {"num_steps", num_steps},
       {"lr", lr},
       {"copy_model", copy_model},
       {"per_sample", per_sample},
       {"cuda_graphs", std::string(graphs_names[cuda_graphs ? 1 : 0])},
       {"parameters", parameters},
-      {"anchor", std::string(name_of(anchor, anchor_names))},
-      {"norm_statistics", std::string(name_of(normalisation.statistics, statistics_names))},
-      {"prediction", std::string(name_of(prediction, prediction_names))},
+      {"anchor", value_of(anchor, anchor_names)},
+      {"norm_statistics", value_of(normalisation.statistics, statistics_names)},
+      {"prediction", value_of(prediction, prediction_names)},
       {"restore_probability", restore_probability},
   };
   if (betas) set.emplace_back("betas", std::vector<double>{betas->first, betas->second});
@@ -230,7 +318,7 @@ std::vector<std::pair<std::string, OptionValue>> Options::values() const {
   if (ema_decay) set.emplace_back("ema_decay", *ema_decay);
   if (normalisation.prior) set.emplace_back("norm_prior", *normalisation.prior);
   if (tolerance) set.emplace_back("tolerance", *tolerance);
-  if (amp) set.emplace_back("amp", std::string(amp_names[*amp == at::kHalf ? 1 : 0]));
+  if (amp) set.emplace_back("amp", value_of(*amp));
   if (chunk_size) set.emplace_back("chunk_size", *chunk_size);
   if (patience) set.emplace_back("patience", *patience);
   if (threshold) set.emplace_back("threshold", *threshold);
@@ -239,6 +327,11 @@ std::vector<std::pair<std::string, OptionValue>> Options::values() const {
 }
 
 void Options::validate() const {
+  // Calls mostly have the options of the call before.
+  thread_local std::optional<Options> last_valid;
+  if (last_valid == *this) return;
+  Options checked;
+  for (const auto& [name, value] : values()) checked.set(name, value);
   const auto check = [](bool accepted, std::string_view option, std::string_view takers, const auto& given) {
     TORCH_CHECK_VALUE(accepted, option, " is for ", takers, ", but ", given, "; leave ", option, " out or change that");
   };
@@ -258,6 +351,7 @@ void Options::validate() const {
   check(copy_model || !per_sample, "per_sample", "copy_model=True", "copy_model is False");
   check(per_sample || !chunk_size, "chunk_size", "per_sample=True", "per_sample is False");
   check(tolerance || !patience, "patience", "a tolerance", "tolerance is None");
+  last_valid = *this;
 }
 
 std::string_view to_string(OptimizerName name) { return name_of(name, optimizer_names); }

@@ -183,7 +183,9 @@ Adaptation adapt_each(
     }
   };
   if (network.checkout_each({}, options.normalisation, 1) == nullptr) {
-    TORCH_WARN("this kind of network cannot be run on several weights at once; the samples adapt one after another");
+    if (network.is_first_warning()) {
+      TORCH_WARN("this kind of network cannot be run on several weights at once; the samples adapt one after another");
+    }
     one_by_one();
     return join(std::move(parts), layout);
   }
@@ -205,8 +207,10 @@ Adaptation adapt_each(
     throw;
   } catch (const std::exception& error) {
     if (is_out_of_memory(error)) throw;
-    TORCH_WARN(
-        "the model cannot be run on several weights at once; the samples adapt one after another: ", text_of(error));
+    if (network.is_first_warning()) {
+      TORCH_WARN(
+          "the model cannot be run on several weights at once; the samples adapt one after another: ", text_of(error));
+    }
     one_by_one();
   }
   return join(std::move(parts), layout);

@@ -11,6 +11,7 @@
 #include <torch/csrc/jit/serialization/pickle.h>
 
 #include "passes.h"
+#include "saved_module.h"
 
 namespace it3 {
 namespace {
@@ -67,6 +68,8 @@ Dictionary describe(const SavedEngine& engine) {
   insert_layout("features", engine.features_layout);
   if (engine.neutral.defined()) d.insert("neutral", engine.neutral.detach().cpu());
   for (const auto& [name, value] : engine.options.values()) d.insert("option_" + name, to_ivalue(value));
+  if (engine.output) d.insert("output", to_text(*engine.output));
+  if (engine.layer_output) d.insert("layer_output", to_text(*engine.layer_output));
   if (engine.in_dims) d.insert("in_dims", *engine.in_dims);
   d.insert("feedback", std::string(to_string(engine.feedback)));
   d.insert("is_trained", engine.is_trained);
@@ -98,6 +101,9 @@ SavedEngine undescribe(
   const auto layout = [&](const std::string& name) {
     return Layout{d.at(name + "_channel_dim").toOptional<std::int64_t>(), d.at(name + "_batch_dim").toInt()};
   };
+  const auto path = [&](const char* name) {
+    return d.contains(name) ? std::optional(parse_output_path(d.at(name).toStringRef())) : std::nullopt;
+  };
   SavedEngine engine{
       std::move(network),
       d.at("layer").toStringRef(),
@@ -110,6 +116,8 @@ SavedEngine undescribe(
       d.contains("neutral") ? tensor("neutral") : at::Tensor(),
       {d.at("note_model").toStringRef(), d.at("note_inputs").to<std::vector<std::string>>(),
        d.at("note_prediction").toStringRef(), d.at("note_features").toStringRef()},
+      path("output"),
+      path("layer_output"),
       d.contains("in_dims") ? std::optional(d.at("in_dims")) : std::nullopt,
       feedback_by_name(d.at("feedback").toStringRef()),
       d.at("is_trained").toBool(),
@@ -160,26 +168,10 @@ Notes take_notes(ScriptNetwork& network, const Method& method, const Inputs& inp
   return notes;
 }
 
-void save_module(const torch::jit::Module& module, const std::string& path, const torch::jit::ExtraFilesMap& extra) {
-  const std::string partial = path + ".partial";
-  try {
-    module.save(partial, extra);
-    std::filesystem::rename(partial, path);
-  } catch (...) {
-    std::error_code ignored;
-    std::filesystem::remove(partial, ignored);
-    throw;
-  }
-}
-
 void save_engine(const SavedEngine& engine, const std::string& path) {
   const std::vector<char> description = torch::jit::pickle_save(describe(engine));
   torch::jit::ExtraFilesMap extra = {{record, std::string(description.begin(), description.end())}};
-  const auto add = [&](const char* name, const torch::jit::Module& module) {
-    std::ostringstream stream;
-    module.save(stream);
-    extra[name] = stream.str();
-  };
+  const auto add = [&](const char* name, const torch::jit::Module& module) { extra[name] = detail::archive_of(module); };
   if (const auto* embedder = std::get_if<torch::jit::Module>(&engine.embedder)) add(embedder_record, *embedder);
   if (engine.combine) add(combine_record, *engine.combine);
   if (const auto* distance = std::get_if<torch::jit::Module>(&engine.distance)) add(distance_record, *distance);

@@ -6,7 +6,6 @@
 #include <unordered_map>
 #include <unordered_set>
 
-#include <torch/csrc/jit/ir/alias_analysis.h>
 #include <torch/csrc/jit/ir/constants.h>
 #include <torch/csrc/jit/ir/ir.h>
 
@@ -14,6 +13,7 @@
 #include "script_graph.h"
 #include "script_layers_of_each.h"
 #include "script_normalisation.h"
+#include "script_writes.h"
 
 namespace it3::detail {
 namespace {
@@ -49,12 +49,6 @@ bool any_in_blocks(Node* node, const Condition& condition) {
   });
 }
 
-/// Whether a node normalises by its input's statistics and updates the running ones, which its schema does not tell.
-bool updates_statistics(Node* node) {
-  const bool normalises = node->kind() == c10::aten::batch_norm || node->kind() == c10::aten::instance_norm;
-  return normalises && torch::jit::constant_as<bool>(node->input(5)).value_or(true);
-}
-
 /// Whether a node, or one in its blocks, writes to memory or does something else that must keep its place.
 bool must_keep_place(Node* node) {
   const auto* const schema = node->maybeSchema();
@@ -70,8 +64,8 @@ bool is_random(Node* node) {
   return node->isNondeterministic();
 }
 
-/// Whether a node, or one in its blocks, depends on chance or updates statistics.
-bool may_change(Node* node) { return is_random(node) || updates_statistics(node) || any_in_blocks(node, may_change); }
+/// Whether a node, or one in its blocks, depends on chance.
+bool may_differ(Node* node) { return is_random(node) || any_in_blocks(node, may_differ); }
 
 /// The nodes that run once for each pass: those that depend on the features. If anything after the features writes,
 /// order matters, and it is all nodes after them.
@@ -107,16 +101,42 @@ std::shared_ptr<Graph> build(
   return graph;
 }
 
+/// Whether an attribute has the value that it had.
+bool is_same(const c10::IValue& now, const c10::IValue& before) {
+  if (now.is(before)) return true;
+  if (now.tagKind() != before.tagKind() || now.isObject()) return false;
+  return now == before;
+}
+
+/// The module's forward() as it stands, but for what normalisation is asked to be.
+std::shared_ptr<Graph> whole_with(const torch::jit::Module& module, bool in_eval_mode, const Normalisation& normalisation) {
+  auto graph = whole_script(module, in_eval_mode);
+  if (normalisation.statistics == NormStatistics::running) return graph;
+  FoldedAttributes folded;
+  fold_constants(graph, module, in_eval_mode, folded);
+  set_normalisation(*graph, normalisation);
+  return graph;
+}
+
 }  // namespace
 
+bool ScriptCut::is_current() const {
+  return std::all_of(folded.begin(), folded.end(), [](const FoldedAttribute& known) {
+    return is_same(known.attribute.get(), known.value);
+  });
+}
+
 ScriptCut cut_script(
-    const torch::jit::Module& module, const std::string& layer, const Normalisation& normalisation, bool of_each) {
-  const FlatGraph flat = flatten_script(module, layer);
+    const torch::jit::Module& module,
+    const CutPlace& place,
+    bool in_eval_mode,
+    const Normalisation& normalisation,
+    bool of_each) {
+  const FlatGraph flat = flatten_script(module, place, in_eval_mode);
   Graph& graph = *flat.graph;
   set_normalisation(graph, normalisation);
   if (of_each) set_layers_of_each(graph);
   const bool has_any_layout = allow_any_layout(flat.graph);
-  const torch::jit::AliasDb aliases(flat.graph);
 
   const std::vector<Node*> tail = tail_nodes(graph, flat.features);
   const std::unordered_set<Node*> in_tail(tail.begin(), tail.end());
@@ -154,24 +174,41 @@ ScriptCut cut_script(
   static std::atomic<std::uint64_t> last_id = 0;
   ScriptCut cut;
   cut.id = ++last_id;
+  cut.place = place;
   cut.head = torch::jit::Code(build(inputs, head, handed), "it3_head");
   cut.tail = torch::jit::Code(build(tail_inputs, tail_and_constants, graph.outputs().vec()), "it3_tail");
+  cut.whole = torch::jit::Code(whole_with(module, in_eval_mode, normalisation), "it3_whole");
   cut.inputs = inputs.size() - flat.lifted.size();
   cut.crossing = crossing.size();
-  const torch::jit::ValueSet handed_set(handed.begin(), handed.end());
-  cut.tail_writes =
-      std::any_of(tail.begin(), tail.end(), [&](Node* node) { return aliases.writesToAlias(node, handed_set); });
+  cut.folded = flat.folded;
+  cut.output = flat.output;
+  cut.lifted = flat.lifted;
+  cut.draws_random_numbers =
+      std::any_of(head.begin(), head.end(), may_differ) || std::any_of(tail.begin(), tail.end(), may_differ);
   std::unordered_set<Value*> read_in_head;
   for (Node* node : head) read_in_head.merge(reads_of(node));
-  cut.is_head_fixed =
-      std::none_of(head.begin(), head.end(), may_change) &&
-      std::none_of(inputs.begin(), inputs.end(), [&](Value* input) { return aliases.hasWriters(input); });
-  cut.lifted = flat.lifted;
   for (std::size_t i = 0; i < cut.lifted.size(); ++i) {
-    cut.lifted[i].is_in_head = read_in_head.contains(inputs[cut.inputs + i]);
-    cut.lifted[i].is_written = aliases.hasWriters(inputs[cut.inputs + i]);
-    cut.lifted[i].is_convolution_weight = has_any_layout && is_convolution_weight(inputs[cut.inputs + i]);
+    Value* const input = inputs[cut.inputs + i];
+    cut.lifted[i].is_in_head = read_in_head.contains(input);
+    cut.lifted[i].is_convolution_weight = has_any_layout && is_convolution_weight(input);
   }
+
+  const ScriptWrites writes(flat.graph);
+  for (Value* value : handed) cut.written_in_tail.push_back(writes.write(tail, value));
+  for (std::size_t i = 0; i < inputs.size(); ++i) {
+    const bool in_head = writes.write_input(head, i), in_tail_part = writes.write_input(tail, i);
+    if (i < cut.inputs) {
+      cut.written_in_tail.push_back(in_tail_part);
+      cut.writes_inputs |= in_head || in_tail_part;
+    } else {
+      LiftedTensor& lifted = cut.lifted[i - cut.inputs];
+      lifted.is_written = in_head || in_tail_part;
+      cut.repeats_head |= in_eval_mode && in_head;
+    }
+  }
+  const bool writes_lifted =
+      std::any_of(cut.lifted.begin(), cut.lifted.end(), [](const LiftedTensor& t) { return t.is_written; });
+  cut.is_head_fixed = std::none_of(head.begin(), head.end(), may_differ) && !cut.writes_inputs && !writes_lifted;
   return cut;
 }
 

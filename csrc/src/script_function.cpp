@@ -7,6 +7,8 @@
 #include <torch/csrc/jit/passes/inliner.h>
 #include <torch/csrc/jit/runtime/interpreter.h>
 
+#include "run_code.h"
+
 namespace it3 {
 
 ScriptFunction::ScriptFunction(torch::jit::Module module) : module_(std::move(module)) {
@@ -29,7 +31,7 @@ at::Tensor ScriptFunction::operator()(const at::Tensor& a, const at::Tensor& b) 
   torch::jit::Stack stack = {module_._ivalue(), a};
   if (takes_both_) stack.emplace_back(b);
   module_.get_method("forward").function().getSchema().checkAndNormalizeInputs(stack, {});
-  torch::jit::InterpreterState(*code_).run(stack);
+  detail::run_code(*code_, stack);
   const c10::IValue& result = stack.at(0);
   TORCH_CHECK_TYPE(result.isTensor(), "a TorchScript function must return a tensor, but returned a ", result.tagKind());
   return result.toTensor();

@@ -15,8 +15,6 @@
 #include <torch/csrc/jit/passes/lower_tuples.h>
 #include <torch/csrc/jit/passes/peephole.h>
 
-#include "tensor_identity.h"
-
 namespace it3::detail {
 namespace {
 
@@ -25,14 +23,6 @@ using torch::jit::Node;
 using torch::jit::Value;
 namespace prim = c10::prim;
 namespace attr = c10::attr;
-
-// By its name the marked value is found again after passes that rewrite the graph.
-/// On the node that stands for the layer's output. A name would not stay: inlining gives values other ones.
-const c10::Symbol features_mark = c10::Symbol::attr("it3_features");
-
-[[noreturn]] void refuse(const std::string& layer, std::string_view why) {
-  TORCH_CHECK_VALUE(false, "the TorchScript module cannot be cut at the layer '", layer, "': ", why);
-}
 
 /// The dotted name of the submodule or attribute that a value is read from; nothing for other values.
 std::optional<std::string> path_of(const Value* value) {
@@ -81,24 +71,15 @@ std::vector<std::pair<Node*, std::string>> attribute_reads(Graph& graph) {
   return reads;
 }
 
-/// Replaces what can no longer change, flags above all, by constants; branches on them go.
-void fold_constants(std::shared_ptr<Graph>& graph, const torch::jit::Module& module) {
-  for (const auto& [node, path] : attribute_reads(*graph)) {
-    const c10::IValue value = owner_of(module, path).attr(last_part(path));
-    if (value.isTensor() || value.isTensorList()) continue;
-    const torch::jit::WithInsertPoint here(node);
-    if (const auto constant = torch::jit::tryInsertConstant(*graph, value)) {
-      node->output()->replaceAllUsesWith(*constant);
-    }
-  }
-  torch::jit::ConstantPropagation(graph);
-}
-
 /// Inlines the calls of the modules around the layer, and only those, until the layer's own calls are left.
 std::vector<Node*> calls_of_layer(
-    std::shared_ptr<Graph>& graph, const torch::jit::Module& module, const std::string& layer) {
+    std::shared_ptr<Graph>& graph,
+    const torch::jit::Module& module,
+    const std::string& layer,
+    bool in_eval_mode,
+    FoldedAttributes& folded) {
   while (true) {
-    fold_constants(graph, module);
+    fold_constants(graph, module, in_eval_mode, folded);
     std::vector<Node*> calls;
     Node* around = nullptr;
     for (Node* call : nodes_of_kind(*graph, prim::CallMethod)) {
@@ -115,40 +96,13 @@ std::vector<Node*> calls_of_layer(
   }
 }
 
-/// Puts a marker behind a value; all later uses of the value, or of its first tensor, become uses of the marker.
-void mark(Graph& graph, Value* output, Node* before, const std::string& layer) {
-  const torch::jit::WithInsertPoint here(before);
-  const auto marker_of = [&](Value* tensor) {
-    Value* const marker = graph.insert(c10::aten::alias, {tensor});
-    marker->node()->i_(features_mark, 1);
-    return marker;
-  };
-  if (output->type()->isSubtypeOf(*c10::TensorType::get())) {
-    Value* const marker = marker_of(output);
-    output->replaceAllUsesAfterNodeWith(marker->node(), marker);
-    return;
-  }
-  const auto tuple = output->type()->cast<c10::TupleType>();
-  if (tuple == nullptr || tuple->elements().empty() || !tuple->elements()[0]->isSubtypeOf(*c10::TensorType::get())) {
-    refuse(
-        layer, c10::str(
-                   "it returns ", output->type()->str(),
-                   ", not a tensor or a tuple that begins with one. Name a "
-                   "layer in it, or give the eager module"));
-  }
-  Node* const unpack = graph.insertNode(graph.createTupleUnpack(output));
-  std::vector<Value*> elements = unpack->outputs().vec();
-  elements[0] = marker_of(elements[0]);
-  Node* const packed = graph.insertNode(graph.createTuple(elements, tuple->schema() != nullptr ? tuple : nullptr));
-  output->replaceAllUsesAfterNodeWith(packed, packed->output());
-}
-
-/// Turns tensor attributes, and lists of tensors, into inputs; one for tensors that are held in several places.
+/// Turns tensor attributes, and lists of tensors, into inputs, one for each place that a tensor is held in: which of them
+/// are the same tensor may change.
 std::vector<LiftedTensor> lift_tensors(Graph& graph, const torch::jit::Module& module, const std::string& layer) {
   std::vector<LiftedTensor> lifted;
-  std::map<TensorIdentity, Value*> inputs;
+  std::map<std::string, Value*> inputs;
   const auto lift = [&](LiftedTensor tensor) {
-    Value*& input = inputs[identity_of(tensor.get())];
+    Value*& input = inputs[tensor.name];
     if (input == nullptr) {
       input = graph.addInput()->setType(c10::TensorType::get());
       lifted.push_back(std::move(tensor));
@@ -161,15 +115,17 @@ std::vector<LiftedTensor> lift_tensors(Graph& graph, const torch::jit::Module& m
     const std::string name = last_part(path);
     const c10::IValue value = owner.attr(name);
     if (value.isTensor()) {
-      node->output()->replaceAllUsesWith(lift({{owner, name}, std::nullopt}));
+      node->output()->replaceAllUsesWith(lift({{owner, name}, std::nullopt, path}));
     } else if (value.isTensorList()) {
       std::vector<Value*> elements;
-      for (std::size_t i = 0; i < value.toTensorList().size(); ++i) elements.push_back(lift({{owner, name}, i}));
+      for (std::size_t i = 0; i < value.toTensorList().size(); ++i) {
+        elements.push_back(lift({{owner, name}, i, c10::str(path, "[", i, "]")}));
+      }
       const torch::jit::WithInsertPoint here(node);
       Node* const list = graph.insertNode(graph.createList(c10::TensorType::get(), elements));
       node->output()->replaceAllUsesWith(list->output());
     } else {
-      refuse(
+      refuse_cut(
           layer, c10::str(
                      "the attribute '", path, "', a ", node->output()->type()->str(),
                      ", cannot be made a constant. Give the eager module"));
@@ -178,47 +134,76 @@ std::vector<LiftedTensor> lift_tensors(Graph& graph, const torch::jit::Module& m
   return lifted;
 }
 
-Value* find_features(Graph& graph) {
-  for (Node* node : nodes_of_kind(graph, c10::aten::alias)) {
-    if (node->hasAttribute(features_mark)) return node->output();
-  }
-  return nullptr;
-}
+bool is_training_flag(const std::string& name, const c10::IValue& value) { return name == "training" && value.isBool(); }
 
 }  // namespace
 
-FlatGraph flatten_script(const torch::jit::Module& module, const std::string& layer) {
+void fold_constants(
+    std::shared_ptr<Graph>& graph, const torch::jit::Module& module, bool in_eval_mode, FoldedAttributes& folded) {
+  for (const auto& [node, path] : attribute_reads(*graph)) {
+    const torch::jit::Module owner = owner_of(module, path);
+    const std::string name = last_part(path);
+    c10::IValue value = owner.attr(name);
+    if (value.isTensor() || value.isTensorList()) continue;
+    const bool is_given = in_eval_mode && is_training_flag(name, value);
+    if (is_given) value = false;
+    const torch::jit::WithInsertPoint here(node);
+    const auto constant = torch::jit::tryInsertConstant(*graph, value);
+    if (!constant) continue;
+    node->output()->replaceAllUsesWith(*constant);
+    if (!is_given) folded.try_emplace(path, FoldedAttribute{{owner, name}, value.isObject() ? value : value.deepcopy()});
+  }
+  torch::jit::ConstantPropagation(graph);
+}
+
+std::shared_ptr<Graph> whole_script(const torch::jit::Module& module, bool in_eval_mode) {
   auto graph = torch::jit::toGraphFunction(module.get_method("forward").function()).graph()->copy();
+  torch::jit::Inline(*graph);
+  if (!in_eval_mode) return graph;
+  for (Node* node : nodes_of_kind(*graph, prim::GetAttr)) {
+    if (node->s(attr::name) != "training" || node->output()->type()->kind() != c10::TypeKind::BoolType) continue;
+    const torch::jit::WithInsertPoint here(node);
+    node->output()->replaceAllUsesWith(graph->insertConstant(false));
+  }
+  return graph;
+}
+
+FlatGraph flatten_script(const torch::jit::Module& module, const CutPlace& place, bool in_eval_mode) {
+  const std::string& layer = place.layer;
+  auto graph = torch::jit::toGraphFunction(module.get_method("forward").function()).graph()->copy();
+  FoldedAttributes folded;
   if (layer.empty()) {
-    mark(*graph, graph->outputs().at(0), graph->return_node(), layer);
-    // Nothing comes after the marker but the return.
-    Value* const features = find_features(*graph);
-    if (graph->outputs().at(0)->type()->kind() == c10::TypeKind::TensorType)
-      graph->return_node()->replaceInput(0, features);
+    Value* const marked = mark_features(*graph, graph->outputs().at(0), graph->return_node(), place);
+    graph->return_node()->replaceInput(0, marked);
   } else {
-    const auto calls = calls_of_layer(graph, module, layer);
+    const auto calls = calls_of_layer(graph, module, layer, in_eval_mode, folded);
     if (calls.empty()) {
-      refuse(layer, "forward() does not call it. Name a layer that is called, or the one around it");
+      refuse_cut(layer, "forward() does not call it. Name a layer that is called, or the one around it");
     }
     if (calls.size() > 1) {
-      refuse(
+      refuse_cut(
           layer, c10::str(
                      "forward() calls it ", calls.size(),
                      " times. Name a layer that is called once, or give the "
                      "eager module"));
     }
     if (calls[0]->owningBlock() != graph->block()) {
-      refuse(layer, "it is called inside a branch or a loop. Name the layer around it, or give the eager module");
+      refuse_cut(layer, "it is called inside a branch or a loop. Name the layer around it, or give the eager module");
     }
-    mark(*graph, calls[0]->output(), calls[0]->next(), layer);
+    Value* const output = calls[0]->output();
+    Value* const marked = mark_features(*graph, output, calls[0]->next(), place);
+    output->replaceAllUsesAfterNodeWith(marked->node(), marked);
   }
+  std::optional<OutputPath> output = place.output;
+  if (output) select_output(*graph, *output);
 
   torch::jit::Inline(*graph);
-  fold_constants(graph, module);
+  fold_constants(graph, module, in_eval_mode, folded);
   if (!nodes_of_kind(*graph, prim::SetAttr).empty()) {
-    refuse(layer, "forward() assigns attributes of the module. Change them in place, or give the eager module");
+    refuse_cut(layer, "forward() assigns attributes of the module. Change them in place, or give the eager module");
   }
-  FlatGraph flat{graph, nullptr, lift_tensors(*graph, module, layer)};
+  FlatGraph flat{graph, nullptr, lift_tensors(*graph, module, layer), {}, std::move(output)};
+  for (const auto& [path, attribute] : folded) flat.folded.push_back(attribute);
   torch::jit::LowerSimpleTuples(graph);
   torch::jit::ConstantPropagation(graph);
   torch::jit::PeepholeOptimize(graph);
@@ -227,9 +212,14 @@ FlatGraph flatten_script(const torch::jit::Module& module, const std::string& la
   torch::jit::EliminateDeadCode(graph);
 
   flat.features = find_features(*graph);
-  if (flat.features == nullptr) refuse(layer, "the prediction does not depend on its output");
+  if (flat.features == nullptr) {
+    refuse_cut(
+        layer,
+        "the prediction does not depend on its output. Name another layer, or say by layer_output which of its outputs "
+        "is meant, or by output which of the module's is the prediction");
+  }
   if (graph->inputs().at(0)->hasUses()) {
-    refuse(layer, "forward() uses the module itself as a value. Give the eager module");
+    refuse_cut(layer, "forward() uses the module itself as a value. Give the eager module");
   }
   graph->eraseInput(0);
   return flat;

@@ -1,13 +1,18 @@
 #pragma once
 
+#include <map>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
 #include <torch/csrc/jit/api/module.h>
 #include <torch/csrc/jit/ir/ir.h>
 
+#include <it3/output_path.h>
+
 #include "lifted_tensor.h"
+#include "script_injection.h"
 
 namespace it3::detail {
 
@@ -18,10 +23,30 @@ struct FlatGraph {
   torch::jit::Value* features = nullptr;
   /// The inputs that were attributes, at the end of the graph's inputs.
   std::vector<LiftedTensor> lifted;
+  /// The attributes that the graph is made for.
+  std::vector<FoldedAttribute> folded;
+  /// Where the prediction is in what the graph gives; nothing: its only tensor.
+  std::optional<OutputPath> output;
 };
 
+/// @param in_eval_mode  whether every `training` flag counts as false; else they count as they are
+///
 /// Raises c10::ValueError if the layer's output cannot be marked.
-FlatGraph flatten_script(const torch::jit::Module& module, const std::string& layer);
+FlatGraph flatten_script(const torch::jit::Module& module, const CutPlace& place, bool in_eval_mode);
+
+/// By dotted name.
+using FoldedAttributes = std::map<std::string, FoldedAttribute>;
+
+/// Makes constants of what cannot change in one call, flags above all; branches on them go. Adds what it read to
+/// `folded`.
+void fold_constants(
+    std::shared_ptr<torch::jit::Graph>& graph,
+    const torch::jit::Module& module,
+    bool in_eval_mode,
+    FoldedAttributes& folded);
+
+/// A module's forward() as it stands, without calls, to be run with the module as its first input.
+std::shared_ptr<torch::jit::Graph> whole_script(const torch::jit::Module& module, bool in_eval_mode);
 
 /// Calls visit for every node, those in blocks too.
 template <typename Visit>

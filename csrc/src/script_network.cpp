@@ -12,9 +12,12 @@
 
 #include "lifted_tensor.h"
 #include "nearest_name.h"
+#include "script_comparison.h"
 #include "script_cut.h"
+#include "script_module_copy.h"
 #include "script_passes.h"
 #include "script_working_copy.h"
+#include "tensor_identity.h"
 
 namespace it3 {
 
@@ -31,6 +34,7 @@ struct detail::ScriptSlots {
 
 namespace {
 
+using detail::compare_once;
 using detail::ScriptCut;
 using detail::ScriptPasses;
 
@@ -50,39 +54,64 @@ std::shared_ptr<const detail::ScriptSlots> slots_of(const torch::jit::Module& mo
 
 }  // namespace
 
-ScriptNetwork::ScriptNetwork(torch::jit::Module module, std::string layer)
-    : module_(std::move(module)), layer_(std::move(layer)), slots_(slots_of(module_)) {
+ScriptNetwork::ScriptNetwork(
+    torch::jit::Module module,
+    std::string layer,
+    std::optional<OutputPath> output,
+    std::optional<OutputPath> layer_output)
+    : module_(std::move(module)),
+      place_(std::make_shared<const detail::CutPlace>(
+          detail::CutPlace{std::move(layer), std::move(output), std::move(layer_output)})),
+      slots_(slots_of(module_)) {
   std::vector<std::string> names;
   for (const auto& submodule : module_.named_modules()) names.push_back(submodule.name);
   TORCH_CHECK_VALUE(
-      std::find(names.begin(), names.end(), layer_) != names.end(), "the model has no layer '", layer_,
-      "'; did you mean '", detail::nearest_name(layer_, names), "'? Its layers are ", detail::join(names));
+      std::find(names.begin(), names.end(), place_->layer) != names.end(), "the model has no layer '", place_->layer,
+      "'; did you mean '", detail::nearest_name(place_->layer, names), "'? Its layers are ", detail::join(names));
   cut();
 }
 
+const std::string& ScriptNetwork::layer() const { return place_->layer; }
+
+const std::optional<OutputPath>& ScriptNetwork::output() const { return place_->output; }
+
+const std::optional<OutputPath>& ScriptNetwork::layer_output() const { return place_->layer_output; }
+
 std::shared_ptr<const ScriptCut> ScriptNetwork::cut(const Normalisation& normalisation, bool of_each) const {
-  std::vector<bool> flags;
-  for (const auto& flag : slots_->training) flags.push_back(flag.get().toBool());
+  return cut({true, normalisation.statistics, normalisation.prior, of_each});
+}
+
+std::shared_ptr<const ScriptCut> ScriptNetwork::cut_as_it_is() const {
+  const auto is_on = [](const detail::AttributeSlot& flag) { return flag.get().toBool(); };
+  const bool in_eval_mode = std::none_of(slots_->training.begin(), slots_->training.end(), is_on);
+  return cut({in_eval_mode, NormStatistics::running, std::nullopt, false});
+}
+
+std::shared_ptr<const ScriptCut> ScriptNetwork::cut(const Key& key) const {
   const std::scoped_lock lock(mutex_);
-  auto& known = cuts_[{flags, normalisation.statistics, normalisation.prior, of_each}];
-  if (known == nullptr) {
-    known = std::make_shared<const ScriptCut>(detail::cut_script(module_, layer_, normalisation, of_each));
+  auto& known = cuts_[key];
+  if (known == nullptr || !known->is_current()) {
+    const auto& [in_eval_mode, statistics, prior, of_each] = key;
+    known = std::make_shared<const ScriptCut>(
+        detail::cut_script(module_, *place_, in_eval_mode, {statistics, prior}, of_each));
   }
   return known;
 }
 
 FirstPass ScriptNetwork::prepare(const Inputs& inputs) {
-  const auto current = cut();
+  const auto current = cut_as_it_is();
+  compare_once(module_, current, inputs);
   return ScriptPasses(module_, current, lifted_tensors(*current, /*writable=*/true), false).prepare(inputs);
 }
 
 FirstPass ScriptNetwork::predict(const Inputs& inputs, const Inject* inject) {
-  const auto current = cut();
+  const auto current = cut_as_it_is();
+  compare_once(module_, current, inputs);
   return ScriptPasses(module_, current, lifted_tensors(*current, /*writable=*/true), false).predict(inputs, inject);
 }
 
 at::Tensor ScriptNetwork::resume(const Inputs& inputs, const FirstPass& first, const Inject* inject) {
-  const auto current = cut();
+  const auto current = cut_as_it_is();
   // Running statistics are the first pass's to update.
   return ScriptPasses(module_, current, lifted_tensors(*current, /*writable=*/false), false)
       .resume(inputs, first, inject);
@@ -90,31 +119,107 @@ at::Tensor ScriptNetwork::resume(const Inputs& inputs, const FirstPass& first, c
 
 std::vector<NamedParameter> ScriptNetwork::parameters() const {
   std::vector<NamedParameter> parameters;
-  std::unordered_set<at::TensorImpl*> seen;
+  std::unordered_set<const void*> seen;
   parameters.reserve(slots_->parameters.size());
   for (const auto& slot : slots_->parameters) {
     const at::Tensor& tensor = slot.tensor.get().toTensor();
-    const bool has_gradients = tensor.is_floating_point() || tensor.is_complex();
-    if (!has_gradients || !seen.insert(tensor.unsafeGetTensorImpl()).second) continue;
-    parameters.push_back({slot.name, tensor, slot.of_normalisation});
+    if (!tensor.is_floating_point() && !tensor.is_complex()) continue;
+    // Tied parameters that come from a file are two tensors over one memory.
+    const bool is_new = seen.insert(detail::identity_of(tensor).memory).second;
+    const bool is_known = !is_new && std::any_of(parameters.begin(), parameters.end(), [&](const NamedParameter& p) {
+      return detail::identity_of(p.tensor) == detail::identity_of(tensor);
+    });
+    if (!is_known) parameters.push_back({slot.name, tensor, slot.of_normalisation});
   }
   return parameters;
 }
 
 std::optional<Dependencies> ScriptNetwork::dependencies(const Normalisation& normalisation) const {
   const auto current = cut(normalisation);
-  return Dependencies{detail::lifted_tensors(*current, /*writable=*/true), current->id};
+  return Dependencies{detail::lifted_tensors(*current, /*writable=*/true), current->id, current->writes_inputs};
 }
+
+bool ScriptNetwork::may_write_inputs() const { return cut()->writes_inputs; }
 
 bool ScriptNetwork::has_repeatable_head() const { return cut()->is_head_fixed; }
 
 torch::jit::Module ScriptNetwork::with_weights(const std::vector<std::pair<std::string, at::Tensor>>& weights) const {
   const at::NoGradGuard no_grad;
-  torch::jit::Module copy = module_.deepcopy();
+  torch::jit::Module copy = detail::ScriptModuleCopy(module_).module;
   std::map<std::string, at::Tensor> by_name;
   for (const auto& parameter : copy.named_parameters()) by_name.emplace(parameter.name, parameter.value);
   for (const auto& [name, value] : weights) by_name.at(name).copy_(value);
   return copy;
+}
+
+namespace {
+
+std::string class_of(const torch::jit::Module& module) {
+  const auto name = module.type()->name();
+  return name ? name->name() : "";
+}
+
+/// A scripted module keeps its attributes, a traced one does not.
+std::optional<bool> batch_first(const torch::jit::Module& module) {
+  const auto slot = module.type()->findConstantSlot("batch_first");
+  if (slot) return module.type()->getConstant(*slot).toBool();
+  const bool is_attribute = module.hasattr("batch_first") && module.attr("batch_first").isBool();
+  return is_attribute ? std::optional(module.attr("batch_first").toBool()) : std::nullopt;
+}
+
+LayerKind kind_of(const torch::jit::Module& module) {
+  const auto tensor = [&](const std::string& name) {
+    const bool is_tensor = module.hasattr(name) && module.attr(name).isTensor();
+    return is_tensor ? module.attr(name).toTensor() : at::Tensor();
+  };
+  LayerKind kind = kind_of_layer(class_of(module), tensor, batch_first(module));
+  // Another class of the same name may have its channels elsewhere.
+  const auto name = module.type()->name();
+  if (!name || name->qualifiedName().find("torch.nn.") == std::string::npos) kind.channel_dim.reset();
+  return kind;
+}
+
+/// The kinds of modules in their order, what is in one before itself.
+void append_kinds(const torch::jit::Module& module, std::vector<LayerKind>& kinds) {
+  for (const auto& child : module.children()) append_kinds(child, kinds);
+  const LayerKind kind = kind_of(module);
+  if (kind.channel_dim || kind.channels) kinds.push_back(kind);
+}
+
+/// Whether what a module returns is what its last layer of a known kind does: it is one, or a chain that ends in one.
+bool is_direct(const torch::jit::Module& module) {
+  if (class_of(module) != "Sequential") return kind_of(module).channel_dim.has_value();
+  std::optional<torch::jit::Module> last;
+  for (const auto& child : module.children()) {
+    if (!is_elementwise(class_of(child))) last = child;
+  }
+  return last && is_direct(*last);
+}
+
+}  // namespace
+
+Origin ScriptNetwork::origin_of_prediction() const {
+  Origin origin;
+  append_kinds(module_, origin.inside);
+  origin.is_direct = is_direct(module_);
+  return origin;
+}
+
+Origin ScriptNetwork::origin_of_features() const {
+  if (layer_.empty()) return origin_of_prediction();
+  Origin origin;
+  for (const auto& submodule : module_.named_modules()) {
+    if (submodule.name == layer_) {
+      append_kinds(submodule.value, origin.inside);
+      origin.is_direct = is_direct(submodule.value);
+      break;
+    }
+    const LayerKind kind = kind_of(submodule.value);
+    const bool is_known = kind.channel_dim || kind.channels;
+    if (is_known && !layer_.starts_with(submodule.name + ".")) origin.before.push_back(kind);
+  }
+  if (origin.inside.empty()) origin.inside.swap(origin.before);
+  return origin;
 }
 
 std::unique_ptr<WorkingCopy> ScriptNetwork::checkout(

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <memory>
+#include <utility>
 #include <vector>
 
 #include <torch/csrc/jit/api/module.h>
@@ -13,6 +14,12 @@ namespace it3::detail {
 
 /// The module's own tensors that a cut lifted; copies of those that the graphs write to, unless `writable`.
 std::vector<at::Tensor> lifted_tensors(const ScriptCut& cut, bool writable);
+
+/// Copies of those of a cut's lifted tensors that its graphs write to, in the places of these.
+void copy_written(const ScriptCut& cut, std::vector<at::Tensor>& lifted);
+
+/// forward()'s arguments by its schema: defaults filled in, keywords put in their places, without self.
+torch::jit::Stack script_arguments_of(const torch::jit::Module& module, const Inputs& inputs);
 
 /// A cut's passes on some tensors.
 class ScriptPasses : public TwoPass {
@@ -30,7 +37,14 @@ class ScriptPasses : public TwoPass {
   at::Tensor resume(const Inputs& inputs, const FirstPass& first, const Inject* inject) override;
 
  private:
-  at::Tensor in_usual_layout(const at::Tensor& t, const FirstPass& first) const;
+  using Values = std::vector<c10::IValue>;
+
+  Values run_head(const Values& arguments) const;
+  at::Tensor run_tail(Values handed, const Inject* inject, bool is_own) const;
+  Values behind_head(const FirstPass& first) const;
+  /// The head's values, for run_tail(), and what a FirstPass carries of them.
+  std::pair<Values, FirstPass> start(const Inputs& inputs);
+  at::Tensor in_usual_layout(const at::Tensor& t, bool is_usual) const;
 
   const torch::jit::Module& module_;
   std::shared_ptr<const ScriptCut> cut_;

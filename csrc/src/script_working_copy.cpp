@@ -2,14 +2,17 @@
 
 #include <algorithm>
 #include <map>
-#include <set>
+#include <unordered_map>
 
 #include <ATen/ATen.h>
 #include <ATen/core/grad_mode.h>
+#include <c10/util/Exception.h>
 
 #include "map_tensors.h"
+#include "script_comparison.h"
 #include "script_passes.h"
 #include "tensor_identity.h"
+#include "tensor_memory.h"
 #include "vmap.h"
 
 namespace it3::detail {
@@ -93,53 +96,127 @@ ScriptWorkingCopy::ScriptWorkingCopy(
     const torch::jit::Module& module,
     std::shared_ptr<const ScriptCut> cut,
     const std::vector<NamedParameter>& adapted,
-    std::optional<std::int64_t> samples)
-    : module_(module), cut_(std::move(cut)), samples_(samples), lifted_(lifted_tensors(*cut_, /*writable=*/false)) {
-  std::map<TensorIdentity, std::vector<std::size_t>> places;
-  std::set<TensorIdentity> convolution_weights;
-  for (std::size_t i = 0; i < lifted_.size(); ++i) {
-    const auto identity = identity_of(lifted_[i]);
-    places[identity].push_back(i);
-    if (cut_->lifted[i].is_convolution_weight) convolution_weights.insert(identity);
-    lifted_[i] = lifted_[i].detach();
-  }
+    std::optional<std::int64_t> samples,
+    bool is_for_comparison)
+    : module_(module),
+      cut_(std::move(cut)),
+      samples_(samples),
+      is_for_comparison_(is_for_comparison),
+      own_lifted_(lifted_tensors(*cut_, /*writable=*/true)),
+      own_(tensors_of(adapted)) {
+  find_places(adapted);
+  find_followers(adapted);
   std::vector<at::Tensor> owns;
-  for (const auto& parameter : adapted) {
-    own_.push_back(parameter.tensor);
-    const auto identity = identity_of(parameter.tensor);
-    places_.push_back(places[identity]);
-    const at::Tensor own = parameter.tensor.detach();
-    owns.push_back(own);
-    if (samples_) {
-      std::vector<std::int64_t> sizes = own.sizes().vec();
-      sizes.insert(sizes.begin(), *samples_);
-      values_.push_back(at::empty(sizes, own.options()));
-      owns.back() = own.expand(sizes);
-    } else {
-      const bool is_faster = is_in_channels_last_faster(own) && convolution_weights.contains(identity);
-      has_other_layout_ |= is_faster;
-      values_.push_back(at::empty_like(own, is_faster ? at::MemoryFormat::ChannelsLast : at::MemoryFormat::Preserve));
-    }
-    leaves_.push_back(values_.back().detach().requires_grad_());
+  for (std::size_t i = 0; i < own_.size(); ++i) {
+    make_value(i);
+    owns.push_back(samples_ ? own_[i].detach().expand(values_[i].sizes()) : own_[i].detach());
+    leaves_.push_back(values_[i].detach().requires_grad_());
   }
   copy_each(values_, owns);
   passes_ = passes_with(leaves_);
 }
 
+void ScriptWorkingCopy::find_places(const std::vector<NamedParameter>& adapted) {
+  std::map<TensorIdentity, std::vector<std::size_t>> places;
+  for (std::size_t i = 0; i < own_lifted_.size(); ++i) places[identity_of(own_lifted_[i])].push_back(i);
+  for (const auto& parameter : adapted) places_.push_back(places[identity_of(parameter.tensor)]);
+}
+
+void ScriptWorkingCopy::find_followers(const std::vector<NamedParameter>& adapted) {
+  is_followed_.assign(adapted.size(), false);
+  std::unordered_map<const void*, std::vector<std::size_t>> by_storage;
+  for (std::size_t i = 0; i < adapted.size(); ++i) {
+    const void* const storage = span_of(own_[i]).storage;
+    if (storage == nullptr) continue;
+    for (const std::size_t other : by_storage[storage]) {
+      TORCH_CHECK_VALUE(
+          !share_memory(own_[i], own_[other]), "the parameters '", adapted[other].name, "' and '", adapted[i].name,
+          "' lie over the same memory, so that steps of the one change the other. Leave one of them out by the option "
+          "`parameters`, or give the model one parameter for both");
+    }
+    by_storage[storage].push_back(i);
+  }
+  std::vector<bool> is_adapted(own_lifted_.size(), false);
+  for (const auto& places : places_) {
+    for (const std::size_t place : places) is_adapted[place] = true;
+  }
+  for (std::size_t place = 0; place < own_lifted_.size(); ++place) {
+    if (is_adapted[place]) continue;
+    const auto found = by_storage.find(span_of(own_lifted_[place]).storage);
+    if (found == by_storage.end()) continue;
+    for (const std::size_t i : found->second) {
+      if (!share_memory(own_lifted_[place], own_[i])) continue;
+      const bool is_within = same_place_in(own_[i].detach(), own_[i].detach(), own_lifted_[place], {}).defined();
+      TORCH_CHECK_VALUE(
+          is_within, "'", cut_->lifted[place].name, "' shares memory with the parameter '", adapted[i].name,
+          "' in a way that it cannot follow when that adapts. Leave the parameter out by the option `parameters`, or "
+          "give '", cut_->lifted[place].name, "' memory of its own");
+      followers_.push_back({place, i});
+      is_followed_[i] = true;
+    }
+  }
+}
+
+/// Makes memory for an adapted parameter's value, which is copied into it later.
+void ScriptWorkingCopy::make_value(std::size_t parameter) {
+  const at::Tensor own = own_[parameter].detach();
+  const auto& places = places_[parameter];
+  const bool is_convolution_weight = !places.empty() && std::all_of(places.begin(), places.end(), [&](auto place) {
+    return cut_->lifted[place].is_convolution_weight;
+  });
+  if (samples_) {
+    std::vector<std::int64_t> sizes = own.sizes().vec();
+    sizes.insert(sizes.begin(), *samples_);
+    if (is_followed_[parameter]) {  // whoever follows needs the same strides
+      std::vector<std::int64_t> strides = own.strides().vec();
+      strides.insert(strides.begin(), own.numel());
+      values_.push_back(at::empty_strided(sizes, strides, own.options()));
+    } else {
+      values_.push_back(at::empty(sizes, own.options()));
+    }
+    return;
+  }
+  const bool is_faster = is_in_channels_last_faster(own) && is_convolution_weight && !is_followed_[parameter] &&
+                         !is_for_comparison_;
+  has_other_layout_ |= is_faster;
+  values_.push_back(at::empty_like(own, is_faster ? at::MemoryFormat::ChannelsLast : at::MemoryFormat::Preserve));
+}
+
+void ScriptWorkingCopy::compare(const Inputs& inputs) {
+  if (!is_for_comparison_) compare_once(module_, cut_, inputs, samples_.has_value());
+}
+
+FirstPass ScriptWorkingCopy::prepare(const Inputs& inputs) {
+  compare(inputs);
+  return passes_->prepare(inputs);
+}
+
+FirstPass ScriptWorkingCopy::predict(const Inputs& inputs, const Inject* inject) {
+  compare(inputs);
+  return passes_->predict(inputs, inject);
+}
+
 bool ScriptWorkingCopy::has_fixed_head() const {
   const auto is_in_tail = [&](std::size_t place) { return !cut_->lifted[place].is_in_head; };
-  return cut_->is_head_fixed && std::all_of(places_.begin(), places_.end(), [&](const auto& places) {
-           return std::all_of(places.begin(), places.end(), is_in_tail);
-         });
+  return cut_->is_head_fixed &&
+         std::all_of(
+             places_.begin(), places_.end(),
+             [&](const auto& places) { return std::all_of(places.begin(), places.end(), is_in_tail); }) &&
+         std::all_of(
+             followers_.begin(), followers_.end(), [&](const Follower& follower) { return is_in_tail(follower.place); });
 }
 
 std::unique_ptr<TwoPass> ScriptWorkingCopy::with_constants(const std::vector<at::Tensor>& values) {
   std::vector<at::Tensor> constants;
   constants.reserve(values.size());
   for (std::size_t i = 0; i < values.size(); ++i) {
-    constants.push_back(values[i].detach().to(values_[i].scalar_type()));
+    at::Tensor constant = values[i].detach().to(values_[i].scalar_type());
+    if (is_followed_[i] && constant.strides() != values_[i].strides()) {
+      constant = at::empty_strided(values_[i].sizes(), values_[i].strides(), values_[i].options()).copy_(constant);
+    }
+    constants.push_back(std::move(constant));
   }
-  return passes_with(constants);
+  return passes_with(std::move(constants));
 }
 
 void ScriptWorkingCopy::commit() {
@@ -148,9 +225,26 @@ void ScriptWorkingCopy::commit() {
   for (std::size_t i = 0; i < own_.size(); ++i) own_[i].detach().copy_(values_[i]);
 }
 
-std::unique_ptr<TwoPass> ScriptWorkingCopy::passes_with(const std::vector<at::Tensor>& weights) const {
-  std::vector<at::Tensor> lifted = lifted_;
+std::unique_ptr<TwoPass> ScriptWorkingCopy::passes_with(std::vector<at::Tensor> weights) const {
+  // What is written to in a pass is the passes' own; adapted values are, and constant ones become so here.
+  if (!weights.empty() && !weights[0].requires_grad()) {
+    for (std::size_t i = 0; i < weights.size(); ++i) {
+      const auto& places = places_[i];
+      const bool is_written = is_followed_[i] || std::any_of(places.begin(), places.end(), [&](std::size_t place) {
+        return cut_->lifted[place].is_written;
+      });
+      if (is_written) weights[i] = weights[i].clone();
+    }
+  }
+  std::vector<at::Tensor> lifted;
+  lifted.reserve(own_lifted_.size());
+  for (const at::Tensor& t : own_lifted_) lifted.push_back(t.detach());
+  copy_written(*cut_, lifted);
   std::vector<bool> is_stacked(lifted.size(), false);
+  for (const auto& [place, i] : followers_) {
+    lifted[place] = same_place_in(weights[i], own_[i].detach(), own_lifted_[place], samples_);
+    is_stacked[place] = samples_.has_value();
+  }
   for (std::size_t i = 0; i < weights.size(); ++i) {
     for (const std::size_t place : places_[i]) {
       lifted[place] = weights[i];

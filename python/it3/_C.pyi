@@ -5,7 +5,7 @@ from __future__ import annotations
 import collections.abc
 import torch
 import typing
-__all__: list[str] = ['Adaptation', 'Drift', 'EagerCut', 'EngineParts', 'Layout', 'Online', 'ScriptNetwork', 'adapt', 'arguments_of', 'batch_norm', 'broadcast_add', 'channel_dim_of_kind', 'check_distance', 'embed', 'load_engine', 'make_embedder_weights', 'options_of', 'peak_memory', 'quantile_of', 'sample_distances', 'save_engine', 'submodule_of', 'training_losses', 'uncertainty', 'why_not_recorded']
+__all__: list[str] = ['Adaptation', 'Drift', 'EagerCut', 'EngineParts', 'Layout', 'Online', 'ScriptNetwork', 'Watch', 'adapt', 'arguments_of', 'batch_norm', 'broadcast_add', 'channel_dim_of_kind', 'check_distance', 'check_output_choice', 'chosen_output', 'embed', 'load_engine', 'make_embedder_weights', 'options_of', 'peak_memory', 'quantile_of', 'replace_at', 'sample_distances', 'save_engine', 'submodule_of', 'training_losses', 'uncertainty', 'why_not_recorded']
 class Layout:
     """
     Which dimensions of a tensor are its samples and its channels.
@@ -100,7 +100,7 @@ class EagerCut:
     """
     An eager module, traced and cut like a TorchScript one where that gives the same.
     """
-    def __init__(self, model: typing.Any, layer_name: str) -> None:
+    def __init__(self, model: typing.Any, layer_name: str, output: typing.Any = None, layer_output: typing.Any = None) -> None:
         ...
     def why_not(self, inputs: typing.Any) -> str:
         """
@@ -110,8 +110,20 @@ class EngineParts:
     """
     A model, the layer to inject at, and the functions between them.
     """
-    def __init__(self, model: typing.Any, script: ScriptNetwork | None, cut: EagerCut | None, layer_name: str, embeder: typing.Any, embeds_to_features: bool, combine_fn: typing.Any, distance_fn: typing.Any, prediction_layout: Layout, features_layout: Layout, neutral: torch.Tensor | None) -> None:
+    def __init__(self, model: typing.Any, script: ScriptNetwork | None, cut: EagerCut | None, layer_name: str, embeder: typing.Any, embeds_to_features: bool, combine_fn: typing.Any, distance_fn: typing.Any, prediction_layout: Layout, features_layout: Layout, neutral: torch.Tensor | None, output: typing.Any = None, layer_output: typing.Any = None) -> None:
         ...
+class Watch:
+    """
+    What code has read of Python; see it3.reads.
+    """
+    def __init__(self, facts: list) -> None:
+        ...
+    def __len__(self) -> int:
+        ...
+    def has_changed(self) -> bool:
+        """
+        Whether anything is not as it was.
+        """
 def adapt(parts: EngineParts, inputs: typing.Any, options: dict, online: Online, in_full: bool = False) -> Adaptation:
     """
     The inner loop of IT3 on one batch; keeps what it adapted in `online` if copy_model is False.
@@ -136,6 +148,14 @@ def check_distance(name: str) -> None:
     """
     Raises ValueError for a name that is not a distance's.
     """
+def check_output_choice(output: typing.Any, layer_output: typing.Any) -> None:
+    """
+    Raises TypeError for what is no path, nor a function.
+    """
+def chosen_output(output: typing.Any, chosen: typing.Any, tensor_type: typing.Any) -> typing.Any:
+    """
+    The prediction in what a model returned, where instances of tensor_type count as tensors.
+    """
 def embed(prediction: torch.Tensor, features: torch.Tensor, weight1: torch.Tensor, bias1: torch.Tensor, weight2: torch.Tensor, bias2: torch.Tensor, prediction_layout: Layout, features_layout: Layout) -> torch.Tensor:
     """
     The default embedder: LeakyReLU(Linear(LeakyReLU(Linear(prediction)))) over channels.
@@ -159,6 +179,10 @@ def peak_memory(call: typing.Any) -> int:
 def quantile_of(values: collections.abc.Sequence[torch.Tensor], quantile: typing.SupportsFloat | typing.SupportsIndex) -> float:
     """
     A quantile of the values of some tensors together.
+    """
+def replace_at(output: typing.Any, chosen: typing.Any, replace: collections.abc.Callable, tensor_type: typing.Any, layer_name: str) -> typing.Any:
+    """
+    What a layer returned with the tensor that is injected into replaced.
     """
 def sample_distances(second: torch.Tensor, first: torch.Tensor) -> torch.Tensor:
     """

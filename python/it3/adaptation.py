@@ -1,7 +1,8 @@
 """What one adaptation came to."""
 
+import copy
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Literal
 
@@ -14,14 +15,18 @@ from it3.export import (
     complete_file,
     copy_of,
     first_tensor,
+    read_back,
     to_exported_program,
     to_torchscript,
 )
+from it3.kept import kept_random_state, own_copy
+
+_INTEGERS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False, repr=False)
 class Adaptation:
-    """The result of :meth:`it3.IT3Engine.adapt`. Every tensor is detached.
+    """The result of :meth:`it3.IT3Engine.adapt`. Every tensor is detached. Two are equal if they are one.
 
     Attributes
     ----------
@@ -48,11 +53,28 @@ class Adaptation:
     _weights: dict[str, Tensor]
     _source: nn.Module
     _has_neutral: bool
+    _prediction_layout: _C.Layout
+    _marks: "dict[str, _Mark]" = field(init=False)
+
+    def __post_init__(self) -> None:
+        """Note what the tensors of the model that did not adapt are like."""
+        object.__setattr__(self, "_marks", {name: _Mark(t) for name, t in self._unadapted() if not _is_lazy(t)})
+
+    def __repr__(self) -> str:
+        """Say in short what it came to."""
+        shape, dtype = tuple(self.prediction.shape), str(self.prediction.dtype).removeprefix("torch.")
+        said = f"prediction: {shape} of {dtype}, steps: {self.steps}"
+        if self.steps:
+            means = self.losses.double().reshape(self.steps, -1).mean(1)
+            said += f", loss: {float(means[0]):.4g} to {float(means[-1]):.4g}"
+        if self.adapted_samples is not None:
+            said += f", adapted samples: {int(self.adapted_samples.sum())} of {self.adapted_samples.numel()}"
+        return f"Adaptation({said}{', recovered' if self.recovered else ''})"
 
     @cached_property
     def uncertainty(self) -> Tensor:
         """The Euclidean distance of y1 from y0 for each sample, (B,)."""
-        return _C.sample_distances(self.second, self.first)
+        return _C.sample_distances(self.second, self.first, self._prediction_layout.batch_of(self.first.dim()))
 
     @property
     def steps(self) -> int:
@@ -62,23 +84,51 @@ class Adaptation:
     def state_dict(self) -> dict[str, Tensor]:
         """Give the model's state dict with the adapted weights in it, all copies.
 
+        What did not adapt is read from the model, which must not have changed there since.
+
         Raises
         ------
         ValueError
-            With ``per_sample``, where each sample had weights of its own, which are not kept.
+            With ``per_sample``, where each sample had weights of its own, which are not kept; and if tensors of the
+            model that did not adapt have changed since the adaptation.
         """
         if self.losses.dim() > 1:
             raise ValueError("with per_sample each sample had weights of its own, which are not kept; adapt one alone")
-        state = {name: value.detach().clone() for name, value in self._source.state_dict().items()}
-        # The core names a tied parameter once, a state dict at each of its places.
-        places: dict[int, list[str]] = {}
-        for name, parameter in self._source.named_parameters(remove_duplicate=False):
-            places.setdefault(id(parameter), []).append(name)
-        for names in places.values():
+        self._check_unchanged()
+        state = {
+            name: value.detach().clone() if isinstance(value, Tensor) else copy.deepcopy(value)
+            for name, value in self._source.state_dict().items()
+        }
+        for names in self._places():
             adapted = next((self._weights[name] for name in names if name in self._weights), None)
             if adapted is not None:
                 state.update({name: adapted.clone() for name in names})
         return state
+
+    def _places(self) -> list[list[str]]:
+        """Give the names of each parameter: the core names a tied one once, a state dict at each of its places."""
+        parameters = list(self._source.named_parameters(remove_duplicate=False))
+        places: dict[int, list[str]] = {}
+        for name, parameter in parameters:
+            places.setdefault(id(parameter), []).append(name)
+        return list(places.values())
+
+    def _unadapted(self) -> list[tuple[str, Tensor]]:
+        """Give the model's tensors whose adapted values are not known."""
+        adapted = {name for names in self._places() if any(n in self._weights for n in names) for name in names}
+        parameters = [(name, p) for name, p in self._source.named_parameters() if name not in adapted]
+        return [*parameters, *self._source.named_buffers()]
+
+    def _check_unchanged(self) -> None:
+        now = {name: tensor for name, tensor in self._unadapted() if not _is_lazy(tensor)}
+        changed = [name for name, mark in self._marks.items() if name not in now or not mark.fits(now[name])]
+        changed += [name for name in now if name not in self._marks]
+        if changed:
+            some = ", ".join(map(repr, changed[:3])) + (", ..." if len(changed) > 3 else "")
+            raise ValueError(
+                f"the model has changed since this adaptation, which did not adapt {some} and holds no copy of it; take "
+                "state_dict(), model() or save() before the model is trained or loaded"
+            )
 
     def model(self) -> nn.Module:
         """Make a copy of the model with the adapted weights.
@@ -86,15 +136,17 @@ class Adaptation:
         Raises
         ------
         ValueError
-            If the engine has a neutral signal: the plain model, into which nothing is injected, predicts otherwise.
+            If the engine has a neutral signal: the plain model, into which nothing is injected, predicts otherwise. And
+            see :meth:`state_dict`.
         """
         if self._has_neutral:
             raise ValueError(
                 "this engine predicts by injecting a neutral signal, which the plain model does not; save the engine, "
                 "or take state_dict()"
             )
+        state = self.state_dict()
         adapted = copy_of(self._source)
-        adapted.load_state_dict(self.state_dict())
+        adapted.load_state_dict(state)
         return adapted
 
     def save(
@@ -124,24 +176,59 @@ class Adaptation:
         if method not in ("script", "trace", "export"):
             raise ValueError(f"method must be 'script', 'trace' or 'export', not {method!r}")
         model = self.model().eval()
-        args, kwargs = _C.arguments_of(example_inputs)
-        with torch.no_grad():
-            expected = first_tensor(model(*args, **kwargs))
-        exported: torch.jit.ScriptModule | torch.export.ExportedProgram
-        try:
+        args, kwargs = _C.arguments_of(own_copy(example_inputs))
+        with kept_random_state():
+            with torch.no_grad():
+                expected = first_tensor(model(*args, **kwargs))
+            exported: torch.jit.ScriptModule | torch.export.ExportedProgram
             if method == "export":
                 exported = to_exported_program(model, example_inputs)
             else:
                 exported = to_torchscript(model, example_inputs, method)
-        except RuntimeError as error:
-            why = str(error).strip().splitlines()[0]
-            raise ValueError(f"the model cannot be exported by method={method!r}; try another: {why}") from error
-        call = exported if isinstance(exported, torch.jit.ScriptModule) else exported.module()
-        with torch.no_grad():
-            actual = first_tensor(call(*args, **kwargs))
-        check_close(actual, expected, f"exported by {method!r}, the model gives other predictions")
-        with complete_file(path) as file:
-            if isinstance(exported, torch.jit.ScriptModule):
-                exported.save(file)
-            else:
-                torch.export.save(exported, file)
+            with complete_file(path) as file:
+                if isinstance(exported, torch.jit.ScriptModule):
+                    exported.save(file)
+                else:
+                    torch.export.save(exported, file)
+                call = read_back(file, model, method == "export")
+                args, kwargs = _C.arguments_of(own_copy(example_inputs))
+                with torch.no_grad():
+                    actual = first_tensor(call(*args, **kwargs))
+                check_close(actual, expected, f"exported by {method!r}, the model gives other predictions")
+
+
+class _Mark:
+    """What tells whether a tensor is still as it was, without a copy of it."""
+
+    def __init__(self, tensor: Tensor) -> None:
+        self.address, self.version, self.shape = _address(tensor), _version(tensor), tensor.shape
+        self.sum = _sum(tensor)
+
+    def fits(self, tensor: Tensor) -> bool:
+        """Tell whether a tensor, which may be a copy of the one, has its values."""
+        is_written = self.address == _address(tensor) and self.version != _version(tensor)
+        return not is_written and self.shape == tensor.shape and int(self.sum) == int(_sum(tensor))
+
+
+def _is_lazy(tensor: Tensor) -> bool:
+    return bool(nn.parameter.is_lazy(tensor))
+
+
+def _address(tensor: Tensor) -> int:
+    return tensor.data_ptr() if tensor.layout == torch.strided else 0
+
+
+def _version(tensor: Tensor) -> int:
+    return 0 if tensor.is_inference() else tensor._version
+
+
+def _sum(tensor: Tensor) -> Tensor:
+    """Sum the bits of values as integers: exact in any order, and without waiting for a device."""
+    values = tensor.detach()
+    if values.is_quantized:
+        values = values.int_repr()
+    if values.layout != torch.strided:
+        values = values.to_dense()
+    if values.is_complex():
+        values = torch.view_as_real(values.resolve_conj())
+    return values.view(_INTEGERS[values.element_size()]).sum(dtype=torch.int64)

@@ -21,8 +21,9 @@ class Embedder(nn.Module):
     Parameters
     ----------
     prediction_layout, features_layout
-        Where the channels and samples are, if the kinds of the model's layers do not tell. Predictions and features of
-        up to three dimensions otherwise have their channels last, others in dimension 1.
+        Where the channels and samples are. By default the engine settles it at the first call. In an embedder that is
+        used by itself, predictions and features of up to three dimensions have their channels last, others in
+        dimension 1.
     """
 
     weight1: nn.Parameter
@@ -34,6 +35,7 @@ class Embedder(nn.Module):
         super().__init__()
         self.prediction_layout = prediction_layout
         self.features_layout = features_layout
+        self._layouts = (prediction_layout or _C.Layout(), features_layout or _C.Layout())
         for name in _WEIGHTS:
             self.register_parameter(name, nn.Parameter(torch.empty(0)))
 
@@ -42,9 +44,14 @@ class Embedder(nn.Module):
         """Whether the parameters have their shapes."""
         return self.weight1.numel() != 0
 
+    def settle_layouts(self, prediction_layout: _C.Layout, features_layout: _C.Layout) -> None:
+        """Say where channels and samples are, for an engine that has found out."""
+        self._layouts = (prediction_layout, features_layout)
+
     def clear(self) -> None:
-        """Make the parameters empty again; the next forward shapes them anew."""
-        for parameter in self.parameters():
+        """Make the parameters empty again; the next forward shapes them anew. A subclass's own stay as they are."""
+        for name in _WEIGHTS:
+            parameter = getattr(self, name)
             parameter.data = parameter.data.new_empty(0)
 
     def forward(self, prediction: Tensor, features: Tensor) -> Tensor:
@@ -67,8 +74,9 @@ class Embedder(nn.Module):
         ValueError
             If the two shapes cannot be brought together; both are named.
         """
-        layouts = (self.prediction_layout or _C.Layout(), self.features_layout or _C.Layout())
+        layouts = self._layouts
         if not self.is_built:
+            _check_is_not_in_ddp()
             made = _C.make_embedder_weights(prediction, features, *layouts)
             for name, weight in zip(_WEIGHTS, made, strict=True):
                 getattr(self, name).data = weight
@@ -89,3 +97,13 @@ class Embedder(nn.Module):
             return "not built"
         features, channels = self.weight1.shape
         return f"prediction_channels={channels}, features_channels={features}"
+
+
+def _check_is_not_in_ddp() -> None:
+    """Raise if DistributedDataParallel runs this, which has made room for gradients of the shapes that it found."""
+    ddp = nn.parallel.DistributedDataParallel
+    if getattr(ddp, "_active_ddp_module", None) is not None:
+        raise RuntimeError(
+            "the embedder has no shape yet, and takes it from the first call, which is too late inside of "
+            "DistributedDataParallel; call the engine once, as engine(inputs), on one batch before it is wrapped"
+        )

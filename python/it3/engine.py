@@ -1,5 +1,6 @@
 """The engine: a model, an embedder and how to adapt."""
 
+import warnings
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -8,8 +9,11 @@ from torch import Tensor, nn
 
 from it3 import _C
 from it3.adaptation import Adaptation
+from it3.calibration import calibration_inputs
 from it3.embedder import Embedder
-from it3.layouts import layout_of
+from it3.kept import kept_random_state, own_copy
+from it3.layer_names import layer_name_of
+from it3.layouts import settle_layouts
 
 TensorFunction = Callable[[Tensor, Tensor], Tensor]
 
@@ -33,8 +37,8 @@ class IT3Engine(nn.Module):
         a hook on the layer: :meth:`explain` tells. The prediction is what the model returns, or the first tensor in a
         tuple, list or mapping.
     features_layer_name
-        The dotted name of the layer at whose output y0 is fed back. If it returns a tuple, list or mapping, the first
-        tensor in it is injected into; if it is called several times, each call is.
+        The dotted name of the layer at whose output y0 is fed back, or the layer itself. If it is called several times,
+        each call is injected into.
     embeder
         A module that turns a prediction into what is combined with the features. Default: :class:`it3.Embedder`.
     combine_fn
@@ -52,11 +56,30 @@ class IT3Engine(nn.Module):
         If set, the engine trains with one pass, as the authors' programs do: ``prediction`` is f(x | signal), the
         signal being each sample's target with this probability, else ``neutral``, and ``loss_ttt`` is 0. Where
         ``neutral`` is None, the draw is for the whole batch, between the targets and no injection.
+    output
+        Which of the tensors that the model returns is the prediction: an index, a key, a path of these such as
+        ``(1, "logits")``, or, where the model is eager, a function of all that it returns. May be left out where there
+        is only one.
+    layer_output
+        Which of the tensors that the layer returns is injected into: an index, a key or a path. Default: the first.
+    feedback
+        What is fed back of y0, so that it is of a kind with the labels that are fed in training. "auto": softmax(y0),
+        class probabilities, where the distance is one of the three between distributions, or where the engine was
+        trained by class indices on predictions that are no probabilities by themselves; else y0. "probabilities", or
+        "prediction", which is y0 as it is, as in torch-ttt.
+    in_dims
+        Along which dimension of each input the samples lie, in torch.vmap's convention: a number for all tensors, or a
+        tuple or dictionary like the inputs, with None for what all samples share. Needed by ``per_sample``, and to
+        leave samples out, where several tensors could hold samples. Default: where ``prediction_layout`` has them.
+    prediction_layout, features_layout
+        Where the prediction, and the layer's output, have their samples and channels, if the kinds of the model's
+        layers do not tell. The channels of a prediction are its classes or components: for the embedder, for one-hot
+        targets, for the distances and for ``feedback``.
     optimization_parameters
         How to adapt; may be changed between calls, as ``engine.optimization_parameters["lr"] = 1e-3``.
 
         - ``optimizer_name`` ("adam"): adam, adamw, sgd, rmsprop or adagrad
-        - ``num_steps`` (3), ``lr`` (1e-2)
+        - ``num_steps`` (3), ``lr`` (1e-4; torch-ttt's is 1e-2, which ruins many networks)
         - ``betas``, ``eps``, ``weight_decay``, ``momentum``: as in torch.optim, with its defaults
         - ``amp`` (None): "bf16" or "fp16" for passes in mixed precision; weights, losses and predictions stay float32
         - ``cuda_graphs`` ("auto"): whether calls on a CUDA device are recorded and replayed as CUDA graphs where they
@@ -108,18 +131,29 @@ class IT3Engine(nn.Module):
     def __init__(
         self,
         model: nn.Module,
-        features_layer_name: str,
+        features_layer_name: str | nn.Module,
         embeder: nn.Module | Callable[[Tensor], Tensor] | None = None,
         combine_fn: TensorFunction | None = None,
         distance_fn: TensorFunction | str | None = None,
         optimization_parameters: Mapping[str, Any] | None = None,
         neutral: Tensor | float | None = None,
         target_probability: float | None = None,
+        output: Any = None,
+        layer_output: Any = None,
+        *,
+        feedback: str = "auto",
+        in_dims: Any = None,
+        prediction_layout: _C.Layout | None = None,
+        features_layout: _C.Layout | None = None,
     ) -> None:
         super().__init__()
         _check_model(model)
+        features_layer_name = layer_name_of(model, features_layer_name)
+        _C.check_output_choice(output, layer_output)
         self.model = model
         self.features_layer_name = features_layer_name
+        self.output = output
+        self.layer_output = layer_output
         self.optimization_parameters = dict(optimization_parameters or {})
         _C.options_of(self.optimization_parameters)
         self.combine_fn = _callable_or_none("combine_fn", combine_fn)
@@ -130,31 +164,42 @@ class IT3Engine(nn.Module):
             self.distance_fn = _callable_or_none("distance_fn", distance_fn) or "mse"
 
         eager = _eager(model)
-        self._prediction_layout = layout_of(eager, eager)
-        self._features_layout = layout_of(_C.submodule_of(eager, features_layer_name.removeprefix("_orig_mod.")), eager)
-        self.embeder = Embedder() if embeder is None else _callable_or_none("embeder", embeder)
-        if isinstance(self.embeder, Embedder):
-            if not self.embeder.is_built:  # so that loading a state dict keeps the model's device and dtype
-                self.embeder.to(_like_of(eager))
-            self.embeder.prediction_layout = self.embeder.prediction_layout or self._prediction_layout
-            self.embeder.features_layout = self.embeder.features_layout or self._features_layout
-            self._prediction_layout = self.embeder.prediction_layout
-            self._features_layout = self.embeder.features_layout
+        self._given_layouts = (prediction_layout, features_layout)
+        _C.submodule_of(eager, self._layer_name())  # raises if there is none
+        with torch.inference_mode(False):  # weights made in it could not be trained
+            self.embeder = Embedder() if embeder is None else _callable_or_none("embeder", embeder)
+        own = self.embeder if isinstance(self.embeder, Embedder) else None
+        if own is not None and not own.is_built:
+            own.to(_like_of(eager))  # so that loading a state dict keeps the model's device and dtype
+        _C.check_feedback(feedback)
+        self.feedback = feedback
+        _C.check_in_dims(in_dims)
+        self.in_dims = in_dims
+        self.is_trained = own is not None and own.is_built
+        """Whether the embedder was trained, by this engine or, as one that has its shape is taken to be, elsewhere."""
+        self._learnt_probabilities = False
+        self._has_warned = False
         self.neutral = neutral
         self.target_probability = target_probability
         self.notes: dict[str, Any] = {}
         """What the file that the engine was loaded from says of the network's class, inputs and outputs."""
         self._online = _C.Online()
-        self._network: tuple[nn.Module, str, _C.ScriptNetwork | _C.EagerCut] | None = None
+        self._network: tuple[nn.Module, str, Any, Any, _C.ScriptNetwork | _C.EagerCut] | None = None
 
     @property
     def embedder(self) -> Any:
         """The embedder: ``embeder`` by its dictionary spelling."""
         return self.embeder
 
-    @embedder.setter
-    def embedder(self, module: Any) -> None:
-        self.embeder = module
+    @property
+    def prediction_layout(self) -> _C.Layout:
+        """Where predictions have their samples and channels: as given, else as the first call settled it."""
+        return self._prediction_layout
+
+    @property
+    def features_layout(self) -> _C.Layout:
+        """Where the layer's output has its samples and channels: as given, else as the first call settled it."""
+        return self._features_layout
 
     def forward(self, inputs: Any, target: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Train or adapt, by the engine's mode.
@@ -178,10 +223,17 @@ class IT3Engine(nn.Module):
             are not finite.
         """
         if self.training:
-            return _C.training_losses(self._parts(), inputs, target, self.target_probability)
+            parts = self._parts_for(inputs)
+            prediction, loss, learns = _C.training_losses(parts, inputs, target, self.target_probability)
+            if not self.is_trained:
+                self.is_trained = True
+            if learns and not self._learnt_probabilities:
+                self._learnt_probabilities = True
+            return prediction, loss
         if target is not None:
             raise ValueError("a target was given in eval mode, where adaptation uses no labels; call train() to train")
-        result = _C.adapt(self._parts(), inputs, self.optimization_parameters, self._online)
+        self._warn_if_untrained(self.optimization_parameters, stacklevel=5)  # two of torch.nn lie between
+        result = _C.adapt(self._parts_for(inputs), inputs, self.optimization_parameters, self._online)
         return result.prediction, result.loss()
 
     def adapt(self, inputs: Any, **overrides: Any) -> Adaptation:
@@ -195,7 +247,8 @@ class IT3Engine(nn.Module):
             Optimisation parameters for this call.
         """
         options = {**self.optimization_parameters, **overrides}
-        result = _C.adapt(self._parts(), inputs, options, self._online, in_full=True)
+        self._warn_if_untrained(options, stacklevel=3)
+        result = _C.adapt(self._parts_for(inputs), inputs, options, self._online, in_full=True)
         return Adaptation(
             prediction=result.prediction,
             first=result.first,
@@ -206,22 +259,28 @@ class IT3Engine(nn.Module):
             _weights=dict(result.weights),
             _source=_eager(self.model),
             _has_neutral=self.neutral is not None,
+            _prediction_layout=self.prediction_layout,
         )
 
     def uncertainty(self, inputs: Any) -> Tensor:
         """Give the distance ‖y1 - y0‖ of each sample, (B,), without adapting: larger where the model is less sure."""
-        return _C.uncertainty(self._parts(), inputs, self.optimization_parameters)
+        return _C.uncertainty(self._parts_for(inputs), inputs, self.optimization_parameters)
 
-    def calibrate(self, clean: Iterable[Any], quantile: float = 0.95) -> float:
+    def calibrate(self, clean: Iterable[Any], quantile: float = 0.95, *, has_targets: bool | None = None) -> float:
         """Set the option ``threshold`` to a quantile of :meth:`uncertainty` over data that need no adaptation.
+
+        Nothing else changes: no weights, no inputs and no random generators.
 
         Parameters
         ----------
         clean
-            Batches, such as a DataLoader's: inputs, or pairs of inputs and targets. A tuple or list of two counts as
-            such a pair, one of one as inputs.
+            Batches, such as a DataLoader's: inputs, or tuples or lists of inputs and targets.
         quantile
             The share of samples like these that shall not adapt.
+        has_targets
+            True: each batch is a tuple or list whose last item is the targets. False: each batch is what the model is
+            called with. By default, a tuple or list of one is the input in it, and one of two is an input and its
+            targets, if the model takes one input.
 
         Returns
         -------
@@ -230,10 +289,14 @@ class IT3Engine(nn.Module):
 
         Raises
         ------
-        ValueError
-            For a quantile outside [0, 1], and if there are no batches.
+        ValueError, TypeError
+            For a quantile outside [0, 1], if there are no batches, for a batch of two tensors where the model can take
+            two inputs, and for what are no batches.
         """
-        distances = [self.uncertainty(inputs_of(batch)) for batch in clean]
+        distances = []
+        with kept_random_state():
+            for inputs in calibration_inputs(clean, _eager(self.model), has_targets):
+                distances.append(self.uncertainty(own_copy(inputs)))
         threshold = _C.quantile_of(distances, quantile)
         self.optimization_parameters["threshold"] = threshold
         return threshold
@@ -243,14 +306,19 @@ class IT3Engine(nn.Module):
         return self._online.drift(_eager(self.model))
 
     def explain(self, inputs: Any) -> str:
-        """Tell how a call with these inputs would run, and why: the network, and whether a CUDA graph is replayed."""
+        """Tell how a call with these inputs would run, and why.
+
+        The network, whether a CUDA graph is replayed, and where features and prediction have their channels and
+        samples.
+        """
         network = self._cut_network()
         why_hooks = "" if isinstance(network, _C.ScriptNetwork) else network.why_not(inputs)
         how = "a TorchScript module" if isinstance(network, _C.ScriptNetwork) else "traced by torch.fx"
         path = f"run whole, with a hook on the layer: {why_hooks}" if why_hooks else f"cut at the layer, {how}"
+        layouts = _C.describe_layouts(self._parts_for(inputs), inputs)
         why_not = _C.why_not_recorded(self._parts(), inputs, self.optimization_parameters)
         graph = f"no CUDA graph: {why_not}" if why_not else "replayed as a CUDA graph from the second like call on"
-        return f"{path}; {graph}"
+        return f"{path}; {graph}; {layouts}"
 
     def save(self, path: Any, example_inputs: Any, method: Any = "script") -> None:
         """Write the engine to one file; see :func:`it3.save`."""
@@ -285,34 +353,94 @@ class IT3Engine(nn.Module):
                 embeds_to_features=isinstance(self.embeder, Embedder),
                 combine_fn=self.combine_fn,
                 distance_fn=self.distance_fn,
-                prediction_layout=self._prediction_layout,
-                features_layout=self._features_layout,
+                prediction_layout=self.prediction_layout,
+                features_layout=self.features_layout,
                 neutral=None if self.neutral is None else torch.as_tensor(self.neutral),
+                output=self.output,
+                layer_output=self.layer_output,
+                in_dims=self.in_dims,
+                feeds_probabilities=self._feeds_probabilities(),
             )
             self.__dict__["_known_parts"] = parts
         return parts
 
+    def _feeds_probabilities(self) -> bool:
+        if self.feedback != "auto":
+            return self.feedback == "probabilities"
+        is_between = isinstance(self.distance_fn, str) and _C.is_between_distributions(self.distance_fn)
+        return is_between or self._learnt_probabilities
+
+    def _warn_if_untrained(self, options: Mapping[str, Any], stacklevel: int) -> None:
+        if self.is_trained or self._has_warned or options.get("num_steps") == 0:
+            return
+        self._has_warned = True
+        if isinstance(self.embeder, nn.Module) and next(self.embeder.parameters(), None) is not None:
+            warnings.warn(_C.untrained_warning, stacklevel=stacklevel)
+
+    def get_extra_state(self) -> Tensor:
+        """Give what a state dict holds beside weights: whether the embedder is trained, and for probabilities."""
+        return torch.tensor([self.is_trained, self._learnt_probabilities])
+
+    def set_extra_state(self, state: Tensor) -> None:
+        """Take what :meth:`get_extra_state` gave."""
+        self.is_trained, self._learnt_probabilities = state.tolist()
+
+    def _take_layouts(self) -> None:
+        """Take the layouts that are given, with the engine or its embedder; the next call settles the others."""
+        embedder = self._modules.get("embeder")
+        given = self.__dict__.get("_given_layouts", (None, None))
+        own = (embedder.prediction_layout, embedder.features_layout) if isinstance(embedder, Embedder) else (None, None)
+        self._prediction_layout, self._features_layout = (
+            of_engine or of_embedder or _C.Layout() for of_engine, of_embedder in zip(given, own, strict=True)
+        )
+        self._are_layouts_settled = False
+
+    def _parts_for(self, inputs: Any) -> _C.EngineParts:
+        """Give the core what it needs for a call; the first one settles where channels and samples are."""
+        if not self._are_layouts_settled:
+            is_default = isinstance(self.embeder, Embedder)
+            has_classes = self._feeds_probabilities() or self.distance_fn == "cosine"
+            settled = settle_layouts(
+                self._parts(), inputs, self.training, needed=(is_default or has_classes, is_default)
+            )
+            self._prediction_layout, self._features_layout = settled
+            if is_default:
+                self.embeder.settle_layouts(*settled)
+            self._are_layouts_settled = True
+        return self._parts()
+
     def __setattr__(self, name: str, value: Any) -> None:
         """Assign, and forget what was made of the old attribute; modes and options are no part of that."""
+        if name == "embedder":  # or torch.nn.Module would make a child of that name
+            name = "embeder"
         super().__setattr__(name, value)
-        if name not in ("training", "optimization_parameters", "target_probability"):
+        if name in ("model", "features_layer_name", "embeder"):
+            self._take_layouts()
+        if name not in ("training", "optimization_parameters", "target_probability", "is_trained", "_has_warned"):
             self.__dict__["_known_parts"] = None
 
     def _cut_network(self) -> _C.ScriptNetwork | _C.EagerCut:
         """Give the network as it is cut at the layer, which is kept."""
         known = self._network
-        if known is not None and known[0] is self.model and known[1] == self.features_layer_name:
-            return known[2]
+        current = (self.model, self.features_layer_name, self.output, self.layer_output)
+        if known is not None and all(a is b or a == b for a, b in zip(known, current, strict=False)):
+            return known[-1]
         network: _C.ScriptNetwork | _C.EagerCut
         if isinstance(self.model, torch.jit.ScriptModule):
-            network = _C.ScriptNetwork(self.model, self.features_layer_name)
+            network = _C.ScriptNetwork(self.model, self.features_layer_name, self.output, self.layer_output)
         else:
-            network = _C.EagerCut(_eager(self.model), self._layer_name())
-        self._network = (self.model, self.features_layer_name, network)
+            network = _C.EagerCut(_eager(self.model), self._layer_name(), self.output, self.layer_output)
+        self._network = (*current, network)
         return network
 
     def _layer_name(self) -> str:
         return self.features_layer_name.removeprefix("_orig_mod.")
+
+    def _replicate_for_data_parallel(self) -> Any:
+        raise RuntimeError(
+            "an engine cannot be replicated by torch.nn.DataParallel, as replicas have no weights to adapt; use one "
+            "process a device, with torch.nn.parallel.DistributedDataParallel around the engine for training"
+        )
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave out what is made from the rest."""
@@ -320,17 +448,16 @@ class IT3Engine(nn.Module):
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
         _rename_torch_ttt_keys(state_dict, prefix, isinstance(self.embeder, Embedder))
+        # Of torch-ttt and of earlier checkpoints, which were written after training.
+        state_dict.setdefault(f"{prefix}_extra_state", torch.tensor([True, False]))
         super()._load_from_state_dict(state_dict, prefix, *args)
-
-
-def inputs_of(batch: Any) -> Any:
-    """Give the inputs in a loader's batch: (inputs, targets), (inputs,) or inputs."""
-    return batch[0] if isinstance(batch, tuple | list) and len(batch) in (1, 2) else batch
 
 
 def _check_model(model: object) -> None:
     if not isinstance(model, nn.Module):
         raise TypeError(f"model must be a torch.nn.Module, not a {type(model).__name__}")
+    if isinstance(model, IT3Engine):
+        raise TypeError("model is an IT3Engine, which adapts by itself; give the model in it, engine.model")
     if isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel):
         raise ValueError(
             f"model is wrapped in {type(model).__name__}; give model.module, and wrap the engine to train in parallel"

@@ -1,9 +1,10 @@
 """Does adaptation help? Adapted predictions beside the controls that a gain has to beat."""
 
-import copy
+import math
 import statistics
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -11,18 +12,19 @@ import torch
 from torch import Tensor
 
 from it3 import _C
+from it3.controls import Reference
 from it3.engine import IT3Engine
+from it3.kept import own_copy, seeded_runs
+from it3.looking import Batches, Loader, batches_of, check_separate, with_settings
 from it3.metrics import Metric, metric_of
 
 if TYPE_CHECKING:
     import pandas as pd
 
-Batches = Sequence[tuple[Any, Tensor]]
-Loader = Iterable[tuple[Any, Tensor]] | Callable[[int], Iterable[tuple[Any, Tensor]]]
-
 BASE = "0 steps"
-_UNADAPTED = {"num_steps": 0, "threshold": None, "prediction": "first"}
-_RUNNING = {"norm_statistics": "running", "norm_prior": None}
+PLAIN = "no second term, 0 steps"
+RUNNING = {"norm_statistics": "running", "norm_prior": None}
+UNADAPTED = {"num_steps": 0, "threshold": None, "prediction": "first", "copy_model": True, **RUNNING}
 _CONFIDENCE = 0.95
 
 
@@ -36,7 +38,7 @@ class Gain:
 
     @property
     def verdict(self) -> str:
-        """Whether the interval lies above 0, below, or neither."""
+        """Whether the interval lies above 0, "helps", below, "hurts", or neither."""
         return "helps" if self.low > 0 else "hurts" if self.high < 0 else "no clear effect"
 
     def __str__(self) -> str:
@@ -49,6 +51,7 @@ class _Row:
     options: dict[str, Any]
     answer: str  # the attribute of an adaptation that counts
     is_control: bool
+    reference: Reference | None = None  # what predicts in a network's place
     sums: list[list[float]] = field(default_factory=list)  # of scores, [run][batch]
     seconds: list[float] = field(default_factory=list)
     megabytes: float = float("nan")
@@ -63,7 +66,8 @@ class Evaluation:
         One dictionary a row, controls first: ``name``, ``score`` (the mean over all runs' samples), ``sd`` (the
         standard deviation of the runs' scores; nan for one run), ``gain``, ``low`` and ``high`` (against the same runs'
         0 steps, above 0 for better, with the 95 % interval), ``verdict``, ``milliseconds`` (the median of a batch) and
-        ``megabytes`` (10^6 bytes that a batch takes at its peak, beyond what was there before).
+        ``megabytes`` (10^6 bytes that a batch takes at its peak, beyond what was there before); both are nan for the
+        reference. A row that helps says in its ``verdict`` if it is worse than the reference, or no better.
     """
 
     def __init__(self, rows: dict[str, _Row], counts: list[list[int]], metric: Metric, resamples: int) -> None:
@@ -117,7 +121,9 @@ class Evaluation:
             interval = "" if row["name"] == BASE else f"{row['low']:+.4f} to {row['high']:+.4f}"
             gain = "" if row["name"] == BASE else f"{row['gain']:+.4f}"
             numbers = (f"{row['score']:.4f}", f"{row['sd']:.4f}", gain, interval)
-            lines.append((row["name"], *numbers, f"{row['milliseconds']:.2f}", f"{row['megabytes']:.1f}"))
+            costs = (("", "") if math.isnan(row["milliseconds"]) else
+                     (f"{row['milliseconds']:.2f}", f"{row['megabytes']:.1f}"))
+            lines.append((row["name"], *numbers, *costs))
         widths = [max(len(line[column]) for line in lines) for column in range(len(titles))]
         cells = ((line[0].ljust(widths[0]), *map(str.rjust, line[1:], widths[1:])) for line in lines)
         return "\n".join("  ".join(line).rstrip() for line in cells) + "\n\n" + self.verdict
@@ -132,16 +138,36 @@ class Evaluation:
             "gain": gain.value,
             "low": gain.low,
             "high": gain.high,
-            "verdict": "" if name == BASE else gain.verdict,
-            "milliseconds": 1e3 * statistics.median(row.seconds),
+            "verdict": "" if name == BASE else gain.verdict + self._short_of_reference(name, gain),
+            "milliseconds": 1e3 * statistics.median(row.seconds) if row.seconds else float("nan"),
             "megabytes": row.megabytes,
         }
+
+    def _reference_gain(self, name: str) -> tuple[str, Gain] | None:
+        """Give the reference's name and a row's gain against it, unless there is none, or the row is it."""
+        found = next((other for other, row in self._rows.items() if row.reference is not None), None)
+        return None if found in (None, name) else (str(found), self.compare(name, str(found)))
+
+    def _short_of_reference(self, name: str, gain: Gain) -> str:
+        against = self._reference_gain(name)
+        if against is None or gain.low <= 0 or against[1].low > 0:
+            return ""
+        return f", but {'worse' if against[1].high < 0 else 'no better'} than the {against[0]}"
 
     def _verdict_of(self, name: str) -> str:
         gain = self.compare(name, BASE)
         said = f"{name}: {gain.verdict}; {self._metric.name} {gain} against {BASE}"
-        controls = {other: self.compare(name, other) for other, row in self._rows.items() if row.is_control}
-        equals = [f"'{other}' ({beyond})" for other, beyond in controls.items() if other != BASE and beyond.low <= 0]
+        against = self._reference_gain(name)
+        if against is not None:
+            reference, beyond = against
+            than = "better" if beyond.low > 0 else "worse" if beyond.high < 0 else "not clearly better"
+            said += f"; {than} than predicting the {reference}, by {beyond}"
+        others = {
+            other: self.compare(name, other)
+            for other, row in self._rows.items()
+            if row.is_control and other != BASE and row.reference is None
+        }
+        equals = [f"'{other}' ({beyond})" for other, beyond in others.items() if beyond.low <= 0]
         if gain.low > 0 and equals:
             said += ". But without adapting, as much may come from " + ", ".join(equals)
         return said + "."
@@ -150,23 +176,25 @@ class Evaluation:
 def evaluate(
     engines: IT3Engine | Sequence[IT3Engine],
     loader: Loader,
-    metric: str | Callable[[Tensor, Tensor], Tensor],
+    metric: str | Callable[[Tensor, Any], Any],
     variants: Mapping[str, Mapping[str, Any]] | None = None,
     *,
     higher_is_better: bool | None = None,
     seeds: int = 1,
-    without_second_term: Sequence[IT3Engine] = (),
+    without_second_term: IT3Engine | Sequence[IT3Engine] = (),
+    reference: Tensor | Callable[[Any], Tensor] | None = None,
     resamples: int = 10_000,
 ) -> Evaluation:
     """Compare adapted predictions with those that a gain has to beat, on the same inputs.
 
     The controls are the same network with 0 steps; its unadapted y1; where a variant uses other statistics for batch
-    normalisation, these with 0 steps; and, if given, networks that were trained without the second term of the loss.
+    normalisation, these with 0 steps; and, if given, networks that were trained without the second term of the loss,
+    and what can be predicted without a network. Engines, models and random generators are left as they are.
 
     Parameters
     ----------
     engines
-        An engine, or several that were trained with different seeds: each is a run. They are left as they are.
+        An engine, or several that were trained with different seeds: each is a run.
     loader
         Batches (inputs, targets) of the data in question, the same for all rows; or a function of the run's number that
         gives them.
@@ -174,56 +202,86 @@ def evaluate(
         "accuracy" (targets are class indices, or scores like the prediction's), "mse" or "mae"; or a function of
         (prediction, targets) that gives the scores of the samples, (B,), or of the whole batch, a scalar.
     variants
-        By name, options that override the engine's; the one default is the engine's own options, as "adapted". With
-        ``copy_model`` False, weights are kept from batch to batch and put back at the end.
+        By name, options that override the engine's, and ``distance_fn``, such as :attr:`it3.Tuning.choice`; the one
+        default is the engine's own options, as "adapted". With ``copy_model`` False, weights are kept from batch to
+        batch on a copy of the model, which starts with the weights of now.
     higher_is_better
         What the scores of a function of your own mean; True if not given.
     seeds
-        The runs of a single engine. Before each the random generators are seeded with its number, so that a loader that
-        corrupts or shuffles draws anew.
+        The runs of each engine. Before each run the random generators of torch are seeded with its number, so that a
+        loader that corrupts or shuffles draws anew; the engines take turns.
     without_second_term
-        Engines that were trained on the first term alone, one a run.
+        Engines that were trained on the first term alone, which take turns with the runs.
+    reference
+        The training targets, by which a predictor without a network becomes a control: the "majority class" for
+        accuracy, the "training mean" of each output for mse, the "training median" for mae. For a function of your own
+        the prediction itself, of a sample or broadcast to a batch; or, for any metric, a function of the inputs that
+        predicts.
     resamples
         Of the bootstrap.
 
     Raises
     ------
-    ValueError
-        For an unknown metric, no batches, and what the options raise.
+    ValueError, TypeError
+        For an unknown metric, no batches, predictions and targets that do not fit, scores that are not finite, a model
+        that cannot be copied where it has to be, and what the options raise.
     """
-    runs = [engines] * seeds if isinstance(engines, IT3Engine) else list(engines)
+    runs = _runs_of(engines, seeds)
+    plain = [without_second_term] if isinstance(without_second_term, IT3Engine) else list(without_second_term)
     measure = metric_of(metric, higher_is_better)
-    rows = _rows_of(runs[0], variants if variants is not None else {"adapted": {}})
-    plain_name = "no second term, 0 steps"
-    if without_second_term:
-        rows[plain_name] = _Row({**_UNADAPTED, **_RUNNING}, "prediction", is_control=True)
-    counts = []
-    for run, engine in enumerate(runs):
-        torch.manual_seed(run)
-        batches = list(loader(run) if callable(loader) else loader)
-        if not batches:
-            raise ValueError("the loader gave no batches; evaluate() goes through it once a run")
-        counts.append([len(targets) for _, targets in batches])
-        engine.uncertainty(batches[0][0])  # shapes the embedder, and takes what a first call takes
-        for name, row in rows.items():
-            of_row = without_second_term[run % len(without_second_term)] if name == plain_name else engine
-            _measure(of_row, batches, measure, row)
+    if isinstance(loader, Iterator):  # there is one pass
+        loader = list(loader)
+    control = None if reference is None else Reference.of(reference, measure)
+    rows = _rows_of(runs[0], variants if variants is not None else {"adapted": {}}, bool(plain), control)
+    counts: list[list[int]] = []
+    with seeded_runs():
+        for run, engine in enumerate(runs):
+            batches = batches_of(loader, run)
+            engine.uncertainty(own_copy(batches[0][0]))  # shapes the embedder, and takes what a first call takes
+            of_run: list[int] = []
+            for name, row in rows.items():
+                torch.manual_seed(run)  # so that rows do not depend on one another
+                with _saying(name, run):
+                    of_row = plain[run % len(plain)] if name == PLAIN else engine
+                    of_run = _measure(of_row, batches, measure, row)
+            counts.append(of_run)
     controls_first = sorted(rows.items(), key=lambda item: not item[1].is_control)
     return Evaluation(dict(controls_first), counts, measure, resamples)
 
 
-def _rows_of(engine: IT3Engine, variants: Mapping[str, Mapping[str, Any]]) -> dict[str, _Row]:
+def _runs_of(engines: object, seeds: int) -> list[IT3Engine]:
+    if isinstance(engines, Mapping):
+        raise TypeError("evaluate() takes an engine, or a list of engines as runs; evaluate those of a mapping one by one")
+    given = [engines] if isinstance(engines, IT3Engine) else list(engines) if isinstance(engines, Sequence) else None
+    if given is None or not all(isinstance(engine, IT3Engine) for engine in given):
+        raise TypeError(f"engines must be an IT3Engine, or a list of them, not {type(engines).__name__}")
+    if not given:
+        raise ValueError("there are no engines to evaluate")
+    if isinstance(seeds, bool) or not isinstance(seeds, int) or seeds < 1:
+        raise ValueError(f"seeds must be a whole number from 1, not {seeds!r}")
+    return given * seeds
+
+
+def _rows_of(
+    engine: IT3Engine, variants: Mapping[str, Mapping[str, Any]], has_plain: bool, reference: Reference | None
+) -> dict[str, _Row]:
     rows = {
-        BASE: _Row({**_UNADAPTED, **_RUNNING}, "prediction", is_control=True),
-        f"{BASE}, y1": _Row({**_UNADAPTED, **_RUNNING}, "second", is_control=True),
+        BASE: _Row(UNADAPTED, "prediction", is_control=True),
+        f"{BASE}, y1": _Row(UNADAPTED, "second", is_control=True),
     }
     for options in variants.values():
+        if not isinstance(options, Mapping):
+            raise TypeError(f"a variant must be a mapping of options, not a {type(options).__name__}")
         merged = {**engine.optimization_parameters, **options}
-        used = {name: merged.get(name, default) for name, default in _RUNNING.items()}
-        if used["norm_statistics"] != "running":
+        used = {name: merged.get(name, default) for name, default in RUNNING.items()}
+        if used["norm_statistics"] not in ("running", None):
             prior = "" if used["norm_prior"] is None else f", prior {used['norm_prior']:g}"
             name = f"{BASE}, {used['norm_statistics']} statistics{prior}"
-            rows[name] = _Row({**_UNADAPTED, **used}, "prediction", is_control=True)
+            rows[name] = _Row({**UNADAPTED, **used}, "prediction", is_control=True)
+    if has_plain:
+        rows[PLAIN] = _Row(UNADAPTED, "prediction", is_control=True)
+    if reference is not None:
+        rows[reference.name] = _Row({}, "", is_control=True, reference=reference)
     for name, options in variants.items():
         if name in rows:
             raise ValueError(f"a variant is called {name!r}, which is the name of a control; call it otherwise")
@@ -231,26 +289,43 @@ def _rows_of(engine: IT3Engine, variants: Mapping[str, Mapping[str, Any]]) -> di
     return rows
 
 
-def _measure(engine: IT3Engine, batches: Batches, metric: Metric, row: _Row) -> None:
-    """Append a run to a row."""
-    is_online = {**engine.optimization_parameters, **row.options}.get("copy_model", True) is False
-    if is_online:
-        engine = copy.deepcopy(engine)
-        engine.reset()
-    sums = []
+@contextmanager
+def _saying(name: str, run: int) -> Iterator[None]:
+    """Note with an exception where it happened."""
+    try:
+        yield
+    except Exception as error:
+        error.add_note(f"in the row {name!r}, run {run}")
+        raise
+
+
+def _measure(engine: IT3Engine, batches: Batches, metric: Metric, row: _Row) -> list[int]:
+    """Append a run to a row, and count the samples of its batches."""
+    layout = engine.prediction_layout
+    other = with_settings(engine, UNADAPTED if row.reference is not None else row.options)
+    if other.model is not engine.model:
+        check_separate(other, engine, batches[0][0])
+    sums, counts = [], []
     for inputs, targets in batches:
+        given = own_copy(inputs)
         start = time.perf_counter()
-        adaptation = engine.adapt(inputs, **row.options)
-        answer: Tensor = getattr(adaptation, row.answer)
+        adaptation = other.adapt(given)
+        answer: Tensor = adaptation.prediction if row.reference is not None else getattr(adaptation, row.answer)
         if answer.is_cuda:
             torch.cuda.synchronize(answer.device)
-        row.seconds.append(time.perf_counter() - start)
-        sums.append(metric.sum(answer, targets))
+        if row.reference is None:
+            row.seconds.append(time.perf_counter() - start)
+        else:
+            answer = row.reference.predict(own_copy(inputs), answer, layout)
+        score, samples = metric.sum(answer, targets, layout)
+        sums.append(score)
+        counts.append(samples)
     row.sums.append(sums)
-    if len(row.sums) == 1:
-        row.megabytes = _peak_megabytes(engine, batches[0][0], row.options)
+    if len(row.sums) == 1 and row.reference is None:
+        row.megabytes = _peak_megabytes(other, own_copy(batches[0][0]))
+    return counts
 
 
-def _peak_megabytes(engine: IT3Engine, inputs: Any, options: dict[str, Any]) -> float:
+def _peak_megabytes(engine: IT3Engine, inputs: Any) -> float:
     """Give what a call takes at its peak, beyond what was there before, as torch's allocators tell."""
-    return _C.peak_memory(lambda: engine.adapt(inputs, **{**options, "copy_model": True})) / 1e6
+    return _C.peak_memory(lambda: engine.adapt(inputs, copy_model=True)) / 1e6

@@ -1,34 +1,105 @@
 """Eager models and functions as TorchScript or exported programs, compared with what they were made from."""
 
 import copy
+import keyword
 import os
 import warnings
-from collections.abc import Iterator
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from it3 import _C
+from it3.kept import own_copy
 
 Method = Literal["script", "trace"]
 
 
-def copy_of(model: nn.Module) -> nn.Module:
-    """Make a deep copy of a model.
+Copied = TypeVar("Copied", bound=nn.Module)
+
+
+def copy_of(model: Copied) -> Copied:
+    """Make a deep copy of a module, which shares no parameter or buffer with it.
 
     What a forward left on a module, such as the weight that weight_norm computes, belongs to a graph and cannot be
-    deep-copied; the copy's next forward makes it anew.
+    deep-copied; the copy's next forward makes it anew. Where a module refuses to be copied, or holds what does, such as
+    a lock, its modules are copied one by one, and what refuses is shared.
+
+    Raises
+    ------
+    ValueError
+        If that does not work either.
     """
     attributes = (value for module in model.modules() for value in vars(module).values())
     left = [value for value in attributes if isinstance(value, Tensor) and not value.is_leaf]
-    return copy.deepcopy(model, {id(t): t.detach().clone() for t in left})
+    why = "tensors of its copy are its own"
+    for how in (_deep_copy, _copy_by_module):
+        try:
+            copied = how(model, {id(t): t.detach().clone() for t in left})
+        except Exception as error:  # noqa: BLE001  (whatever refuses to be copied raises)
+            why = f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else ''}"
+            continue
+        if not _shares_tensors(copied, model):
+            return copied
+    raise ValueError(f"the {type(model).__name__} cannot be copied: {why}")
 
 
-def to_torchscript(model: nn.Module, example_inputs: Any, method: Method) -> torch.jit.ScriptModule:
+def _deep_copy(model: Copied, memo: dict[int, Any]) -> Copied:
+    return copy.deepcopy(model, memo)
+
+
+def _shares_tensors(one: nn.Module, other: nn.Module) -> bool:
+    def tensors(module: nn.Module) -> set[int]:
+        return {id(t) for t in (*module.parameters(), *module.buffers())}
+
+    return not tensors(one).isdisjoint(tensors(other))
+
+
+def _copy_by_module(model: Copied, memo: dict[int, Any]) -> Copied:
+    """Copy each module in a module by its attributes, and those that refuse to be copied not at all."""
+    modules = [m for m in model.modules() if not isinstance(m, torch.jit.ScriptModule)]
+    for module in modules:  # first all of them, as their attributes refer to one another
+        memo[id(module)] = type(module).__new__(type(module))
+    for module in modules:
+        attributes = {name: _copy_if_possible(value, memo) for name, value in vars(module).items()}
+        memo[id(module)].__dict__.update(attributes)
+    copied: Copied = memo[id(model)]
+    return copied
+
+
+def _copy_if_possible(value: Any, memo: dict[int, Any]) -> Any:
+    known = dict(memo)
+    try:
+        copied = copy.deepcopy(value, known)
+    except Exception:  # noqa: BLE001  (as above)
+        if type(value) in (list, tuple, set):
+            return type(value)(_copy_if_possible(item, memo) for item in value)
+        if type(value) in (dict, OrderedDict):
+            return type(value)((key, _copy_if_possible(item, memo)) for key, item in value.items())
+        return value.detach().clone() if isinstance(value, Tensor) else value
+    memo.update(known)
+    return copied
+
+
+def uncompiled(model: nn.Module) -> nn.Module:
+    """Take the wrappers of torch.compile off a model and the modules in it, in place. A child may be the only one."""
+    inner = getattr(model, "_orig_mod", model)
+    for module in list(inner.modules()):
+        for name, child in list(module._modules.items()):
+            unwrapped = getattr(child, "_orig_mod", None)
+            if isinstance(unwrapped, nn.Module):
+                module._modules[name] = unwrapped
+    return inner if isinstance(inner, nn.Module) else model
+
+
+def to_torchscript(
+    model: nn.Module, example_inputs: Any, method: Method, name: str = "the model", advice: str = ""
+) -> torch.jit.ScriptModule:
     """Export a model, in the mode that it is in; a TorchScript module is returned as it is.
 
     Parameters
@@ -39,25 +110,53 @@ def to_torchscript(model: nn.Module, example_inputs: Any, method: Method) -> tor
         What it is called with: one tensor, a tuple or list (positional) or a mapping (keywords).
     method
         "script" compiles the source, "trace" records one call.
+    name, advice
+        For errors: what the module is, and what else there is to do.
 
     Raises
     ------
     ValueError
-        For another method.
+        For another method, and for a model that cannot be exported by this one; it tells whether the other one works.
     """
     if method not in ("script", "trace"):
         raise ValueError(f"method must be 'script' or 'trace', not {method!r}")
     if isinstance(model, torch.jit.ScriptModule):
         return model
-    args, kwargs = _C.arguments_of(example_inputs)
+    try:
+        return _torchscript(model, example_inputs, method)
+    except Exception as error:  # noqa: BLE001  (for source that it cannot read, TorchScript raises much)
+        other: Method = "trace" if method == "script" else "script"
+        first, wish = _first_line(error), "write it in what TorchScript takes"
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                _torchscript(model, example_inputs, other)
+        except Exception as second:  # noqa: BLE001
+            raise ValueError(
+                f"{name} cannot be exported by method={method!r}, nor by {other!r}; {wish}{advice}. "
+                f"{method!r} says {first}; {other!r} says {_first_line(second)}"
+            ) from error
+        raise ValueError(
+            f"{name} cannot be exported by method={method!r}; try method={other!r}, or {wish}: {first}"
+        ) from error
+
+
+def _first_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
+
+
+def _torchscript(model: nn.Module, example_inputs: Any, method: Method) -> torch.jit.ScriptModule:
+    args, kwargs = _C.arguments_of(own_copy(example_inputs))
     script: torch.jit.ScriptModule
     with quiet_torchscript():
         if method == "script":
             script = torch.jit.script(model)
         elif kwargs:
-            script = torch.jit.trace(model, example_kwarg_inputs=kwargs)
+            # Not strict: a mapping may be returned.
+            script = torch.jit.trace(model, example_kwarg_inputs=kwargs, strict=False)
         else:
-            script = torch.jit.trace(model, args)
+            script = torch.jit.trace(model, args, strict=False)
     return script
 
 
@@ -67,17 +166,22 @@ def to_exported_program(model: nn.Module, example_inputs: Any) -> torch.export.E
     Raises
     ------
     ValueError
-        For a TorchScript module, which torch.export does not take.
+        For a TorchScript module, which torch.export does not take, and for models that it cannot export.
     """
     if isinstance(model, torch.jit.ScriptModule):
         raise ValueError("torch.export takes eager models, not TorchScript; save as .pt with method='script'")
-    args, kwargs = _C.arguments_of(example_inputs)
+    args, kwargs = _C.arguments_of(own_copy(example_inputs))
 
     def any_batch(leaf: object) -> dict[int, Any] | None:
         return {0: torch.export.Dim.AUTO} if isinstance(leaf, Tensor) and leaf.dim() else None
 
     shapes = pytree.tree_map(any_batch, kwargs or args)
-    return torch.export.export(model, args, kwargs, dynamic_shapes=shapes, strict=False)
+    try:
+        return torch.export.export(model, args, kwargs, dynamic_shapes=shapes, strict=False)
+    except Exception as error:  # noqa: BLE001  (torch.export raises much)
+        raise ValueError(
+            f"the model cannot be exported by method='export' ({_first_line(error)}); try method='script' or 'trace'"
+        ) from error
 
 
 def first_tensor(value: Any) -> Tensor:
@@ -131,8 +235,52 @@ def complete_file(path: str | os.PathLike[str]) -> Iterator[str]:
         partial.unlink(missing_ok=True)
 
 
-def check_close(actual: Tensor, expected: Tensor, what: str) -> None:
+def read_back(file: str, model: nn.Module, is_program: bool) -> Callable[..., Any]:
+    """Read a model from the file that it was just written to.
+
+    Raises
+    ------
+    ValueError
+        If that does not work: TorchScript writes some files that it cannot read.
+    """
+    try:
+        with quiet_torchscript():
+            if is_program:
+                program: Callable[..., Any] = torch.export.load(file).module()
+                return program
+            loaded: torch.jit.ScriptModule = torch.jit.load(file)
+            return loaded
+    except Exception as error:  # noqa: BLE001  (readers raise much)
+        raise unreadable(error, model) from error
+
+
+def unreadable(error: Exception, *models: nn.Module) -> ValueError:
+    """Make an error for a file that cannot be read, which names what TorchScript cannot write: keywords, no ASCII."""
+    names = {part for model in models for name in _names_in(model) for part in name.split(".")}
+    odd = sorted(n for n in names if n and (not n.isascii() or keyword.iskeyword(n)))
+    why = (
+        f"TorchScript cannot read names that are not ASCII, or are words of the language, such as {odd[0]!r}; rename "
+        f"{', '.join(map(repr, odd[:5]))}"
+        if odd
+        else _first_line(error)
+    )
+    return ValueError(f"what was exported cannot be read again, so nothing was written: {why}")
+
+
+def _names_in(model: nn.Module) -> list[str]:
+    named = (model.named_modules(), model.named_parameters(), model.named_buffers())
+    return [name for names in named for name, _ in names]
+
+
+def check_close(
+    actual: Tensor, expected: Tensor, what: str, relative: float = 1e-3, absolute: float = 1e-5
+) -> None:
     """Raise ValueError if an export's predictions are not those of its source."""
-    if not torch.allclose(actual, expected, rtol=1e-3, atol=1e-5, equal_nan=True):
+    if actual.shape != expected.shape or actual.dtype != expected.dtype:
+        raise ValueError(
+            f"{what}: of shape {tuple(actual.shape)} and {actual.dtype} rather than {tuple(expected.shape)} and "
+            f"{expected.dtype}; nothing was written. Try the other method"
+        )
+    if not torch.allclose(actual, expected, rtol=relative, atol=absolute, equal_nan=True):
         difference = float((actual - expected).abs().max())
         raise ValueError(f"{what}, by {difference:.3g}; nothing was written. Try the other method")

@@ -1,32 +1,157 @@
-"""Which dimension of a layer's output holds the channels, told by the kinds of the layers."""
+"""Which layers a tensor of an eager model comes from: their kinds tell where its channels and samples are."""
 
-from itertools import chain
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from it3 import _C
 
 
-def layout_of(layer: nn.Module, model: nn.Module) -> _C.Layout:
-    """Tell the layout of what a layer of a model returns.
+def settle_layouts(
+    parts: _C.EngineParts, inputs: Any, is_training: bool, needed: tuple[bool, bool]
+) -> tuple[_C.Layout, _C.Layout]:
+    """Tell where an engine's prediction and features have their channels and samples.
 
-    The layer's own kind tells; else that of the last layer in it that has one; else, for a layer that works on any
-    layout, such as an activation, that of the nearest layer registered before it.
+    Parameters
+    ----------
+    parts
+        The engine's. Layouts in them whose ``channel_dim`` is set are taken as they are.
+    inputs
+        What the model is called with.
+    is_training
+        Whether the call trains, and a lazy model may take its shapes from it.
+    needed
+        Whether it is an error if the prediction's, and the features', stay open.
+
+    Raises
+    ------
+    ValueError
+        For a layout that is needed and stays open.
+    IndexError
+        For a given one that the tensor does not have.
     """
-    modules = list(model.modules())
-    inside = list(layer.modules())
-    before = modules[: modules.index(layer)]
-    kinds = (_channel_dim(module) for module in chain([layer], reversed(inside), reversed(before)))
-    channel_dim = next((dim for dim in kinds if dim is not None), None)
-    is_sequence_first = any(getattr(module, "batch_first", True) is False for module in inside)
-    return _C.Layout(channel_dim=channel_dim, batch_dim=1 if is_sequence_first else 0)
+    model = parts.model
+    if isinstance(model, torch.jit.ScriptModule):
+        return _C.settle_layouts(parts, inputs, None, None, needed)
+    if is_training and any(nn.parameter.is_lazy(parameter) for parameter in model.parameters()):
+        arguments, keywords = _C.arguments_of(inputs)
+        with torch.no_grad():
+            model(*arguments, **keywords)  # gives the parameters their shapes, as the first call would
+    layer = _C.submodule_of(model, parts.layer_name)
+    return _C.settle_layouts(parts, inputs, origin_of(model, model), origin_of(layer, model), needed)
 
 
-def _channel_dim(module: nn.Module) -> int | None:
+def origin_of(layer: nn.Module, model: nn.Module) -> _C.Origin:
+    """Tell the layers that the output of a layer of a model comes from.
+
+    Those in the layer. For one that works on each value by itself, such as an activation, those before it, in its
+    Sequential or, where it has none, in the order in which they are registered.
+    """
+    chain = _chain_of(layer, model)
+    first = chain[0] if chain else layer
+    before = [kind for kind in map(_own_kind, _modules_before(first, model)) if _tells(kind)]
+    inside = _kinds_in(chain)
+    if not inside:
+        inside, before = before, []
+    return _C.Origin(inside, before, _is_direct(chain))
+
+
+def _chain_of(layer: nn.Module, model: nn.Module) -> list[nn.Module]:
+    """Give the layer, behind those before it in its Sequential if it is one that works on each value by itself."""
+    if not _is_elementwise(layer):
+        return [layer]
+    for parent in model.modules():
+        children = list(parent._modules.values())
+        if _is_sequential(parent) and any(child is layer for child in children):
+            index = next(i for i, child in enumerate(children) if child is layer)
+            return [child for child in children[: index + 1] if child is not None]
+    return []
+
+
+def _modules_before(layer: nn.Module, model: nn.Module) -> list[nn.Module]:
+    """Give the modules that are registered before a layer and do not contain it."""
+    before = []
+    for module in model.modules():
+        if module is layer:
+            break
+        if not any(inner is layer for inner in module.modules()):
+            before.append(module)
+    return before
+
+
+def _kinds_in(chain: Iterable[nn.Module]) -> list[_C.LayerKind]:
+    """Give the kinds of modules in their order, those in a module before its own."""
+    kinds: list[_C.LayerKind] = []
+    seen: set[int] = set()
+
+    def visit(module: nn.Module) -> None:
+        if id(module) in seen:
+            return
+        seen.add(id(module))
+        for child in module.children():
+            visit(child)
+        kind = _own_kind(module)
+        if _tells(kind):
+            kinds.append(kind)
+
+    for module in chain:
+        visit(module)
+    return kinds
+
+
+def _is_direct(chain: Sequence[nn.Module]) -> bool:
+    """Tell whether a chain returns what its last layer of a known kind does."""
+    last = next((module for module in reversed(chain) if not _is_elementwise(module)), None)
+    if last is None:
+        return False
+    if _is_sequential(last):
+        return _is_direct([child for child in last._modules.values() if child is not None])
+    return _own_kind(last).channel_dim is not None
+
+
+def _own_kind(module: nn.Module) -> _C.LayerKind:
+    batch_first = getattr(module, "batch_first", None)
+    if not isinstance(batch_first, bool):
+        batch_first = None
     if isinstance(module, torch.jit.ScriptModule):
         names = [module.original_name]
+        torch_class = None
     else:
         names = [base.__name__ for base in type(module).__mro__]
-    kinds = map(_C.channel_dim_of_kind, names)
-    return next((dim for dim in kinds if dim is not None), None)
+        torch_class = next((base for base in type(module).__mro__ if _is_of_torch(base)), None)
+    name = next((name for name in names if _C.channel_dim_of_kind(name) is not None), "")
+    kind = _C.kind_of_layer(name, lambda tensor: _tensor_of(module, tensor), batch_first)
+    if torch_class is None or not _has_forward_of(module, torch_class):
+        kind.channel_dim = None  # a class of the user's own may have its channels elsewhere
+    return kind
+
+
+def _tells(kind: _C.LayerKind) -> bool:
+    return kind.channel_dim is not None or kind.channels is not None
+
+
+def _tensor_of(module: nn.Module, name: str) -> Tensor | None:
+    if isinstance(module, torch.jit.ScriptModule):
+        tensor = getattr(module, name, None)
+    else:  # not by getattr, which would compute a parametrised weight
+        tensor = module._parameters.get(name, module._buffers.get(name))
+    return tensor if isinstance(tensor, Tensor) and not nn.parameter.is_lazy(tensor) else None
+
+
+def _is_of_torch(base: type) -> bool:
+    return base.__module__.startswith("torch.nn.") and base is not nn.Module
+
+
+def _has_forward_of(module: nn.Module, base: type) -> bool:
+    """Tell whether a call of the module runs the forward() of this class."""
+    return "forward" not in module.__dict__ and getattr(type(module), "forward", None) is getattr(base, "forward", None)
+
+
+def _is_sequential(module: nn.Module) -> bool:
+    return isinstance(module, nn.Sequential) and _has_forward_of(module, nn.Sequential)
+
+
+def _is_elementwise(module: nn.Module) -> bool:
+    return _is_of_torch(type(module)) and _C.is_elementwise(type(module).__name__)

@@ -2,8 +2,19 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
+import torch
 from torch import Tensor
+from torch.utils import _pytree as pytree
+
+from it3 import _C
+
+ANY_LAYOUT = _C.Layout()
+
+
+class NotFiniteError(ValueError):
+    """A prediction or score is not finite, which is neither good nor bad."""
 
 
 @dataclass(frozen=True)
@@ -11,34 +22,184 @@ class Metric:
     """Scores of the samples, (B,), or of the whole batch, a scalar, for a prediction and targets."""
 
     name: str
-    of: Callable[[Tensor, Tensor], Tensor]
+    of: Callable[[Tensor, Any, _C.Layout], Any]
     higher_is_better: bool
 
-    def sum(self, prediction: Tensor, targets: Tensor) -> float:
-        """Give the sum of the samples' scores."""
-        scores = self.of(prediction, targets.to(prediction.device)).double()
-        return float(scores * len(targets)) if scores.dim() == 0 else float(scores.sum())
+    def sum(self, prediction: Tensor, targets: Any, layout: _C.Layout = ANY_LAYOUT) -> tuple[float, int]:
+        """Give the sum of the samples' scores, and how many samples there are.
+
+        Parameters
+        ----------
+        prediction
+            What the model predicts for a batch.
+        targets
+            What is right. Tensors in it are brought to the prediction's device.
+        layout
+            Where the prediction's samples and classes are.
+
+        Raises
+        ------
+        ValueError, TypeError
+            For shapes and dtypes that do not fit.
+        NotFiniteError
+            For scores that are not finite.
+        """
+        samples = prediction.shape[layout.batch_of(prediction.dim())] if prediction.dim() else 1
+        to_device = lambda leaf: leaf.to(prediction.device) if isinstance(leaf, Tensor) else leaf  # noqa: E731
+        given = self.of(prediction, pytree.tree_map(to_device, targets), layout)
+        try:
+            scores = torch.as_tensor(given).detach()
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise TypeError(f"the metric {self.name!r} must return a tensor or number, not {given!r:.80}") from error
+        if scores.is_complex() or (scores.dim() > 0 and scores.shape != (samples,)):
+            raise ValueError(
+                f"the metric {self.name!r} must give a real score for each sample, of shape ({samples},), or one for "
+                f"the batch, a scalar; it gave {_described(scores)} for a prediction of shape {tuple(prediction.shape)}"
+                + (f" and targets of shape {tuple(targets.shape)}" if isinstance(targets, Tensor) else "")
+            )
+        scores = scores.double()
+        if not bool(scores.isfinite().all()):
+            bad = (~scores.isfinite()).nonzero().flatten().tolist()
+            where = f" for samples {_listed(bad)} of the batch" if scores.dim() else ""
+            raise NotFiniteError(f"{self.name} is not finite{where}, so that it says nothing of how good it is")
+        return float(scores * samples) if scores.dim() == 0 else float(scores.sum()), samples
 
 
-def _mean_of_samples(values: Tensor) -> Tensor:
-    return values.double().reshape(len(values), -1).mean(1)
+def accuracy(prediction: Tensor, targets: Tensor, layout: _C.Layout = ANY_LAYOUT) -> Tensor:
+    """Give the share of right classes over all places, (B,).
 
+    Parameters
+    ----------
+    prediction
+        Scores of at least two classes, such as (B, C), (B, C, H, W) or (B, T, C), of which the greatest counts.
+    targets
+        Class indices from 0, without the dimension of the classes, or with 1 there; or scores, such as one-hot ones, of the prediction's
+        shape.
+    layout
+        Where the prediction's samples and classes are; by default, classes are last in up to three dimensions, else in
+        dimension 1.
 
-def accuracy(prediction: Tensor, targets: Tensor) -> Tensor:
-    """Give the share of right classes, (B,), over all places, for scores (B, C, ...) and classes (B, ...) or scores."""
+    Raises
+    ------
+    ValueError
+        For shapes that do not fit, and for targets that are no such indices.
+    NotFiniteError
+        Where no score of a class is the greatest.
+    """
+    _check_tensor("accuracy", targets)
+    dim = _class_dim(prediction, layout)
+    one = list(prediction.shape)
+    classes, one[dim] = one[dim], 1
+    found = prediction.argmax(dim, keepdim=True)
+    _check_finite("accuracy", prediction.amax(dim, keepdim=True), "prediction", layout)
     if targets.shape == prediction.shape:
-        targets = targets.argmax(1)
-    return _mean_of_samples(prediction.argmax(1) == targets)
+        _check_finite("accuracy", targets.amax(dim, keepdim=True), "targets", layout)
+        right = targets.argmax(dim, keepdim=True)
+    else:
+        without = (*prediction.shape[:dim], *prediction.shape[dim + 1 :])
+        if tuple(targets.shape) not in (without, tuple(one)):
+            raise ValueError(
+                f"accuracy: targets of shape {tuple(targets.shape)} do not fit a prediction of shape "
+                f"{tuple(prediction.shape)} with classes in dimension {dim}: they must be class indices of shape "
+                f"{without}, or scores of the prediction's shape. If the classes are elsewhere, say so to the engine: "
+                "embeder=it3.Embedder(prediction_layout=it3.Layout(channel_dim=...))"
+            )
+        right = _class_indices(targets, classes).reshape(one)
+    return _means_of_samples(found == right, layout)
 
 
-def mse(prediction: Tensor, targets: Tensor) -> Tensor:
-    """Give the mean squared error of each sample, (B,)."""
-    return _mean_of_samples((prediction - targets.reshape(prediction.shape)).square())
+def mse(prediction: Tensor, targets: Tensor, layout: _C.Layout = ANY_LAYOUT) -> Tensor:
+    """Give the mean squared error of each sample, (B,), for targets of the prediction's shape but for sizes of 1."""
+    return _means_of_samples(_distances("mse", prediction, targets, layout).square(), layout)
 
 
-def mae(prediction: Tensor, targets: Tensor) -> Tensor:
-    """Give the mean absolute error of each sample, (B,)."""
-    return _mean_of_samples((prediction - targets.reshape(prediction.shape)).abs())
+def mae(prediction: Tensor, targets: Tensor, layout: _C.Layout = ANY_LAYOUT) -> Tensor:
+    """Give the mean absolute error of each sample, (B,), for targets of the prediction's shape but for sizes of 1."""
+    return _means_of_samples(_distances("mae", prediction, targets, layout), layout)
+
+
+def _class_dim(prediction: Tensor, layout: _C.Layout) -> int:
+    shape = tuple(prediction.shape)
+    needed = f"accuracy needs scores of two classes or more, such as (B, C), not a prediction of shape {shape}"
+    if prediction.dim() < 2 or prediction.is_complex():
+        raise ValueError(f"{needed}; for one score a sample give a metric of your own")
+    dim = layout.channel_of(prediction.dim())
+    if dim == layout.batch_of(prediction.dim()):
+        raise ValueError(f"{needed}, whose dimension {dim} holds both the samples and the classes")
+    if shape[dim] < 2:
+        raise ValueError(f"{needed}, with classes in dimension {dim}; for one score a sample give a metric of your own")
+    return dim
+
+
+def _class_indices(targets: Tensor, classes: int) -> Tensor:
+    if targets.is_complex():
+        raise ValueError("accuracy: targets must be class indices, not complex numbers")
+    indices = targets.long()
+    if targets.is_floating_point() and not bool((indices == targets).all()):
+        raise ValueError("accuracy: targets must be class indices; these are floats that are not whole")
+    if indices.numel() and not (0 <= int(indices.min()) and int(indices.max()) < classes):
+        wrong = indices[(indices < 0) | (indices >= classes)][0].item()
+        raise ValueError(
+            f"accuracy: targets hold the class {wrong}, but the prediction has {classes} classes, 0 to {classes - 1}; "
+            "to leave such places out give a metric of your own"
+        )
+    return indices
+
+
+def _distances(name: str, prediction: Tensor, targets: Tensor, layout: _C.Layout) -> Tensor:
+    """Give the absolute differences, in double precision and in the prediction's shape."""
+    _check_tensor(name, targets)
+    a, b = tuple(prediction.shape), tuple(targets.shape)
+    is_batch_first = layout.batch_of(prediction.dim()) == 0
+    # Other sizes than 1 in one order: then a reshape changes nothing but how many sizes of 1 there are.
+    fits = [size for size in a if size != 1] == [size for size in b if size != 1]
+    if not fits or (is_batch_first and a[:1] != b[:1]):
+        raise ValueError(
+            f"{name}: targets of shape {b} do not fit a prediction of shape {a}; they must have its shape, but for "
+            "dimensions of size 1"
+        )
+    is_complex = prediction.is_complex() or targets.is_complex()
+    dtype = torch.complex128 if is_complex else torch.double
+    _check_finite(name, prediction, "prediction", layout)
+    right = targets.to(dtype).reshape(a)
+    _check_finite(name, right, "targets", layout)
+    return (prediction.to(dtype) - right).abs()
+
+
+def _check_tensor(name: str, targets: object) -> None:
+    if not isinstance(targets, Tensor):
+        raise TypeError(f"{name}: targets must be a tensor, not a {type(targets).__name__}")
+
+
+def _check_finite(name: str, values: Tensor, what: str, layout: _C.Layout) -> None:
+    finite = values.isfinite()
+    if bool(finite.all()):
+        return
+    bad = (~_by_sample(finite, layout).all(1)).nonzero().flatten().tolist()
+    raise NotFiniteError(
+        f"{name}: the {what} is not finite for samples {_listed(bad)} of the batch, so that a score would say nothing"
+    )
+
+
+def _by_sample(values: Tensor, layout: _C.Layout) -> Tensor:
+    """Give (B, N) for values in a prediction's shape."""
+    if values.dim() == 0:
+        return values.reshape(1, 1)
+    samples = values.movedim(layout.batch_of(values.dim()), 0)
+    return samples.reshape(len(samples), -1)
+
+
+def _means_of_samples(values: Tensor, layout: _C.Layout) -> Tensor:
+    return _by_sample(values, layout).double().mean(1)
+
+
+def _described(scores: Tensor) -> str:
+    return f"{'complex ' if scores.is_complex() else ''}scores of shape {tuple(scores.shape)}"
+
+
+def _listed(numbers: list[int]) -> str:
+    shown = ", ".join(map(str, numbers[:10]))
+    return f"{shown}, ... ({len(numbers)} in all)" if len(numbers) > 10 else shown
 
 
 _METRICS = {
@@ -48,17 +209,27 @@ _METRICS = {
 }
 
 
-def metric_of(metric: str | Callable[[Tensor, Tensor], Tensor], higher_is_better: bool | None = None) -> Metric:
+def metric_of(metric: str | Callable[[Tensor, Any], Any], higher_is_better: bool | None = None) -> Metric:
     """Give a metric by its name, or make one of a function.
 
     Raises
     ------
-    ValueError
-        For an unknown name.
+    ValueError, TypeError
+        For an unknown name, for what is no function, and for a direction that contradicts a name's.
     """
     if isinstance(metric, str):
         if metric not in _METRICS:
             raise ValueError(f"metric must be one of {', '.join(_METRICS)}, or a function, not {metric!r}")
-        return _METRICS[metric]
-    name = getattr(metric, "__name__", "metric")
-    return Metric(name if name.isidentifier() else "metric", metric, higher_is_better is not False)
+        known = _METRICS[metric]
+        if higher_is_better not in (None, known.higher_is_better):
+            better = "higher" if known.higher_is_better else "lower"
+            raise ValueError(f"of {metric}, {better} is better; leave out higher_is_better={higher_is_better}")
+        return known
+    if not callable(metric):
+        raise TypeError(f"metric must be one of {', '.join(_METRICS)}, or a function, not {metric!r}")
+    name = getattr(metric, "__name__", type(metric).__name__)
+
+    def of(prediction: Tensor, targets: Any, _layout: _C.Layout) -> Any:
+        return metric(prediction, targets)
+
+    return Metric(name if name.isidentifier() else "metric", of, higher_is_better is not False)

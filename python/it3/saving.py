@@ -9,16 +9,20 @@ from torch import Tensor, nn
 
 from it3 import _C
 from it3.embedder import Embedder
-from it3.engine import IT3Engine
+from it3.engine import IT3Engine, _eager
 from it3.export import (
     FunctionOfOne,
     FunctionOfTwo,
     Method,
     check_close,
+    complete_file,
     copy_of,
     quiet_torchscript,
     to_torchscript,
+    uncompiled,
+    unreadable,
 )
+from it3.kept import kept_random_state, own_copy
 
 _FUNCTIONS = ("embedder", "combine", "distance")
 
@@ -36,12 +40,13 @@ def save(
     Parameters
     ----------
     engine
-        Its model, and an embedder, ``combine_fn`` or ``distance_fn`` of your own, are exported to TorchScript.
+        Its model, and an embedder, ``combine_fn`` or ``distance_fn`` of your own, are exported to TorchScript; a
+        subclass of :class:`it3.Embedder` counts as your own. Of what torch.compile wrapped, the model inside is.
     path
-        The file, which appears when it is complete.
+        The file, which appears when it is complete, and when the engine read back from it adapts as this one.
     example_inputs
-        What the model is called with. An eager model is exported, and compared with the export on them; they shape the
-        embedder too if no call has. Their shapes are noted in the file.
+        What the model is called with. An eager model is exported with them, and the engine that the file holds is
+        compared with this one; they shape the embedder too if no call has. Their shapes are noted in the file.
     method
         How to export: "script" compiles the source, "trace" records one call. A traced function is right for shapes
         like those of the call.
@@ -49,10 +54,29 @@ def save(
     Raises
     ------
     ValueError
-        For parts that cannot be exported, and if the exported engine gives other results than the eager one.
+        For parts that cannot be exported, for names that TorchScript writes but cannot read, and if the engine in the
+        file gives other results than this one.
     """
-    exported = _exported(engine, example_inputs, method)
-    _C.save_engine(os.fspath(path), exported._parts(), engine.optimization_parameters, example_inputs)
+    if callable(engine.output):
+        raise ValueError("output is a function, which a file cannot hold; give the prediction's place, as a key or index")
+    with kept_random_state():
+        engine.uncertainty(own_copy(example_inputs))  # shapes the embedder
+        eager = _copy_to_export(engine)
+        exported = _exported(eager, example_inputs, method)
+        with complete_file(path) as file:
+            options = engine.optimization_parameters
+            facts = {
+                "feedback": engine.feedback,
+                "is_trained": engine.is_trained,
+                "learnt_probabilities": engine._learnt_probabilities,
+            }
+            _C.save_engine(file, exported._parts(), options, own_copy(example_inputs), facts)
+            try:
+                saved = load(file)
+            except Exception as error:  # noqa: BLE001  (readers raise much)
+                parts = (eager.model, eager.embeder, eager.combine_fn, eager.distance_fn)
+                raise unreadable(error, *(part for part in parts if isinstance(part, nn.Module))) from error
+            _check_same(saved, eager, example_inputs, f"exported by {method!r}")
 
 
 def load(path: str | os.PathLike[str], device: torch.device | str | None = None) -> IT3Engine:
@@ -87,8 +111,14 @@ def load(path: str | os.PathLike[str], device: torch.device | str | None = None)
         functions.get("distance") or saved["distance"],
         optimization_parameters=saved["options"],
         neutral=saved["neutral"],
+        output=saved["output"],
+        layer_output=saved["layer_output"],
+        feedback=saved["feedback"],
+        in_dims=saved["in_dims"],
+        prediction_layout=saved["prediction_layout"],
+        features_layout=saved["features_layout"],
     )
-    engine._prediction_layout, engine._features_layout = saved["prediction_layout"], saved["features_layout"]
+    engine.is_trained, engine._learnt_probabilities = saved["is_trained"], saved["learnt_probabilities"]
     engine.notes = saved["notes"]
     return engine.eval()
 
@@ -105,73 +135,122 @@ def _device_of(model: nn.Module) -> torch.device:
     return next((p.device for p in model.parameters()), torch.device("cpu"))
 
 
-def _exported(engine: IT3Engine, example_inputs: Any, method: Method) -> IT3Engine:
-    """Make an engine of TorchScript parts, and compare its adapted predictions with the engine's."""
-    engine.uncertainty(example_inputs)  # shapes the embedder
+def _copy_to_export(engine: IT3Engine) -> IT3Engine:
+    """Copy what exporting could change: the user's own modules stay in the modes that they are in."""
     embeder = engine.embeder
-    if isinstance(embeder, nn.Module) and not isinstance(embeder, Embedder):
-        embeder = copy_of(embeder).eval()  # a copy, as the user's own stays in the mode that it is in
-    eager = _of_parts(engine, copy_of(engine.model).eval(), embeder, engine.combine_fn, engine.distance_fn)
+    if isinstance(embeder, nn.Module) and type(embeder) is not Embedder:
+        embeder = copy_of(embeder).eval()
+    model = uncompiled(copy_of(_eager(engine.model))).eval()
+    return _of_parts(engine, model, embeder, engine.combine_fn, engine.distance_fn)
+
+
+def _exported(eager: IT3Engine, example_inputs: Any, method: Method) -> IT3Engine:
+    """Make an engine of TorchScript parts."""
     calls = _calls_of(eager, example_inputs)
-    exported = _of_parts(
-        engine,
+    return _of_parts(
+        eager,
         _compiled("the model", eager.model, example_inputs, method),
         _compiled("embeder", eager.embeder, calls["embeder"], method),
         _compiled("combine_fn", eager.combine_fn, calls["combine_fn"], method),
         _compiled("distance_fn", eager.distance_fn, calls["distance_fn"], method),
     )
+
+
+def _check_same(saved: IT3Engine, eager: IT3Engine, example_inputs: Any, how: str) -> None:
+    """Raise ValueError if an engine does not adapt as another one does."""
     for steps in (0, 1):
         # Without draws, and decisions that rounding could turn.
         options = {"num_steps": steps, "copy_model": True, "restore_probability": 0, "threshold": None}
-        expected, actual = (e.adapt(example_inputs, **options) for e in (eager, exported))
+        state = torch.get_rng_state()
+        expected = eager.adapt(own_copy(example_inputs), **options)
+        torch.set_rng_state(state)
+        actual = saved.adapt(own_copy(example_inputs), **options)
+        what = f"{how}, the engine gives other predictions than the eager one after {steps} steps"
         for name in ("prediction", "second"):
-            what = f"exported by {method!r}, the engine gives other predictions than the eager one after {steps} steps"
             check_close(getattr(actual, name), getattr(expected, name), what)
-    return exported
+        # Small beside predictions, but all of adaptation; what is left of rounding is neither.
+        eps = torch.finfo(expected.uncertainty.dtype).eps
+        noise = 100 * eps * float(expected.prediction.detach().abs().max()) if expected.prediction.numel() else 0.0
+        of = {"uncertainty": "another ‖y1 - y0‖", "losses": "another loss"}
+        for name, other in of.items():
+            said = f"{how}, the engine has {other} than the eager one"
+            check_close(getattr(actual, name), getattr(expected, name), said, 1e-2, noise)
 
 
 def _of_parts(engine: IT3Engine, model: nn.Module, embeder: Any, combine_fn: Any, distance_fn: Any) -> IT3Engine:
     """Make an engine like another one, of other parts."""
     other = IT3Engine(
         model,
-        engine.features_layer_name,
+        _layer_in(model, engine.features_layer_name),
         embeder,
         combine_fn,
         distance_fn,
         engine.optimization_parameters,
         engine.neutral,
+        output=engine.output,
+        layer_output=engine.layer_output,
+        feedback=engine.feedback,
+        in_dims=engine.in_dims,
+        prediction_layout=engine.prediction_layout,
+        features_layout=engine.features_layout,
     )
-    other._prediction_layout, other._features_layout = engine._prediction_layout, engine._features_layout
+    other.is_trained, other._learnt_probabilities = True, engine._learnt_probabilities  # nobody is to be warned
+    other._are_layouts_settled = True  # the engine has run
     return other
+
+
+def _layer_in(model: nn.Module, name: str) -> str:
+    """Give a layer's name in a model from which the wrappers of torch.compile are taken off."""
+    if isinstance(model, torch.jit.ScriptModule) or name in dict(model.named_modules()):
+        return name
+    return ".".join(part for part in name.split(".") if part != "_orig_mod")
 
 
 def _compiled(name: str, part: Any, example: Any, method: Method) -> Any:
     """Export one part of an engine; the default ones stay as they are."""
-    if part is None or isinstance(part, str | Embedder):
+    if part is None or isinstance(part, str) or type(part) is Embedder:
         return part
     if not isinstance(part, nn.Module):
         part = FunctionOfOne(part) if name == "embeder" else FunctionOfTwo(part)
-    try:
-        return to_torchscript(part, example, method)
-    except RuntimeError as error:
-        other = {"script": "trace", "trace": "script"}[method]
-        raise ValueError(
-            f"{name} cannot be exported by method={method!r}; try method={other!r}, or write it in what TorchScript "
-            f"takes: {str(error).strip().splitlines()[0]}"
-        ) from error
+    advice = ""
+    if name == "the model":
+        advice = ", or keep an adapted model by engine.adapt(inputs).save(path, inputs, method='export')"
+    return to_torchscript(part, example, method, name, advice)
+
+
+class _Recorder(Embedder):
+    """Calls an embedder, and keeps what with."""
+
+    def __init__(self, embeder: Any) -> None:
+        super().__init__()
+        self.embeder = embeder
+        self.arguments: tuple[Tensor, ...] = ()
+
+    @property
+    def is_built(self) -> bool:
+        """It has no weights of its own."""
+        return True
+
+    def forward(self, prediction: Tensor, features: Tensor) -> Tensor:
+        """Embed."""
+        self.arguments = (prediction, features) if isinstance(self.embeder, Embedder) else (prediction,)
+        embedding: Tensor = self.embeder(*self.arguments)
+        return embedding
 
 
 def _calls_of(engine: IT3Engine, inputs: Any) -> dict[str, tuple[Tensor, ...]]:
     """Give the arguments with which an engine calls its functions."""
-    calls: dict[str, tuple[Tensor, ...]] = {"combine_fn": ()}
+    combined: tuple[Tensor, ...] = ()
+    combine_fn = engine.combine_fn
 
     def recording(features: Tensor, embedding: Tensor) -> Tensor:
-        calls["combine_fn"] = (features, embedding)
-        combined: Tensor = combine_fn(features, embedding)
-        return combined
+        nonlocal combined
+        combined = (features, embedding)
+        result: Tensor = combine_fn(features, embedding)
+        return result
 
-    combine_fn = engine.combine_fn
+    embeder = _Recorder(engine.embeder)
     combine = None if combine_fn is None else recording
-    recorder = _of_parts(engine, engine.model, engine.embeder, combine, engine.distance_fn)
-    prediction = recorder.adapt(inputs, num_steps=0).prediction
-    return {**calls, "embeder": (prediction,), "distance_fn": (prediction, prediction)}
+    recorder = _of_parts(engine, engine.model, embeder, combine, engine.distance_fn)
+    prediction = recorder.adapt(own_copy(inputs), num_steps=0).prediction
+    return {"embeder": embeder.arguments, "combine_fn": combined, "distance_fn": (prediction, prediction)}

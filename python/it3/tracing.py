@@ -5,7 +5,7 @@ What comes out is a proposal, as tracing fixes what it saw of Python: the core c
 
 import itertools
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
@@ -14,6 +14,11 @@ import torch
 from torch import Tensor, fx, nn
 from torch.fx.proxy import ParameterProxy
 from torch.utils import _pytree as pytree
+
+from it3 import _C
+from it3.keeping import Keeper
+from it3.reads import Reads
+from it3.recording import Recorder
 
 FEATURES = "it3_features"
 """The name, in a traced module, of a layer that gives what the named layer's output is."""
@@ -30,6 +35,8 @@ class _Tracer(fx.Tracer):
         super().__init__()
         self.layer = layer
         self.inputs = (args, kwargs)
+        self.at_layer: Callable[[fx.Tracer, Any], Any]
+        self.at_end: Callable[[Any], Any]
         self.names = {id(tensor): name for name, tensor in (*model.named_buffers(), *model.named_parameters())}
 
     def create_args_for_root(self, root_fn: Any, is_module: bool, concrete_args: Any = None) -> tuple[Any, list[Any]]:
@@ -43,7 +50,7 @@ class _Tracer(fx.Tracer):
         args, kwargs = pytree.tree_map(to_input, self.inputs)
 
         def call(*own_args: Any) -> Any:
-            return root_fn(*own_args, **kwargs)
+            return self.at_end(root_fn(*own_args, **kwargs))
 
         return call, [self.root, *args]
 
@@ -66,43 +73,121 @@ class _Tracer(fx.Tracer):
     def call_module(self, m: nn.Module, forward: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Record one call of a module, and the marker."""
         output = super().call_module(m, forward, args, kwargs)
-        return self.create_proxy("call_module", FEATURES, (output,), {}) if m is self.layer else output
+        return self.at_layer(self, output) if m is self.layer else output
 
 
-def trace(model: nn.Module, layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> torch.jit.ScriptModule:
-    """Trace a model by torch.fx, for calls that differ from this one in their tensors only.
+class Plan:
+    """How one kind of call is traced: what the model does and reads is recorded first, then it is traced by torch.fx.
 
     Parameters
     ----------
     model, layer
         The model, and the layer in it that the marker :data:`FEATURES` is put behind.
-    args, kwargs
-        What it is called with.
+    output, layer_output
+        Which of the model's outputs is the prediction, and which of the layer's is injected into.
 
-    Returns
-    -------
-    torch.jit.ScriptModule
-        It takes the call's tensors, in the order of pytree, gives the prediction, which is the first tensor in the
-        model's output, and holds the model's own parameters and buffers. The model itself is as it was.
-
-    Raises
-    ------
-    Exception
-        Whatever tracing and compilation raise for models that they do not support.
+    Attributes
+    ----------
+    keeper
+        Puts back what forward() changes beside the model itself.
     """
-    with _restored(model) as changed:
-        graph = _Tracer(model, layer, args, kwargs).trace(model)
-        parts = {node.target: _part(model, node) for node in graph.nodes if node.op in ("call_module", "get_attr")}
-        for name in [name for name in vars(model) if name.startswith("_tensor_constant")]:
-            delattr(model, name)  # torch.fx leaves them there
-    if changed:
-        raise RuntimeError("its forward() assigns attributes")
-    output = next(node for node in graph.nodes if node.op == "output")
-    output.args = (next(leaf for leaf in pytree.tree_leaves(output.args[0]) if isinstance(leaf, fx.Node)),)
-    with warnings.catch_warnings(), _restored(model):  # compilation leaves marks on the modules
-        warnings.simplefilter("ignore")  # that this format is used is our choice, not the user's
-        script: torch.jit.ScriptModule = torch.jit.script(fx.GraphModule(parts, graph))
-    return script
+
+    def __init__(self, model: nn.Module, layer: nn.Module, output: Any = None, layer_output: Any = None) -> None:
+        self.model = model
+        self.layer = layer
+        self.output = output
+        self.layer_output = layer_output
+        static = Reads(model)
+        self.keeper = Keeper(static)
+        self._recorder = Recorder()
+        self._obstacle = static.obstacle if static.iterators else ""
+        self._structures: dict[str, Any] = {}
+
+    def why_not(self) -> str:
+        """Say why the model has to run whole; empty if nothing is known."""
+        return self._obstacle or self._recorder.objection
+
+    def record(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Run the model once, on inputs that may be written to."""
+
+        def see_layer(_: nn.Module, __: Any, output: Any) -> None:
+            self._structures["layer"] = _structure_of(output)
+
+        handle = self.layer.register_forward_hook(see_layer)
+        try:
+            with self._recorder:
+                self._structures["model"] = _structure_of(self.model(*args, **kwargs))
+        finally:
+            handle.remove()
+            self.keeper.put_back()
+
+    def watch(self) -> _C.Watch:
+        """Give what tells whether anything that was read has changed; :meth:`why_not` may then know more."""
+        reads = Reads(self.model, self._recorder.codes)
+        self._obstacle = self._obstacle or reads.obstacle
+        return _C.Watch([] if reads.obstacle else reads.facts)
+
+    def trace(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> torch.jit.ScriptModule:
+        """Trace the model, for calls that differ from this one in their tensors only.
+
+        Returns
+        -------
+        torch.jit.ScriptModule
+            It takes the call's tensors, in the order of pytree, gives the prediction, and holds the model's own
+            parameters and buffers. The model itself is as it was.
+
+        Raises
+        ------
+        Exception
+            Whatever tracing and compilation raise for models that they do not support.
+        """
+        model = self.model
+        tracer = _Tracer(model, self.layer, args, kwargs)
+        tracer.at_layer, tracer.at_end = self._mark, self._choose
+        try:
+            with _restored(model) as changed, self._recorder:
+                graph = tracer.trace(model)
+                parts = {n.target: _part(model, n) for n in graph.nodes if n.op in ("call_module", "get_attr")}
+                for name in [name for name in vars(model) if name.startswith("_tensor_constant")]:
+                    delattr(model, name)  # torch.fx leaves them there
+        finally:
+            self.keeper.put_back()
+        if changed:
+            raise RuntimeError("its forward() assigns attributes")
+        with warnings.catch_warnings(), _restored(model):  # compilation leaves marks on the modules
+            warnings.simplefilter("ignore")  # that this format is used is our choice, not the user's
+            script: torch.jit.ScriptModule = torch.jit.script(fx.GraphModule(parts, graph))
+        return script
+
+    def _mark(self, tracer: fx.Tracer, output: Any) -> Any:
+        """Put the marker behind the tensor that is injected into."""
+
+        def marked(proxy: Any) -> Any:
+            return tracer.create_proxy("call_module", FEATURES, (proxy,), {})
+
+        unpacked = _unpacked(output, self._structures.get("layer"))
+        return _C.replace_at(unpacked, self.layer_output, marked, fx.Proxy, "")
+
+    def _choose(self, output: Any) -> Any:
+        return _C.chosen_output(_unpacked(output, self._structures.get("model")), self.output, fx.Proxy)
+
+
+def _structure_of(output: Any) -> Any:
+    """Give the tuples, lists and dicts of an output, with None for all else."""
+    if type(output) in (tuple, list):
+        return type(output)(_structure_of(item) for item in output)
+    return {key: _structure_of(value) for key, value in output.items()} if type(output) is dict else None
+
+
+def _unpacked(value: Any, structure: Any) -> Any:
+    """Take a proxy apart that stands for several values, as those of modules that are recorded as one do."""
+    if structure is None:
+        return value
+    if not isinstance(value, fx.Proxy) and (type(value) is not type(structure) or len(value) != len(structure)):
+        return value
+    if isinstance(structure, dict):
+        return {key: _unpacked(value[key], inner) for key, inner in structure.items()}
+    return type(structure)(_unpacked(value[i], inner) for i, inner in enumerate(structure))
 
 
 def _part(model: nn.Module, node: fx.Node) -> Any:

@@ -1,18 +1,21 @@
 """Which settings adapt best, searched on data that are held out from the test."""
 
-import copy
-from collections.abc import Callable, Iterator, Mapping
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import optuna
+import torch
 from torch import Tensor
 
 from it3 import _C
 from it3.engine import IT3Engine
-from it3.evaluation import Loader
-from it3.metrics import metric_of
+from it3.evaluation import UNADAPTED
+from it3.kept import own_copy, seeded_runs
+from it3.looking import Batches, Loader, batches_of, check_separate, sibling, with_settings
+from it3.metrics import Metric, NotFiniteError, metric_of
 
 Values = list[Any] | tuple[float, float]
 
@@ -38,12 +41,14 @@ class Tuning:
     name
         Which of the engines it is: its key, or "".
     choice
-        The chosen settings by name; ``distance_fn`` None is the engine's own.
+        The chosen settings by name, which :func:`it3.evaluate` takes as a variant; ``distance_fn`` None is the engine's
+        own.
     score, unadapted
-        The metric on the held-out data with these settings, and with 0 steps.
+        The metric on the held-out data with these settings, and with 0 steps and running statistics.
     worth
         By setting, how much better the score is with the choice than with the engine's own value, all else as chosen;
-        above 0 for better. The data are those of the search, so that these are on the bright side.
+        above 0 for better; nan where the engine's own value gives no finite predictions. The data are those of the
+        search, so that these are on the bright side.
     study
         Optuna's record of all trials.
     """
@@ -67,9 +72,9 @@ class Tuning:
 
 
 def tune(
-    engines: IT3Engine | Mapping[str, IT3Engine],
+    engines: IT3Engine | Mapping[str, IT3Engine] | Sequence[IT3Engine],
     loader: Loader,
-    metric: str | Callable[[Tensor, Tensor], Tensor],
+    metric: str | Callable[[Tensor, Any], Any],
     budget: int = 50,
     *,
     higher_is_better: bool | None = None,
@@ -78,87 +83,153 @@ def tune(
 ) -> Tuning:
     """Search how to adapt, with Optuna's tree-structured Parzen estimator.
 
+    Engines, models and random generators are left as they are. Where ``copy_model`` is False, each trial adapts a copy
+    of the model from batch to batch, which starts with the weights of now.
+
     Parameters
     ----------
     engines
-        An engine, or several by name to choose from, such as some that were trained for different layers.
+        An engine, or several by name to choose from, such as some that were trained for different layers. Those of a
+        list are called "0", "1", ...
     loader
         Batches (inputs, targets) of held-out data with a shift like that to be expected; never those of the test, as
-        what is chosen on data looks better on them than it is.
+        what is chosen on data looks better on them than it is. Or a function of `seed` that gives them.
     metric, higher_is_better
         See :func:`it3.evaluate`.
     budget
         Trials.
     search
-        What to search: by option, or "distance_fn", a list of choices or the two ends of a range, searched on a
+        What to search: by option, or "distance_fn", a list of choices or a pair, the two ends of a range, searched on a
         logarithmic scale. Default: :data:`it3.tuning.SEARCH`, but for what the model has no layers for.
     seed
-        Of the search.
+        Of the search, and of torch's random generators before the loader and before each trial.
 
     Raises
     ------
-    ValueError
-        For an unknown option, and if no trial gave finite predictions.
+    ValueError, TypeError
+        For an unknown option or metric, no batches, predictions and targets that do not fit, and if no trial gave
+        finite predictions.
     """
-    by_name = {"": engines} if isinstance(engines, IT3Engine) else dict(engines)
+    by_name = _by_name(engines)
+    if isinstance(budget, bool) or not isinstance(budget, int) or budget < 1:
+        raise ValueError(f"budget must be a whole number of trials from 1, not {budget!r}")
     measure = metric_of(metric, higher_is_better)
-    batches = list(loader(seed) if callable(loader) else loader)
-    if search is None:
-        search = _usable(next(iter(by_name.values())), batches[0][0])
     sign = 1 if measure.higher_is_better else -1
+    with seeded_runs():
+        batches = batches_of(loader, seed)
+        if search is None:
+            search = _usable(next(iter(by_name.values())), batches[0][0])
+        _check_search(search)
 
-    def score(name: str, choice: Mapping[str, Any]) -> float:
-        engine = _with_settings(by_name[name], choice)
-        total = sum(measure.sum(engine.adapt(inputs).prediction, targets) for inputs, targets in batches)
-        return total / sum(len(targets) for _, targets in batches)
+        def score(name: str, choice: Mapping[str, Any]) -> float:
+            torch.manual_seed(seed)
+            return _score(by_name[name], choice, batches, measure)
 
-    def objective(trial: optuna.Trial) -> float:
-        names = list(by_name)
-        name = trial.suggest_categorical("engine", names) if len(names) > 1 else names[0]
-        choice = {option: _suggest(trial, option, values) for option, values in search.items()}
-        trial.set_user_attr("name", name)
-        trial.set_user_attr("choice", choice)
-        try:
-            return score(name, choice)
-        except ValueError as error:  # such as a loss that is not finite
-            raise optuna.TrialPruned(str(error)) from error
+        try:  # what is wrong with the data shows here
+            unadapted = {name: score(name, UNADAPTED) for name in by_name}
+        except _FailedTrialError as error:
+            raise ValueError(f"with 0 steps already: {error}") from error
+        choices: dict[int, tuple[str, dict[str, Any]]] = {}
+        reasons: list[str] = []
 
-    with _quiet_optuna():
-        study = optuna.create_study(
-            direction="maximize" if measure.higher_is_better else "minimize",
-            sampler=optuna.samplers.TPESampler(seed=seed),
-        )
-        study.optimize(objective, n_trials=budget)
-    if not study.get_trials(states=[optuna.trial.TrialState.COMPLETE]):
-        raise ValueError("no trial gave finite predictions; search lower learning rates, or check the inputs")
-    name, choice = study.best_trial.user_attrs["name"], study.best_trial.user_attrs["choice"]
-    own = {"distance_fn": None, **_C.options_of(by_name[name].optimization_parameters)}
-    worth = {
-        option: sign * (study.best_value - score(name, {**choice, option: own.get(option)}))
-        for option, value in choice.items()
-        if _as_list(value) != _as_list(own.get(option))
-    }
+        def objective(trial: optuna.Trial) -> float:
+            names = list(by_name)
+            name = trial.suggest_categorical("engine", names) if len(names) > 1 else names[0]
+            choice = {option: _suggest(trial, option, values) for option, values in search.items()}
+            choices[trial.number] = (name, choice)
+            trial.set_user_attr("name", name)
+            trial.set_user_attr("choice", {option: _plain(value) for option, value in choice.items()})
+            try:
+                return score(name, choice)
+            except _FailedTrialError as error:
+                reasons.append(str(error))
+                raise optuna.TrialPruned(str(error)) from error
+
+        with _quiet_optuna():
+            study = optuna.create_study(
+                direction="maximize" if measure.higher_is_better else "minimize",
+                sampler=optuna.samplers.TPESampler(seed=seed),
+            )
+            study.optimize(objective, n_trials=budget)
+        if not study.get_trials(states=[optuna.trial.TrialState.COMPLETE]):
+            raise ValueError(
+                f"no trial gave finite predictions (the first: {reasons[0]}); search lower learning rates, or check the "
+                "inputs"
+            )
+        name, choice = choices[study.best_trial.number]
+        own = {"distance_fn": None, **_C.options_of(by_name[name].optimization_parameters)}
+        worth = {}
+        for option, value in choice.items():
+            if not _is_same(value, own.get(option)):
+                try:
+                    without = score(name, {**choice, option: own.get(option)})
+                except _FailedTrialError:
+                    without = math.nan
+                worth[option] = sign * (study.best_value - without)
     return Tuning(
-        engine=_with_settings(by_name[name], choice),
+        engine=sibling(by_name[name], choice),
         name=name,
         choice=choice,
         score=study.best_value,
-        unadapted=score(name, {"num_steps": 0}),
+        unadapted=unadapted[name],
         worth=worth,
         study=study,
     )
 
 
-def _with_settings(engine: IT3Engine, choice: Mapping[str, Any]) -> IT3Engine:
-    """Make an engine around the same model with other settings."""
-    other = copy.copy(engine)
-    other._online = _C.Online()
-    options = {name: value for name, value in choice.items() if name != "distance_fn"}
-    other.optimization_parameters = {**engine.optimization_parameters, **options}
-    if choice.get("distance_fn") is not None:
-        other.distance_fn = choice["distance_fn"]
-    _C.options_of(other.optimization_parameters)
-    return other
+class _FailedTrialError(Exception):
+    """These settings do not work on these data."""
+
+
+def _by_name(engines: object) -> dict[str, IT3Engine]:
+    if isinstance(engines, IT3Engine):
+        return {"": engines}
+    by_name: dict[str, Any] = {}
+    if isinstance(engines, Mapping):
+        by_name = dict(engines)
+    elif isinstance(engines, Sequence):
+        by_name = {str(place): engine for place, engine in enumerate(engines)}
+    if not all(isinstance(engine, IT3Engine) for engine in by_name.values()) or (not by_name and engines):
+        raise TypeError(f"engines must be an IT3Engine, or several in a mapping or list, not {type(engines).__name__}")
+    if not by_name:
+        raise ValueError("there are no engines to choose from")
+    return by_name
+
+
+def _score(engine: IT3Engine, settings: Mapping[str, Any], batches: Batches, metric: Metric) -> float:
+    """Give the mean of the samples' scores. Raises _FailedTrialError if adapting so fails, or gives nothing finite."""
+    total, count = 0.0, 0
+    layout = engine.prediction_layout
+    other = with_settings(engine, settings)
+    if other.model is not engine.model:
+        check_separate(other, engine, batches[0][0])
+    for inputs, targets in batches:
+        try:
+            prediction = other.adapt(own_copy(inputs)).prediction
+        except ValueError as error:  # such as a loss that is not finite
+            raise _FailedTrialError(str(error)) from error
+        try:
+            score, samples = metric.sum(prediction, targets, layout)
+        except NotFiniteError as error:
+            raise _FailedTrialError(str(error)) from error
+        total, count = total + score, count + samples
+    return total / count
+
+
+def _check_search(search: Mapping[str, Values]) -> None:
+    """Check that each option exists, and has choices, or a range."""
+    for option, values in search.items():
+        if isinstance(values, tuple):
+            ends = [v for v in values if isinstance(v, int | float) and not isinstance(v, bool)]
+            if len(ends) != 2 or len(values) != 2 or not 0 < ends[0] <= ends[1] < math.inf:
+                raise ValueError(
+                    f"the range of {option!r} must be a pair (low, high) above 0, as it is searched on a logarithmic "
+                    f"scale, not {values!r}; a list holds choices"
+                )
+        elif not isinstance(values, list) or not values:
+            raise ValueError(f"{option!r} needs a list of choices, or a pair (low, high), not {values!r}")
+        if option != "distance_fn":
+            _C.options_of({option: values[0]})  # raises for an option that does not exist
 
 
 def _usable(engine: IT3Engine, inputs: Any) -> dict[str, Values]:
@@ -166,7 +237,8 @@ def _usable(engine: IT3Engine, inputs: Any) -> dict[str, Values]:
 
     def works(option: str, value: Any) -> bool:
         try:
-            _with_settings(engine, {option: value, "num_steps": 1, "lr": 0.0, "copy_model": True}).adapt(inputs)
+            settings = {option: value, "num_steps": 1, "lr": 0.0, "copy_model": True}
+            with_settings(engine, settings).adapt(own_copy(inputs))
         except ValueError:
             return False
         return True
@@ -185,14 +257,24 @@ def _usable(engine: IT3Engine, inputs: Any) -> dict[str, Values]:
 
 def _suggest(trial: optuna.Trial, option: str, values: Values) -> Any:
     if isinstance(values, tuple):
-        return trial.suggest_float(option, *values, log=True)
+        low, high = values
+        is_whole = isinstance(low, int) and isinstance(high, int) and isinstance(_C.options_of({}).get(option), int)
+        if is_whole:
+            return trial.suggest_int(option, int(low), int(high), log=True)
+        return trial.suggest_float(option, low, high, log=True)
     # Optuna takes no lists as choices, such as patterns of parameters.
     return values[trial.suggest_categorical(option, range(len(values)))]
 
 
-def _as_list(value: Any) -> Any:
-    """Give patterns of parameters in one form, whether there are one or more."""
-    return [value] if isinstance(value, str) else value
+def _is_same(value: Any, own: Any) -> bool:
+    """Tell whether two values of an option are one; patterns of parameters may be one or a list."""
+    one, other = ([v] if isinstance(v, str) else v for v in (value, own))
+    return one is other or bool(one == other)
+
+
+def _plain(value: Any) -> Any:
+    """Give what Optuna's record can hold."""
+    return value if value is None or isinstance(value, bool | int | float | str | list | tuple) else repr(value)
 
 
 @contextmanager

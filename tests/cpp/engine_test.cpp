@@ -64,5 +64,40 @@ TEST(Engine, LeavesTheEmbedderUnbuiltIfTheFirstCallFails) {
   EXPECT_FALSE(engine.embedder()->is_built());
 }
 
+TEST(Engine, SaysWhatIsNull) {
+  Problem problem;
+  EXPECT_THROW(Engine(nullptr), c10::ValueError);
+  EXPECT_THROW(Engine{std::shared_ptr<ModuleNetwork>()}, c10::ValueError);
+  EXPECT_THROW(Engine(problem.network, {}, nullptr), c10::ValueError);
+  EXPECT_THROW(Engine(problem.network, {}, Embedder(nullptr)), c10::ValueError);
+  EXPECT_THROW(Engine(problem.network, {}, Embedder(), nullptr, DistanceFunction()), c10::ValueError);
+  EXPECT_THROW(ModuleNetwork(problem.net.ptr(), nullptr), c10::ValueError);
+  EXPECT_THROW(ModuleNetwork{std::shared_ptr<NetImpl>()}, c10::ValueError);
+  EXPECT_THROW(ModuleNetwork{Net(nullptr)}, c10::ValueError);
+  EXPECT_THROW(ModuleNetwork(torch::nn::Sequential(nullptr), "a"), c10::ValueError);
+}
+
+TEST(Engine, TakesModelsAndFunctionsInEveryForm) {
+  Problem problem;
+  const std::shared_ptr<NetImpl> pointer = problem.net.ptr();
+  const auto distance = [](const at::Tensor& second, const at::Tensor& first) { return (second - first).abs().mean(); };
+  const Embed embed = problem.method().embed;
+  Engine by_name(problem.network, {}, embed, nullptr, distance_by_name("l1"));
+  Engine by_function(pointer, {}, embed, nullptr, distance),
+      of_holder(problem.net, {}, embed, nullptr, Distance(distance));
+  const auto expected = by_name.adapt(problem.x).prediction;
+  EXPECT_TRUE(close(by_function.adapt({problem.x}).prediction, expected));
+  EXPECT_TRUE(close(of_holder.adapt(problem.x).prediction, expected));
+  ModuleNetwork of_two(pointer, [&](const Inputs& inputs) {
+    return problem.net->forward(inputs.args.at(0).toTensor() + inputs.args.at(1).toTensor());
+  });
+  Engine two(std::shared_ptr<Network>(&of_two, [](Network*) {}), {}, embed, nullptr, distance);
+  const Engine moved = std::move(two);
+  EXPECT_TRUE(close(Engine(problem.net, {}, embed, nullptr, distance).adapt({problem.x}).prediction, expected));
+  Engine again(std::shared_ptr<Network>(&of_two, [](Network*) {}), {}, embed, nullptr, distance);
+  EXPECT_TRUE(close(again.adapt({problem.x / 2, problem.x / 2}).prediction, expected));
+  EXPECT_EQ(moved.parameters().size(), pointer->parameters().size());
+}
+
 }  // namespace
 }  // namespace it3::test

@@ -6,9 +6,7 @@ from functools import partial
 import it3
 import pytest
 import torch
-import torch.nn.functional as F
 from it3 import IT3Engine
-from it3.metrics import accuracy, mae, mse
 from kinds_of_network import build, state_of
 from models import make_case
 from torch import Tensor
@@ -104,15 +102,13 @@ def test_all_rows_of_a_run_see_the_same_draw() -> None:
 def made_up(gains: Tensor) -> it3.Evaluation:
     """An evaluation whose variant has these gains, [run, batch], on batches of one."""
     base = torch.zeros_like(gains)
-    numbers = iter([])
     engine, _ = engine_and_batches()
     runs, batches = gains.shape
     order = [x for r in range(runs) for x in (*base[r], *base[r], *gains[r])]
     numbers = iter(order)
     loader = [(torch.zeros(1, 6, dtype=torch.double), torch.zeros(1))] * batches
-    return it3.evaluate(
-        [engine] * runs, loader, lambda _prediction, _targets: next(numbers).reshape(1), {"adapted": {"num_steps": 0}}
-    )
+    metric = lambda _prediction, _targets: next(numbers).reshape(1)  # noqa: E731
+    return it3.evaluate([engine] * runs, loader, metric, {"adapted": {"num_steps": 0}}, resamples=4000)
 
 
 def test_intervals_agree_with_the_theory() -> None:
@@ -128,10 +124,11 @@ def test_intervals_agree_with_the_theory() -> None:
 
 def test_intervals_hold_the_truth_as_often_as_they_say() -> None:
     """Runs differ, batches differ: about 95 % of the intervals hold the mean; with few runs, somewhat fewer."""
-    torch.manual_seed(0)
+    generator = torch.Generator().manual_seed(0)
+    draw = partial(torch.randn, dtype=torch.double, generator=generator)
     hits = 0
     for _ in range(60):
-        gains = torch.randn(8, 1, dtype=torch.double) + torch.randn(8, 20, dtype=torch.double)
+        gains = draw(8, 1) + draw(8, 20)
         gain = made_up(gains).compare("adapted", "0 steps")
         hits += gain.low < 0 < gain.high
     assert 50 <= hits <= 60
@@ -163,18 +160,77 @@ def test_one_batch_has_no_interval() -> None:
     assert row["verdict"] == "no clear effect"
 
 
-def test_metrics() -> None:
-    scores = torch.tensor([[0.1, 0.9], [0.8, 0.2], [0.3, 0.7]])
-    classes = torch.tensor([1, 1, 1])
-    close(accuracy(scores, classes), torch.tensor([1.0, 0, 1], dtype=torch.double))
-    close(accuracy(scores, F.one_hot(classes, 2)), torch.tensor([1.0, 0, 1], dtype=torch.double))
-    images = torch.stack([scores.T, 1 - scores.T])  # (2, 2, 3)
-    close(accuracy(images, classes.repeat(2, 1)), torch.tensor([2 / 3, 1 / 3], dtype=torch.double))
-    close(mse(torch.tensor([0.5, 2.0]), torch.tensor([[0.25], [0.0]])), torch.tensor([0.0625, 4.0]).double())
-    close(mae(torch.tensor(3 * [[0.25, -0.75]]), torch.zeros(3, 2)), torch.tensor([0.5, 0.5, 0.5], dtype=torch.double))
+def test_metrics_of_whole_batches() -> None:
     engine, batches = engine_and_batches()
     by_batch = it3.evaluate(engine, batches, lambda p, t: squares(p, t).mean(), higher_is_better=False)
     close(by_batch.rows[0]["score"], it3.evaluate(engine, batches, "mse").rows[0]["score"])
+
+
+def test_several_engines_take_turns_over_seeds() -> None:
+    engines = [engine_and_batches(seed=seed)[0] for seed in (0, 1)]
+    _, batches = engine_and_batches()
+
+    def loader(run: int):
+        return [(x + torch.randn(1, dtype=torch.double), y) for x, y in batches]
+
+    evaluation = it3.evaluate(engines, loader, "mse", {"a": {}}, seeds=2)
+    expected = []
+    for run in range(4):
+        torch.manual_seed(run)
+        expected.append(mean_score(engines[run % 2].model, loader(run), squares))
+    base = evaluation.rows[0]
+    close(base["score"], statistics.mean(expected))
+    close(base["sd"], statistics.stdev(expected))
+
+
+def test_rows_do_not_depend_on_one_another() -> None:
+    """Each draws the same weights to go back to the start."""
+    engine, batches = engine_and_batches()
+    options = {"restore_probability": 0.5, "num_steps": 2}
+    rows = it3.evaluate(engine, batches, "mse", {"a": options, "between": {}, "b": options}).rows
+    assert rows[-3]["score"] == rows[-1]["score"] != rows[-2]["score"]
+
+
+@pytest.mark.parametrize("distance", [None, "l1", torch.nn.SmoothL1Loss(), torch.nn.functional.l1_loss])
+@pytest.mark.parametrize("own", ["mse", torch.nn.MSELoss()])
+def test_what_tune_chooses_is_a_variant(own, distance) -> None:
+    case = make_case("mlp")
+    engine, _ = build(case, "traced", distance_fn=own, optimization_parameters={"lr": 0.01})
+    batches = list(zip(case.inputs.split(2), case.target.split(2), strict=True))
+    search = {"distance_fn": [distance], "num_steps": [2], "parameters": [["2.*", "4.bias"]]}
+    tuning = it3.tune(engine, batches, "mse", budget=1, search=search)
+    assert tuning.choice["distance_fn"] is distance
+    evaluation = it3.evaluate(engine, batches, "mse", {"tuned": tuning.choice})
+    other = IT3Engine(
+        engine.model,
+        "0",
+        engine.embeder,
+        distance_fn=distance or own,
+        optimization_parameters={"lr": 0.01, "num_steps": 2, "parameters": ["2.*", "4.bias"]},
+    ).eval()
+    expected = mean_score(lambda x: other.adapt(x).prediction, batches, squares)
+    close(evaluation.rows[-1]["score"], expected)
+    close(tuning.score, expected)
+    close(it3.evaluate(tuning.engine, batches, "mse").rows[-1]["score"], expected)
+    close(it3.tune([tuning.engine], batches, "mse", budget=1, search={"num_steps": [2]}).score, expected)
+    assert engine.distance_fn is own
+    assert list(dict(engine.named_children())) == list(dict(build(case, "traced", distance_fn=own)[0].named_children()))
+
+
+def test_inputs_written_by_the_model_are_the_same_for_each_row() -> None:
+    class Halves(torch.nn.Sequential):
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(x.mul_(0.5))
+
+    engine, batches = engine_and_batches()
+    halves = IT3Engine(Halves(*engine.model), "0", engine.embeder, optimization_parameters={"lr": 0.01}).eval()
+    halved = [(x * 0.5, y) for x, y in batches]
+    before = [x.clone() for x, _ in batches]
+    rows = it3.evaluate(halves, batches, "mse", {"a": {"num_steps": 0}, "b": {"num_steps": 0}}).rows
+    expected = mean_score(engine.model, halved, squares)
+    for row in (rows[0], rows[-2], rows[-1]):
+        close(row["score"], expected)
+    assert all(torch.equal(x, kept) for (x, _), kept in zip(batches, before, strict=True))
 
 
 def test_errors() -> None:
@@ -187,3 +243,26 @@ def test_errors() -> None:
         it3.evaluate(engine, batches, "mse", {"0 steps": {}})
     with pytest.raises(ValueError, match="did you mean 'num_steps'"):
         it3.evaluate(engine, batches, "mse", {"a": {"num_step": 3}})
+    with pytest.raises(ValueError, match="of mse, lower is better; leave out higher_is_better=True"):
+        it3.evaluate(engine, batches, "mse", higher_is_better=True)
+    with pytest.raises(ValueError, match=r"batch 1 must be a pair \(inputs, targets\), but is a tuple of 3"):
+        it3.evaluate(engine, [batches[0], (*batches[0], None)], "mse")
+    with pytest.raises(ValueError, match=r"batch 0 must be a pair .* but is a tensor of shape \(2, 6\)"):
+        it3.evaluate(engine, batches[0], "mse")
+    with pytest.raises(TypeError, match=r"the loader must give batches .* not be a tensor of shape \(2, 6\)"):
+        it3.evaluate(engine, batches[0][0], "mse")
+    for seeds in (0, 1.5, True):
+        with pytest.raises(ValueError, match="seeds must be a whole number from 1"):
+            it3.evaluate(engine, batches, "mse", seeds=seeds)
+    with pytest.raises(ValueError, match="there are no engines"):
+        it3.evaluate([], batches, "mse")
+    with pytest.raises(TypeError, match="evaluate those of a mapping one by one"):
+        it3.evaluate({"a": engine}, batches, "mse")
+    with pytest.raises(TypeError, match="engines must be an IT3Engine, or a list of them, not Sequential"):
+        it3.evaluate(engine.model, batches, "mse")
+    with pytest.raises(TypeError, match="a variant must be a mapping of options, not a int"):
+        it3.evaluate(engine, batches, "mse", {"a": 3})
+    with pytest.raises(ValueError, match="is not a distance|must be one of|no distance"):
+        it3.evaluate(engine, batches, "mse", {"a": {"distance_fn": "rmse"}})
+    with pytest.raises(TypeError, match="distance_fn must be a name, a function or None, not 3"):
+        it3.evaluate(engine, batches, "mse", {"a": {"distance_fn": 3}})

@@ -13,6 +13,19 @@ from models import Case
     ("options", "error", "message"),
     [
         ({"num_steps": -1}, ValueError, "num_steps must be a whole number, 0 or more, not -1"),
+        ({"num_steps": 3.0}, TypeError, "num_steps must be a whole number, 0 or more, not 3.0"),
+        ({"num_steps": 2**64}, ValueError, "num_steps cannot be 18446744073709551616, which does not fit into 64 bits"),
+        ({"num_steps": np.True_}, TypeError, "num_steps must be a whole number, 0 or more, not True"),
+        ({"num_steps": torch.tensor(True)}, TypeError, "num_steps must be a whole number, 0 or more, not True"),
+        ({"lr": True}, TypeError, "lr must be a number, 0 or more, not True"),
+        ({"lr": np.bool_(True)}, TypeError, "lr must be a number, 0 or more, not True"),
+        ({"lr": 1j}, TypeError, "lr cannot be 1j, a complex"),
+        ({"lr": torch.tensor(1 + 0j)}, TypeError, "lr cannot be tensor(1.+0.j), a Tensor"),
+        ({"lr": b"1"}, TypeError, "lr cannot be b'1', a bytes"),
+        ({"betas": (math.nan, 0.9)}, ValueError, "betas must be two numbers from 0 to below 1, not [nan, 0.9]"),
+        ({"betas": (True, 0.9)}, TypeError, "betas cannot be (True, 0.9), a tuple"),
+        ({"threshold": math.nan}, ValueError, "threshold must be a number, 0 or more, not nan"),
+        ({"per_sample": True, "chunk_size": 0}, ValueError, "chunk_size must be a whole number, 1 or more, not 0"),
         ({"num_steps": 1.5}, TypeError, "num_steps must be a whole number, 0 or more, not 1.5"),
         ({"num_steps": "3"}, TypeError, "num_steps must be a whole number, 0 or more, not '3'"),
         ({"num_steps": True}, TypeError, "num_steps must be a whole number, 0 or more, not True"),
@@ -63,6 +76,57 @@ def test_errors(case: Case, options: dict, error: type[Exception], message: str)
     with pytest.raises(error) as raised:
         engine(case.inputs)
     assert message in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [
+        ("learning_rate", "lr"),
+        ("learning_rte", "lr"),
+        ("LR", "lr"),
+        ("lr_adapt", "lr"),
+        ("steps", "num_steps"),
+        ("n_steps", "num_steps"),
+        ("nsteps", "num_steps"),
+        ("optimizer", "optimizer_name"),
+        ("optimiser", "optimizer_name"),
+        ("wd", "weight_decay"),
+        ("decay", "weight_decay"),
+        ("sgd_momentum", "momentum"),
+        ("grad_norm", "max_grad_norm"),
+        ("clip_grad_norm", "max_grad_norm"),
+        ("cuda_graph", "cuda_graphs"),
+        ("per_samples", "per_sample"),
+    ],
+)
+def test_unknown_options_suggest_what_is_meant(case: Case, name: str, meant: str) -> None:
+    with pytest.raises(ValueError, match=f"no option is called '{name}'; did you mean '{meant}'"):
+        IT3Engine(case.model, case.layer, optimization_parameters={name: 1})
+
+
+@pytest.mark.parametrize(
+    ("neutral", "message"),
+    [
+        (math.nan, "neutral must be finite"),
+        (torch.tensor([0.0, math.inf, 0.0]), "neutral must be finite"),
+        (1j, "neutral must be a number or a tensor of real numbers, not a tensor of ComplexFloat"),
+        (True, "not a tensor of Bool"),
+        (torch.zeros(0), r"and shape \[0\]"),
+    ],
+    ids=str,
+)
+def test_neutral_signals_are_finite_real_numbers(case: Case, neutral: object, message: str) -> None:
+    engine = IT3Engine(case.model, case.layer, neutral=neutral)
+    for call in (engine.adapt, engine.uncertainty, engine.train()):
+        with pytest.raises(ValueError, match=message):
+            call(case.inputs)
+
+
+def test_bools_of_numpy(case: Case) -> None:
+    engine = IT3Engine(case.model, case.layer).eval()
+    expected = engine.adapt(case.inputs, per_sample=True).prediction
+    assert torch.equal(engine.adapt(case.inputs, per_sample=np.True_).prediction, expected)
+    assert torch.equal(engine.adapt(case.inputs, per_sample=torch.tensor(True)).prediction, expected)
 
 
 def test_numbers_of_other_libraries(case: Case) -> None:

@@ -84,15 +84,17 @@ def test_running_statistics_are_updated_once_a_training_step(device: str) -> Non
     close(dict(engine.model.named_buffers()), dict(twin.named_buffers()), rtol=0, atol=0)
 
 
-def test_modes_may_change_between_calls() -> None:
+def test_adapts_in_eval_mode_whatever_the_flags() -> None:
     case = make_case("cnn")
     eager, scripted = engines(case.model, case.layer, case.inputs)
-    for batch_statistics in (False, True, False):
-        eager.model.norm.train(batch_statistics)
-        scripted.model.norm.train(batch_statistics)
+    expected = eager.adapt(case.inputs)
+    for is_training in (True, False, True):
+        scripted.model.train(is_training)
         before = copy.deepcopy(dict(scripted.model.named_buffers()))
-        close(scripted.adapt(case.inputs).prediction, eager.adapt(case.inputs).prediction)
+        close(scripted.adapt(case.inputs).prediction, expected.prediction)
+        close(scripted.uncertainty(case.inputs), eager.uncertainty(case.inputs))
         close(dict(scripted.model.named_buffers()), before, rtol=0, atol=0)
+        assert all(module.training is is_training for module in scripted.model.modules())
 
 
 class Nested(nn.Module):
@@ -238,18 +240,18 @@ class Unused(Branch):
         return self.head(x)
 
 
-class ListLayer(nn.Module):
-    def forward(self, x: Tensor) -> list[Tensor]:
-        return [x, x]
+class DictLayer(nn.Module):
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        return {"a": x, "b": x}
 
 
-class ReturnsList(nn.Module):
+class ReturnsDict(nn.Module):
     def __init__(self):
         super().__init__()
-        self.layer, self.head = ListLayer(), nn.Linear(6, 3)
+        self.layer, self.head = DictLayer(), nn.Linear(6, 3)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.head(self.layer(x)[0])
+        return self.head(self.layer(x)["a"])
 
 
 class Assigns(Branch):
@@ -270,7 +272,7 @@ class Assigns(Branch):
         (Twice, "calls it 2 times. Name a layer that is called once"),
         (Never, "does not call it. Name a layer that is called"),
         (Unused, "the prediction does not depend on its output"),
-        (ReturnsList, "it returns Tensor[], not a tensor or a tuple"),
+        (ReturnsDict, "which does not begin with a tensor. Say by layer_output which of its outputs is meant"),
         (Assigns, "assigns attributes of the module. Change them in place"),
     ],
 )

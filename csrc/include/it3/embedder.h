@@ -1,6 +1,6 @@
 #pragma once
 
-#include <torch/nn/module.h>
+#include <torch/nn/cloneable.h>
 #include <torch/nn/pimpl.h>
 
 #include <it3/export.h>
@@ -41,9 +41,15 @@ IT3_API at::Tensor broadcast_add(
 
 /// The default embedder as a module. Its four parameters exist from construction, empty, so that an optimiser built
 /// before the first forward trains them; they take their shapes from the first prediction and features seen.
-class IT3_API EmbedderImpl : public torch::nn::Module {
+///
+/// Threads may call it at once, the first time too.
+class IT3_API EmbedderImpl : public torch::nn::Cloneable<EmbedderImpl> {
  public:
   explicit EmbedderImpl(Layout prediction_layout = {}, Layout features_layout = {});
+
+  /// Registers the parameters anew, empty; clone() needs it.
+  void reset() override;
+  void pretty_print(std::ostream& stream) const override;
 
   at::Tensor forward(const at::Tensor& prediction, const at::Tensor& features);
 
@@ -53,6 +59,9 @@ class IT3_API EmbedderImpl : public torch::nn::Module {
   const EmbedderWeights& weights() const { return weights_; }
   const Layout& prediction_layout() const { return prediction_layout_; }
   const Layout& features_layout() const { return features_layout_; }
+
+  /// Where channels and samples are from now on.
+  void set_layouts(Layout prediction_layout, Layout features_layout);
 
   /// Gives the parameters these values.
   void set_weights(const EmbedderWeights& weights);

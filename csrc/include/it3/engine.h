@@ -3,6 +3,8 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <type_traits>
+#include <utility>
 #include <vector>
 
 #include <c10/core/Device.h>
@@ -13,21 +15,30 @@
 #include <it3/feedback.h>
 #include <it3/losses.h>
 #include <it3/method.h>
+#include <it3/module_network.h>
 #include <it3/network.h>
 #include <it3/online.h>
 #include <it3/options.h>
 #include <it3/samples.h>
 #include <it3/saved_engine.h>
+#include <it3/settle_layouts.h>
 
 namespace it3 {
 
 /// A network, an embedder and options: IT3 for C++ programs. Training is losses(), inference is adapt().
+///
+/// Threads may share an engine, the first call too, and several engines may be around one model: every result is as if
+/// the calls came one after another. A ScriptNetwork's calls run at once, a ModuleNetwork's take turns, and so do all
+/// that keep adapted weights (Options::copy_model false), which start from what the last one left. `options` and the
+/// neutral signal are not to be changed while another thread calls. See Network for what else a program must not do
+/// with the model meanwhile.
 class IT3_API Engine {
  public:
   /// @param embed  the default embedder, another module's holder or function of (prediction, features), or a
   ///               ScriptFunction, which can be saved
   /// @param combine  of (features, embedding); broadcast_add() if null
-  /// @param distance  distance_by_name("mse") if not given
+  /// @param distance  a function of two predictions, or distance_by_name(...); that of "mse" if not given
+  /// Raises c10::ValueError if the network, embed or the distance is null.
   explicit Engine(
       std::shared_ptr<Network> network,
       Options options = {},
@@ -35,8 +46,27 @@ class IT3_API Engine {
       Combine combine = nullptr,
       std::optional<Distance> distance = {});
 
+  /// Around a ModuleNetwork of this model, by its holder or its pointer.
+  template <typename Model>
+    requires std::is_constructible_v<ModuleNetwork, Model>
+  explicit Engine(
+      Model&& model,
+      Options options_ = {},
+      Embed embed = Embedder(),
+      Combine combine = nullptr,
+      std::optional<Distance> distance = {})
+      : Engine(
+            std::shared_ptr<Network>(std::make_shared<ModuleNetwork>(std::forward<Model>(model))),
+            std::move(options_),
+            std::move(embed),
+            std::move(combine),
+            std::move(distance)) {}
+
   /// What a file held.
   explicit Engine(SavedEngine saved);
+  Engine(Engine&&) noexcept;
+  Engine& operator=(Engine&&) noexcept;
+  ~Engine();
 
   /// May be changed between calls.
   Options options;
@@ -48,7 +78,7 @@ class IT3_API Engine {
   std::optional<InDims> in_dims = std::nullopt;
 
   /// Where predictions have their samples and channels. Unless given, what the kinds of the network's layers tell.
-  const Layout& prediction_layout() const { return prediction_layout_; }
+  const Layout& prediction_layout() const { return layouts_.prediction; }
   void set_prediction_layout(const Layout& layout);
 
   /// Whether the embedder was trained: by losses() of this engine, before it was saved or loaded, or elsewhere, which an
@@ -57,7 +87,8 @@ class IT3_API Engine {
 
   /// The signal that stands for "no prediction yet", in training and at test time; see Method::neutral.
   const at::Tensor& neutral() const { return method_.neutral; }
-  void set_neutral(at::Tensor neutral) { method_.neutral = std::move(neutral); }
+  /// Raises c10::ValueError unless it is finite real numbers.
+  void set_neutral(at::Tensor neutral);
 
   /// The default embedder, null if another is used. Its parameters belong into the training optimiser, beside the
   /// model's.
@@ -88,6 +119,10 @@ class IT3_API Engine {
   /// How far the weights are from those that reset() goes back to.
   Drift drift() const;
 
+  /// Says where features and prediction have their channels and samples, by a plain pass: "features (4, 384, 10, 10):
+  /// channels in dimension 1 (384), samples in dimension 0; prediction ...".
+  std::string explain_layouts(const Inputs& inputs);
+
   /// Writes the engine to one file, see save_engine(); `example_inputs` shape the embedder if no call has, and their
   /// shapes are noted in the file. Raises c10::ValueError unless the network is a ScriptNetwork, and embed, combine and
   /// distance are the default ones, by name, or ScriptFunctions.
@@ -102,25 +137,28 @@ class IT3_API Engine {
   void save_adapted(const Adaptation& adaptation, const std::string& path) const;
 
  private:
+  struct FirstCall;
   void set_default_combine();
   /// The method as feedback, layouts and in_dims say now.
   Method method() const;
-  /// Raises c10::ValueError, at the first call, if what is injected does not reach the prediction.
-  void check(const Inputs& inputs);
+  /// What a call gives; in its turn and, until one has succeeded, alone, with settle() and check_injection() before it.
+  template <typename Call>
+  auto guarded(const Inputs& inputs, const Call& call);
   void warn_if_untrained();
+  /// Settles the layouts, see settle_layouts(), unless that is done.
+  void settle(const Inputs& inputs);
 
   std::shared_ptr<Network> network_;
   Embedder embedder_;
-  Layout prediction_layout_;
-  Layout features_layout_;
+  Layouts layouts_;
+  bool are_layouts_settled_ = false;
   bool has_default_combine_;
-  bool has_checked_injection_ = false;
-  bool has_warned_ = false;
   /// Whether training had class indices as targets for predictions that are no probabilities.
   bool learnt_probabilities_ = false;
   Method method_;
   Online online_;
   Graphs graphs_;
+  std::unique_ptr<FirstCall> first_call_;
 };
 
 }  // namespace it3

@@ -1,7 +1,8 @@
 #pragma once
 
+#include <initializer_list>
+#include <map>
 #include <string>
-#include <unordered_map>
 #include <vector>
 
 #include <ATen/core/ivalue.h>
@@ -13,16 +14,24 @@ namespace it3 {
 /// What a network is called with, the same in every pass.
 struct Inputs {
   std::vector<c10::IValue> args;
-  std::unordered_map<std::string, c10::IValue> kwargs;
+  /// In the order of their names, so that two calls' tensors pair by name.
+  std::map<std::string, c10::IValue> kwargs;
 
   Inputs() = default;
 
   /// One tensor: the call f(x).
   Inputs(at::Tensor x) : args{std::move(x)} {}
 
-  explicit Inputs(std::vector<c10::IValue> positional, std::unordered_map<std::string, c10::IValue> keywords = {})
+  /// Several: the call f(x, y, ...).
+  Inputs(std::initializer_list<at::Tensor> tensors) : args(tensors.begin(), tensors.end()) {}
+
+  explicit Inputs(std::vector<c10::IValue> positional, std::map<std::string, c10::IValue> keywords = {})
       : args(std::move(positional)), kwargs(std::move(keywords)) {}
 };
+
+/// The only tensor in the inputs of a model whose forward() takes one. Raises c10::ValueError, telling what was given,
+/// for other inputs.
+IT3_API at::Tensor single_tensor(const Inputs& inputs);
 
 /// The same inputs with copies of tensors that were made in inference mode, which autograd cannot record.
 IT3_API Inputs without_inference_tensors(const Inputs& inputs);

@@ -6,14 +6,17 @@
 #include <it3/engine.h>
 #include <it3/feedback.h>
 #include <it3/injection.h>
+#include <it3/graphs.h>
 #include <it3/inputs.h>
 #include <it3/layout.h>
 #include <it3/lent_weights.h>
 #include <it3/lent_working_copy.h>
 #include <it3/losses.h>
 #include <it3/method.h>
+#include <it3/model_lock.h>
 #include <it3/module_network.h>
 #include <it3/network.h>
+#include <it3/neutral.h>
 #include <it3/normalisation.h>
 #include <it3/online.h>
 #include <it3/optimizer.h>
@@ -23,4 +26,5 @@
 #include <it3/script_function.h>
 #include <it3/script_network.h>
 #include <it3/selection.h>
+#include <it3/settle_layouts.h>
 #include <it3/uncertainty.h>

@@ -1,19 +1,35 @@
 #pragma once
 
+#include <cstdint>
 #include <vector>
 
 #include <ATen/core/Tensor.h>
 
 #include <it3/export.h>
+#include <it3/network.h>
 
 namespace it3 {
 
-/// Lends a model other storage for its parameters or buffers. While it lives, `adapted` hold copies of their values and
-/// the others of `all` require no gradient; its destructor gives every tensor its own storage and flag back. Only
-/// pointers move, so the values are restored bit for bit, and no version counter of the model's changes.
+/// Copies of tensors. Those that lie over the same memory do so in their copies too.
+IT3_API std::vector<at::Tensor> copies_with_shared_memory(const std::vector<at::Tensor>& tensors);
+
+/// Lends a model other storage for its parameters and buffers. While it lives, the adapted parameters hold copies of
+/// their values, a tensor that lies over the memory of a lent one is the same part of its copy, and all that does not
+/// adapt requires no gradient. Its destructor, which does not throw, gives every tensor its own storage and flag back.
+/// Only pointers move, so the values are restored bit for bit, and no version counter of the model's changes.
 class IT3_API LentWeights {
  public:
-  explicit LentWeights(std::vector<at::Tensor> adapted, const std::vector<at::Tensor>& all = {});
+  /// @param adapted  hold copies, and are the leaves
+  /// @param others  the model's other tensors; some of `adapted` among them do no harm
+  /// @param writable  those, of both or beside them, which the model itself may write to: copies too
+  ///
+  /// Tensors that were made in inference mode, which can be neither written to nor replaced, are not lent. Raises
+  /// c10::ValueError if something adapts and there are such; if two adapted parameters lie over the same memory; if an
+  /// adapted parameter has gaps in which another tensor lies.
+  explicit LentWeights(
+      const std::vector<NamedParameter>& adapted,
+      const std::vector<at::Tensor>& others = {},
+      const std::vector<at::Tensor>& writable = {});
   ~LentWeights();
   LentWeights(const LentWeights&) = delete;
   LentWeights& operator=(const LentWeights&) = delete;
@@ -24,6 +40,10 @@ class IT3_API LentWeights {
   /// What they hold meanwhile. Changed in place by whoever adapts.
   const std::vector<at::Tensor>& values() const { return values_; }
 
+  /// Of the tensors that hold copies, those that the model itself has written to so far. Of an adapted one, only what
+  /// autograd was told of.
+  std::vector<at::Tensor> written() const;
+
   /// Writes the values into the model's own storage.
   void commit();
 
@@ -32,10 +52,24 @@ class IT3_API LentWeights {
   void clear_constants();
 
  private:
+  /// A tensor of the model's that holds something else. The adapted ones come first.
+  struct Lent {
+    at::Tensor tensor;
+    at::Tensor own;  // shares the storage that the tensor had
+    at::Tensor copy;
+    bool requires_grad;
+    bool is_leaf;
+    bool is_writable;
+    std::int64_t version;
+  };
+
+  static void give_back(const Lent& lent) noexcept;
+
   std::vector<at::Tensor> adapted_;
-  std::vector<at::Tensor> fixed_;
   std::vector<at::Tensor> values_;
-  std::vector<at::Tensor> own_;  // each shares the storage that its parameter had
+  std::vector<at::Tensor> fixed_;  // hold their own, but require no gradient
+  std::vector<Lent> lent_;
+  std::vector<std::vector<std::size_t>> overlapping_;  // places in lent_
 };
 
 }  // namespace it3

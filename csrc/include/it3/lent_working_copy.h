@@ -5,6 +5,7 @@
 
 #include <it3/export.h>
 #include <it3/lent_weights.h>
+#include <it3/model_lock.h>
 #include <it3/network.h>
 
 namespace it3 {
@@ -12,9 +13,14 @@ namespace it3 {
 /// What is common to working copies that lend the model itself other weights; the passes are the network's own.
 class IT3_API LentWorkingCopy : public WorkingCopy {
  public:
-  /// @param all  see LentWeights
-  LentWorkingCopy(std::vector<at::Tensor> adapted, const std::vector<at::Tensor>& all)
-      : weights_(std::move(adapted), all) {}
+  /// @param others, writable  see LentWeights
+  /// @param turn  is held until the weights are back
+  LentWorkingCopy(
+      const std::vector<NamedParameter>& adapted,
+      const std::vector<at::Tensor>& others,
+      const std::vector<at::Tensor>& writable = {},
+      ModelLock::Turn turn = {})
+      : turn_(std::move(turn)), weights_(adapted, others, writable) {}
 
   const std::vector<at::Tensor>& leaves() const override { return weights_.leaves(); }
   const std::vector<at::Tensor>& values() const override { return weights_.values(); }
@@ -22,7 +28,12 @@ class IT3_API LentWorkingCopy : public WorkingCopy {
   std::unique_ptr<TwoPass> with_constants(const std::vector<at::Tensor>& values) override;
   void commit() override { weights_.commit(); }
 
+ protected:
+  /// See LentWeights::written().
+  std::vector<at::Tensor> written() const { return weights_.written(); }
+
  private:
+  ModelLock::Turn turn_;
   LentWeights weights_;
 };
 

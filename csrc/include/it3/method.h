@@ -4,6 +4,8 @@
 #include <optional>
 #include <string>
 #include <string_view>
+#include <type_traits>
+#include <utility>
 #include <vector>
 
 #include <ATen/core/Tensor.h>
@@ -30,8 +32,14 @@ struct Distance {
   /// Its name, if it has one by which it can be saved.
   std::string name = {};
 
-  /// One function for both.
-  Distance(DistanceFunction both) : to_prediction(both), to_target(std::move(both)) {}
+  /// One function for both, of whatever type.
+  template <
+      typename F,
+      typename = std::enable_if_t<
+          std::is_convertible_v<F, DistanceFunction> && !std::is_same_v<std::remove_cvref_t<F>, Distance>>>
+  Distance(F both) : Distance(DistanceFunction(std::move(both)), {}) {
+    to_target = to_prediction;
+  }
   Distance(DistanceFunction prediction, DistanceFunction target)
       : to_prediction(std::move(prediction)), to_target(std::move(target)) {}
 };

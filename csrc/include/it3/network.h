@@ -1,5 +1,6 @@
 #pragma once
 
+#include <atomic>
 #include <cstdint>
 #include <functional>
 #include <memory>
@@ -13,6 +14,8 @@
 
 #include <it3/export.h>
 #include <it3/inputs.h>
+#include <it3/layout.h>
+#include <it3/model_lock.h>
 #include <it3/normalisation.h>
 
 namespace it3 {
@@ -71,7 +74,8 @@ struct NamedParameter {
 IT3_API std::vector<at::Tensor> tensors_of(const std::vector<NamedParameter>& parameters);
 
 /// A transaction on a network's weights. The passes run on weights that can be changed at will; when the copy is
-/// destroyed, by an exception too, the network is bit for bit as it was.
+/// destroyed, by an exception too, the network is bit for bit as it was. It is used and destroyed in the thread that
+/// checked it out.
 class IT3_API WorkingCopy : public TwoPass {
  public:
   /// The leaves to differentiate the loss by, in the order that checkout() was given.
@@ -99,11 +103,23 @@ class IT3_API WorkingCopy : public TwoPass {
 struct Dependencies {
   std::vector<at::Tensor> tensors;  // parameters, buffers and the like
   std::uint64_t program;            // stands for what they do with them, in this process
+  bool writes_inputs = false;       // whether they write to what they are called with
 };
 
 /// A model cut at one layer. Its own passes run on its own weights, as training needs it.
+///
+/// Threads may share a network. Where its passes need the model's own tensors, calls take turns, see take_turn(). That
+/// does not cover what others do with the model: to train it, to differentiate what its own passes recorded, or to call
+/// it by itself, while a thread adapts it, is for the program to prevent.
 class IT3_API Network : public TwoPass {
  public:
+  /// Waits until no other thread uses what the passes of this network need for themselves, and keeps other threads out
+  /// while what it returns lives. Without waiting where the passes share nothing that changes.
+  virtual ModelLock::Turn take_turn() const { return {}; }
+
+  /// True at the first call only: for what is said once a network.
+  bool is_first_warning() { return !has_warned_.exchange(true); }
+
   /// Every floating-point or complex parameter, frozen ones too, each once; tied ones under their first name.
   virtual std::vector<NamedParameter> parameters() const = 0;
 
@@ -114,6 +130,13 @@ class IT3_API Network : public TwoPass {
 
   /// Whether a pass may write to the tensors that it is called with. Each pass then gets copies.
   virtual bool may_write_inputs() const { return true; }
+
+  /// The name of the layer that is injected into; empty for the whole model or where it has none.
+  virtual std::string layer_name() const { return {}; }
+
+  /// The layers that the prediction, and the named layer's output, come from, as far as they are known.
+  virtual Origin origin_of_prediction() const { return {}; }
+  virtual Origin origin_of_features() const { return {}; }
 
   /// Opens a transaction in which `adapted`, some of parameters(), can change and the others are constants. Batch
   /// normalisation in eval mode normalises as `normalisation` says; stored statistics never change.
@@ -131,6 +154,9 @@ class IT3_API Network : public TwoPass {
       std::int64_t /*samples*/) {
     return nullptr;
   }
+
+ private:
+  std::atomic<bool> has_warned_ = false;
 };
 
 }  // namespace it3

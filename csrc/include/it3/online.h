@@ -26,7 +26,11 @@ struct Drift {
 /// What stays from call to call when adapted weights are kept (`copy_model` false): the weights of the start, to go
 /// back to, the optimiser's state and the anchor, to go on with, and the course of the loss.
 ///
-/// Weights that somebody else changed since the last call, by training or by loading, are a new start.
+/// The start belongs to the model: all who adapt one share it, and where one of them goes back, the others forget what
+/// they had. Weights that somebody else changed since the last call, by training or by loading, are a new start.
+///
+/// Calls of adapt(), drift() and reset() by threads take turns, those of several Online around one model too. The other
+/// functions are for adapt(), in its turn.
 class IT3_API Online {
  public:
   /// What a call starts with and changes, one tensor a parameter in each list.
@@ -54,16 +58,17 @@ class IT3_API Online {
   /// How far the network's weights are from their start.
   Drift drift(const Network& network) const;
 
-  /// Writes the weights of the start into the network and forgets everything. Does nothing if nothing was adapted.
+  /// Writes the weights of the start into the network, whoever adapted it, and forgets everything. Writes nothing where
+  /// nothing was adapted.
   void reset(const Network& network);
 
   /// The weight of a parameter at the start.
   struct Start {
     std::string name;
     at::Tensor value;
-    /// The parameter's version counter and address after the last call; 0 where unknown, as in a copy.
-    std::int64_t version = 0;
-    const void* address = nullptr;
+    /// Whose start it is, which is only looked up, and what tells it from all others; 0 where unknown, as in a file.
+    const at::TensorImpl* parameter = nullptr;
+    std::uint64_t number = 0;
   };
 
   /// The moving average of the losses before first steps, and its least value.
@@ -82,7 +87,7 @@ class IT3_API Online {
     OptimizerName optimizer_name = OptimizerName::adam;
     std::optional<Course> course = {};
   };
-  const State& state() const { return state_; }
+  State state() const;
 
   /// Writes weights, those of network.parameters() in their order, into the network, and remembers what `state` holds,
   /// which belongs to them.
@@ -93,6 +98,10 @@ class IT3_API Online {
 
  private:
   Course course_with(double loss) const;
+  /// Whether nobody has ended the starts that this one knows.
+  bool is_current() const;
+  /// Gives starts of a file to the parameters of their names. False if one does not fit.
+  bool adopt(const std::vector<NamedParameter>& parameters);
 
   State state_;
 };

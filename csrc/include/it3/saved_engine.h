@@ -14,6 +14,7 @@
 #include <it3/layout.h>
 #include <it3/method.h>
 #include <it3/options.h>
+#include <it3/output_path.h>
 #include <it3/samples.h>
 #include <it3/script_network.h>
 
@@ -48,6 +49,9 @@ struct SavedEngine {
   /// See Method::neutral.
   at::Tensor neutral;
   Notes notes;
+  /// See ScriptNetwork.
+  std::optional<OutputPath> output = std::nullopt;
+  std::optional<OutputPath> layer_output = std::nullopt;
   /// See Engine.
   std::optional<InDims> in_dims = std::nullopt;
   Feedback feedback = Feedback::automatic;
@@ -58,14 +62,17 @@ struct SavedEngine {
 /// The notes of one call.
 IT3_API Notes take_notes(ScriptNetwork& network, const Method& method, const Inputs& inputs);
 
-/// Writes an engine. The file appears under its name when it is complete. Raises c10::Error if it cannot be written.
+/// Writes an engine. The file appears under its name when it is complete and has been read back.
+///
+/// Raises c10::Error if it cannot be written, and c10::ValueError if it is another engine when it is read back, as
+/// TorchScript's files do not hold every name.
 IT3_API void save_engine(const SavedEngine& engine, const std::string& path);
 
 /// Reads an engine that save_engine() wrote, on a device, or on those it was saved from.
 /// Raises c10::Error, naming the file, if it is missing, damaged, of another kind or of a newer format.
 IT3_API SavedEngine load_engine(const std::string& path, std::optional<c10::Device> device = {});
 
-/// Writes a module as plain TorchScript. The file appears under its name when it is complete.
+/// Writes a module as plain TorchScript, as save_engine() writes an engine.
 IT3_API void save_module(
     const torch::jit::Module& module, const std::string& path, const torch::jit::ExtraFilesMap& extra = {});
 

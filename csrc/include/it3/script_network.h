@@ -13,34 +13,52 @@
 
 #include <it3/export.h>
 #include <it3/network.h>
+#include <it3/output_path.h>
 
 namespace it3 {
 
 namespace detail {
+struct CutPlace;
 struct ScriptCut;
 struct ScriptSlots;
 }  // namespace detail
 
 /// A TorchScript module, scripted or traced, cut at one layer into a head and a tail. The head runs once for both
 /// passes. Its graphs take parameters and buffers as inputs, so adaptation never writes to the module, and one network
-/// can adapt in several threads at once.
+/// can adapt in several threads at once. The network's own passes, which training runs, are for one thread at a time.
 ///
-/// The module's train/eval flags, and the way to normalise, may change between calls; each combination is cut once.
+/// Working copies run in eval mode, as if every `training` flag were false; the network's own passes run with the flags
+/// as they are. Each way to normalise is cut once, and again when an attribute that forward() reads has changed. At its
+/// first call with inputs of a kind (how many, of which dtypes and numbers of dimensions), a cut is compared with the
+/// module's forward() as it stands, prediction and gradients, unless that draws random numbers.
 class IT3_API ScriptNetwork : public Network {
  public:
   /// @param layer  the dotted name of a submodule, or "" for the whole module
+  /// @param output  where the prediction is in what the module returns; nothing: its only tensor
+  /// @param layer_output  where the tensor that is injected into is in what the layer returns; nothing: its first
+  ///                      tensor. Tuples, lists and, if it is given, dicts are looked into
   ///
   /// Raises c10::ValueError if there is no such layer, and, here or at a first call in another mode, if the module
   /// cannot be cut there: the layer is called never, several times, or inside a branch or loop that remains when
-  /// constants are known; it does not return a tensor, or a tuple that begins with one; the module assigns attributes
-  /// in forward().
-  ScriptNetwork(torch::jit::Module module, std::string layer);
+  /// constants are known; there is no tensor in what it returns, or none at `layer_output`; the module assigns
+  /// attributes in forward(); the prediction does not depend on the layer's output. A pass raises it if the module
+  /// returns no tensor at `output`, or several and `output` is not given, and if the cut gives other results than the
+  /// module.
+  ScriptNetwork(
+      torch::jit::Module module,
+      std::string layer,
+      std::optional<OutputPath> output = std::nullopt,
+      std::optional<OutputPath> layer_output = std::nullopt);
 
   FirstPass predict(const Inputs& inputs, const Inject* inject = nullptr) override;
   FirstPass prepare(const Inputs& inputs) override;
   at::Tensor resume(const Inputs& inputs, const FirstPass& first, const Inject* inject) override;
   std::vector<NamedParameter> parameters() const override;
+  std::string layer_name() const override { return layer_; }
+  Origin origin_of_prediction() const override;
+  Origin origin_of_features() const override;
   std::optional<Dependencies> dependencies(const Normalisation& normalisation) const override;
+  bool may_write_inputs() const override;
   std::unique_ptr<WorkingCopy> checkout(
       const std::vector<NamedParameter>& adapted, const Normalisation& normalisation = {}) override;
   std::unique_ptr<WorkingCopy> checkout_each(
@@ -49,22 +67,27 @@ class IT3_API ScriptNetwork : public Network {
   /// A copy of the module with other values for some of parameters(), by name.
   torch::jit::Module with_weights(const std::vector<std::pair<std::string, at::Tensor>>& weights) const;
 
-  /// Whether what comes before the layer gives the same whenever it runs on the same: it draws no random numbers and
-  /// writes to nothing that was there before.
+  /// Whether what comes before the layer gives the same in eval mode whenever it runs on the same: it draws no random
+  /// numbers, and nothing is written to that was there before.
   bool has_repeatable_head() const;
 
   const torch::jit::Module& module() const { return module_; }
-  const std::string& layer() const { return layer_; }
+  const std::string& layer() const;
+  const std::optional<OutputPath>& output() const;
+  const std::optional<OutputPath>& layer_output() const;
 
  private:
+  // Whether in eval mode, the ways to normalise, and whether for weights of each sample.
+  using Key = std::tuple<bool, NormStatistics, std::optional<double>, bool>;
+
   std::shared_ptr<const detail::ScriptCut> cut(const Normalisation& normalisation = {}, bool of_each = false) const;
+  std::shared_ptr<const detail::ScriptCut> cut_as_it_is() const;
+  std::shared_ptr<const detail::ScriptCut> cut(const Key& key) const;
 
   torch::jit::Module module_;
-  std::string layer_;
+  std::shared_ptr<const detail::CutPlace> place_;
   std::shared_ptr<const detail::ScriptSlots> slots_;
   mutable std::mutex mutex_;
-  // By train/eval flags, the ways to normalise, and whether for weights of each sample.
-  using Key = std::tuple<std::vector<bool>, NormStatistics, std::optional<double>, bool>;
   mutable std::map<Key, std::shared_ptr<const detail::ScriptCut>> cuts_;
 };
 

@@ -1,0 +1,45 @@
+#include "fact.h"
+
+#include <cstring>
+
+#include <torch/csrc/autograd/python_variable.h>
+
+namespace it3::python {
+namespace {
+
+bool is_scalar(py::handle object) {
+  PyObject* const o = object.ptr();
+  return PyBool_Check(o) || PyLong_CheckExact(o) || PyFloat_CheckExact(o) || PyUnicode_CheckExact(o) ||
+         PyBytes_CheckExact(o) || PyComplex_CheckExact(o);
+}
+
+/// What code that runs in Python while tracing can ask of a tensor, beside its values.
+std::int64_t kind_of(const at::Tensor& t) {
+  constexpr std::int64_t many = 65536;
+  const auto number = [](auto value) { return static_cast<std::int64_t>(value); };
+  return (number(t.scalar_type()) * many + number(t.device().type())) * many + number(t.device().index());
+}
+
+std::int64_t detail_of(py::handle object, bool with_version) {
+  const at::Tensor& tensor = THPVariable_Unpack(object.ptr());
+  return kind_of(tensor) + (with_version && !tensor.is_inference() ? tensor._version() : 0);
+}
+
+}  // namespace
+
+Fact::Fact(py::handle seen, bool with_version)
+    : object(py::reinterpret_borrow<py::object>(seen)), is_tensor(seen && THPVariable_Check(seen.ptr())) {
+  if (is_tensor) detail = detail_of(seen, with_version);
+}
+
+bool Fact::equals(py::handle now, bool with_version) const {
+  if (object.is(now)) return !is_tensor || detail == detail_of(now, with_version);
+  if (Py_TYPE(object.ptr()) != Py_TYPE(now.ptr()) || !is_scalar(object)) return false;
+  if (PyFloat_CheckExact(now.ptr())) {  // bit for bit: 0.0 == -0.0, and nan is not nan
+    const double a = PyFloat_AS_DOUBLE(object.ptr()), b = PyFloat_AS_DOUBLE(now.ptr());
+    return std::memcmp(&a, &b, sizeof(double)) == 0;
+  }
+  return PyObject_RichCompareBool(object.ptr(), now.ptr(), Py_EQ) == 1;
+}
+
+}  // namespace it3::python

@@ -1,0 +1,144 @@
+"""Engines like a given one, by which it can be tried without changing it, and batches to try it on."""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+
+from it3 import _C
+from it3.engine import IT3Engine, _eager
+from it3.export import copy_of
+from it3.kept import kept_random_state, own_copy
+
+Batches = list[tuple[Any, Any]]
+Loader = Iterable[tuple[Any, Any]] | Callable[[int], Iterable[tuple[Any, Any]]]
+
+
+def with_settings(engine: IT3Engine, settings: Mapping[str, Any]) -> IT3Engine:
+    """Make an engine that adapts by other settings, which leaves the given one and its model as they are.
+
+    It is around the same model, or, where adapted weights are kept (``copy_model`` False), around a copy, and knows
+    nothing of earlier calls: the weights of now are its start.
+
+    Parameters
+    ----------
+    engine
+        Keeps its options, functions and online state.
+    settings
+        Options that override the engine's; and ``distance_fn``, of which None is the engine's own.
+
+    Raises
+    ------
+    ValueError, TypeError
+        For options and distances that do not exist, and for a model that cannot be copied.
+    """
+    other = sibling(engine, settings)
+    if _C.options_of(other.optimization_parameters)["copy_model"]:
+        return other
+    other._modules["model"] = _eager(engine.model)  # a wrapper of torch.compile is not run anyhow
+    network, other.__dict__["_network"] = other.__dict__["_network"], None
+    twin: IT3Engine = copy_of(other)
+    other.__dict__["_network"] = network
+    twin.__dict__["_known_parts"] = None
+    twin.__dict__["_online"] = _C.Online()
+    return twin
+
+
+def sibling(engine: IT3Engine, settings: Mapping[str, Any]) -> IT3Engine:
+    """Make an engine around the same model and functions with other settings; see :func:`with_settings`."""
+    if not isinstance(settings, Mapping):
+        raise TypeError(f"settings must be a mapping, such as {{'num_steps': 1}}, not a {type(settings).__name__}")
+    other = type(engine).__new__(type(engine))
+    # With dictionaries of its own, of modules and of options among them.
+    own = {name: value.copy() if isinstance(value, dict | set) else value for name, value in vars(engine).items()}
+    other.__dict__.update(own)
+    other.__dict__["_known_parts"] = None
+    other.__dict__["_online"] = _C.Online()
+    options = {name: value for name, value in settings.items() if name != "distance_fn"}
+    other.optimization_parameters = {**engine.optimization_parameters, **options}
+    _C.options_of(other.optimization_parameters)
+    distance = settings.get("distance_fn")
+    if isinstance(distance, str):
+        _C.check_distance(distance)
+    elif distance is not None and not callable(distance):
+        raise TypeError(f"distance_fn must be a name, a function or None, not {distance!r}")
+    if distance is not None:
+        other._modules.pop("distance_fn", None)  # which takes modules only
+        other.distance_fn = distance
+    return other
+
+
+def check_separate(twin: IT3Engine, engine: IT3Engine, inputs: Any) -> None:
+    """Check that a copy of an engine's model does not read the model's own parameters.
+
+    Functions are not copied: a hook or a forward() that is a function over a layer calls that very layer.
+
+    Raises
+    ------
+    ValueError
+        If it does.
+    """
+    copy, model = _eager(twin.model), _eager(engine.model)
+    if copy is model or isinstance(copy, torch.jit.ScriptModule):
+        return
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    args, kwargs = _C.arguments_of(own_copy(inputs))
+    modes = [(module, module.training) for module in copy.modules()]
+    try:
+        copy.eval()
+        with kept_random_state(), torch.inference_mode(False), torch.enable_grad():
+            outputs = copy(*args, **kwargs)
+    finally:
+        for module, mode in modes:
+            module.training = mode
+    found = next((names[id(leaf)] for leaf in _leaves_of(outputs) if id(leaf) in names), None)
+    if found is not None:
+        raise ValueError(
+            f"the model cannot be copied, as is needed to try copy_model=False without changing it: the copy reads the "
+            f"original's parameter {found!r}, by a function such as a hook; use copy_model=True"
+        )
+
+
+def _leaves_of(outputs: Any) -> Iterator[Tensor]:
+    """Give the tensors that the graph of some tensors begins with."""
+    nodes = [leaf.grad_fn for leaf in pytree.tree_leaves(outputs) if isinstance(leaf, Tensor)]
+    seen = set()
+    while nodes:
+        node = nodes.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        variable = getattr(node, "variable", None)
+        if isinstance(variable, Tensor):
+            yield variable
+        nodes += [following for following, _ in node.next_functions]
+
+
+def batches_of(loader: Loader, run: int) -> Batches:
+    """Give a run's batches, for which torch's random generators are seeded with its number.
+
+    Raises
+    ------
+    ValueError, TypeError
+        Unless there are batches, and each is a pair of inputs and targets.
+    """
+    if isinstance(loader, Tensor | nn.Module | str) or isinstance(loader, Mapping):
+        raise TypeError(f"the loader must give batches (inputs, targets), such as a list of pairs, not be a {_kind(loader)}")
+    torch.manual_seed(run)
+    batches = list(loader(run) if callable(loader) else loader)
+    if not batches:
+        raise ValueError("the loader gave no batches; it is gone through once a run")
+    for place, batch in enumerate(batches):
+        if not isinstance(batch, tuple | list) or len(batch) != 2:
+            of = f" of {len(batch)}" if isinstance(batch, tuple | list) else ""
+            raise ValueError(
+                f"batch {place} must be a pair (inputs, targets), but is a {_kind(batch)}{of}; several inputs are a "
+                "tuple or a mapping in the pair's first place"
+            )
+    return [(inputs, targets) for inputs, targets in batches]
+
+
+def _kind(value: object) -> str:
+    return f"tensor of shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__

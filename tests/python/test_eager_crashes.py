@@ -1,0 +1,158 @@
+"""Uses that crashed, or whose errors told nothing."""
+
+import copy
+from functools import partial
+from pathlib import Path
+
+import pytest
+import reference
+import torch
+from it3 import IT3Engine
+from torch import Tensor, nn
+from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence
+
+close = partial(torch.testing.assert_close, rtol=1e-10, atol=1e-10)
+X = torch.randn(5, 4, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.fixture(autouse=True)
+def _seed() -> None:
+    torch.manual_seed(0)
+
+
+class Padded(nn.Module):
+    """Its encoder makes nested tensors of padded ones where there are no gradients."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        layer = nn.TransformerEncoderLayer(6, 2, 16, batch_first=True)
+        self.encoder, self.fc = nn.TransformerEncoder(layer, 2), nn.Linear(6, 3)
+
+    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+        hidden = self.encoder(x, src_key_padding_mask=mask)
+        return self.fc(hidden.masked_fill(mask[..., None], 0).sum(1))
+
+
+class WithMask(nn.Module):
+    def __init__(self, model: nn.Module, mask: Tensor) -> None:
+        super().__init__()
+        self.model, self.mask = model, mask
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.model(x, self.mask)
+
+
+@pytest.mark.parametrize("layer", ["encoder.layers.0", "encoder.layers.1", "encoder.layers.0.linear2", "encoder"])
+@pytest.mark.filterwarnings("ignore:.*nested tensors is in prototype")
+def test_transformers_with_padding(layer: str) -> None:
+    mask = torch.arange(4)[None] >= torch.tensor([4, 2, 3, 1, 4])[:, None]
+    model = Padded().double().eval()
+    engine = IT3Engine(model, layer, optimization_parameters={"lr": 1e-2}).eval()
+    actual = engine.adapt((X, mask))
+    weights = [w.detach() for w in engine.embeder.parameters()]
+
+    def embed(y: Tensor, features: Tensor) -> Tensor:
+        return reference.embed(y, features, *weights)[:, None]
+
+    expected, losses, _ = reference.adapt(WithMask(model, mask), f"model.{layer}", embed, X)
+    close(actual.losses.tolist(), losses)
+    close(actual.prediction, expected)
+    assert engine.uncertainty((X, mask)).shape == (5,)
+    assert torch.backends.mha.get_fastpath_enabled()
+
+
+class TakesPacked(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.lstm, self.layer, self.fc = nn.LSTM(6, 8, batch_first=True), nn.Linear(8, 8), nn.Linear(8, 3)
+
+    def forward(self, packed: PackedSequence, scale: Tensor | None = None) -> Tensor:
+        assert isinstance(packed, PackedSequence)
+        _, (h, _) = self.lstm(packed)
+        return self.fc(self.layer(h[-1]).tanh()) * (1 if scale is None else scale)
+
+
+@pytest.mark.parametrize("kind", ["alone", "in a tuple", "keyword"])
+def test_packed_sequences_stay_whole(kind: str) -> None:
+    packed = pack_padded_sequence(X, torch.tensor([4, 2, 3, 1, 4]), batch_first=True, enforce_sorted=False)
+    model = TakesPacked().double().eval()
+    engine = IT3Engine(model, "layer", optimization_parameters={"lr": 1e-2}).eval()
+    inputs = {"alone": packed, "in a tuple": (packed, torch.ones(())), "keyword": {"packed": packed}}[kind]
+    actual = engine.adapt(inputs)
+    weights = [w.detach() for w in engine.embeder.parameters()]
+    expected, losses, _ = reference.adapt(model, "layer", lambda y, f: reference.embed(y, f, *weights), packed)
+    close(actual.prediction, expected)
+    close(actual.losses.tolist(), losses)
+
+
+@pytest.mark.parametrize("norm", [nn.InstanceNorm1d(4), nn.BatchNorm1d(4, track_running_stats=False)])
+def test_normalisation_without_running_statistics_is_no_chance(norm: nn.Module) -> None:
+    model = nn.Sequential(norm, nn.Flatten(), nn.Linear(24, 8), nn.Tanh(), nn.Linear(8, 3)).double().eval()
+    engine = IT3Engine(model, "2", optimization_parameters={"lr": 1e-2}).eval()
+    engine.adapt(X)
+    assert engine._cut_network().why_not(X) == ""
+    weights = [w.detach() for w in engine.embeder.parameters()]
+    expected, _, _ = reference.adapt(model, "2", lambda y, f: reference.embed(y, f, *weights), X)
+    close(engine.adapt(X).prediction, expected)
+
+
+def mlp() -> nn.Sequential:
+    return nn.Sequential(nn.Linear(6, 8), nn.Tanh(), nn.Linear(8, 3)).double()
+
+
+def test_an_engine_around_an_engine() -> None:
+    with pytest.raises(TypeError, match=r"model is an IT3Engine"):
+        IT3Engine(IT3Engine(mlp(), "0"), "model.0")
+
+
+def test_an_engine_made_in_inference_mode() -> None:
+    model = mlp()
+    with torch.inference_mode():
+        engine = IT3Engine(model, "0")
+        engine.adapt(X[:, 0])
+    target = torch.zeros(5, 3, dtype=torch.float64)
+    prediction, loss = engine.train()(X[:, 0], target=target)
+    (nn.functional.mse_loss(prediction, target) + loss).backward()
+    assert all(p.grad is not None for p in engine.parameters())
+
+
+def test_replicas_are_refused() -> None:
+    with pytest.raises(RuntimeError, match=r"cannot be replicated by torch.nn.DataParallel"):
+        nn.parallel.replicate(IT3Engine(mlp(), "0"), ["cpu"]) if torch.cuda.is_available() else IT3Engine(
+            mlp(), "0"
+        )._replicate_for_data_parallel()
+
+
+def test_ddp_around_a_fresh_engine(tmp_path: Path) -> None:
+    torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path / 'store'}", rank=0, world_size=1)
+    try:
+        x, target = X[:, 0].float(), torch.zeros(5, 3)
+        engine = IT3Engine(mlp().float(), "0")
+        with pytest.raises(RuntimeError, match=r"call the engine once, as engine"):
+            nn.parallel.DistributedDataParallel(engine)(x, target=target)
+        engine(x, target=target)
+        alone = copy.deepcopy(engine)
+        for module in (nn.parallel.DistributedDataParallel(engine), alone):
+            prediction, loss = module(x, target=target)
+            (prediction.square().mean() + loss).backward()
+        for actual, expected in zip(engine.parameters(), alone.parameters(), strict=True):
+            torch.testing.assert_close(actual.grad, expected.grad)
+    finally:
+        torch.distributed.destroy_process_group()
+
+
+def test_layers_are_named_or_given() -> None:
+    model = mlp()
+    assert IT3Engine(model, model[0]).features_layer_name == "0"
+    for bad in (None, 0, 1.5, ["0"]):
+        with pytest.raises(
+            TypeError, match=r"must be the dotted name of a layer, such as 'encoder.0', or the layer itself"
+        ):
+            IT3Engine(model, bad)
+    with pytest.raises(TypeError, match="did you mean '0'"):
+        IT3Engine(model, 0)
+    with pytest.raises(ValueError, match="a Linear that is not in the model"):
+        IT3Engine(model, nn.Linear(2, 2))
+    shared = nn.Linear(6, 6)
+    with pytest.raises(ValueError, match="under several names, '0', '1'"):
+        IT3Engine(nn.Sequential(shared, shared), shared)

@@ -1,0 +1,113 @@
+"""Threads that use one eager model get what they would get in turn, whether it runs whole or is cut."""
+
+import copy
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+import torch
+from it3 import IT3Engine
+from torch import Tensor, nn
+
+X = torch.randn(5, 4, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+
+
+class Recurrent(nn.Module):
+    """Runs whole."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lstm, self.layer, self.fc = nn.LSTM(6, 8, batch_first=True), nn.Linear(8, 8), nn.Linear(8, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out, _ = self.lstm(x)
+        if bool(out.sum() > 1e9):
+            out = -out
+        return self.fc(self.layer(out[:, -1]).tanh())
+
+
+class Cut(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.layer, self.fc = nn.Linear(6, 8), nn.Linear(8, 8), nn.Linear(8, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc(self.layer(self.first(x[:, -1]).tanh()).tanh())
+
+
+def run_in_threads(calls: list[Callable[[], Tensor]]) -> list[Tensor]:
+    with ThreadPoolExecutor(4) as pool:
+        return [future.result() for future in [pool.submit(call) for call in calls]]
+
+
+@pytest.mark.parametrize("kind", [Recurrent, Cut])
+def test_several_engines_share_a_model(kind: type[nn.Module]) -> None:
+    torch.manual_seed(0)
+    model = kind().double().eval()
+    before = copy.deepcopy(model.state_dict())
+    engines = [IT3Engine(model, layer).eval() for layer in ("layer", "fc")]
+    batches = [X * (1 + i / 10) for i in range(12)]
+    calls = [lambda x=x, e=e: e.adapt(x).prediction for x in batches for e in engines]
+    for engine in engines:
+        engine.adapt(X)
+    expected = [call() for call in calls]
+    actual = run_in_threads(calls)
+    assert all(torch.equal(a, e) for a, e in zip(actual, expected, strict=True))
+    for name, value in model.state_dict().items():
+        assert torch.equal(value, before[name])
+    assert all(p.requires_grad for p in model.parameters())
+    assert not any(m._forward_hooks for m in model.modules())
+
+
+def test_the_first_call_may_be_in_threads() -> None:
+    torch.manual_seed(0)
+    model = Recurrent().double().eval()
+    embedder = IT3Engine(model, "layer").eval()
+    expected = embedder.adapt(X).prediction
+    fresh = [IT3Engine(model, "layer", embedder.embeder).eval() for _ in range(4)]
+    actual = run_in_threads([lambda e=e: e.adapt(X).prediction for e in fresh])
+    assert all(torch.equal(a, expected) for a in actual)
+
+
+@pytest.mark.parametrize("kind", [Recurrent, Cut])
+def test_training_beside_adapting(kind: type[nn.Module]) -> None:
+    torch.manual_seed(0)
+    model = kind().double()
+    adapts = IT3Engine(model, "layer").eval()
+    trains = IT3Engine(model, "layer", adapts.embeder).train()
+    expected = adapts.adapt(X).prediction
+    target = torch.zeros(5, 3, dtype=torch.float64)
+    losses = trains(X, target=target)[1].detach()
+    calls = [lambda: adapts.adapt(X).prediction, lambda: trains(X, target=target)[1] * 1] * 10
+    for i, actual in enumerate(run_in_threads(calls)):
+        assert torch.equal(actual.detach(), losses if i % 2 else expected)
+
+
+def test_a_model_may_be_adapted_while_it_adapts() -> None:
+    """The lock is recursive: here the distance adapts the same model."""
+    torch.manual_seed(0)
+    model = Recurrent().double().eval()
+    inner = IT3Engine(model, "fc", optimization_parameters={"num_steps": 0}).eval()
+    inner.adapt(X)
+
+    def distance(y1: Tensor, y0: Tensor) -> Tensor:
+        inner.adapt(X)
+        return nn.functional.mse_loss(y1, y0)
+
+    outer = IT3Engine(model, "layer", distance_fn=distance).eval()
+    plain = IT3Engine(model, "layer", outer.embeder).eval()
+    assert torch.equal(outer.adapt(X).prediction, plain.adapt(X).prediction)
+
+
+def test_reasons_are_those_of_the_call() -> None:
+    model = Cut().double().eval()
+    engine = IT3Engine(model, "layer").eval()
+    engine.adapt(X)
+    cut = engine._cut_network()
+
+    class Opaque:
+        x = X
+
+    reasons = run_in_threads([lambda: cut.why_not(X), lambda: cut.why_not(Opaque())] * 50)
+    assert set(reasons[::2]) == {""}
+    assert set(reasons[1::2]) == {"the inputs hold other things than tensors, numbers and strings"}
