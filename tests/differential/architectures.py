@@ -1,15 +1,12 @@
 """Draws small networks, as source text."""
 
-import inspect
 from dataclasses import dataclass
 from typing import Any
 
-import it3
 from hypothesis import strategies as st
 
 from differential.layers import HEADER, HELPERS, LAST, OPERATIONS, TEMPERATURES, Builder, Place
 
-HAS_API = "output" in inspect.signature(it3.IT3Engine.__init__).parameters  # (temporary)
 
 
 @dataclass
@@ -41,6 +38,8 @@ SHAPES: dict[str, tuple[Any, ...]] = {
 def _head(b: Builder, draw: Any) -> None:
     """The prediction `y`."""
     classes = draw(st.sampled_from([2, 3, 1]))
+    if classes == 1:
+        b.facts.add("one_class")
     n = b.name()
     if b.kind in ("signal", "image"):
         b.layer(f"nn.Conv{2 if b.kind == 'image' else 1}d({b.channels}, {classes}, 1)", "y = self.{n}(x)")
@@ -68,7 +67,7 @@ OUTPUTS: list[tuple[str, tuple[Any, ...], bool]] = [
 def architectures(draw: Any, is_script: bool = False, is_plain: bool = False) -> Architecture:
     """Draw a network. `is_plain`: without Python state and buffers, for what cannot be compared with them."""
     kind = draw(
-        st.sampled_from(["vector", "sequence", "image", "tokens", "signal", "second"][: None if HAS_API else 5])
+        st.sampled_from(["vector", "sequence", "image", "tokens", "signal", "second"])
     )
     b = Builder("sequence" if kind == "tokens" else kind, 2 if kind == "image" else 4)
     inputs: list[tuple[str, str, tuple[Any, ...]]] = [("x", "tokens" if kind == "tokens" else "float", SHAPES[kind])]
@@ -106,11 +105,11 @@ def architectures(draw: Any, is_script: bool = False, is_plain: bool = False) ->
         b.forward.append("x = x + " + {"other": "torch.tanh(m)", "shared": "m.mean(0)", "number": "m"}[extra])
         b.facts.add(extra)
     _head(b, draw)
-    outputs = OUTPUTS[:1] if is_script or not HAS_API else OUTPUTS
+    outputs = OUTPUTS[:1] if is_script else OUTPUTS
     returned, path, gives = draw(st.sampled_from(outputs)) if draw(st.integers(0, 2)) == 2 else OUTPUTS[0]
     place = draw(
         st.sampled_from(
-            [p for p in b.places if (p.is_scriptable or not is_script) and (HAS_API or p.path in ((), (0,), ("a",)))]
+            [p for p in b.places if p.is_scriptable or not is_script]
         )
     )
     types = {"number": "float"}

@@ -23,11 +23,11 @@ def _not_finite(draw: Any, a: Architecture, drawn: dict[str, Any], use: str) -> 
 
 
 @st.composite
-def cases(draw: Any) -> Case:
-    """Draw one case."""
+def cases(draw: Any, is_script: bool = False) -> Case:
+    """Draw one case; `is_script`: of a network that TorchScript compiles."""
     use = draw(st.sampled_from(USES))
     network = draw(st.sampled_from(NETWORKS)) if use != "train" else "eager"
-    is_script = network in ("script", "saved")
+    is_script = is_script or network in ("script", "saved")
     a = draw(architectures(is_script, is_plain=use in ("train",)))
     dtype = draw(st.sampled_from(["float64"] * 9 + ["float32"]))
     drawn = draw(options(use, dtype == "float64"))
@@ -39,7 +39,7 @@ def cases(draw: Any) -> Case:
         del drawn["norm_statistics"]
         drawn.pop("norm_prior", None)
     count = {"adapt": draw(st.integers(1, 2)), "online": draw(st.integers(1, 3)), "threads": 3}.get(use, 1)
-    sizes = [3, 2, 1, 4] + [0] * (use == "online" and "threads" not in a.facts)
+    sizes = ([3, 2, 4] if use == "train" else [3, 2, 1, 4]) + [0] * (use == "online" and "threads" not in a.facts)
     batches = tuple(
         (draw(st.sampled_from(sizes)) if i else draw(st.sampled_from(sizes[:4])), i, draw(st.sampled_from([2.0, 0.5])) if a.temperature else 2.0)
         for i in range(count)
@@ -53,8 +53,9 @@ def cases(draw: Any) -> Case:
         threshold = draw(st.sampled_from([0.5, 0.0, 1.0]))
     is_long = draw(st.integers(0, 9))
     distances = ["mse", "l1", "smooth", "cosine", *TO_CLASSES]
-    if "squeezed" in a.facts:  # one number a sample has no classes
-        distances = distances[:3]
+    feedbacks = ["auto", "auto", "prediction", "probabilities"]
+    if "squeezed" in a.facts or ("one_class" in a.facts and draw(st.integers(0, 9)) < 9):  # there are no classes
+        distances, feedbacks = distances[:3], feedbacks[:3]
     return Case(
         source=a.source,
         layer=a.place.name,
@@ -74,9 +75,7 @@ def cases(draw: Any) -> Case:
         options=tuple(sorted(drawn.items())),
         threshold=threshold,
         distance=draw(st.sampled_from(distances)),
-        feedback=draw(
-            st.sampled_from(["auto", "auto", "prediction", "probabilities"][: 3 if "squeezed" in a.facts else 4])
-        ),
+        feedback=draw(st.sampled_from(feedbacks)),
         neutral=-1.5 if draw(st.integers(0, 9)) == 9 else None,
         embedder=draw(st.sampled_from(["given", "given", "given", "made", "made", "own" if not is_script else "given", "subclass"])),
         combine="add" if is_script else draw(st.sampled_from(["add"] * 12 + ["scale", "scale", "in_place", "cut"])),

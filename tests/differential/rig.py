@@ -189,7 +189,7 @@ class Rig:
         if self.case.born == "inference" and adapts and self.options["num_steps"] > 0:
             return Refusal("inference mode")
         if self.case.combine == "cut":
-            return Refusal("combine_fn")
+            return Refusal("combine_fn|one (class|channel)|parameters (is|has)|no batch norm")
         if self.reached is None:
             reached = attempt(lambda: reaches(self.method, self.naive, finite(self.inputs(0))))
             self.reached = reached is not False
