@@ -8,7 +8,6 @@ from hypothesis import strategies as st
 from differential.layers import HEADER, HELPERS, LAST, OPERATIONS, TEMPERATURES, Builder, Place
 
 
-
 @dataclass
 class Architecture:
     """What the rest of a drawn case depends on."""
@@ -66,9 +65,7 @@ OUTPUTS: list[tuple[str, tuple[Any, ...], bool]] = [
 @st.composite
 def architectures(draw: Any, is_script: bool = False, is_plain: bool = False) -> Architecture:
     """Draw a network. `is_plain`: without Python state and buffers, for what cannot be compared with them."""
-    kind = draw(
-        st.sampled_from(["vector", "sequence", "image", "tokens", "signal", "second"])
-    )
+    kind = draw(st.sampled_from(["vector", "sequence", "image", "tokens", "signal", "second"]))
     b = Builder("sequence" if kind == "tokens" else kind, 2 if kind == "image" else 4)
     inputs: list[tuple[str, str, tuple[Any, ...]]] = [("x", "tokens" if kind == "tokens" else "float", SHAPES[kind])]
     input_batch = 1 if kind == "second" else 0
@@ -107,11 +104,7 @@ def architectures(draw: Any, is_script: bool = False, is_plain: bool = False) ->
     _head(b, draw)
     outputs = OUTPUTS[:1] if is_script else OUTPUTS
     returned, path, gives = draw(st.sampled_from(outputs)) if draw(st.integers(0, 2)) == 2 else OUTPUTS[0]
-    place = draw(
-        st.sampled_from(
-            [p for p in b.places if p.is_scriptable or not is_script]
-        )
-    )
+    place = draw(st.sampled_from([p for p in b.places if p.is_scriptable or not is_script]))
     types = {"number": "float"}
     signature = ", ".join(f"{name}: {types.get(kind, 'Tensor')}" for name, kind, _ in inputs)
     used = "".join(text for name, text in HELPERS.items() if f"{name}(" in " ".join(b.init).replace("nn.Embedding", ""))

@@ -41,7 +41,11 @@ def cases(draw: Any, is_script: bool = False) -> Case:
     count = {"adapt": draw(st.integers(1, 2)), "online": draw(st.integers(1, 3)), "threads": 3}.get(use, 1)
     sizes = ([3, 2, 4] if use == "train" else [3, 2, 1, 4]) + [0] * (use == "online" and "threads" not in a.facts)
     batches = tuple(
-        (draw(st.sampled_from(sizes)) if i else draw(st.sampled_from(sizes[:4])), i, draw(st.sampled_from([2.0, 0.5])) if a.temperature else 2.0)
+        (
+            draw(st.sampled_from(sizes)) if i else draw(st.sampled_from(sizes[:4])),
+            i,
+            draw(st.sampled_from([2.0, 0.5])) if a.temperature else 2.0,
+        )
         for i in range(count)
     )
     if use == "threads" and a.temperature:
@@ -77,7 +81,11 @@ def cases(draw: Any, is_script: bool = False) -> Case:
         distance=draw(st.sampled_from(distances)),
         feedback=draw(st.sampled_from(feedbacks)),
         neutral=-1.5 if draw(st.integers(0, 9)) == 9 else None,
-        embedder=draw(st.sampled_from(["given", "given", "given", "made", "made", "own" if not is_script else "given", "subclass"])),
+        embedder=draw(
+            st.sampled_from(
+                ["given", "given", "given", "made", "made", "own" if not is_script else "given", "subclass"]
+            )
+        ),
         combine="add" if is_script else draw(st.sampled_from(["add"] * 12 + ["scale", "scale", "in_place", "cut"])),
         use=use,
         network=network,

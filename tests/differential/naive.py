@@ -174,7 +174,11 @@ class Method:
     def distances(self, y1: Tensor, y0: Tensor) -> Tensor:
         """The Euclidean distance of each sample, (B,)."""
         difference = (y1 - y0).movedim(self.prediction.batch, 0) if y1.dim() > 1 else (y1 - y0)
-        return difference.reshape(len(difference), difference[:1].numel()).norm(dim=1) if len(difference) else difference.new_empty(0)
+        return (
+            difference.reshape(len(difference), difference[:1].numel()).norm(dim=1)
+            if len(difference)
+            else difference.new_empty(0)
+        )
 
     def uncertainty(self, model: nn.Module, inputs: Any) -> Tensor:
         model = copy.deepcopy(model).eval()

@@ -13,8 +13,8 @@ from it3 import Layout as ProductLayout
 from torch import Tensor, nn
 
 from differential.case import Case, arguments_of, as_given, model_of, set_temperature
-from differential.naive_adapt import finite
 from differential.naive import Embed, Layout, Method, Refusal, at_path, distance_by_name, first_path, reaches
+from differential.naive_adapt import finite
 
 TAKEN = inspect.signature(IT3Engine.__init__).parameters  # (for builds from before the new arguments)
 

@@ -1,7 +1,7 @@
 """Shows that the tester finds a fault by its kind: `python -m differential.rows` beside an it3 that has it.
 
-Of each kind, cases are drawn that have its ingredients and none of the others', until one differs from the reference. With
-an it3 from before a repair, or with the repair taken out, its row says after how many cases and how; else "no difference".
+Of each kind, cases are drawn that have its ingredients and none of the others', until one differs from the reference.
+With an it3 from before a repair, or with the repair taken out, its row says after how many cases and how.
 """
 
 import argparse
@@ -54,7 +54,7 @@ PLAIN: dict[str, Any] = {
 }
 
 
-class Enough(BaseException):  # noqa: N818  (no error)
+class Enough(BaseException):
     """Ends the drawing."""
 
 

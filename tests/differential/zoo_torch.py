@@ -12,7 +12,7 @@ from differential import zoo_models as own
 
 @dataclass
 class Animal:
-    """A model, inputs in float64, its layer and, where they are not the usual ones, its dimensions of channels and its output.
+    """A model, inputs in float64 and a layer; where they are not the usual ones, where channels and output are.
 
     `in_dims` are the inputs' for `per_sample`; None where samples cannot be told apart, such as the nodes of a graph.
     """
