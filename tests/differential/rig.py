@@ -53,7 +53,7 @@ class Rig:
         if case.network == "script":
             self.model = torch.jit.script(model)
         features, prediction = Layout(*case.features), Layout(*case.prediction)
-        feeds = case.feedback if "feedback" in TAKEN else "prediction"
+        feeds = case.feedback
         is_auto = feeds == "auto" and case.distance in ("kl", "js", "cross_entropy")
         output = case.output
         self.method = Method(

@@ -16,7 +16,7 @@ from differential.case import Case, set_temperature
 from differential.check import agree, expected_of, left_alone, same, snapshot, unchanged
 from differential.naive import Refusal
 from differential.naive_adapt import Memory, adapt, adapt_each, normalise_by, training_losses
-from differential.rig import TAKEN, Difference, Rig, attempt, distance_of, out_dtype
+from differential.rig import Difference, Rig, attempt, distance_of, out_dtype
 
 
 def shape_embedder(rig: Rig) -> None:
@@ -168,8 +168,6 @@ def pair(rig: Rig) -> str:
 def per_sample(rig: Rig) -> str:
     """Each sample as if it were alone."""
     dims = rig.in_dims()
-    if "in_dims" not in TAKEN and len(rig.case.inputs) > 1:
-        return "skipped"
     options = {k: v for k, v in rig.options.items() if k not in ("per_sample", "chunk_size")}
     rig.set_temperature(0)
     inputs = rig.inputs(0)
