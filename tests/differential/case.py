@@ -72,8 +72,12 @@ def model_of(case: Case) -> nn.Module:
     scope: dict[str, Any] = {"__name__": "differential_model"}
     exec(compile(case.source, name, "exec"), scope)
     torch.manual_seed(case.seed)
-    model: nn.Module = scope["Model"]()
-    model.to(getattr(torch, case.dtype))
+    usual = torch.get_default_dtype()
+    torch.set_default_dtype(getattr(torch, case.dtype))  # a later conversion would part tensors that share memory
+    try:
+        model: nn.Module = scope["Model"]()
+    finally:
+        torch.set_default_dtype(usual)
     with torch.no_grad():
         for key, buffer in model.named_buffers():  # running statistics that make a difference
             if "running" in key:
