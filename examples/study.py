@@ -59,8 +59,8 @@ class Study:
     search: dict[str, Any] = field(default_factory=lambda: SEARCH)
     #: Trials of the search for settings.
     budget: int = 40
-    #: For a metric that is a function: what a predictor without a network predicts, see it3.evaluate. For the others it is
-    #: made of the training targets.
+    #: For a metric that is a function: what a predictor without a network predicts, see it3.evaluate. For the others it
+    #: is made of the training targets.
     reference: Tensor | None = None
     #: Of several in one script.
     part: str = ""
@@ -174,7 +174,7 @@ def markdown(
         "",
         f"Chosen on validation ({tuning.unadapted:.4f} with 0 steps, {tuning.score:.4f} so): {chosen}.",
         "",
-        *(f"> {line}" + "  " for line in evaluation.verdict.splitlines()),
+        *(f"- {line}" for line in evaluation.verdict.splitlines()),
         "",
         "Uncertainty tells clean from shifted inputs with an AUROC of "
         f"{mean:.2f} ({min(scores):.2f} to {max(scores):.2f} over seeds).",
@@ -194,10 +194,14 @@ def compare(study: Study, arguments: argparse.Namespace, console: Console) -> No
         with console.status(f"{study.title}: training {seed + 1} of {arguments.seeds}"):
             engines.append(train(study, seed, True))
             plain.append(train(study, seed, False))
-    higher = {"higher_is_better": study.higher_is_better}
     with console.status(f"{study.title}: choosing settings on the validation's shift"):
         tuning = it3.tune(
-            engines[0], study.validation, study.metric, arguments.budget or study.budget, search=study.search, **higher
+            engines[0],
+            study.validation,
+            study.metric,
+            arguments.budget or study.budget,
+            higher_is_better=study.higher_is_better,
+            search=study.search,
         )
     variants = {
         "adapted, chosen on validation": tuning.choice,
@@ -206,8 +210,15 @@ def compare(study: Study, arguments: argparse.Namespace, console: Console) -> No
     }
     with console.status(f"{study.title}: comparing on the test's shift"):
         reference = study.targets if study.reference is None else study.reference
-        controls: dict[str, Any] = {"without_second_term": plain, "reference": reference}
-        evaluation = it3.evaluate(engines, study.test, study.metric, variants, **controls, **higher)
+        evaluation = it3.evaluate(
+            engines,
+            study.test,
+            study.metric,
+            variants,
+            higher_is_better=study.higher_is_better,
+            without_second_term=plain,
+            reference=reference,
+        )
         scores = aurocs(study, engines)
     seconds = time.perf_counter() - start
     draw(study, evaluation, engines[0], arguments.output / f"{study.name}.png")

@@ -21,6 +21,7 @@
 #include "python_network.h"
 #include "python_values.h"
 #include "script_from_python.h"
+#include "shared_model_lock.h"
 
 namespace it3::python {
 namespace {
@@ -178,6 +179,7 @@ void bind_engine(py::module_& module) {
       .def(py::init<>())
       .def(
           "reset", wrap_pybind_function([](Online& online, const py::object& model) {
+            const SharedModelLock::Hold hold(SharedModelLock::of(model), SharedModelLock::Use::alone);
             const PythonNetwork network = parameters_only(model);
             const py::gil_scoped_release no_gil;  // other threads may need it to come to their ends
             online.reset(network);
@@ -204,9 +206,7 @@ void bind_engine(py::module_& module) {
           py::init<py::object, std::string, py::object, py::object>(), py::arg("model"), py::arg("layer_name"),
           py::arg("output") = py::none(), py::arg("layer_output") = py::none())
       .def(
-          "why_not", wrap_pybind_function([](EagerCut& cut, const py::object& inputs) {
-            return cut.call(inputs).why;
-          }),
+          "why_not", wrap_pybind_function([](EagerCut& cut, const py::object& inputs) { return cut.call(inputs).why; }),
           py::arg("inputs"), "Why a call has to run the module itself, with hooks; empty if it is cut.");
 
   py::class_<EngineParts>(module, "EngineParts", "A model, the layer to inject at, and the functions between them.")

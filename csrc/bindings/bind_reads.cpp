@@ -12,8 +12,9 @@ void bind_reads(py::module_& module) {
   using torch::wrap_pybind_function;
 
   py::class_<Watch, std::shared_ptr<Watch>>(module, "Watch", "What code has read of Python; see it3.reads.")
-      .def(py::init(wrap_pybind_function([](const py::list& facts) { return std::make_shared<Watch>(facts); })),
-           py::arg("facts"))
+      .def(
+          py::init(wrap_pybind_function([](const py::list& facts) { return std::make_shared<Watch>(facts); })),
+          py::arg("facts"))
       .def("has_changed", &Watch::has_changed, "Whether anything is not as it was.")
       .def("__len__", &Watch::size);
 
@@ -37,8 +38,8 @@ void bind_reads(py::module_& module) {
                               const py::object& type, const std::string& layer_name) {
         return replace_at(
             output, output_choice(chosen, "layer_output", false).path,
-            [&](py::handle tensor) { return replace(tensor); },
-            [&](py::handle o) { return py::isinstance(o, type); }, layer_name);
+            [&](py::handle tensor) { return replace(tensor); }, [&](py::handle o) { return py::isinstance(o, type); },
+            layer_name);
       }),
       py::arg("output"), py::arg("chosen"), py::arg("replace"), py::arg("tensor_type"), py::arg("layer_name"),
       "What a layer returned with the tensor that is injected into replaced.");

@@ -11,6 +11,7 @@
 #include <torch/csrc/autograd/python_variable.h>
 
 #include "as_real.h"
+#include "every_parameter.h"
 #include "lent_state.h"
 #include "map_tensors.h"
 #include "module_tree.h"
@@ -280,8 +281,9 @@ void EagerCut::keep_up() {
   using enum ModuleSnapshot::Change;
   auto change = snapshot_ ? snapshot_->change() : structure;
   if (change == none) {
-    const bool has_changed = std::any_of(
-        attempts_.begin(), attempts_.end(), [](const auto& a) { return a.second.watch && a.second.watch->has_changed(); });
+    const bool has_changed = std::any_of(attempts_.begin(), attempts_.end(), [](const auto& a) {
+      return a.second.watch && a.second.watch->has_changed();
+    });
     if (!has_changed) return;
     change = attributes;
   }
@@ -307,7 +309,10 @@ std::optional<EagerCut::Attempt> EagerCut::attempt(const py::object& inputs, con
   if (std::string why = why_not(); !why.empty()) return Attempt{nullptr, std::move(why), nullptr};
   const auto own_arguments = [&] { return arguments_of(with_tensors(inputs, copies_of(tensors).args)); };
   try {
-    const auto copy = hooked.checkout({});
+    const EvalScope eval(model_);
+    const LentBuffers buffers({model_});
+    LentState state(model_);
+    for (const at::Tensor& tensor : every_parameter(model_)) state.lend(tensor);
     const Arguments arguments = own_arguments();
     plan.attr("record")(arguments.args, arguments.kwargs);
   } catch (const std::exception&) {
@@ -331,8 +336,7 @@ std::optional<EagerCut::Attempt> EagerCut::attempt(const py::object& inputs, con
   if (!cut->has_repeatable_head()) return Attempt{nullptr, "what comes before the layer depends on chance", nullptr};
   const auto watch = plan.attr("watch")();
   if (std::string why = why_not(); !why.empty()) return Attempt{nullptr, std::move(why), nullptr};
-  return compared(
-      std::move(cut), hooked, tensors, watch.cast<std::shared_ptr<Watch>>(), plan.attr("keeper"));
+  return compared(std::move(cut), hooked, tensors, watch.cast<std::shared_ptr<Watch>>(), plan.attr("keeper"));
 }
 
 EagerCut::Attempt EagerCut::compared(

@@ -10,7 +10,6 @@
 namespace it3::python {
 namespace {
 
-bool is_sequence(py::handle object) { return PyTuple_Check(object.ptr()) || PyList_Check(object.ptr()); }
 bool is_number(py::handle object) { return PyLong_Check(object.ptr()) && !PyBool_Check(object.ptr()); }
 
 [[noreturn]] void misfit(py::handle in_dims) {

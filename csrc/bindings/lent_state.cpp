@@ -133,6 +133,13 @@ KeptState::KeptState(py::handle root, const VisitTensor& visit) {
       }
     }
     seen_.insert(py::object(module.attr("_buffers")).ptr());
+    const py::object attributes = attributes_of(module);
+    if (!attributes) continue;
+    for (const auto& [name, value] : py::reinterpret_borrow<py::dict>(attributes)) {
+      // Hooks are no state: those of a lazy module go with its first call.
+      if (PyDict_Check(value.ptr()) && py::str(name).cast<std::string>().find("_hooks") != std::string::npos)
+        seen_.insert(value.ptr());
+    }
   }
   for (const py::object& module : modules) {
     if (const py::object attributes = attributes_of(module)) walk(attributes, 0, visit);
@@ -196,22 +203,24 @@ bool KeptState::holds_graph() const {
   return false;
 }
 
-LentState::LentState(py::handle model)
-    : state_(model, [this](const at::Tensor& tensor) {
-        const bool is_own = tensor.is_leaf() && !tensor.is_view() && !tensor.is_inference() && tensor.has_storage();
-        if (is_own && tensor.layout() == at::kStrided) lend(tensor);
-      }) {}
+LentState::LentState(py::handle model) {
+  state_.emplace(model, [this](const at::Tensor& tensor) {
+    const bool is_own = tensor.is_leaf() && !tensor.is_view() && !tensor.is_inference() && tensor.has_storage();
+    if (is_own && tensor.layout() == at::kStrided) lend(tensor);
+  });
+}
 
 LentState::~LentState() {
   const py::gil_scoped_acquire gil;
   const py::error_scope pending;  // an exception may be on its way to Python
-  state_.restore();
+  state_->restore();
   for (const Lent& lent : lent_) {
     if (!lent.tensor.is_leaf()) lent.tensor.detach_();
     lent.tensor.set_data(lent.own);
     lent.tensor.set_requires_grad(lent.requires_grad);
   }
   PyErr_Clear();
+  state_.reset();
 }
 
 void LentState::lend(const at::Tensor& tensor) {
@@ -222,8 +231,8 @@ void LentState::lend(const at::Tensor& tensor) {
 
 void LentState::drop_graphs() {
   const bool hangs = std::any_of(lent_.begin(), lent_.end(), [](const Lent& lent) { return !lent.tensor.is_leaf(); });
-  if (!hangs && !state_.holds_graph()) return;
-  state_.restore();
+  if (!hangs && !state_->holds_graph()) return;
+  state_->restore();
   for (const Lent& lent : lent_) {
     if (!lent.tensor.is_leaf()) lent.tensor.detach_();
     lent.tensor.set_data(lent.own.clone());

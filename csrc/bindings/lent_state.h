@@ -1,6 +1,7 @@
 #pragma once
 
 #include <functional>
+#include <optional>
 #include <unordered_set>
 #include <vector>
 
@@ -79,7 +80,7 @@ class LentState {
   };
 
   std::vector<Lent> lent_;
-  KeptState state_;
+  std::optional<KeptState> state_;
 };
 
 }  // namespace it3::python

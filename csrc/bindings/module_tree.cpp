@@ -134,12 +134,12 @@ LentBuffers::LentBuffers(const std::vector<py::object>& modules, const std::vect
     const at::Tensor value = THPVariable_Unpack(slot.own.ptr()).detach();
     const bool follows = !lent_memory.empty() && value.unsafeGetTensorImpl()->has_storage() &&
                          lent_memory.contains(value.unsafeGetTensorImpl()->storage().unsafeGetStorageImpl());
-    if (follows) {
-      copies[slot.own.ptr()] = py::reinterpret_steal<py::object>(THPVariable_Wrap(value));
-    } else {
-      objects.push_back(slot.own.ptr());
-      values.push_back(value);
+    if (follows) {  // it holds a part of the copy already, and later what that gives way to
+      copies.erase(slot.own.ptr());
+      continue;
     }
+    objects.push_back(slot.own.ptr());
+    values.push_back(value);
   }
   const std::vector<at::Tensor> cloned = copies_with_shared_memory(values);
   for (std::size_t i = 0; i < objects.size(); ++i) {

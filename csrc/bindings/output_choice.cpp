@@ -134,7 +134,11 @@ py::object with_entry(py::handle object, const Step& step, const py::object& val
 
 /// Null if the path leads nowhere.
 py::object replace_along(
-    py::handle object, const OutputPath& path, std::size_t at, const ReplaceObject& replace, const IsTensor& is_tensor) {
+    py::handle object,
+    const OutputPath& path,
+    std::size_t at,
+    const ReplaceObject& replace,
+    const IsTensor& is_tensor) {
   if (at == path.size()) return is_tensor(object) ? replace(object) : py::object();
   if (is_tensor(object)) return {};
   const auto entry = find_entry(object, path[at]);

@@ -1,15 +1,15 @@
 #include "python_network.h"
 
 #include <algorithm>
-#include <unordered_set>
 
 #include <ATen/ATen.h>
 #include <ATen/core/grad_mode.h>
 #include <c10/util/Exception.h>
 #include <torch/csrc/autograd/python_variable.h>
 
-#include "shared_model_lock.h"
+#include "every_parameter.h"
 #include "python_values.h"
+#include "shared_model_lock.h"
 
 namespace it3::python {
 namespace {
@@ -35,20 +35,22 @@ class HookScope {
   py::object handle_;
 };
 
-/// Sets a flag while it lives.
+/// Stands for a pass that runs in this thread while it lives.
 class RunningScope {
  public:
-  explicit RunningScope(bool& flag) : flag_(flag) { flag_ = true; }
-  ~RunningScope() { flag_ = false; }
+  RunningScope() { ++count; }
+  ~RunningScope() { --count; }
   RunningScope(const RunningScope&) = delete;
   RunningScope& operator=(const RunningScope&) = delete;
 
+  static bool is_any() { return count > 0; }
+
  private:
-  bool& flag_;
+  inline static thread_local int count = 0;
 };
 
-/// Keeps attention from nested tensors, as torch makes them of padded ones where there are no gradients, while it lives:
-/// nothing could be injected into those. Needs the GIL.
+/// Keeps attention from nested tensors, as torch makes them of padded ones where there are no gradients, while it
+/// lives: nothing could be injected into those. Needs the GIL.
 class NoFastPath {
  public:
   NoFastPath() {
@@ -75,23 +77,6 @@ class NoFastPath {
   inline static bool was_enabled = true;
 };
 
-/// The parameters of a torch.nn.Module that are not among some others.
-std::vector<at::Tensor> other_parameters(py::handle model, const std::vector<NamedParameter>& adapted) {
-  std::unordered_set<at::TensorImpl*> seen;
-  for (const NamedParameter& p : adapted) seen.insert(p.tensor.unsafeGetTensorImpl());
-  std::vector<at::Tensor> others;
-  for_each_module(model, [&](const std::string&, py::handle module) {
-    const py::object parameters = module.attr("_parameters");
-    if (!PyDict_Check(parameters.ptr())) return;  // of TorchScript, which Python's forward() does not write to
-    for (const auto& [name, value] : py::reinterpret_borrow<py::dict>(parameters)) {
-      if (!THPVariable_Check(value.ptr())) continue;
-      const at::Tensor& tensor = THPVariable_Unpack(value.ptr());
-      if (seen.insert(tensor.unsafeGetTensorImpl()).second) others.push_back(tensor);
-    }
-  });
-  return others;
-}
-
 /// Has a model for this thread alone, in eval mode.
 struct ModelAlone {
   explicit ModelAlone(const py::object& model)
@@ -109,7 +94,7 @@ class PythonWorkingCopy : private ModelAlone, public LentWorkingCopy {
   PythonWorkingCopy(
       PythonNetwork& network, const std::vector<NamedParameter>& adapted, const Normalisation& normalisation)
       : ModelAlone(network.model_),
-        LentWorkingCopy(adapted, parameters_and_buffers(network), other_parameters(network.model_, adapted)),
+        LentWorkingCopy(adapted, parameters_and_buffers(network), every_parameter(network.model_, adapted)),
         network_(network),
         no_recomputation_(network.layer_, network.recomputation_check()),
         buffers_({network.model_}, values()),
@@ -181,16 +166,16 @@ PythonNetwork::PythonNetwork(
       objects_(inputs_) {}
 
 py::object PythonNetwork::recomputation_check() const {
-  return py::cpp_function([this](py::handle, py::handle, py::handle) {
+  return py::cpp_function([layer_name = layer_name_](py::handle, py::handle, py::handle) {
     TORCH_CHECK_VALUE(
-        is_running_, "the layer '", layer_name_,
+        RunningScope::is_any(), "the layer '", layer_name,
         "' is called again by the backward pass, as activation checkpointing does, which would not see the injection; "
         "switch checkpointing off while the model adapts, or name a layer outside of the checkpointed blocks");
   });
 }
 
 py::object PythonNetwork::call_model(const Inputs& inputs) {
-  const RunningScope running(is_running_);
+  const RunningScope running;
   objects_.restore();  // each pass gets what was given
   const bool are_own = std::equal(
       inputs.args.begin(), inputs.args.end(), tensors_.begin(), tensors_.end(),

@@ -60,7 +60,6 @@ class PythonNetwork : public Network {
   std::optional<OutputPath> layer_output_;
   std::optional<KeptState> given_;  // the model's, before the last pass that was not a working copy's
   KeptState objects_;               // those in the inputs
-  bool is_running_ = false;
 };
 
 }  // namespace it3::python

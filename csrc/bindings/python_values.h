@@ -9,8 +9,8 @@
 
 namespace it3::python {
 
-/// What a model is called with: tuples and lists are positional arguments, mappings keywords, all else, a packed sequence
-/// too, is one argument.
+/// What a model is called with: tuples and lists are positional arguments, mappings keywords, all else, a packed
+/// sequence too, is one argument.
 struct Arguments {
   py::tuple args;
   py::dict kwargs;

@@ -28,8 +28,8 @@ std::optional<OutputPath> output_path_from(const py::object& place, const char* 
   for (const py::handle part : parts) {
     const bool is_index = PyLong_Check(part.ptr()) && !PyBool_Check(part.ptr());
     TORCH_CHECK_TYPE(
-        is_index || PyUnicode_Check(part.ptr()), option, " must be an index, a key, or a tuple of them such as (1, 0), not ",
-        py::repr(place).cast<std::string>());
+        is_index || PyUnicode_Check(part.ptr()), option,
+        " must be an index, a key, or a tuple of them such as (1, 0), not ", py::repr(place).cast<std::string>());
     if (is_index) {
       path.emplace_back(part.cast<std::int64_t>());
     } else {

@@ -18,8 +18,8 @@ torch::jit::Module script_module_from(const py::object& module);
 /// another object.
 DistanceFunction script_function_from(const py::object& function);
 
-/// A place in an output as Python gives it: an index, a key, or a tuple of them; None for no place. Raises TypeError for
-/// another object.
+/// A place in an output as Python gives it: an index, a key, or a tuple of them; None for no place. Raises TypeError
+/// for another object.
 ///
 /// @param option  the place's name, for the error
 std::optional<OutputPath> output_path_from(const py::object& place, const char* option);

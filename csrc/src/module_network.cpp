@@ -205,7 +205,7 @@ class ModuleWorkingCopy : public LentWorkingCopy {
     return first;
   }
   at::Tensor resume(const Inputs& inputs, const FirstPass& first, const Inject* inject) override {
-    at::Tensor prediction = network_.resume(inputs, first, inject);
+    at::Tensor prediction = network_.resume_(inputs, first, inject);  // buffers are the copy's own already
     has_run_ = true;
     check();
     return prediction;

@@ -180,10 +180,7 @@ std::vector<PlacedTensor> tensors_with_paths(const c10::IValue& value) {
 }
 
 at::Tensor tensor_at(
-    const c10::IValue& value,
-    const std::optional<OutputPath>& path,
-    std::string_view what,
-    std::string_view option) {
+    const c10::IValue& value, const std::optional<OutputPath>& path, std::string_view what, std::string_view option) {
   if (value.isTensor() && value.toTensor().defined() && (!path || path->empty())) return value.toTensor();
   if (path) {
     std::optional<c10::IValue> element = value;

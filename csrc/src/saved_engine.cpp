@@ -171,7 +171,9 @@ Notes take_notes(ScriptNetwork& network, const Method& method, const Inputs& inp
 void save_engine(const SavedEngine& engine, const std::string& path) {
   const std::vector<char> description = torch::jit::pickle_save(describe(engine));
   torch::jit::ExtraFilesMap extra = {{record, std::string(description.begin(), description.end())}};
-  const auto add = [&](const char* name, const torch::jit::Module& module) { extra[name] = detail::archive_of(module); };
+  const auto add = [&](const char* name, const torch::jit::Module& module) {
+    extra[name] = detail::archive_of(module);
+  };
   if (const auto* embedder = std::get_if<torch::jit::Module>(&engine.embedder)) add(embedder_record, *embedder);
   if (engine.combine) add(combine_record, *engine.combine);
   if (const auto* distance = std::get_if<torch::jit::Module>(&engine.distance)) add(distance_record, *distance);

@@ -42,9 +42,10 @@ bool are_equal(const at::Tensor& a, const at::Tensor& b) {
 
 /// Words of TorchScript's language.
 constexpr std::array<std::string_view, 35> keywords = {
-    "False", "None",  "True", "and",     "as",       "assert", "async",  "await", "break", "class", "continue", "def",
-    "del",   "elif",  "else", "except",  "finally",  "for",    "from",   "global", "if",   "import", "in",      "is",
-    "lambda", "nonlocal", "not", "or",   "pass",     "raise",  "return", "try",   "while", "with",  "yield"};
+    "False", "None",     "True",  "and",    "as",   "assert", "async",  "await",    "break",
+    "class", "continue", "def",   "del",    "elif", "else",   "except", "finally",  "for",
+    "from",  "global",   "if",    "import", "in",   "is",     "lambda", "nonlocal", "not",
+    "or",    "pass",     "raise", "return", "try",  "while",  "with",   "yield"};
 
 bool is_plain(std::string_view name) {
   constexpr std::string_view plain = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_";
@@ -67,8 +68,7 @@ std::vector<std::string> doubtful_names(const torch::jit::Module& module) {
 
 /// What is wrong with an archive, a path or a stream; empty if it holds the module.
 template <typename Archive>
-std::string fault_of(
-    Archive& archive, const torch::jit::Module& module, const torch::jit::ExtraFilesMap& extra) {
+std::string fault_of(Archive& archive, const torch::jit::Module& module, const torch::jit::ExtraFilesMap& extra) {
   torch::jit::ExtraFilesMap read;
   for (const auto& [name, content] : extra) read[name] = "";
   torch::jit::Module copy("unread");
@@ -97,7 +97,8 @@ void check(Archive& archive, const torch::jit::Module& module, const torch::jit:
   TORCH_CHECK_VALUE(
       names.empty(), "the model cannot be saved: a TorchScript file does not hold the name",
       names.size() > 1 ? "s " : " ", detail::join(names),
-      ". Names of layers, parameters and buffers have to be made of the letters a to z and A to Z, digits and _, and be "
+      ". Names of layers, parameters and buffers have to be made of the letters a to z and A to Z, digits and _, and "
+      "be "
       "no keywords of Python: rename them");
   TORCH_CHECK_VALUE(false, "the model cannot be saved: read back, the file is not what was written: ", fault);
 }

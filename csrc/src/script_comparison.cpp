@@ -161,8 +161,8 @@ at::Tensor plain(const at::Tensor& t) {
 
 double norm_of(const at::Tensor& t) { return at::nan_to_num(t, 0, 0, 0).norm().item<double>(); }
 
-/// The Euclidean distance of the finite values over the norm of them, or over `least`; infinite if others are not finite
-/// in the one than in the other.
+/// The Euclidean distance of the finite values over the norm of them, or over `least`; infinite if others are not
+/// finite in the one than in the other.
 double difference(const at::Tensor& actual, const at::Tensor& expected, double least) {
   if (actual.sizes() != expected.sizes() || actual.scalar_type() != expected.scalar_type()) return INFINITY;
   const at::Tensor a = plain(actual), b = plain(expected);
@@ -224,7 +224,10 @@ enum class Comparison { same, none, undecided };
 
 /// None if there was nothing to compare, undecided if it says little.
 Comparison compare(
-    const torch::jit::Module& module, const std::shared_ptr<const ScriptCut>& cut, const Inputs& inputs, bool are_stacked) {
+    const torch::jit::Module& module,
+    const std::shared_ptr<const ScriptCut>& cut,
+    const Inputs& inputs,
+    bool are_stacked) {
   const std::vector<NamedParameter> parameters = parameters_of(*cut);
   Outcome expected;
   try {

@@ -109,7 +109,8 @@ bool is_same(const c10::IValue& now, const c10::IValue& before) {
 }
 
 /// The module's forward() as it stands, but for what normalisation is asked to be.
-std::shared_ptr<Graph> whole_with(const torch::jit::Module& module, bool in_eval_mode, const Normalisation& normalisation) {
+std::shared_ptr<Graph> whole_with(
+    const torch::jit::Module& module, bool in_eval_mode, const Normalisation& normalisation) {
   auto graph = whole_script(module, in_eval_mode);
   if (normalisation.statistics == NormStatistics::running) return graph;
   FoldedAttributes folded;

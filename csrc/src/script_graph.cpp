@@ -96,8 +96,8 @@ std::vector<Node*> calls_of_layer(
   }
 }
 
-/// Turns tensor attributes, and lists of tensors, into inputs, one for each place that a tensor is held in: which of them
-/// are the same tensor may change.
+/// Turns tensor attributes, and lists of tensors, into inputs, one for each place that a tensor is held in: which of
+/// them are the same tensor may change.
 std::vector<LiftedTensor> lift_tensors(Graph& graph, const torch::jit::Module& module, const std::string& layer) {
   std::vector<LiftedTensor> lifted;
   std::map<std::string, Value*> inputs;
@@ -134,7 +134,9 @@ std::vector<LiftedTensor> lift_tensors(Graph& graph, const torch::jit::Module& m
   return lifted;
 }
 
-bool is_training_flag(const std::string& name, const c10::IValue& value) { return name == "training" && value.isBool(); }
+bool is_training_flag(const std::string& name, const c10::IValue& value) {
+  return name == "training" && value.isBool();
+}
 
 }  // namespace
 
@@ -151,7 +153,8 @@ void fold_constants(
     const auto constant = torch::jit::tryInsertConstant(*graph, value);
     if (!constant) continue;
     node->output()->replaceAllUsesWith(*constant);
-    if (!is_given) folded.try_emplace(path, FoldedAttribute{{owner, name}, value.isObject() ? value : value.deepcopy()});
+    if (!is_given)
+      folded.try_emplace(path, FoldedAttribute{{owner, name}, value.isObject() ? value : value.deepcopy()});
   }
   torch::jit::ConstantPropagation(graph);
 }

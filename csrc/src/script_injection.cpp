@@ -92,8 +92,8 @@ class Marking {
     const Part& part = rest->front();
     const auto* const name = std::get_if<std::string>(&part);
     if (key != (name != nullptr ? c10::TypeKind::StringType : c10::TypeKind::IntType)) refuse();
-    Value* const constant = name != nullptr ? graph_.insertConstant(*name)
-                                            : graph_.insertConstant(std::get<std::int64_t>(part));
+    Value* const constant =
+        name != nullptr ? graph_.insertConstant(*name) : graph_.insertConstant(std::get<std::int64_t>(part));
     return in_container(value, constant, aten::copy, rest);
   }
 

@@ -22,6 +22,7 @@ torch::jit::Module copy_with(const torch::jit::Module& module, const MemoryCopie
 
 }  // namespace
 
-ScriptModuleCopy::ScriptModuleCopy(const torch::jit::Module& of) : copies(copies_in(of)), module(copy_with(of, copies)) {}
+ScriptModuleCopy::ScriptModuleCopy(const torch::jit::Module& of)
+    : copies(copies_in(of)), module(copy_with(of, copies)) {}
 
 }  // namespace it3::detail

@@ -60,8 +60,9 @@ ScriptNetwork::ScriptNetwork(
     std::optional<OutputPath> output,
     std::optional<OutputPath> layer_output)
     : module_(std::move(module)),
-      place_(std::make_shared<const detail::CutPlace>(
-          detail::CutPlace{std::move(layer), std::move(output), std::move(layer_output)})),
+      place_(
+          std::make_shared<const detail::CutPlace>(
+              detail::CutPlace{std::move(layer), std::move(output), std::move(layer_output)})),
       slots_(slots_of(module_)) {
   std::vector<std::string> names;
   for (const auto& submodule : module_.named_modules()) names.push_back(submodule.name);
@@ -206,17 +207,17 @@ Origin ScriptNetwork::origin_of_prediction() const {
 }
 
 Origin ScriptNetwork::origin_of_features() const {
-  if (layer_.empty()) return origin_of_prediction();
+  if (place_->layer.empty()) return origin_of_prediction();
   Origin origin;
   for (const auto& submodule : module_.named_modules()) {
-    if (submodule.name == layer_) {
+    if (submodule.name == place_->layer) {
       append_kinds(submodule.value, origin.inside);
       origin.is_direct = is_direct(submodule.value);
       break;
     }
     const LayerKind kind = kind_of(submodule.value);
     const bool is_known = kind.channel_dim || kind.channels;
-    if (is_known && !layer_.starts_with(submodule.name + ".")) origin.before.push_back(kind);
+    if (is_known && !place_->layer.starts_with(submodule.name + ".")) origin.before.push_back(kind);
   }
   if (origin.inside.empty()) origin.inside.swap(origin.before);
   return origin;

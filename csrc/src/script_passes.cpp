@@ -84,8 +84,7 @@ std::pair<ScriptPasses::Values, FirstPass> ScriptPasses::start(const Inputs& inp
   Values before;
   if (cut_->repeats_head) before = cut_->writes_inputs ? copies_of_written(arguments, all_arguments) : arguments;
   Values handed = run_head(arguments);
-  handed.insert(
-      handed.end(), std::make_move_iterator(arguments.begin()), std::make_move_iterator(arguments.end()));
+  handed.insert(handed.end(), std::make_move_iterator(arguments.begin()), std::make_move_iterator(arguments.end()));
   FirstPass first;
   const std::vector<bool> all(handed.size(), true);
   // What the caller gave may change once the pass is over.

@@ -2,7 +2,7 @@
 
 #include <algorithm>
 #include <map>
-#include <unordered_map>
+#include <utility>
 
 #include <ATen/ATen.h>
 #include <ATen/core/grad_mode.h>
@@ -102,6 +102,7 @@ ScriptWorkingCopy::ScriptWorkingCopy(
       cut_(std::move(cut)),
       samples_(samples),
       is_for_comparison_(is_for_comparison),
+      is_compared_(is_for_comparison),
       own_lifted_(lifted_tensors(*cut_, /*writable=*/true)),
       own_(tensors_of(adapted)) {
   find_places(adapted);
@@ -124,17 +125,19 @@ void ScriptWorkingCopy::find_places(const std::vector<NamedParameter>& adapted) 
 
 void ScriptWorkingCopy::find_followers(const std::vector<NamedParameter>& adapted) {
   is_followed_.assign(adapted.size(), false);
-  std::unordered_map<const void*, std::vector<std::size_t>> by_storage;
+  std::vector<std::pair<const void*, std::size_t>> by_storage;
   for (std::size_t i = 0; i < adapted.size(); ++i) {
-    const void* const storage = span_of(own_[i]).storage;
-    if (storage == nullptr) continue;
-    for (const std::size_t other : by_storage[storage]) {
+    if (const void* const storage = span_of(own_[i]).storage; storage != nullptr) by_storage.emplace_back(storage, i);
+  }
+  std::sort(by_storage.begin(), by_storage.end());
+  for (auto one = by_storage.begin(); one != by_storage.end(); ++one) {
+    for (auto next = one + 1; next != by_storage.end() && next->first == one->first; ++next) {
+      const std::size_t i = one->second, other = next->second;
       TORCH_CHECK_VALUE(
-          !share_memory(own_[i], own_[other]), "the parameters '", adapted[other].name, "' and '", adapted[i].name,
+          !share_memory(own_[i], own_[other]), "the parameters '", adapted[i].name, "' and '", adapted[other].name,
           "' lie over the same memory, so that steps of the one change the other. Leave one of them out by the option "
           "`parameters`, or give the model one parameter for both");
     }
-    by_storage[storage].push_back(i);
   }
   std::vector<bool> is_adapted(own_lifted_.size(), false);
   for (const auto& places : places_) {
@@ -142,15 +145,17 @@ void ScriptWorkingCopy::find_followers(const std::vector<NamedParameter>& adapte
   }
   for (std::size_t place = 0; place < own_lifted_.size(); ++place) {
     if (is_adapted[place]) continue;
-    const auto found = by_storage.find(span_of(own_lifted_[place]).storage);
-    if (found == by_storage.end()) continue;
-    for (const std::size_t i : found->second) {
+    const void* const storage = span_of(own_lifted_[place]).storage;
+    auto found = std::lower_bound(by_storage.begin(), by_storage.end(), std::pair(storage, std::size_t{0}));
+    for (; storage != nullptr && found != by_storage.end() && found->first == storage; ++found) {
+      const std::size_t i = found->second;
       if (!share_memory(own_lifted_[place], own_[i])) continue;
       const bool is_within = same_place_in(own_[i].detach(), own_[i].detach(), own_lifted_[place], {}).defined();
       TORCH_CHECK_VALUE(
           is_within, "'", cut_->lifted[place].name, "' shares memory with the parameter '", adapted[i].name,
           "' in a way that it cannot follow when that adapts. Leave the parameter out by the option `parameters`, or "
-          "give '", cut_->lifted[place].name, "' memory of its own");
+          "give '",
+          cut_->lifted[place].name, "' memory of its own");
       followers_.push_back({place, i});
       is_followed_[i] = true;
     }
@@ -176,14 +181,16 @@ void ScriptWorkingCopy::make_value(std::size_t parameter) {
     }
     return;
   }
-  const bool is_faster = is_in_channels_last_faster(own) && is_convolution_weight && !is_followed_[parameter] &&
-                         !is_for_comparison_;
+  const bool is_faster =
+      is_in_channels_last_faster(own) && is_convolution_weight && !is_followed_[parameter] && !is_for_comparison_;
   has_other_layout_ |= is_faster;
   values_.push_back(at::empty_like(own, is_faster ? at::MemoryFormat::ChannelsLast : at::MemoryFormat::Preserve));
 }
 
 void ScriptWorkingCopy::compare(const Inputs& inputs) {
-  if (!is_for_comparison_) compare_once(module_, cut_, inputs, samples_.has_value());
+  if (is_compared_) return;
+  compare_once(module_, cut_, inputs, samples_.has_value());
+  is_compared_ = true;
 }
 
 FirstPass ScriptWorkingCopy::prepare(const Inputs& inputs) {
@@ -202,8 +209,9 @@ bool ScriptWorkingCopy::has_fixed_head() const {
          std::all_of(
              places_.begin(), places_.end(),
              [&](const auto& places) { return std::all_of(places.begin(), places.end(), is_in_tail); }) &&
-         std::all_of(
-             followers_.begin(), followers_.end(), [&](const Follower& follower) { return is_in_tail(follower.place); });
+         std::all_of(followers_.begin(), followers_.end(), [&](const Follower& follower) {
+           return is_in_tail(follower.place);
+         });
 }
 
 std::unique_ptr<TwoPass> ScriptWorkingCopy::with_constants(const std::vector<at::Tensor>& values) {
@@ -231,8 +239,8 @@ std::unique_ptr<TwoPass> ScriptWorkingCopy::passes_with(std::vector<at::Tensor> 
     for (std::size_t i = 0; i < weights.size(); ++i) {
       const auto& places = places_[i];
       const bool is_written = is_followed_[i] || std::any_of(places.begin(), places.end(), [&](std::size_t place) {
-        return cut_->lifted[place].is_written;
-      });
+                                return cut_->lifted[place].is_written;
+                              });
       if (is_written) weights[i] = weights[i].clone();
     }
   }

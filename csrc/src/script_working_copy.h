@@ -59,6 +59,7 @@ class ScriptWorkingCopy : public WorkingCopy {
   std::shared_ptr<const ScriptCut> cut_;
   std::optional<std::int64_t> samples_;
   bool is_for_comparison_;
+  bool is_compared_;  // whose inputs are of one kind
   bool has_other_layout_ = false;
   std::vector<at::Tensor> own_lifted_;            // the module's
   std::vector<std::vector<std::size_t>> places_;  // of each adapted parameter among the lifted tensors

@@ -21,8 +21,8 @@ class ScriptWrites {
   ScriptWrites(const ScriptWrites&) = delete;
   ScriptWrites& operator=(const ScriptWrites&) = delete;
 
-  /// Whether one of some nodes, or of those in their blocks, writes to a value that is none of the graph's inputs, or to
-  /// what it holds.
+  /// Whether one of some nodes, or of those in their blocks, writes to a value that is none of the graph's inputs, or
+  /// to what it holds.
   bool write(const std::vector<torch::jit::Node*>& nodes, torch::jit::Value* value) const;
 
   /// The same for one of the graph's inputs.
@@ -30,8 +30,8 @@ class ScriptWrites {
 
  private:
   std::shared_ptr<torch::jit::Graph> graph_;
-  torch::jit::Value* anything_;                 // stands for all that is in lists and the like
-  std::vector<torch::jit::Value*> own_;         // the inputs' copies; the inputs themselves where they are no tensors
+  torch::jit::Value* anything_;          // stands for all that is in lists and the like
+  std::vector<torch::jit::Value*> own_;  // the inputs' copies; the inputs themselves where they are no tensors
   std::unique_ptr<torch::jit::AliasDb> aliases_;
 };
 

@@ -102,6 +102,8 @@ class Probe {
   /// A pass in which every tensor that has the leading one's size in these dimensions has another one there; nothing
   /// where that cannot be.
   std::optional<Values> with(const Dims& dims, Change change) const {
+    // A table of positions that ends raises, but on a GPU takes the whole process with it.
+    if (change == Change::doubled && leading_.defined() && !leading_.is_cpu()) return std::nullopt;
     const std::int64_t least = change == Change::doubled ? 1 : 2;
     for (const std::int64_t dim : dims) {
       if (dim >= rank() || leading_.size(dim) < least) return std::nullopt;
@@ -243,7 +245,7 @@ class Channels {
     if (!origin_.is_direct) return std::nullopt;
     const LayerKind& kind = origin_.inside.back();
     const std::int64_t dim = wrapped(*kind.channel_dim);
-    if (dim >= value_.dim() || (kind.channels && value_.size(dim) != *kind.channels)) return std::nullopt;
+    if (dim < 0 || dim >= value_.dim() || (kind.channels && value_.size(dim) != *kind.channels)) return std::nullopt;
     return kind.channel_dim;
   }
 

@@ -18,8 +18,12 @@ namespace {
 std::int64_t size_of(const at::Tensor& t) { return static_cast<std::int64_t>(t.element_size()); }
 
 /// A tensor on a storage, for autograd made of nothing.
-at::Tensor
-on_storage(const at::Tensor& like, const at::Storage& storage, std::int64_t byte, at::IntArrayRef sizes, at::IntArrayRef strides) {
+at::Tensor on_storage(
+    const at::Tensor& like,
+    const at::Storage& storage,
+    std::int64_t byte,
+    at::IntArrayRef sizes,
+    at::IntArrayRef strides) {
   at::Tensor t = at::empty({0}, like.options().requires_grad(false));
   t.set_(storage, byte / size_of(like), sizes, strides);
   if (like.is_conj()) t = t.conj();
@@ -69,8 +73,7 @@ MemorySpan span_of(const at::Tensor& tensor) {
   std::int64_t last = 0;
   for (std::int64_t i = 0; i < tensor.dim(); ++i) last += (tensor.size(i) - 1) * tensor.stride(i);
   const std::int64_t begin = tensor.storage_offset();
-  return {
-      tensor.storage().unsafeGetStorageImpl(), begin * size_of(tensor), (begin + last + 1) * size_of(tensor)};
+  return {tensor.storage().unsafeGetStorageImpl(), begin * size_of(tensor), (begin + last + 1) * size_of(tensor)};
 }
 
 bool share_memory(const at::Tensor& a, const at::Tensor& b) {
@@ -118,8 +121,8 @@ void MemoryCopies::copy_together(const std::vector<at::Tensor>& tensors) {
   if (std::any_of(tensors.begin(), tensors.end(), has_gradient) && at::GradMode::is_enabled()) {
     const at::Tensor base = common_base(tensors);
     const bool is_one_type = base.defined() && std::all_of(tensors.begin(), tensors.end(), [&](const at::Tensor& t) {
-      return t.scalar_type() == base.scalar_type() && !t.is_conj() && !t.is_neg();
-    });
+                               return t.scalar_type() == base.scalar_type() && !t.is_conj() && !t.is_neg();
+                             });
     if (is_one_type && is_dense(base)) {
       const at::Tensor copy = base.clone();
       const std::int64_t moved = copy.storage_offset() - base.storage_offset();

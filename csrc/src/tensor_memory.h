@@ -44,7 +44,7 @@ std::vector<c10::IValue> copies_of_written(std::vector<c10::IValue> values, cons
 
 /// A tensor that lies in `copy` as `other` lies in `own`, without gradients: `copy` is a copy of `own`, or `samples` of
 /// them stacked, with the same strides. Undefined if `other` is not within `own`, or `own` not without gaps.
-at::Tensor
-same_place_in(const at::Tensor& copy, const at::Tensor& own, const at::Tensor& other, std::optional<std::int64_t> samples);
+at::Tensor same_place_in(
+    const at::Tensor& copy, const at::Tensor& own, const at::Tensor& other, std::optional<std::int64_t> samples);
 
 }  // namespace it3::detail

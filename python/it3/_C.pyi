@@ -94,7 +94,7 @@ class ScriptNetwork:
     """
     A TorchScript module, cut at one layer into a head and a tail.
     """
-    def __init__(self, module: typing.Any, layer: str) -> None:
+    def __init__(self, module: typing.Any, layer: str, output: typing.Any = None, layer_output: typing.Any = None) -> None:
         ...
 class EagerCut:
     """

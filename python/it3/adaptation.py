@@ -58,7 +58,8 @@ class Adaptation:
 
     def __post_init__(self) -> None:
         """Note what the tensors of the model that did not adapt are like."""
-        object.__setattr__(self, "_marks", {name: _Mark(t) for name, t in self._unadapted() if not _is_lazy(t)})
+        read = [] if self.losses.dim() > 1 else self._unadapted()
+        object.__setattr__(self, "_marks", {name: _Mark(tensor) for name, tensor in read if not _is_lazy(tensor)})
 
     def __repr__(self) -> str:
         """Say in short what it came to."""
@@ -126,8 +127,8 @@ class Adaptation:
         if changed:
             some = ", ".join(map(repr, changed[:3])) + (", ..." if len(changed) > 3 else "")
             raise ValueError(
-                f"the model has changed since this adaptation, which did not adapt {some} and holds no copy of it; take "
-                "state_dict(), model() or save() before the model is trained or loaded"
+                f"the model has changed since this adaptation, which did not adapt {some} and holds no copy of it; "
+                "take state_dict(), model() or save() before the model is trained or loaded"
             )
 
     def model(self) -> nn.Module:

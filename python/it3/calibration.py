@@ -18,7 +18,8 @@ def calibration_inputs(batches: Iterable[Any], model: nn.Module, has_targets: bo
     """
     if isinstance(batches, Tensor | Mapping | str):
         raise TypeError(
-            f"calibrate() takes batches, such as a DataLoader, not a {type(batches).__name__}; put a single one in a list"
+            f"calibrate() takes batches, such as a DataLoader, not a {type(batches).__name__}; put a single one in a "
+            "list"
         )
     if has_targets not in (None, True, False):
         raise TypeError(f"has_targets must be True, False or None, not {has_targets!r}")
@@ -49,8 +50,7 @@ def _inputs_in(batch: Any, model: nn.Module, has_targets: bool | None) -> Any:
 def _may_take_two(model: nn.Module) -> bool:
     """Tell whether forward() takes a second tensor by position, as far as its signature says."""
     if isinstance(model, torch.jit.ScriptModule):
-        arguments = list(model.forward.schema.arguments)
-        given = arguments[1:] if arguments and arguments[0].name == "self" else arguments
+        given = list(model._c._get_method("forward").schema.arguments)[1:]  # the first is the module
         return len(given) > 1 and "Tensor" in str(given[1].type)
     try:
         parameters = list(inspect.signature(model.forward).parameters.values())

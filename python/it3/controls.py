@@ -38,7 +38,7 @@ class Reference:
             For what is neither a tensor nor a function, and for a tensor that is empty or not finite.
         """
         if isinstance(given, Tensor):
-            if given.dim() == 0 and metric.name in _NAMES or given.numel() == 0 or not bool(given.isfinite().all()):
+            if (given.dim() == 0 and metric.name in _NAMES) or given.numel() == 0 or not bool(given.isfinite().all()):
                 raise ValueError(
                     "reference must be the training targets, finite, one a sample, not a tensor of shape "
                     f"{tuple(given.shape)}" + ("" if given.numel() else ", which is empty")

@@ -128,6 +128,9 @@ class IT3Engine(nn.Module):
     normalisation, or train with ``neutral`` and ``target_probability``, where one pass has both kinds of sample.
     """
 
+    _prediction_layout: _C.Layout
+    _features_layout: _C.Layout
+
     def __init__(
         self,
         model: nn.Module,

@@ -70,16 +70,19 @@ class Evaluation:
         reference. A row that helps says in its ``verdict`` if it is worse than the reference, or no better.
     """
 
-    def __init__(self, rows: dict[str, _Row], counts: list[list[int]], metric: Metric, resamples: int) -> None:
+    def __init__(
+        self, rows: dict[str, _Row], counts: list[list[int]], metric: Metric, resamples: int, drawn: list[int]
+    ) -> None:
         self._rows, self._counts, self._metric, self._resamples = rows, counts, metric, resamples
+        self._drawn = drawn  # the runs that differ, from which the bootstrap draws
         self.rows = [self._describe(name, row) for name, row in rows.items()]
 
     def compare(self, name: str, other: str) -> Gain:
         """Tell how much better a row is than another one.
 
         The interval is a percentile bootstrap in two levels: runs are drawn with replacement, and in each its batches,
-        as the samples of a batch are adapted together. With one run of one batch there is nothing to draw: it is (nan,
-        nan).
+        as the samples of a batch are adapted together. Runs of one engine that are the same to the bit count once. With
+        one run of one batch there is nothing to draw: it is (nan, nan).
         """
         sign = 1 if self._metric.higher_is_better else -1
         pairs = zip(self._rows[name].sums, self._rows[other].sums, strict=True)
@@ -88,6 +91,7 @@ class Evaluation:
         ]
         counts = [torch.tensor(c, dtype=torch.double) for c in self._counts]
         value = float(sum(d.sum() for d in differences) / sum(c.sum() for c in counts))
+        differences, counts = ([of_runs[run] for run in self._drawn] for of_runs in (differences, counts))
         if len(differences) == len(differences[0]) == 1:
             return Gain(value, float("nan"), float("nan"))
         generator = torch.Generator().manual_seed(0)
@@ -121,8 +125,11 @@ class Evaluation:
             interval = "" if row["name"] == BASE else f"{row['low']:+.4f} to {row['high']:+.4f}"
             gain = "" if row["name"] == BASE else f"{row['gain']:+.4f}"
             numbers = (f"{row['score']:.4f}", f"{row['sd']:.4f}", gain, interval)
-            costs = (("", "") if math.isnan(row["milliseconds"]) else
-                     (f"{row['milliseconds']:.2f}", f"{row['megabytes']:.1f}"))
+            costs = (
+                ("", "")
+                if math.isnan(row["milliseconds"])
+                else (f"{row['milliseconds']:.2f}", f"{row['megabytes']:.1f}")
+            )
             lines.append((row["name"], *numbers, *costs))
         widths = [max(len(line[column]) for line in lines) for column in range(len(titles))]
         cells = ((line[0].ljust(widths[0]), *map(str.rjust, line[1:], widths[1:])) for line in lines)
@@ -229,12 +236,12 @@ def evaluate(
     runs = _runs_of(engines, seeds)
     plain = [without_second_term] if isinstance(without_second_term, IT3Engine) else list(without_second_term)
     measure = metric_of(metric, higher_is_better)
-    if isinstance(loader, Iterator):  # there is one pass
-        loader = list(loader)
     control = None if reference is None else Reference.of(reference, measure)
     rows = _rows_of(runs[0], variants if variants is not None else {"adapted": {}}, bool(plain), control)
     counts: list[list[int]] = []
     with seeded_runs():
+        if isinstance(loader, Iterator):  # there is one pass
+            loader = batches_of(loader, 0)
         for run, engine in enumerate(runs):
             batches = batches_of(loader, run)
             engine.uncertainty(own_copy(batches[0][0]))  # shapes the embedder, and takes what a first call takes
@@ -246,12 +253,22 @@ def evaluate(
                     of_run = _measure(of_row, batches, measure, row)
             counts.append(of_run)
     controls_first = sorted(rows.items(), key=lambda item: not item[1].is_control)
-    return Evaluation(dict(controls_first), counts, measure, resamples)
+    return Evaluation(dict(controls_first), counts, measure, resamples, _different(runs, rows))
+
+
+def _different(runs: list[IT3Engine], rows: dict[str, _Row]) -> list[int]:
+    """Give the runs that do not repeat an earlier one of the same engine: nothing was drawn there."""
+    first: dict[Any, int] = {}
+    for run, engine in enumerate(runs):
+        first.setdefault((id(engine), tuple(tuple(row.sums[run]) for row in rows.values())), run)
+    return list(first.values())
 
 
 def _runs_of(engines: object, seeds: int) -> list[IT3Engine]:
     if isinstance(engines, Mapping):
-        raise TypeError("evaluate() takes an engine, or a list of engines as runs; evaluate those of a mapping one by one")
+        raise TypeError(
+            "evaluate() takes an engine, or a list of engines as runs; evaluate those of a mapping one by one"
+        )
     given = [engines] if isinstance(engines, IT3Engine) else list(engines) if isinstance(engines, Sequence) else None
     if given is None or not all(isinstance(engine, IT3Engine) for engine in given):
         raise TypeError(f"engines must be an IT3Engine, or a list of them, not {type(engines).__name__}")

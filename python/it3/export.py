@@ -41,7 +41,7 @@ def copy_of(model: Copied) -> Copied:
     for how in (_deep_copy, _copy_by_module):
         try:
             copied = how(model, {id(t): t.detach().clone() for t in left})
-        except Exception as error:  # noqa: BLE001  (whatever refuses to be copied raises)
+        except Exception as error:
             why = f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else ''}"
             continue
         if not _shares_tensors(copied, model):
@@ -54,10 +54,11 @@ def _deep_copy(model: Copied, memo: dict[int, Any]) -> Copied:
 
 
 def _shares_tensors(one: nn.Module, other: nn.Module) -> bool:
-    def tensors(module: nn.Module) -> set[int]:
-        return {id(t) for t in (*module.parameters(), *module.buffers())}
+    def memory(module: nn.Module) -> set[int]:
+        tensors = [t for t in (*module.parameters(), *module.buffers()) if not nn.parameter.is_lazy(t)]
+        return {t.untyped_storage().data_ptr() for t in tensors if t.layout == torch.strided} - {0}
 
-    return not tensors(one).isdisjoint(tensors(other))
+    return not memory(one).isdisjoint(memory(other))
 
 
 def _copy_by_module(model: Copied, memo: dict[int, Any]) -> Copied:
@@ -76,7 +77,7 @@ def _copy_if_possible(value: Any, memo: dict[int, Any]) -> Any:
     known = dict(memo)
     try:
         copied = copy.deepcopy(value, known)
-    except Exception:  # noqa: BLE001  (as above)
+    except Exception:
         if type(value) in (list, tuple, set):
             return type(value)(_copy_if_possible(item, memo) for item in value)
         if type(value) in (dict, OrderedDict):
@@ -124,14 +125,14 @@ def to_torchscript(
         return model
     try:
         return _torchscript(model, example_inputs, method)
-    except Exception as error:  # noqa: BLE001  (for source that it cannot read, TorchScript raises much)
+    except Exception as error:
         other: Method = "trace" if method == "script" else "script"
         first, wish = _first_line(error), "write it in what TorchScript takes"
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
                 _torchscript(model, example_inputs, other)
-        except Exception as second:  # noqa: BLE001
+        except Exception as second:
             raise ValueError(
                 f"{name} cannot be exported by method={method!r}, nor by {other!r}; {wish}{advice}. "
                 f"{method!r} says {first}; {other!r} says {_first_line(second)}"
@@ -178,7 +179,7 @@ def to_exported_program(model: nn.Module, example_inputs: Any) -> torch.export.E
     shapes = pytree.tree_map(any_batch, kwargs or args)
     try:
         return torch.export.export(model, args, kwargs, dynamic_shapes=shapes, strict=False)
-    except Exception as error:  # noqa: BLE001  (torch.export raises much)
+    except Exception as error:
         raise ValueError(
             f"the model cannot be exported by method='export' ({_first_line(error)}); try method='script' or 'trace'"
         ) from error
@@ -250,7 +251,7 @@ def read_back(file: str, model: nn.Module, is_program: bool) -> Callable[..., An
                 return program
             loaded: torch.jit.ScriptModule = torch.jit.load(file)
             return loaded
-    except Exception as error:  # noqa: BLE001  (readers raise much)
+    except Exception as error:
         raise unreadable(error, model) from error
 
 
@@ -272,9 +273,7 @@ def _names_in(model: nn.Module) -> list[str]:
     return [name for names in named for name, _ in names]
 
 
-def check_close(
-    actual: Tensor, expected: Tensor, what: str, relative: float = 1e-3, absolute: float = 1e-5
-) -> None:
+def check_close(actual: Tensor, expected: Tensor, what: str, relative: float = 1e-3, absolute: float = 1e-5) -> None:
     """Raise ValueError if an export's predictions are not those of its source."""
     if actual.shape != expected.shape or actual.dtype != expected.dtype:
         raise ValueError(

@@ -85,14 +85,18 @@ def check_separate(twin: IT3Engine, engine: IT3Engine, inputs: Any) -> None:
         return
     names = {id(parameter): name for name, parameter in model.named_parameters()}
     args, kwargs = _C.arguments_of(own_copy(inputs))
-    modes = [(module, module.training) for module in copy.modules()]
+    modes = [(module, module.training, dict(module._buffers)) for module in copy.modules()]
+    values = [(tensor, tensor.detach().clone()) for tensor in (*copy.parameters(), *copy.buffers())]
     try:
         copy.eval()
         with kept_random_state(), torch.inference_mode(False), torch.enable_grad():
             outputs = copy(*args, **kwargs)
     finally:
-        for module, mode in modes:
+        for module, mode, buffers in modes:
             module.training = mode
+            module._buffers.update(buffers)
+        for tensor, value in values:  # some models write into their own
+            tensor.data.copy_(value)
     found = next((names[id(leaf)] for leaf in _leaves_of(outputs) if id(leaf) in names), None)
     if found is not None:
         raise ValueError(
@@ -124,8 +128,10 @@ def batches_of(loader: Loader, run: int) -> Batches:
     ValueError, TypeError
         Unless there are batches, and each is a pair of inputs and targets.
     """
-    if isinstance(loader, Tensor | nn.Module | str) or isinstance(loader, Mapping):
-        raise TypeError(f"the loader must give batches (inputs, targets), such as a list of pairs, not be a {_kind(loader)}")
+    if isinstance(loader, Tensor | nn.Module | str | Mapping):
+        raise TypeError(
+            f"the loader must give batches (inputs, targets), such as a list of pairs, not be a {_kind(loader)}"
+        )
     torch.manual_seed(run)
     batches = list(loader(run) if callable(loader) else loader)
     if not batches:

@@ -73,8 +73,8 @@ def accuracy(prediction: Tensor, targets: Tensor, layout: _C.Layout = ANY_LAYOUT
     prediction
         Scores of at least two classes, such as (B, C), (B, C, H, W) or (B, T, C), of which the greatest counts.
     targets
-        Class indices from 0, without the dimension of the classes, or with 1 there; or scores, such as one-hot ones, of the prediction's
-        shape.
+        Class indices from 0, without the dimension of the classes, or with 1 there; or scores, such as one-hot ones, of
+        the prediction's shape.
     layout
         Where the prediction's samples and classes are; by default, classes are last in up to three dimensions, else in
         dimension 1.
@@ -137,7 +137,7 @@ def _class_indices(targets: Tensor, classes: int) -> Tensor:
     indices = targets.long()
     if targets.is_floating_point() and not bool((indices == targets).all()):
         raise ValueError("accuracy: targets must be class indices; these are floats that are not whole")
-    if indices.numel() and not (0 <= int(indices.min()) and int(indices.max()) < classes):
+    if indices.numel() and not (int(indices.min()) >= 0 and int(indices.max()) < classes):
         wrong = indices[(indices < 0) | (indices >= classes)][0].item()
         raise ValueError(
             f"accuracy: targets hold the class {wrong}, but the prediction has {classes} classes, 0 to {classes - 1}; "

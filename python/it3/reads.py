@@ -221,8 +221,7 @@ class Reads:
             return
         self._seen[id(cls), "class"] = None
         for base in cls.__mro__:
-            is_known = _is_torchs(base.__module__) or base.__module__.partition(".")[0] in _QUIET_MODULES
-            if is_known or not _is_heap_type(base) or base.__module__ == "builtins":
+            if _is_a_librarys(base) or not _is_heap_type(base) or base.__module__ == "builtins":
                 continue
             for name in self._named(vars(base)):
                 is_special = name.startswith("__") and name not in self._names
@@ -292,7 +291,7 @@ class Reads:
     def _attributes(self, value: Any, where: str) -> None:
         kind = type(value)
         self._class(kind)
-        everything = self._everything or _is_torchs(kind.__module__)
+        everything = self._everything or any(map(_is_a_librarys, kind.__mro__[:-1]))  # whose code is not looked at
         attributes = _dict_of(value)
         if attributes is not None:
             if everything:
@@ -317,6 +316,10 @@ class Reads:
 
 def _is_torchs(module: str) -> bool:
     return module == "torch" or module.startswith("torch.")
+
+
+def _is_a_librarys(kind: type) -> bool:
+    return _is_torchs(kind.__module__) or kind.__module__.partition(".")[0] in _QUIET_MODULES
 
 
 def _is_heap_type(kind: type) -> bool:
@@ -354,8 +357,7 @@ def _is_harmless(value: Any) -> bool:
         module in ("typing", "_thread", "datetime", "decimal", "logging", "_typing")
         or module.startswith(("torch._C", "torch._ops", "torch.jit", "torch.cuda", "torch.utils._pytree"))
         or any(base.__module__ == "logging" for base in kind.__mro__)
-        or kind.__name__
-        in ("_ArrayFunctionDispatcher", "PyCapsule", "_abc_data", "getset_descriptor", "_lru_list_elem")
+        or kind.__name__ in ("_ArrayFunctionDispatcher", "PyCapsule", "_abc_data", "_tuplegetter")
     )
 
 

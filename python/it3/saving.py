@@ -73,7 +73,7 @@ def save(
             _C.save_engine(file, exported._parts(), options, own_copy(example_inputs), facts)
             try:
                 saved = load(file)
-            except Exception as error:  # noqa: BLE001  (readers raise much)
+            except Exception as error:
                 parts = (eager.model, eager.embeder, eager.combine_fn, eager.distance_fn)
                 raise unreadable(error, *(part for part in parts if isinstance(part, nn.Module))) from error
             _check_same(saved, eager, example_inputs, f"exported by {method!r}")
@@ -249,8 +249,10 @@ def _calls_of(engine: IT3Engine, inputs: Any) -> dict[str, tuple[Tensor, ...]]:
         result: Tensor = combine_fn(features, embedding)
         return result
 
-    embeder = _Recorder(engine.embeder)
+    is_exported = isinstance(engine.embeder, torch.jit.ScriptModule) or type(engine.embeder) is Embedder
+    embeder = engine.embeder if is_exported else _Recorder(engine.embeder)
     combine = None if combine_fn is None else recording
     recorder = _of_parts(engine, engine.model, embeder, combine, engine.distance_fn)
     prediction = recorder.adapt(own_copy(inputs), num_steps=0).prediction
-    return {"embeder": embeder.arguments, "combine_fn": combined, "distance_fn": (prediction, prediction)}
+    embedded = embeder.arguments if isinstance(embeder, _Recorder) else ()
+    return {"embeder": embedded, "combine_fn": combined, "distance_fn": (prediction, prediction)}

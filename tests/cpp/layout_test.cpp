@@ -79,7 +79,7 @@ struct RecurrentImpl : torch::nn::Module {
 TORCH_MODULE(Recurrent);
 
 TEST(Layout, TellsWhereTheSamplesAre) {
-  const Recurrent model;
+  Recurrent model;
   model->eval();
   for (const bool is_turned : {false, true}) {
     model->is_turned = is_turned;

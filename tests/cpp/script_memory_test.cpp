@@ -1,11 +1,14 @@
 #include <thread>
 
+#include <torch/script.h>
+
 #include "network_fixture.h"
 
 namespace it3::test {
 namespace {
 
-torch::jit::Module module_of(const std::string& forward, const std::vector<std::pair<std::string, at::Tensor>>& tensors) {
+torch::jit::Module module_of(
+    const std::string& forward, const std::vector<std::pair<std::string, at::Tensor>>& tensors) {
   torch::jit::Module module("Net");
   torch::jit::Module layer("Layer");
   layer.define("def forward(self, x):\n  return torch.tanh(x)\n");
@@ -93,7 +96,8 @@ TEST(ScriptMemory, ViewsFollowTheParameterThatTheyLieOver) {
 TEST(ScriptMemory, ComplexAndOtherDtypesFollowToo) {
   torch::manual_seed(0);
   const at::Tensor w = torch::randn({4, 4}, torch::kComplexDouble).requires_grad_();
-  const at::Tensor x = torch::randn({3, 4}, torch::kComplexDouble), embedding = torch::randn({4, 4}, torch::kComplexDouble);
+  const at::Tensor x = torch::randn({3, 4}, torch::kComplexDouble),
+                   embedding = torch::randn({4, 4}, torch::kComplexDouble);
   const auto module = module_of(
       "def forward(self, x):\n  return self.layer.forward(x.matmul(self.w)).matmul(self.other)\n",
       {{"w", w}, {"other", w.detach().conj()}});
@@ -196,7 +200,7 @@ TEST(ScriptMemory, StateIsKeptFromPassToPassAndNeverInTheModule) {
       R"(
 def forward(self, x):
   self.calls.add_(1)
-  h = self.layer.forward(x.matmul(self.w) * self.calls)
+  h = self.layer.forward(x.matmul(self.w) + self.calls)
   self.mean.mul_(0.9).add_(h.mean(0))
   return h.matmul(self.w) + self.mean
 )",
@@ -206,7 +210,7 @@ def forward(self, x):
   const Formula formula = [&](const std::optional<at::Tensor>& signal) {
     if (!signal) own_mean = own_mean.detach();
     own_calls = own_calls + 1;
-    at::Tensor h = torch::tanh(x.matmul(w) * own_calls);
+    at::Tensor h = torch::tanh(x.matmul(w) + own_calls);
     if (signal) h = h + signal->matmul(embedding);
     own_mean = own_mean * 0.9 + h.mean(0);
     return h.matmul(w) + own_mean;
@@ -232,7 +236,8 @@ def forward(self, ids):
       {{"table", table}, {"w", w}});
   ScriptNetwork network(module, "layer");
   const Formula formula = [&](const std::optional<at::Tensor>& signal) {
-    at::embedding_renorm_(table.detach(), ids, 1.0, 2.0);
+    at::Tensor values = table.detach();
+    at::embedding_renorm_(values, ids, 1.0, 2.0);
     const at::Tensor h = torch::tanh(torch::embedding(table, ids).sum(1));
     return (signal ? h + signal->matmul(embedding) : h).matmul(w);
   };
@@ -241,8 +246,8 @@ def forward(self, ids):
     options.parameters = names;
     const auto result = adapt(network, method_by(embedding), options, Inputs(ids));
     EXPECT_TRUE(torch::equal(table, before));
-    const auto expected =
-        by_formula(formula, names.size() == 2 ? std::vector<at::Tensor>{table, w} : std::vector<at::Tensor>{w}, options);
+    const auto expected = by_formula(
+        formula, names.size() == 2 ? std::vector<at::Tensor>{table, w} : std::vector<at::Tensor>{w}, options);
     table.detach().copy_(before);
     expect_same(result, expected);
   }
@@ -287,9 +292,8 @@ TEST(ScriptMemory, FirstCallsInThreadsAreAsOneAfterTheOther) {
   std::vector<at::Tensor> actual(8), expected(8);
   std::vector<std::thread> pool;
   for (std::int64_t i = 0; i < 8; ++i) {
-    pool.emplace_back([&, i] {
-      actual[static_cast<std::size_t>(i)] = adapt(network, method_by(embedding), {}, x[i]).prediction;
-    });
+    pool.emplace_back(
+        [&, i] { actual[static_cast<std::size_t>(i)] = adapt(network, method_by(embedding), {}, x[i]).prediction; });
   }
   for (auto& thread : pool) thread.join();
   for (std::int64_t i = 0; i < 8; ++i) {

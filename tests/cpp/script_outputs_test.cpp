@@ -88,8 +88,8 @@ TEST_F(Outputs, OfTheLayerAreFoundByPath) {
       {"def forward(self, x):\n  return [(x, torch.tanh(x))]\n", "out[0][1]", "0.1"}};
   for (const auto& [layer, use, path] : cases) {
     const auto module = with_layer(
-        layer, "def forward(self, x):\n  out = self.layer.forward(x.matmul(self.w))\n  return (" + use +
-                   ").matmul(self.w)\n");
+        layer,
+        "def forward(self, x):\n  out = self.layer.forward(x.matmul(self.w))\n  return (" + use + ").matmul(self.w)\n");
     const at::Tensor w = module.attr("w").toTensor(), h = torch::tanh(x.matmul(w));
     ScriptNetwork network(module, "layer", std::nullopt, parse_output_path(path));
     const auto copy = network.checkout(network.parameters());
@@ -100,8 +100,7 @@ TEST_F(Outputs, OfTheLayerAreFoundByPath) {
   const auto module = with_layer(cases[0].layer, "def forward(self, x):\n  return self.layer.forward(x)[1][0]\n");
   const std::string why = error_of([&] { ScriptNetwork(module, "layer", std::nullopt, parse_output_path("2")); });
   EXPECT_NE(why.find("layer_output is '2', but the layer returns"), std::string::npos) << why;
-  EXPECT_NE(
-      error_of([&] { ScriptNetwork(module, "layer"); }).find("does not depend on its output"), std::string::npos);
+  EXPECT_NE(error_of([&] { ScriptNetwork(module, "layer"); }).find("does not depend on its output"), std::string::npos);
 }
 
 TEST_F(Outputs, AdaptationIsInEvalModeAndTrainingAsTheFlagsAre) {
@@ -118,8 +117,8 @@ TEST_F(Outputs, AdaptationIsInEvalModeAndTrainingAsTheFlagsAre) {
 }
 
 TEST_F(Outputs, AttributesMayChangeBetweenCalls) {
-  auto module = with_layer(
-      plain_layer, "def forward(self, x):\n  return self.layer.forward(x.matmul(self.w)) / self.scale\n");
+  auto module =
+      with_layer(plain_layer, "def forward(self, x):\n  return self.layer.forward(x.matmul(self.w)) / self.scale\n");
   ScriptNetwork network(module, "layer");
   const at::Tensor h = torch::tanh(x.matmul(module.attr("w").toTensor()));
   for (const double scale : {1.0, 4.0, 0.1}) {

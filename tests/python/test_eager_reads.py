@@ -154,4 +154,4 @@ def test_plain_models_pay_nothing_for_it() -> None:
     start = perf_counter()
     for _ in range(1000):
         cut.why_not(X)
-    assert (perf_counter() - start) / 1000 < 100e-6  # about 6 µs on an idle machine
+    assert (perf_counter() - start) / 1000 < 100e-6  # about 2 µs on an idle machine

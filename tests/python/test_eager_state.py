@@ -39,7 +39,8 @@ def agrees(engine: IT3Engine, x: Tensor, **options: Any) -> None:
     weights = [w.detach() for w in engine.embeder.parameters()]
 
     def embed(y: Tensor, features: Tensor) -> Tensor:
-        return reference.embed(y, features, *weights)
+        embedding = reference.embed(y, features, *weights)
+        return embedding if features.dim() == 2 else embedding[:, None]
 
     model = copy.deepcopy(engine.model).eval()
     expected, losses, _ = reference.adapt(model, engine.features_layer_name, embed, x, **options)
@@ -173,7 +174,7 @@ class CountsInBuffer(Plain):
 
     def forward(self, x: Tensor) -> Tensor:
         self.calls += 1
-        return super().forward(x) * self.calls
+        return super().forward(x) * self.calls.clone()
 
 
 class CountsInAttributes(Plain):

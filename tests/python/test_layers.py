@@ -124,7 +124,7 @@ def test_model_that_returns_more_than_its_prediction(case: Case) -> None:
             return {"note": "extra", "logits": self.net(x), "again": x}
 
     expected = IT3Engine(case.model, "0").eval()
-    engine = IT3Engine(WithExtras(), "net.0").eval()
+    engine = IT3Engine(WithExtras(), "net.0", output="logits").eval()
     expected(case.inputs)
     engine.embeder = copy.deepcopy(expected.embeder)
     close(engine(case.inputs), expected(case.inputs), rtol=0, atol=0)

@@ -22,7 +22,9 @@ close = partial(torch.testing.assert_close, rtol=1e-9, atol=1e-9)
 ONLINE = {"copy_model": False, "lr": 0.05}
 LOOKS: dict[str, Callable[[IT3Engine, Any], object]] = {
     "evaluate": lambda e, batches: it3.evaluate(e, batches, "mse", {"a": {}, "b": {"num_steps": 1}}),
-    "evaluate variants": lambda e, batches: it3.evaluate(e, batches, "mse", {"online": {**ONLINE, "distance_fn": "l1"}}),
+    "evaluate variants": lambda e, batches: it3.evaluate(
+        e, batches, "mse", {"online": {**ONLINE, "distance_fn": "l1"}}
+    ),
     "tune": lambda e, batches: it3.tune(e, batches, "mse", budget=3),
     "tune search": lambda e, batches: it3.tune(
         e, batches, "mse", budget=2, search={"copy_model": [False], "distance_fn": ["l1"]}
@@ -68,8 +70,15 @@ def make(network: str, device: str = "cpu", **options: object) -> tuple[IT3Engin
     return engine, list(zip(case.inputs.split(2), case.target.split(2), strict=True))
 
 
-@pytest.mark.parametrize("look", LOOKS)
-@pytest.mark.parametrize("options", [{}, ONLINE, {**ONLINE, "anchor": "ema", "recovery_factor": 3.0}])
+@pytest.mark.parametrize(
+    ("look", "options"),
+    [
+        ("evaluate variants", {}),
+        ("tune search", {}),
+        ("evaluate", ONLINE),
+        ("tune", {**ONLINE, "anchor": "ema", "recovery_factor": 3.0}),
+    ],
+)
 @pytest.mark.parametrize("network", NETWORKS)
 def test_nothing_changes(network: str, options: dict, look: str, device: str) -> None:
     engine, batches = make(network, device, **options)
@@ -167,6 +176,8 @@ def test_calibrate_changes_the_threshold_alone() -> None:
     engine.uncertainty(x)
     kept, version = x.clone(), x._version
     before, drawn = all_of(engine), random_state()
+    engine.uncertainty(x.clone())
+    assert random_state() == drawn
     threshold = engine.calibrate([x, x])
     assert random_state() == drawn
     assert torch.equal(x, kept)
@@ -235,7 +246,31 @@ def parametrised() -> nn.Module:
     return model
 
 
-@pytest.mark.parametrize("kind", [Cached, WithLock, RefusesCopies, IsItsOwnCopy, weight_normed, parametrised])
+class SharesMemory(Cached):
+    def __deepcopy__(self, memo: dict) -> "SharesMemory":
+        other = SharesMemory()
+        for own, theirs in zip(other.parameters(), self.parameters(), strict=True):
+            own.data = theirs.data
+        return other
+
+
+class Counts(Cached):
+    """Writes into its buffers, and replaces one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("calls", torch.zeros(()))
+        self.register_buffer("before", torch.zeros(()))
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.calls.add_(1)
+        self.before = self.before + 1
+        return super().forward(x) + self.calls + self.before
+
+
+@pytest.mark.parametrize(
+    "kind", [Cached, WithLock, RefusesCopies, IsItsOwnCopy, SharesMemory, Counts, weight_normed, parametrised]
+)
 def test_models_that_are_hard_to_copy(kind: Callable[[], nn.Module]) -> None:
     torch.manual_seed(0)
     model = kind()

@@ -26,7 +26,9 @@ def test_accuracy_by_hand() -> None:
         close(accuracy(scores, classes.to(dtype)), expected)
     close(accuracy(scores.log().masked_fill(scores < 0.15, -torch.inf), classes), expected)
     images = torch.stack([scores.T, 1 - scores.T])  # (2, 2, 3)
-    close(accuracy(images, classes.repeat(2, 1), Layout(channel_dim=1)), torch.tensor([2 / 3, 1 / 3]))
+    close(
+        accuracy(images, classes.repeat(2, 1), Layout(channel_dim=1)), torch.tensor([2 / 3, 1 / 3], dtype=torch.double)
+    )
 
 
 @pytest.mark.parametrize("shape", [(4, 5), (4, 6, 5), (4, 5, 3, 2), (4, 5, 2, 3, 2)])
@@ -88,7 +90,8 @@ def test_errors_of_regression(metric, power: int) -> None:
 
 @pytest.mark.parametrize("metric", [mse, mae])
 @pytest.mark.parametrize(
-    ("a", "b"), [((2, 3), (3, 2)), ((2, 3), (6,)), ((4, 2, 3), (4, 3, 2)), ((1, 3), (3, 1)), ((1, 3), (3,)), ((4,), (1,))]
+    ("a", "b"),
+    [((2, 3), (3, 2)), ((2, 3), (6,)), ((4, 2, 3), (4, 3, 2)), ((1, 3), (3, 1)), ((1, 3), (3,)), ((4,), (1,))],
 )
 def test_shapes_that_only_count_alike(metric, a: tuple[int, ...], b: tuple[int, ...]) -> None:
     with pytest.raises(ValueError, match="do not fit a prediction of shape") as error:

@@ -78,7 +78,9 @@ def test_verdicts_say_what_the_reference_leaves() -> None:
     zeros = [(x, torch.zeros_like(y)) for x, y in batches]
     with torch.no_grad():
         engine.model[2].bias.fill_(5.0)
-    shrinking = {"shrunk": {"num_steps": 3, "lr": 0.2, "parameters": "2.bias", "distance_fn": lambda _, y: (y**2).mean()}}
+    shrinking = {
+        "shrunk": {"num_steps": 3, "lr": 0.2, "parameters": "2.bias", "distance_fn": lambda _, y: (y**2).mean()}
+    }
     beaten = it3.evaluate(engine, zeros, "mse", shrinking, reference=torch.full((3, 2), 0.01))
     row = beaten.rows[-1]
     assert row["low"] > 0

@@ -77,3 +77,42 @@ def test_without_optuna(monkeypatch: pytest.MonkeyPatch) -> None:
         it3.tune  # noqa: B018  (the access is what raises)
     with pytest.raises(AttributeError, match="has no attribute 'tuen'"):
         it3.tuen  # noqa: B018
+
+
+def test_what_cannot_be_tuned() -> None:
+    engine, batches = engine_and_batches()
+    with pytest.raises(ValueError, match="the loader gave no batches"):
+        it3.tune(engine, [], "mse")
+    with pytest.raises(ValueError, match="there are no engines to choose from"):
+        it3.tune({}, batches, "mse")
+    with pytest.raises(
+        TypeError, match="engines must be an IT3Engine, or several in a mapping or list, not Sequential"
+    ):
+        it3.tune(engine.model, batches, "mse")
+    for budget in (0, 2.5):
+        with pytest.raises(ValueError, match="budget must be a whole number of trials from 1"):
+            it3.tune(engine, batches, "mse", budget)
+    with pytest.raises(ValueError, match="did you mean 'num_steps'"):
+        it3.tune(engine, batches, "mse", search={"num_step": [1]})
+    for values in ([], (0.0, 1.0), (1.0,), (2.0, 1.0), "adam"):
+        with pytest.raises(ValueError, match=r"'lr'"):
+            it3.tune(engine, batches, "mse", search={"lr": values})
+    with pytest.raises(ValueError, match="do not fit a prediction of shape"):
+        it3.tune(engine, [(x, y[:, :2]) for x, y in batches], "mse")
+    with pytest.raises(ValueError, match="with 0 steps already: mse: the prediction is not finite for samples 0"):
+        it3.tune(engine, [(batches[0][0] * torch.tensor([[torch.nan], [1.0]]), batches[0][1])], "mse")
+
+
+def test_ranges_of_whole_numbers() -> None:
+    engine, batches = engine_and_batches()
+    tuning = it3.tune(engine, batches, "mse", budget=4, search={"num_steps": (1, 4), "lr": (1e-5, 1e-3)})
+    assert isinstance(tuning.choice["num_steps"], int)
+    assert 1e-5 <= tuning.choice["lr"] <= 1e-3
+
+
+def test_settings_that_fail_are_passed_over() -> None:
+    engine, batches = engine_and_batches()
+    engine.optimization_parameters.update(lr=1e300, optimizer_name="sgd")
+    tuning = it3.tune(engine, batches, "mse", budget=6, search={"lr": [1e300, 1e-3]})
+    assert tuning.choice == {"lr": 1e-3}
+    assert tuning.worth["lr"] != tuning.worth["lr"]  # the engine's own gives nothing to compare with

@@ -54,7 +54,7 @@ class IT3_API ScriptNetwork : public Network {
   FirstPass prepare(const Inputs& inputs) override;
   at::Tensor resume(const Inputs& inputs, const FirstPass& first, const Inject* inject) override;
   std::vector<NamedParameter> parameters() const override;
-  std::string layer_name() const override { return layer_; }
+  std::string layer_name() const override { return layer(); }
   Origin origin_of_prediction() const override;
   Origin origin_of_features() const override;
   std::optional<Dependencies> dependencies(const Normalisation& normalisation) const override;

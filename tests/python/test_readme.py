@@ -1,0 +1,94 @@
+"""What README.md shows runs as it stands there."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import it3
+import pytest
+import torch
+from installed import ROOT, build_against, run
+
+README = (ROOT / "README.md").read_text()
+
+
+def snippets(language: str, heading: str) -> list[str]:
+    """Give the blocks of code of a language below a heading of the second level."""
+    section = README.split(f"\n## {heading}\n")[1].split("\n## ")[0]
+    return re.findall(rf"```{language}\n(.*?)```", section, flags=re.DOTALL)
+
+
+def as_program(snippet: str, before: str, after: str) -> str:
+    """Put statements into a main(), below the lines that include something."""
+    lines = snippet.splitlines()
+    includes = [line for line in lines if line.startswith("#include")]
+    body = [line for line in lines if not line.startswith("#include")]
+    return "\n".join([*includes, "int main() {", before, *body, after, "}", ""])
+
+
+def build_program(source: str, folder: Path) -> Path:
+    (folder / "program.cpp").write_text(source)
+    (folder / "CMakeLists.txt").write_text(
+        "cmake_minimum_required(VERSION 3.25)\n"
+        "project(readme LANGUAGES CXX)\n"
+        "find_package(it3 REQUIRED)\n"
+        "add_executable(program program.cpp)\n"
+        "target_link_libraries(program PRIVATE it3::it3)\n"
+    )
+    return build_against(it3.cmake_prefix_path, str(folder), folder / "build") / "program"
+
+
+def test_the_cpp_snippet_trains_and_adapts(tmp_path: Path) -> None:
+    (snippet,) = snippets("cpp", "C++")
+    before = "const at::Tensor x = torch::randn({8, 13}), target = torch::randn({8, 1});"
+    after = """
+      const bool right = adapted.prediction.sizes() == target.sizes() && distances.size(0) == 8;
+      return right && torch::isfinite(adapted.prediction).all().item<bool>() ? 0 : 1;"""
+    run(build_program(as_program(snippet, before, after), tmp_path))
+
+
+def test_the_engine_that_python_saves_adapts_in_the_cpp_snippet(tmp_path: Path) -> None:
+    namespace: dict[str, object] = {}
+    exec(snippets("python", "Python")[0], namespace)
+    x = torch.randn(4, 13)
+    save, _ = snippets("python", "From Python to C++")
+    (load,) = snippets("cpp", "From Python to C++")
+    before = f'const at::Tensor x = torch::randn({{4, 13}}); torch::manual_seed(0); chdir("{tmp_path}");'
+    program = as_program(load, before, "return prediction.size(0) == 4 ? 0 : 1;")
+    saved = save.replace("engine.pt", str(tmp_path / "engine.pt"))
+    exec(saved, namespace | {"x": x, "it3": it3})
+    run(build_program("#include <unistd.h>\n#include <it3/it3.h>\n#include <torch/torch.h>\n" + program, tmp_path))
+
+
+def test_the_python_snippet_runs_by_itself(tmp_path: Path) -> None:
+    snippet = snippets("python", "Python")[0]
+    run(sys.executable, "-W", "error", "-c", snippet + "\nassert prediction.shape == (4, 1)")
+
+
+def test_the_online_snippet_runs() -> None:
+    namespace: dict[str, object] = {}
+    exec(snippets("python", "Python")[0], namespace)
+    exec(snippets("python", "Python")[1], namespace | {"stream": torch.randn(3, 8, 13)})
+
+
+@pytest.mark.parametrize("path", ["/usr/bin:/bin"])
+def test_the_wheel_finds_its_torch_whatever_python_is_first(path: str, tmp_path: Path) -> None:
+    (tmp_path / "CMakeLists.txt").write_text(
+        "cmake_minimum_required(VERSION 3.25)\n"
+        "project(finds LANGUAGES CXX)\n"
+        "find_package(it3 REQUIRED)\n"
+        'message(STATUS "torch in ${LibTorch_LIBRARY_DIR}")\n'
+    )
+    cmake = Path(sys.executable).parent / "cmake"
+    done = subprocess.run(
+        [cmake, "-S", tmp_path, "-B", tmp_path / "build", f"-DCMAKE_PREFIX_PATH={it3.cmake_prefix_path}"],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={"PATH": path},
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    found = re.search("torch in (.*)", done.stdout)
+    assert found is not None
+    assert Path(found[1]).resolve() == (Path(torch.__file__).parent / "lib").resolve()
