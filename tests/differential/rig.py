@@ -184,6 +184,10 @@ class Rig:
         elif self.case.mode == "mixed":
             next(self.model.children(), self.model).train()
 
+    def may_draw(self, name: str) -> bool:
+        """Whether this is torch's random state, and adapting draws which weights to restore."""
+        return name == "torch.random" and self.options.get("restore_probability", 0) > 0
+
     def refusal(self, adapts: bool = True) -> Refusal | None:
         """What the library has to say of the engine, whatever is done with it."""
         if self.case.born == "inference" and adapts and self.options["num_steps"] > 0:

@@ -42,7 +42,7 @@ def batch_by_batch(rig: Rig, engine: IT3Engine) -> str:
         expected = expected_of(rig, lambda i=index: adapt(rig.method, rig.naive, rig.inputs(i), rig.options))
         before = snapshot(rig.model, rig.engine)
         actual = attempt(lambda i=inputs: engine.adapt(i))
-        unchanged(before, snapshot(rig.model, rig.engine))
+        unchanged(before, snapshot(rig.model, rig.engine), rig.may_draw)
         result = agree(rig, actual, expected, f"batch {index}: ")
         if not isinstance(actual, ValueError):
             left_alone(rig, index, inputs)
@@ -50,7 +50,7 @@ def batch_by_batch(rig: Rig, engine: IT3Engine) -> str:
             rig, lambda i=index: rig.method.uncertainty(_as_normalised(rig), rig.inputs(i)), adapts=False
         )
         actual = attempt(lambda i=index: engine.uncertainty(rig.inputs(i)))
-        unchanged(before, snapshot(rig.model, rig.engine))
+        unchanged(before, snapshot(rig.model, rig.engine), rig.may_draw)
         if not isinstance(distances, Refusal) or not isinstance(expected, Refusal):
             agree(rig, actual, distances, f"batch {index}: uncertainty() ")
     return result
@@ -178,7 +178,7 @@ def per_sample(rig: Rig) -> str:
         expected = Refusal("in_dims")
     before = snapshot(rig.model, rig.engine)
     actual = attempt(lambda: rig.engine.adapt(inputs))
-    unchanged(before, snapshot(rig.model, rig.engine))
+    unchanged(before, snapshot(rig.model, rig.engine), rig.may_draw)
     return agree(rig, actual, expected, "per_sample: ")
 
 
@@ -213,7 +213,7 @@ def threads(rig: Rig) -> str:
         w.start()
     for w in workers:
         w.join()
-    unchanged(before, snapshot(rig.model, rig.engine))
+    unchanged(before, snapshot(rig.model, rig.engine), rig.may_draw)
     result = ""
     for j, value in enumerate(actual):
         if isinstance(value, Exception) and not isinstance(value, ValueError):
