@@ -1,6 +1,8 @@
 # make demo    set up, build, and adapt networks to noisy digits
 # make test    set up, build, and run all tests
 # make study-NAME   one of the studies: examples/NAME.py, on real data, under 10 minutes each; make studies runs all
+# make differential   draw uses of the engine and compare each with the method written plainly; SECONDS=600 SEED=1
+# make zoo     the same comparison on models of torch, torchvision, timm and transformers
 # make lint    formatters, linters, types; `make format` applies what can be applied
 # make bench   time and measure against torch-ttt; ARGS="--rows MLP" for some rows, ARGS=--help for more
 # make stubs   write python/it3/_C.pyi anew
@@ -11,12 +13,13 @@ BIN := .venv/bin
 BUILD := build/make
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 JOBS := $(shell nproc)
+SECONDS ?= 600
 
 SOURCES := CMakeLists.txt pyproject.toml $(shell find cmake csrc python -type f -not -name '*.pyc')
 CPP := $(shell find csrc examples tests benchmarks -name "*.cpp" -o -name "*.h")
 CMAKE_FILES := CMakeLists.txt $(shell find cmake csrc examples tests benchmarks -name CMakeLists.txt -o -name "*.cmake")
 
-.PHONY: demo test bench studies lint format tidy stubs clean
+.PHONY: demo test differential zoo bench studies lint format tidy stubs clean
 .DELETE_ON_ERROR:
 
 demo: .venv/.it3 .venv/.demo
@@ -27,6 +30,14 @@ test: .venv/.it3 .venv/.test
 	$(BIN)/cmake --build $(BUILD) --parallel $(JOBS) --target it3_tests it3-adapt
 	$(BIN)/ctest --test-dir $(BUILD) --output-on-failure --parallel $(JOBS)
 	PATH=$(abspath $(BIN)):$$PATH IT3_ADAPT=$(abspath $(BUILD))/csrc/apps/it3-adapt $(BIN)/python -m pytest
+
+differential: .venv/.it3 .venv/.test
+	PYTHONPATH=tests $(BIN)/python -m differential.run --seconds $(SECONDS) --jobs $(JOBS) $(if $(SEED),--seed $(SEED))
+
+zoo: .venv/.it3 .venv/.test
+	$(PIP) --no-deps torchvision==0.28.0 timm==1.0.31
+	$(PIP) pillow
+	PYTHONPATH=tests $(BIN)/python -m differential.zoo
 
 bench: .venv/.it3 .venv/.test .venv/.demo .venv/.studies
 	PATH=$(abspath $(BIN)):$$PATH $(BIN)/python benchmarks/speed.py $(ARGS)

@@ -1,0 +1,1 @@
+"""Draws uses of it3 and compares each with the method written plainly. `make differential` runs it."""

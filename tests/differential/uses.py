@@ -1,0 +1,299 @@
+"""What can be done with an engine, each done with it3 and with the reference."""
+
+import copy
+import tempfile
+import threading
+from pathlib import Path as FilePath
+from typing import Any
+
+import it3
+import torch
+import torch.nn.functional as F
+from it3 import IT3Engine
+from torch import Tensor, nn
+
+from differential.case import Case, set_temperature
+from differential.check import agree, expected_of, left_alone, same, snapshot, unchanged
+from differential.naive import Refusal
+from differential.naive_adapt import Memory, adapt, adapt_each, normalise_by, training_losses
+from differential.rig import Difference, Rig, attempt, distance_of, out_dtype
+
+
+def shape_embedder(rig: Rig) -> None:
+    """Let the engine make its embedder, and give its weights to the reference."""
+    if not isinstance(rig.embeder, it3.Embedder) or rig.embeder.is_built:
+        return
+    made = attempt(lambda: rig.engine.uncertainty(rig.inputs(0)))
+    if isinstance(made, ValueError):
+        return
+    weights = [w.detach() for w in rig.engine.embeder.parameters()]
+    shapes = [tuple(w.shape) for w in weights]
+    if shapes != rig.shapes_to_come:
+        raise Difference(f"the embedder's weights have shapes {shapes}, not {rig.shapes_to_come}")
+    rig.method.embed.weights = [w.double() for w in weights]
+
+
+def batch_by_batch(rig: Rig, engine: IT3Engine) -> str:
+    """Each batch from the same start."""
+    result = ""
+    for index in range(len(rig.case.batches)):
+        rig.set_temperature(index)
+        inputs = rig.inputs(index)
+        expected = expected_of(rig, lambda i=index: adapt(rig.method, rig.naive, rig.inputs(i), rig.options))
+        before = snapshot(rig.model, rig.engine)
+        actual = attempt(lambda i=inputs: engine.adapt(i))
+        unchanged(before, snapshot(rig.model, rig.engine), rig.may_draw)
+        result = agree(rig, actual, expected, f"batch {index}: ")
+        if not isinstance(actual, ValueError):
+            left_alone(rig, index, inputs)
+        distances = expected_of(
+            rig, lambda i=index: rig.method.uncertainty(_as_normalised(rig), rig.inputs(i)), adapts=False
+        )
+        actual = attempt(lambda i=index: engine.uncertainty(rig.inputs(i)))
+        unchanged(before, snapshot(rig.model, rig.engine), rig.may_draw)
+        if not isinstance(distances, Refusal) or not isinstance(expected, Refusal):
+            agree(rig, actual, distances, f"batch {index}: uncertainty() ")
+    return result
+
+
+def _as_normalised(rig: Rig) -> nn.Module:
+    model = copy.deepcopy(rig.naive)
+    if rig.options.get("norm_statistics", "running") != "running":
+        normalise_by(model, rig.options["norm_statistics"], rig.options.get("norm_prior", 16.0))
+    return model
+
+
+def online(rig: Rig) -> str:
+    """Batch after batch from where the last one led, then back."""
+    start = {name: value.clone() for name, value in rig.model.state_dict().items()}
+    memory = Memory(copy.deepcopy(rig.naive))
+    result = ""
+    for index in range(len(rig.case.batches)):
+        rig.set_temperature(index)
+        set_temperature(rig.case, memory.model, rig.case.batches[index][2])
+        inputs = rig.inputs(index)
+        if rig.case.batches[index][0] == 0 and not _takes_nothing(rig, inputs):
+            continue
+        before = snapshot(rig.model, rig.engine)
+        drift = rig.engine.drift().distance
+        kept = copy.deepcopy(memory) if rig.case.not_finite is not None else None
+        expected = expected_of(
+            rig, lambda i=index, m=memory: adapt(rig.method, rig.naive, rig.inputs(i), rig.options, m)
+        )
+        actual = attempt(lambda i=inputs: rig.engine.adapt(i))
+        after = snapshot(rig.model, rig.engine)
+        result = agree(rig, actual, expected, f"batch {index}: ")
+        if isinstance(actual, ValueError):
+            unchanged(before, after)
+            same(torch.tensor(rig.engine.drift().distance), torch.tensor(drift), "drift after an error", 1e-9, 0)
+            memory = kept or memory
+        else:
+            adapted = set(dict(rig.model.named_parameters()))
+            unchanged(
+                before, after, lambda name, a=adapted: any(f".{p}" in f".{name}" for p in a) and "flags" not in name
+            )
+            for name, value in rig.model.state_dict().items():
+                if name in adapted:
+                    same(value, memory.model.state_dict()[name], f"batch {index}: kept {name}", *rig.tolerance)
+    if result != "agreed":
+        return result
+    moved = {n: v - start[n] for n, v in rig.model.state_dict().items() if n in dict(rig.model.named_parameters())}
+    distance = sum(float(v.double().square().sum()) for v in moved.values()) ** 0.5
+    same(torch.tensor(rig.engine.drift().distance), torch.tensor(distance), "drift", 1e-5, 1e-8)
+    rig.engine.reset()
+    if "max_norm" not in rig.case.source:
+        for name, value in rig.model.state_dict().items():
+            same(value, start[name], f"after reset, {name}", 0, 0)
+    return result
+
+
+def _takes_nothing(rig: Rig, inputs: Any) -> bool:
+    """Whether the model runs on an empty batch."""
+    try:
+        rig.method.run(copy.deepcopy(rig.naive), inputs)
+    except (RuntimeError, ValueError):
+        return False
+    return True
+
+
+def look(rig: Rig) -> str:
+    """What only looks leaves all as it is, also where adapting keeps weights."""
+    rig.engine.optimization_parameters.update(copy_model=False, per_sample=False)
+    x = rig.inputs(0)
+    distances = attempt(lambda: rig.engine.uncertainty(x))
+    if isinstance(distances, ValueError):
+        return "refused: " + str(distances)[:30]
+    threshold = rig.engine.optimization_parameters.get("threshold")
+    before = snapshot(rig.model, rig.engine)
+    rig.engine.explain(rig.inputs(0))
+    unchanged(before, snapshot(rig.model, rig.engine))
+    calibrated = attempt(lambda: rig.engine.calibrate([(rig.inputs(0), None)]))
+    unchanged(before, snapshot(rig.model, rig.engine))
+    if not isinstance(calibrated, ValueError):
+        same(torch.tensor(calibrated), distances.double().quantile(0.95), "calibrate()", *rig.tolerance)
+    rig.engine.optimization_parameters["threshold"] = threshold
+    given = dict(rig.engine.optimization_parameters)
+    target = torch.zeros_like(rig.method.run(copy.deepcopy(rig.naive), rig.inputs(0)).detach())
+    attempt(lambda: it3.evaluate([rig.engine], [(rig.inputs(0), target)], mean_error))
+    unchanged(before, snapshot(rig.model, rig.engine))
+    attempt(lambda: it3.tune(rig.engine, [(rig.inputs(0), target)], mean_error, budget=2))
+    unchanged(before, snapshot(rig.model, rig.engine))
+    same(rig.engine.optimization_parameters, given, "the options", 0, 0)
+    if rig.engine.drift().distance != 0:
+        raise Difference("drift() is not 0, though nothing adapted")
+    return "agreed"
+
+
+def mean_error(prediction: Tensor, target: Tensor) -> Tensor:
+    return (prediction - target).abs().mean()
+
+
+def pair(rig: Rig) -> str:
+    """Two engines that keep weights around one model go back to where the model was."""
+    rig.engine.optimization_parameters["copy_model"] = False
+    other = copy.copy(rig.engine)
+    other = IT3Engine(rig.model, rig.case.layer, rig.embeder, None, None, rig.engine.optimization_parameters).eval()
+    start = {name: value.clone() for name, value in rig.model.named_parameters()}
+    for engine in (rig.engine, other):
+        if isinstance(attempt(lambda e=engine: e.adapt(rig.inputs(0))), ValueError):
+            return "refused"
+    for engine in (rig.engine, other) if rig.case.seed % 2 else (other, rig.engine):
+        engine.reset()
+    if "max_norm" not in rig.case.source:
+        for name, value in rig.model.named_parameters():
+            same(value.detach(), start[name].detach(), f"after both resets, {name}", 0, 0)
+    return "agreed"
+
+
+def per_sample(rig: Rig) -> str:
+    """Each sample as if it were alone."""
+    dims = rig.in_dims()
+    options = {k: v for k, v in rig.options.items() if k not in ("per_sample", "chunk_size")}
+    rig.set_temperature(0)
+    inputs = rig.inputs(0)
+    count = rig.case.batches[0][0]
+    expected = expected_of(rig, lambda: adapt_each(rig.method, rig.naive, rig.inputs(0), dims, count, options))
+    several = rig.case.inputs[1:] and not rig.case.gives_in_dims
+    if several and not isinstance(expected, Refusal) and _could_mislead(rig):
+        expected = Refusal("in_dims")
+    before = snapshot(rig.model, rig.engine)
+    actual = attempt(lambda: rig.engine.adapt(inputs))
+    unchanged(before, snapshot(rig.model, rig.engine), rig.may_draw)
+    return agree(rig, actual, expected, "per_sample: ")
+
+
+def _could_mislead(rig: Rig) -> bool:
+    """Whether several tensors have as many rows as there are samples."""
+    size = rig.case.batches[0][0]
+    shapes = [shape for _, kind, shape in rig.case.inputs if kind != "number"]
+    return sum(shape[0] in ("B", size) for shape in shapes) > 1
+
+
+def threads(rig: Rig) -> str:
+    """Several batches at once, each as in turn."""
+    count = len(rig.case.batches)
+    expected = [
+        expected_of(rig, lambda i=i: adapt(rig.method, rig.naive, rig.inputs(i), rig.options)) for i in range(count)
+    ]
+    given = [rig.inputs(i) for i in range(2 * count) if i < count] + [rig.inputs(i) for i in range(count)]
+    actual: list[Any] = [None] * (2 * count)
+    together = threading.Barrier(count)
+
+    def work(i: int) -> None:
+        together.wait()
+        for j in (i, i + count):
+            try:
+                actual[j] = rig.engine.adapt(given[j])
+            except Exception as error:
+                actual[j] = error
+
+    before = snapshot(rig.model, rig.engine)
+    workers = [threading.Thread(target=work, args=(i,)) for i in range(count)]
+    for w in workers:
+        w.start()
+    for w in workers:
+        w.join()
+    unchanged(before, snapshot(rig.model, rig.engine), rig.may_draw)
+    result = ""
+    for j, value in enumerate(actual):
+        if isinstance(value, Exception) and not isinstance(value, ValueError):
+            raise Difference(f"thread {j}: {value!r:.600}") from value
+        result = agree(rig, value, expected[j % count], f"thread {j}: ")
+    return result
+
+
+def train(rig: Rig) -> str:
+    """The loss of training, and its gradients."""
+    case = rig.case
+    for model in (rig.model, rig.naive):
+        model.train()
+    rig.engine.train()
+    with torch.no_grad():
+        y = copy.deepcopy(rig.naive)
+        shape = rig.method.run(y, rig.inputs(0))
+    generator = torch.Generator().manual_seed(5)
+    target = torch.rand(shape.shape, generator=generator, dtype=torch.float64) + 0.1
+    if case.distance in ("kl", "js", "cross_entropy") or case.seed % 2:
+        target = target.softmax(rig.method.prediction.classes(target))
+    given = target.to(out_dtype(case))
+    if case.seed % 2 and target.dim() > 1 and target.shape[rig.method.prediction.classes(target)] > 1:
+        d = rig.method.prediction.classes(target)
+        given = target.argmax(d)
+        target = F.one_hot(given, target.shape[d]).movedim(-1, d).double()
+    parameters = [p for p in rig.naive.parameters() if p.requires_grad]
+    to_target = distance_of(case, rig.method.prediction, is_target=True)
+
+    def by_formula() -> tuple[Tensor, Tensor, list[Tensor | None]]:
+        y0, loss = training_losses(rig.method, rig.naive, rig.inputs(0), target, to_target)
+        whole = loss + y0.square().sum()
+        return (
+            y0.detach(),
+            loss.detach(),
+            list(torch.autograd.grad(whole, parameters, allow_unused=True)) if parameters else [],
+        )
+
+    expected = expected_of(rig, by_formula)
+    actual = attempt(lambda: rig.engine(rig.inputs(0), target=given))
+    if isinstance(expected, Refusal) or isinstance(actual, ValueError):
+        return agree(rig, actual, expected, "training: ")
+    same(actual[0].detach(), expected[0], "training: prediction", *rig.tolerance)
+    same(actual[1].detach(), expected[1], "training: loss_ttt", *rig.tolerance)
+    (actual[0].square().sum() + actual[1]).backward()
+    own = [p for p in rig.model.parameters() if p.requires_grad]
+    for p, q in zip(own, expected[2], strict=True):
+        same(
+            torch.zeros_like(p) if p.grad is None else p.grad,
+            torch.zeros_like(p) if q is None else q,
+            "training: gradient",
+            *rig.tolerance,
+        )
+    for (name, b), (_, q) in zip(rig.model.named_buffers(), rig.naive.named_buffers(), strict=True):
+        same(b, q, f"training: buffer {name}", *rig.tolerance)
+    return "agreed"
+
+
+def check(case: Case) -> str:
+    """Raise Difference where it3 is wrong. Gives what was agreed on."""
+    rig = Rig(case)
+    shape_embedder(rig)
+    rig.set_mode()
+    if case.use == "train":
+        return train(rig)
+    if case.network == "saved":
+        with tempfile.TemporaryDirectory() as folder:
+            path = FilePath(folder) / "engine.pt"
+            before = snapshot(rig.model, rig.engine)
+            saved = attempt(lambda: rig.engine.save(path, rig.inputs(0)))
+            unchanged(before, snapshot(rig.model, rig.engine))
+            if case.embedder == "subclass" and isinstance(saved, ValueError | TypeError):
+                return "refused: a subclass of the embedder"
+            if isinstance(saved, ValueError):
+                # Saving compares adapted predictions too.
+                options = {**rig.options, "num_steps": max(1, rig.options["num_steps"])}
+                expected = expected_of(rig, lambda: adapt(rig.method, rig.naive, rig.inputs(0), options))
+                return agree(rig, saved, expected, "save: ")
+            rig.engine = it3.load(path)
+            rig.model = rig.engine.model
+            rig.engine.optimization_parameters.update(rig.options)
+    uses = {"online": online, "per_sample": per_sample, "threads": threads, "look": look, "pair": pair}
+    return uses[case.use](rig) if case.use in uses else batch_by_batch(rig, rig.engine)

@@ -1,0 +1,143 @@
+"""A zoo of architectures with random weights, each adapted by it3 and by the naive reference."""
+
+import copy
+import sys
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import it3
+import torch
+from torch import Tensor
+
+from differential.check import same, snapshot, unchanged
+from differential.naive import Embed, Layout, Method, at_path, call, distance_by_name, first_path, to_double
+from differential.naive_adapt import adapt, adapt_each
+from differential.rig import TAKEN, attempt
+from differential.zoo_packages import of_timm, of_torchvision, of_transformers
+from differential.zoo_torch import Animal, of_torch
+
+FAMILIES: dict[str, Callable[[], list[Animal]]] = {
+    "torch": of_torch,
+    "torchvision": of_torchvision,
+    "timm": of_timm,
+    "transformers": of_transformers,
+}
+
+
+OPTIONS = {"num_steps": 1, "lr": 1e-3, "optimizer_name": "sgd"}
+
+
+class Enclosure:
+    """An animal's model, and its twin for the reference."""
+
+    def __init__(self, animal: Animal) -> None:
+        self.animal = animal
+        torch.manual_seed(0)
+        self.model = animal.model().double().eval()
+        for name, buffer in self.model.named_buffers():
+            if "running" in name:
+                buffer.uniform_(0.9, 1.1)
+        self.twin = copy.deepcopy(self.model)
+        prediction, features, path = self._look()
+        p_layout = Layout(animal.prediction_channel or (1 if prediction.dim() > 3 else -1), 0)
+        f_layout = Layout(animal.channel or (1 if features.dim() > 3 else -1), 0)
+        f, c = f_layout.outwards(features).shape[1], p_layout.outwards(prediction).shape[1]
+        generator = torch.Generator().manual_seed(3)
+        shapes = [(f, c), (f,), (f, f), (f,)]
+        self.weights = [torch.randn(s, generator=generator, dtype=torch.float64) / 4 for s in shapes]
+        embed = Embed(self.weights, p_layout, f_layout)
+        distance = distance_by_name("mse", p_layout.classes)
+        self.method = Method(animal.layer, embed, torch.add, distance, p_layout, path)
+
+    def _look(self) -> tuple[Tensor, Tensor, tuple[Any, ...]]:
+        """One call: the prediction, the features, and where the prediction is."""
+        seen: list[Tensor] = []
+        hook = self.twin.get_submodule(self.animal.layer).register_forward_hook(
+            lambda _, __, out: seen.append(at_path(out, first_path(out) or ()))
+        )
+        with torch.no_grad():
+            out = call(self.twin, to_double(self.animal.inputs()))
+        hook.remove()
+        path = self.animal.output if self.animal.output is not None else (first_path(out) or ())
+        return at_path(out, path), seen[0], path
+
+    def engine(self) -> it3.IT3Engine:
+        animal = self.animal
+        embedder = it3.Embedder().double()
+        names = ("weight1", "bias1", "weight2", "bias2")
+        embedder.load_state_dict(dict(zip(names, self.weights, strict=True)))
+        arguments: dict[str, Any] = {"feedback": "prediction"} if "feedback" in TAKEN else {}
+        if "output" in TAKEN and animal.output is not None:
+            arguments["output"] = animal.output[0] if len(animal.output) == 1 else animal.output
+        if "in_dims" in TAKEN and animal.in_dims is not None:
+            arguments["in_dims"] = animal.in_dims
+        return it3.IT3Engine(self.model, animal.layer, embedder, optimization_parameters=OPTIONS, **arguments).eval()
+
+    def expected(self, use: str) -> Any:
+        animal, inputs = self.animal, self.animal.inputs()
+        if use == "uncertainty":
+            return self.method.uncertainty(self.twin, inputs)
+        if use == "adapt":
+            return adapt(self.method, self.twin, inputs, OPTIONS)
+        return adapt_each(self.method, self.twin, inputs, animal.in_dims, animal.samples, OPTIONS)
+
+
+def actual(engine: it3.IT3Engine, inputs: Any, use: str) -> Any:
+    if use == "uncertainty":
+        return engine.uncertainty(inputs)
+    return engine.adapt(inputs, per_sample=use == "per_sample")
+
+
+def compare(animal: Animal) -> list[str]:
+    """Adapt a step, measure uncertainty and, where it can be, adapt each sample. Gives what it3 refused."""
+    enclosure = Enclosure(animal)
+    engine = attempt(enclosure.engine)
+    if isinstance(engine, ValueError):
+        return [f"building: {engine}"]
+    refused = []
+    before = snapshot(enclosure.model)
+    uses = ["adapt", "uncertainty"]
+    if animal.in_dims is not None and ("in_dims" in TAKEN or animal.in_dims == 0):
+        uses.append("per_sample")
+    for use in uses:
+        given = attempt(lambda use=use: actual(engine, animal.inputs(), use))
+        unchanged(before, snapshot(enclosure.model))
+        if isinstance(given, ValueError):
+            refused.append(f"{use}: {str(given)[:300]}")
+        else:
+            agree_on(use, given, enclosure.expected(use))
+    return refused
+
+
+def agree_on(use: str, given: Any, expected: Any) -> None:
+    if isinstance(expected, Tensor):
+        return same(given, expected, use, 1e-6, 1e-8)
+    for name in ("prediction", "first", "second", "losses", "uncertainty"):
+        same(getattr(given, name), getattr(expected, name), f"{use}: {name}", 1e-6, 1e-8)
+    if expected.state:
+        for name, value in given.state_dict().items():
+            same(value, expected.state[name], f"{use}: adapted {name}", 1e-6, 1e-8)
+    return None
+
+
+def main() -> int:
+    """Go through families, all or those named; 1 if it3 differs from the reference."""
+    warnings.simplefilter("ignore")
+    torch.set_num_threads(1)
+    differing = total = 0
+    for family in sys.argv[1:] or FAMILIES:
+        for animal in FAMILIES[family]():
+            total += 1
+            try:
+                refused = compare(animal)
+                print(f"{animal.name:36}", "; ".join(refused) or "agrees", flush=True)
+            except Exception as error:
+                differing += 1
+                print(f"{animal.name:36} DIFFERS: {type(error).__name__}: {str(error)[:400]}", flush=True)
+    print(f"{total} models, {differing} differ")
+    return 1 if differing else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
