@@ -43,7 +43,8 @@ Batches::Batches(
     : all_(inputs_from(value)), batch_size_(batch_size), device_(device), floating_point_(floating_point) {
   const at::Tensor first = first_tensor_of(all_);
   TORCH_CHECK_VALUE(first.defined(), "there is no tensor in the inputs");
-  TORCH_CHECK_VALUE(first.dim() > 0 && first.numel() > 0, "the inputs have shape ", first.sizes(), "; they need samples");
+  TORCH_CHECK_VALUE(
+      first.dim() > 0 && first.numel() > 0, "the inputs have shape ", first.sizes(), "; they need samples");
   if (batch_size_ > 0) samples_.emplace(all_, in_dims, prediction_layout);
 }
 

@@ -20,9 +20,8 @@ void bind_embedder(py::module_& module) {
       .def_readonly("channel_dim", &Layout::channel_dim)
       .def_readonly("batch_dim", &Layout::batch_dim)
       .def(
-          "channel_of", wrap_pybind_function([](const Layout& layout, std::int64_t rank) {
-            return layout.channel_of(rank);
-          }),
+          "channel_of",
+          wrap_pybind_function([](const Layout& layout, std::int64_t rank) { return layout.channel_of(rank); }),
           py::arg("rank"), "The channel dimension of a tensor of so many dimensions, counted from 0.")
       .def("batch_of", &Layout::batch_of, py::arg("rank"), "The batch dimension of a tensor of so many dimensions.")
       .def(

@@ -16,6 +16,7 @@
 #include "bindings.h"
 #include "engine_parts.h"
 #include "in_dims_from_python.h"
+#include "lent_state.h"
 #include "module_tree.h"
 #include "options_from_python.h"
 #include "python_network.h"
@@ -28,27 +29,54 @@ namespace {
 
 // In the functions below Python objects are made and destroyed with the GIL held, around a core that runs without it.
 
-/// Looks once whether what is injected reaches the prediction.
-void check_parts(EngineParts& parts, Network& network, const Method& method, const Inputs& inputs) {
-  if (!parts.has_checked_injection) parts.has_checked_injection = check_injection(network, method, inputs);
+/// Puts what the passes assign to objects in the inputs back.
+class InputsAsGiven {
+ public:
+  explicit InputsAsGiven(const py::object& inputs) : objects_(inputs) {}
+  ~InputsAsGiven() {
+    const py::error_scope pending;
+    objects_.restore();
+    PyErr_Clear();
+  }
+  InputsAsGiven(const InputsAsGiven&) = delete;
+  InputsAsGiven& operator=(const InputsAsGiven&) = delete;
+
+ private:
+  KeptState objects_;
+};
+
+/// Whether the inputs could tell; the embedder has no more shape than before.
+bool check_injection_of_parts(const EngineParts& parts, const py::object& inputs) {
+  const bool has_shape = !parts.embeds_to_features || parts.embeder.attr("is_built").cast<bool>();
+  bool has_told = false;
+  const InputsAsGiven as_given(inputs);
+  {
+    const UnbuiltOnError unbuilt(parts);
+    const LentBuffers buffers = embedder_buffers(parts);
+    const auto [network, network_inputs] = trained_network_of(parts, inputs);
+    const Method method = method_of(parts, inputs);
+    const py::gil_scoped_release no_gil;
+    has_told = check_injection(*network, method, network_inputs);
+  }
+  if (!has_shape) parts.embeder.attr("clear")();
+  return has_told;
 }
 
 Adaptation adapt_parts(
-    EngineParts& parts, const py::object& inputs, const py::dict& options, Online* online, bool in_full) {
+    const EngineParts& parts, const py::object& inputs, const py::dict& options, Online* online, bool in_full) {
   const Options parsed = options_from(options);
   const UnbuiltOnError unbuilt(parts);
   const LentBuffers buffers = embedder_buffers(parts);
   const auto [network, network_inputs] = network_of(parts, inputs);
   const Method method = method_of(parts, inputs);
   const py::gil_scoped_release no_gil;
-  check_parts(parts, *network, method, network_inputs);
   return adapt(
       *network, method, parsed, network_inputs, parsed.copy_model ? nullptr : online, in_full, parts.graphs.get());
 }
 
 /// With whether the engine learns by these targets to be fed class probabilities.
 std::tuple<at::Tensor, at::Tensor, bool> losses_of_parts(
-    EngineParts& parts,
+    const EngineParts& parts,
     const py::object& inputs,
     const std::optional<at::Tensor>& target,
     std::optional<double> target_probability) {
@@ -56,21 +84,19 @@ std::tuple<at::Tensor, at::Tensor, bool> losses_of_parts(
   const auto [network, network_inputs] = trained_network_of(parts, inputs);
   const Method method = method_of(parts, inputs);
   const py::gil_scoped_release no_gil;
-  check_parts(parts, *network, method, network_inputs);
   Losses losses = training_losses(*network, method, network_inputs, target, target_probability);
   const bool learns = losses.has_class_targets && !method.feeds_probabilities &&
                       !are_probabilities(losses.prediction, method.prediction_layout);
   return {std::move(losses.prediction), std::move(losses.loss_ttt), learns};
 }
 
-at::Tensor uncertainty_of_parts(EngineParts& parts, const py::object& inputs, const py::dict& options) {
+at::Tensor uncertainty_of_parts(const EngineParts& parts, const py::object& inputs, const py::dict& options) {
   const Options parsed = options_from(options);
   const UnbuiltOnError unbuilt(parts);
   const LentBuffers buffers = embedder_buffers(parts);
   const auto [network, network_inputs] = network_of(parts, inputs);
   const Method method = method_of(parts, inputs);
   const py::gil_scoped_release no_gil;
-  check_parts(parts, *network, method, network_inputs);
   return uncertainty(*network, method, network_inputs, parsed);
 }
 
@@ -87,6 +113,7 @@ std::pair<Layout, Layout> settle_layouts_of_parts(
     const std::optional<Origin>& of_prediction,
     const std::optional<Origin>& of_features,
     std::pair<bool, bool> needed) {
+  const InputsAsGiven as_given(inputs);
   const auto [network, network_inputs] = trained_network_of(parts, inputs);
   const py::gil_scoped_release no_gil;
   const Layouts settled = settle_layouts(
@@ -97,6 +124,7 @@ std::pair<Layout, Layout> settle_layouts_of_parts(
 }
 
 std::string describe_layouts_of_parts(const EngineParts& parts, const py::object& inputs) {
+  const InputsAsGiven as_given(inputs);
   const auto [network, network_inputs] = trained_network_of(parts, inputs);
   const py::gil_scoped_release no_gil;
   return describe_layouts(*network, network_inputs, {parts.prediction_layout, parts.features_layout});
@@ -218,10 +246,11 @@ void bind_engine(py::module_& module) {
                                            std::optional<at::Tensor> neutral, py::object output,
                                            py::object layer_output, py::object in_dims, bool feeds_probabilities) {
             if (neutral) check_neutral(*neutral);
-            return EngineParts{std::move(model),   std::move(script),       std::move(cut),        std::move(layer_name),
-                               std::move(embeder), embeds_to_features,      std::move(combine_fn), std::move(distance_fn),
-                               prediction_layout,  features_layout,         std::move(neutral),    std::move(output),
-                               std::move(layer_output), std::move(in_dims), feeds_probabilities};
+            return EngineParts{std::move(model),        std::move(script),      std::move(cut),
+                               std::move(layer_name),   std::move(embeder),     embeds_to_features,
+                               std::move(combine_fn),   std::move(distance_fn), prediction_layout,
+                               features_layout,         std::move(neutral),     std::move(output),
+                               std::move(layer_output), std::move(in_dims),     feeds_probabilities};
           })),
           py::arg("model"), py::arg("script"), py::arg("cut"), py::arg("layer_name"), py::arg("embeder"),
           py::arg("embeds_to_features"), py::arg("combine_fn"), py::arg("distance_fn"), py::arg("prediction_layout"),
@@ -237,7 +266,8 @@ void bind_engine(py::module_& module) {
   module.def(
       "training_losses", wrap_pybind_function(losses_of_parts), py::arg("parts"), py::arg("inputs"),
       py::arg("target") = py::none(), py::arg("target_probability") = py::none(),
-      "(y0, loss_ttt), the two terms of ZigZag's training loss; and whether it is class probabilities that such targets "
+      "(y0, loss_ttt), the two terms of ZigZag's training loss; and whether it is class probabilities that such "
+      "targets "
       "teach to feed back.");
   module.def(
       "uncertainty", wrap_pybind_function(uncertainty_of_parts), py::arg("parts"), py::arg("inputs"),
@@ -263,8 +293,7 @@ void bind_engine(py::module_& module) {
       py::arg("inputs"), "The positional and keyword arguments that a model is called with for these inputs.");
   module.def(
       "sample_distances", wrap_pybind_function(sample_distances), py::arg("second"), py::arg("first"),
-      py::arg("batch_dim") = 0,
-      "The Euclidean distance between two predictions of each sample: (B,).");
+      py::arg("batch_dim") = 0, "The Euclidean distance between two predictions of each sample: (B,).");
   module.def(
       "quantile_of", wrap_pybind_function(quantile_of), py::arg("values"), py::arg("quantile"),
       "A quantile of the values of some tensors together.");
@@ -283,6 +312,9 @@ void bind_engine(py::module_& module) {
       "options_of", wrap_pybind_function([](const py::dict& options) { return to_python(options_from(options)); }),
       py::arg("options"),
       "All options that are set, by default or by these. Raises what the core would raise for them.");
+  module.def(
+      "check_injection", wrap_pybind_function(check_injection_of_parts), py::arg("parts"), py::arg("inputs"),
+      "Raises ValueError if what is injected does not reach the prediction; whether the inputs could tell.");
   module.def(
       "check_feedback", wrap_pybind_function([](const std::string& name) { feedback_by_name(name); }), py::arg("name"),
       "Raises ValueError for a name that is no kind of feedback.");

@@ -11,6 +11,13 @@
 namespace it3::python {
 namespace {
 
+Notes notes_of(ScriptNetwork& network, const EngineParts& parts, const py::object& example_inputs) {
+  const Method method = method_of(parts, example_inputs);
+  const Inputs inputs = script_inputs_from(network, example_inputs);
+  const py::gil_scoped_release no_gil;
+  return take_notes(network, method, inputs);
+}
+
 /// The parts are TorchScript modules, but for the default ones.
 SavedEngine saved_engine_from(
     const EngineParts& parts, const py::dict& options, const py::object& example_inputs, const py::dict& facts) {
@@ -26,7 +33,7 @@ SavedEngine saved_engine_from(
       std::string(),
       options_from(options),
       parts.neutral.value_or(at::Tensor()),
-      take_notes(network, method_of(parts, example_inputs), script_inputs_from(network, example_inputs))};
+      notes_of(network, parts, example_inputs)};
   saved.output = output_path_from(parts.output, "output");
   saved.layer_output = output_path_from(parts.layer_output, "layer_output");
   if (!parts.in_dims.is_none()) saved.in_dims = in_dims_from(parts.in_dims);

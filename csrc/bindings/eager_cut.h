@@ -12,9 +12,9 @@
 #include <it3/network.h>
 #include <it3/script_network.h>
 
-#include "shared_model_lock.h"
 #include "module_snapshot.h"
 #include "output_choice.h"
+#include "shared_model_lock.h"
 #include "watch.h"
 
 namespace it3::python {

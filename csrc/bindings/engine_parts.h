@@ -36,7 +36,6 @@ struct EngineParts {
   py::object layer_output;  // and which of the layer's is injected into
   py::object in_dims;       // in torch.vmap's convention, or None
   bool feeds_probabilities;
-  bool has_checked_injection = false;
   std::shared_ptr<Graphs> graphs = std::make_shared<Graphs>();
 
   // The functions that are TorchScript modules. Python would run those by an executor whose results depend on how often

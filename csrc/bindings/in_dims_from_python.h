@@ -9,8 +9,8 @@
 
 namespace it3::python {
 
-/// What in_dims, in torch.vmap's convention, says of each of tensors_in(inputs); nothing for None. Raises c10::ValueError
-/// if it does not have the structure of the inputs.
+/// What in_dims, in torch.vmap's convention, says of each of tensors_in(inputs); nothing for None. Raises
+/// c10::ValueError if it does not have the structure of the inputs.
 std::optional<InDims> in_dims_of_tensors(const py::object& inputs, const py::object& in_dims);
 
 /// The same for the arguments of a TorchScript module's forward(), as script_inputs_from() gives them.

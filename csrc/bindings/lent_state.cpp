@@ -210,20 +210,26 @@ LentState::LentState(py::handle model) {
   });
 }
 
+void LentState::give_back(const Lent& lent) noexcept {
+  try {
+    if (!lent.tensor.is_leaf()) lent.tensor.detach_();
+    lent.tensor.set_data(lent.own);
+    lent.tensor.set_requires_grad(lent.requires_grad);
+  } catch (const std::exception&) {  // NOLINT(bugprone-empty-catch): the others still come back
+  }
+}
+
 LentState::~LentState() {
   const py::gil_scoped_acquire gil;
   const py::error_scope pending;  // an exception may be on its way to Python
   state_->restore();
-  for (const Lent& lent : lent_) {
-    if (!lent.tensor.is_leaf()) lent.tensor.detach_();
-    lent.tensor.set_data(lent.own);
-    lent.tensor.set_requires_grad(lent.requires_grad);
-  }
+  for (const Lent& lent : lent_) give_back(lent);
   PyErr_Clear();
   state_.reset();
 }
 
 void LentState::lend(const at::Tensor& tensor) {
+  if (tensor.is_inference()) return;  // it can be neither written to nor replaced
   const at::Tensor own = tensor.detach();
   tensor.set_data(own.clone());
   lent_.push_back({tensor, own, tensor.requires_grad()});

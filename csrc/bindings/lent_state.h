@@ -79,6 +79,8 @@ class LentState {
     bool requires_grad;
   };
 
+  static void give_back(const Lent& lent) noexcept;
+
   std::vector<Lent> lent_;
   std::optional<KeptState> state_;
 };

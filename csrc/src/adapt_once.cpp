@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 
 #include <ATen/ATen.h>
 #include <ATen/core/grad_mode.h>
@@ -134,8 +135,24 @@ class Stay {
   std::vector<at::Tensor> before_;
 };
 
-/// The inputs with the samples whose distance is not finite replaced by one that adapts: as part of the batch, even with
-/// no weight in the loss, they would make gradients NaN.
+/// Which samples have inputs that are not finite, (B,) of booleans; undefined where it is not clear what they are.
+at::Tensor non_finite_inputs(const Inputs& inputs, const Method& method) {
+  try {
+    return Samples(inputs, method.in_dims, method.prediction_layout).are_finite().logical_not();
+  } catch (const c10::ValueError&) {
+    return {};
+  }
+}
+
+/// Distances, NaN for samples whose inputs are not finite: their predictions may be, as of a tanh, but no gradients.
+at::Tensor without_non_finite_inputs(const at::Tensor& distances, const Inputs& inputs, const Method& method) {
+  const at::Tensor non_finite = non_finite_inputs(inputs, method);
+  if (!non_finite.defined() || non_finite.sizes() != distances.sizes()) return distances;
+  return distances.masked_fill(non_finite.to(distances.device()), std::numeric_limits<double>::quiet_NaN());
+}
+
+/// The inputs with the samples whose distance is not finite replaced by one that adapts: as part of the batch, even
+/// with no weight in the loss, they would make gradients NaN.
 Inputs with_finite_samples(
     const Inputs& inputs, const Method& method, const at::Tensor& distances, const at::Tensor& rows) {
   const at::Tensor non_finite = distances.isfinite().logical_not();
@@ -145,8 +162,8 @@ Inputs with_finite_samples(
     samples.emplace(inputs, method.in_dims, method.prediction_layout);
   } catch (const c10::ValueError& error) {
     TORCH_CHECK_VALUE(
-        false, "the predictions for ", names, " are not finite, and they cannot be left out: ",
-        error.what_without_backtrace());
+        false, "the predictions for ", names,
+        " are not finite, and they cannot be left out: ", error.what_without_backtrace());
   }
   TORCH_CHECK_VALUE(
       samples->count() == distances.size(0), "the predictions for ", names,
@@ -198,7 +215,8 @@ Course run(
   if (options.threshold) {
     before = answer_of(*copy, passes, options.prediction, /*with_second=*/true);
     if (!samples) batch_dim = method.prediction_layout.batch_of(before.first.dim());
-    const at::Tensor distances = sample_distances(before.second, before.first, batch_dim);
+    at::Tensor distances = sample_distances(before.second, before.first, batch_dim);
+    if (!samples) distances = without_non_finite_inputs(distances, given, method);
     result.adapted_samples = distances > *options.threshold;
     if (!samples) rows = result.adapted_samples.nonzero().flatten();
     if (rows.defined() && rows.size(0) > 0 && !distances.isfinite().all().item<bool>()) {
@@ -245,8 +263,8 @@ Course run(
     const at::Tensor counted =
         has_excluded ? at::where(result.adapted_samples, result.losses, at::zeros_like(result.losses)) : result.losses;
     const bool is_kept = keeps_weights && !samples;
-    course.outcome.report = report_on(
-        counted, answer.prediction, unadapted, is_kept ? copy->values() : std::vector<at::Tensor>{});
+    course.outcome.report =
+        report_on(counted, answer.prediction, unadapted, is_kept ? copy->values() : std::vector<at::Tensor>{});
     course.outcome.unadapted = unadapted;
   }
   if (in_full) {
@@ -258,11 +276,15 @@ Course run(
   return course;
 }
 
-/// ", as the predictions for samples 1, 3 are not finite" before any step; nothing if they are.
+/// ", as the predictions for samples 1, 3 are not finite" before any step, or the inputs; nothing if all are.
 std::string blame_samples(Network& network, const Method& method, const Options& options, const Inputs& inputs) {
-  const at::Tensor non_finite = uncertainty(network, method, inputs, options).isfinite().logical_not();
-  if (!non_finite.any().item<bool>()) return "";
-  return ", as the predictions for " + names_of_samples(non_finite) + " are not finite";
+  const auto blame = [](std::string_view what, const at::Tensor& non_finite) {
+    const bool has_any = non_finite.defined() && non_finite.any().item<bool>();
+    return has_any ? c10::str(", as the ", what, " for ", names_of_samples(non_finite), " are not finite") : "";
+  };
+  const std::string of_predictions =
+      blame("predictions", uncertainty(network, method, inputs, options).isfinite().logical_not());
+  return of_predictions.empty() ? blame("inputs", non_finite_inputs(inputs, method)) : of_predictions;
 }
 
 /// Puts back what an engine remembers of its online calls, unless the call comes to its end.
@@ -340,14 +362,13 @@ Adaptation adapt_once(
   if (const auto* known = std::get_if<GraphKey>(&key)) {
     course.outcome = graphs->cache().run(*known, inputs, [&](const Inputs& static_inputs) {
       PassInputs static_pass_inputs(static_inputs, static_inputs, /*may_be_written=*/false);
-      return run(
-                 network, adapted, method, options, static_inputs, static_pass_inputs, {}, in_full, in_full, samples)
+      return run(network, adapted, method, options, static_inputs, static_pass_inputs, {}, in_full, in_full, samples)
           .outcome;
     });
   } else {
-    course = run(
-        network, adapted, method, options, inputs, pass_inputs, std::move(memory), in_full,
-        in_full || online != nullptr, samples);
+    course =
+        run(network, adapted, method, options, inputs, pass_inputs, std::move(memory), in_full,
+            in_full || online != nullptr, samples);
   }
   Adaptation& result = course.outcome.result;
   const bool has_moved = result.steps() > 0;
@@ -359,9 +380,8 @@ Adaptation adapt_once(
     const bool has_collapsed = !problem.empty() || online->has_collapsed(*watched, *options.recovery_factor);
     if (has_collapsed && online->has_moved()) {
       course.copy.reset();
-      Adaptation recovered = recover(network, method, options, given_inputs, *online, in_full);
       online_guard.keep();
-      return recovered;
+      return recover(network, method, options, given_inputs, *online, in_full);
     }
   }
   if (!problem.empty()) {

@@ -51,8 +51,10 @@ Distance between(
   const auto checked_dim = [name = std::string(name), layout](const at::Tensor& t) {
     const std::int64_t dim = class_dim(t, layout);
     TORCH_CHECK_VALUE(
-        t.dim() > 0 && t.size(dim) != 1, "the distance '", name, "' compares class distributions, but a prediction of "
-        "shape ", t.sizes(), " has one class, in dimension ", dim,
+        t.dim() > 0 && t.size(dim) != 1, "the distance '", name,
+        "' compares class distributions, but a prediction of "
+        "shape ",
+        t.sizes(), " has one class, in dimension ", dim,
         "; use 'mse' or 'l1', or say where the classes are by the prediction's layout");
     return dim;
   };
@@ -97,8 +99,6 @@ Distance distance_by_name(std::string_view name, const Layout& layout) {
   return distance;
 }
 
-bool is_between_distributions(std::string_view name) {
-  return name == "cross_entropy" || name == "kl" || name == "js";
-}
+bool is_between_distributions(std::string_view name) { return name == "cross_entropy" || name == "kl" || name == "js"; }
 
 }  // namespace it3

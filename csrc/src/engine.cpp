@@ -144,14 +144,21 @@ void Engine::settle(const Inputs& inputs) {
   are_layouts_settled_ = true;
 }
 
+bool Engine::look_at_first(const Inputs& inputs) {
+  settle(inputs);
+  const bool has_shape = embedder_.is_empty() || embedder_->is_built();
+  const bool has_told = check_injection(*network_, method(), inputs);
+  if (!has_shape) embedder_->clear();  // the call itself draws its weights
+  return has_told;
+}
+
 template <typename Call>
 auto Engine::guarded(const Inputs& inputs, const Call& call) {
   const auto turn = network_->take_turn();  // before the other lock, as in calls by the network's own functions
   std::unique_lock<std::mutex> lock;
   if (!first_call_->is_over) lock = std::unique_lock(first_call_->mutex);
   const ClearOnError clear(embedder_);
-  if (lock.owns_lock()) settle(inputs);
-  const bool has_told = !lock.owns_lock() || check_injection(*network_, method(), inputs);
+  const bool has_told = !lock.owns_lock() || look_at_first(inputs);
   auto result = call();
   if (lock.owns_lock()) first_call_->is_over = has_told;
   return result;

@@ -27,8 +27,10 @@ std::string_view to_string(Feedback feedback) { return feedback_names.at(static_
 at::Tensor class_probabilities(const at::Tensor& prediction, const Layout& layout) {
   const std::int64_t dim = prediction.dim() > 1 ? layout.channel_of(prediction.dim()) : 0;
   TORCH_CHECK_VALUE(
-      prediction.dim() > 0 && prediction.size(dim) != 1, "class probabilities cannot be fed back for a prediction of "
-      "shape ", prediction.sizes(), ", which has one class, in dimension ", dim,
+      prediction.dim() > 0 && prediction.size(dim) != 1,
+      "class probabilities cannot be fed back for a prediction of "
+      "shape ",
+      prediction.sizes(), ", which has one class, in dimension ", dim,
       "; give feedback='prediction', or say where the classes are by the prediction's layout");
   return prediction.softmax(dim);
 }

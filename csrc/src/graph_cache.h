@@ -18,7 +18,7 @@ namespace it3::detail {
 /// What the inner loop comes to.
 struct Outcome {
   Adaptation result;
-  at::Tensor report;  // which of its numbers are finite; undefined if nothing was computed
+  at::Tensor report;     // which of its numbers are finite; undefined if nothing was computed
   at::Tensor unadapted;  // the first prediction before the first step; undefined where a graph was replayed
 };
 

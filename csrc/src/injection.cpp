@@ -1,26 +1,48 @@
 #include <it3/injection.h>
 
 #include <algorithm>
+#include <unordered_set>
 #include <vector>
 
 #include <ATen/ATen.h>
 #include <ATen/core/grad_mode.h>
 #include <c10/core/InferenceMode.h>
 #include <c10/util/Exception.h>
-#include <torch/csrc/autograd/autograd.h>
+#include <torch/csrc/autograd/function.h>
+#include <torch/csrc/autograd/variable.h>
 
-#include "as_real.h"
 #include "neutral.h"
 #include "pass_inputs.h"
 #include "passes.h"
 #include "random_state_guard.h"
 
 namespace it3 {
+namespace {
+
+/// Whether a tensor's graph of autograd has one of these leaves.
+bool reaches(const at::Tensor& result, const std::vector<at::Tensor>& leaves) {
+  std::unordered_set<torch::autograd::Node*> wanted, seen;
+  for (const at::Tensor& leaf : leaves) wanted.insert(torch::autograd::impl::gradient_edge(leaf).function.get());
+  std::vector<torch::autograd::Node*> open = {result.grad_fn().get()};
+  while (!open.empty()) {
+    torch::autograd::Node* const node = open.back();
+    open.pop_back();
+    if (node == nullptr || !seen.insert(node).second) continue;
+    if (wanted.contains(node)) return true;
+    for (const auto& edge : node->next_edges()) open.push_back(edge.function.get());
+  }
+  return false;
+}
+
+}  // namespace
 
 bool check_injection(Network& network, const Method& method, const Inputs& given) {
+  const auto parameters = tensors_of(network.parameters());
+  // Autograd, which tells, cannot record what is done with tensors that were made in inference mode.
+  if (std::any_of(parameters.begin(), parameters.end(), [](const auto& p) { return p.is_inference(); })) return false;
   const c10::InferenceMode no_inference(false);
   const at::AutoGradMode with_gradients(true);
-  const detail::RandomStateGuard random_state(tensors_of(network.parameters()), /*always=*/true);
+  const detail::RandomStateGuard random_state(parameters, /*always=*/true);
   const Inputs constants = as_constants(given);
   detail::PassInputs inputs(given, constants, network.may_write_inputs());
   const auto copy = network.checkout({});
@@ -43,17 +65,13 @@ bool check_injection(Network& network, const Method& method, const Inputs& given
       },
       method.takes_any_layout);
   const at::Tensor second = copy->resume(inputs.next(), first, &inject);
-  std::vector<at::Tensor> gradients;
-  if (second.requires_grad() && !injected.empty()) {
-    gradients = torch::autograd::grad(
-        {detail::as_real(second).sum()}, injected, {}, std::nullopt, /*create_graph=*/false, /*allow_unused=*/true);
-  }
-  const bool is_reached =
-      std::any_of(gradients.begin(), gradients.end(), [](const at::Tensor& g) { return g.defined(); });
+  // By the graph alone, as running it backwards may run parts of the model again (activation checkpointing).
+  const bool is_reached = reaches(second, injected);
   // Where gradients are cut off, values may still tell.
   TORCH_CHECK_VALUE(
       is_reached || !at::equal(second, first.prediction),
-      "what is injected at the layer does not reach the prediction, so that there is nothing to adapt by: the model does "
+      "what is injected at the layer does not reach the prediction, so that there is nothing to adapt by: the model "
+      "does "
       "not go on with that output of the layer. If the layer returns several tensors, such as an LSTM's output and its "
       "last states, say by layer_output which one the model uses, as layer_output=(1, 0); else name another layer");
   return true;

@@ -142,6 +142,7 @@ void Online::go_back(const Network& network, State state, const std::vector<at::
   state_ = std::move(state);
   for (auto& start : state_.start) start.number = 0;  // of a start that has ended, and begins again
   adopt(parameters);
+  starts().note(parameters);
 }
 
 void Online::reset(const Network& network) {

@@ -36,16 +36,8 @@ class Passes {
   /// @param widens  whether predictions in half precision become float32
   /// @param are_stacked  whether predictions are those of samples by themselves, see Network::checkout_each()
   Passes(
-      const Method& method,
-      PassInputs& inputs,
-      at::Tensor neutral = {},
-      bool widens = false,
-      bool are_stacked = false)
-      : method_(method),
-        inputs_(inputs),
-        neutral_(std::move(neutral)),
-        widens_(widens),
-        are_stacked_(are_stacked) {}
+      const Method& method, PassInputs& inputs, at::Tensor neutral = {}, bool widens = false, bool are_stacked = false)
+      : method_(method), inputs_(inputs), neutral_(std::move(neutral)), widens_(widens), are_stacked_(are_stacked) {}
 
   /// Runs the head now, for all passes to come. Only for a network whose head is fixed.
   void fix_head(TwoPass& network) {

@@ -37,12 +37,15 @@ Method stacked(const Method& method) {
   return each;
 }
 
-/// A prediction that is to be that of one sample, with or without a dimension of samples; a stacked one where there is a
-/// dimension more.
+/// A prediction that is to be that of one sample, with or without a dimension of samples; a stacked one where there is
+/// a dimension more.
 void check_is_one_sample(const at::Tensor& t, std::int64_t batch_dim) {
   TORCH_CHECK_VALUE(
-      t.dim() == 0 || t.size(batch_dim) == 1, "per_sample adapts each sample by itself, but for one sample the model "
-      "predicts ", t.size(batch_dim), " rows; say by in_dims which inputs hold samples, and along which dimension, and by "
+      t.dim() == 0 || t.size(batch_dim) == 1,
+      "per_sample adapts each sample by itself, but for one sample the model "
+      "predicts ",
+      t.size(batch_dim),
+      " rows; say by in_dims which inputs hold samples, and along which dimension, and by "
       "the prediction's layout where they are in the prediction");
 }
 
@@ -196,8 +199,7 @@ Adaptation adapt_each(
       const std::int64_t count = std::min(chunk_size.next(), samples.count() - begin);
       try {
         const Inputs chunk = samples.stack(begin, count);
-        parts.push_back(
-            unstacked(adapt_once(network, each, options, chunk, nullptr, in_full, graphs, count), layout));
+        parts.push_back(unstacked(adapt_once(network, each, options, chunk, nullptr, in_full, graphs, count), layout));
         begin += count;
       } catch (const std::exception& error) {
         if (!is_out_of_memory(error) || !chunk_size.shrink(count)) throw;

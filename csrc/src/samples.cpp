@@ -25,7 +25,8 @@ std::vector<at::Tensor> tensors_in(const Inputs& inputs) {
 [[noreturn]] void misfit(std::string_view why) {
   TORCH_CHECK_VALUE(
       false, "in_dims does not fit the inputs: ", why,
-      ". It is a number for all tensors, or has their structure, with a number, or None for what all samples share, for "
+      ". It is a number for all tensors, or has their structure, with a number, or None for what all samples share, "
+      "for "
       "each");
 }
 
@@ -57,8 +58,7 @@ void add_dims(const c10::IValue& value, const c10::IValue& in_dims, Dims& dims) 
       return t;
     });
   } else if ((value.isTuple() || value.isList()) && (in_dims.isTuple() || in_dims.isList())) {
-    add_dims_of_each(
-        value.isTuple() ? value.toTupleRef().elements().vec() : value.toListRef().vec(), in_dims, dims);
+    add_dims_of_each(value.isTuple() ? value.toTupleRef().elements().vec() : value.toListRef().vec(), in_dims, dims);
   } else if (value.isGenericDict() && in_dims.isGenericDict()) {
     for (const auto& item : value.toGenericDict()) add_dims(item.value(), at_key(in_dims, item.key()), dims);
   } else {
@@ -93,7 +93,8 @@ Dims guessed_dims(const std::vector<at::Tensor>& tensors, const Layout& layout) 
     const std::int64_t size = t.size(layout.batch_of(t.dim()));
     TORCH_CHECK_VALUE(
         !samples || size != *samples, "it is not clear whether a tensor of shape ", t.sizes(), " in the inputs holds ",
-        *samples, " samples, as another one does, or is shared by all samples; give in_dims, as torch.vmap takes it: 0 "
+        *samples,
+        " samples, as another one does, or is shared by all samples; give in_dims, as torch.vmap takes it: 0 "
         "if all tensors hold samples in dimension 0, or a tuple or dict with a number for each, and None for what is "
         "shared");
     if (!samples) {
@@ -120,7 +121,8 @@ Samples::Samples(Inputs inputs, const std::optional<InDims>& in_dims, const Layo
     count = size;
   }
   TORCH_CHECK_VALUE(
-      count, "the inputs have no tensor that holds samples; give tensors with a dimension of samples, or name it by "
+      count,
+      "the inputs have no tensor that holds samples; give tensors with a dimension of samples, or name it by "
       "in_dims");
   count_ = *count;
 }
@@ -132,9 +134,8 @@ Inputs Samples::map(const Function& function) const {
 }
 
 Inputs Samples::slice(std::int64_t begin, std::int64_t count) const {
-  return map([&](const at::Tensor& t, std::optional<std::int64_t> dim) {
-    return dim ? t.narrow(*dim, begin, count) : t;
-  });
+  return map(
+      [&](const at::Tensor& t, std::optional<std::int64_t> dim) { return dim ? t.narrow(*dim, begin, count) : t; });
 }
 
 Inputs Samples::select(const at::Tensor& indices) const {
@@ -150,6 +151,17 @@ Inputs Samples::stack(std::int64_t begin, std::int64_t count) const {
     sizes.insert(sizes.begin(), count);
     return t.expand(sizes);
   });
+}
+
+at::Tensor Samples::are_finite() const {
+  at::Tensor all = at::ones({count_}, at::kBool);
+  map([&](const at::Tensor& t, std::optional<std::int64_t> dim) {
+    if (dim && t.is_floating_point()) {
+      all = all.logical_and(t.detach().isfinite().movedim(*dim, 0).unsqueeze(1).flatten(1).all(1).cpu());
+    }
+    return t;
+  });
+  return all;
 }
 
 }  // namespace it3

@@ -20,14 +20,14 @@ at::Tensor sample_distances(const at::Tensor& second, const at::Tensor& first, s
 }
 
 at::Tensor uncertainty(Network& network, const Method& method, const Inputs& inputs, const Options& options) {
+  options.validate();
   const detail::RandomStateGuard random_state(tensors_of(network.parameters()), /*always=*/true);
   Options without_steps = options;
   without_steps.num_steps = 0;
   without_steps.threshold.reset();
   without_steps.prediction = PredictionName::first;
   const Adaptation unadapted = adapt(network, method, without_steps, inputs, nullptr, /*in_full=*/true);
-  return sample_distances(
-      unadapted.second, unadapted.first, method.prediction_layout.batch_of(unadapted.first.dim()));
+  return sample_distances(unadapted.second, unadapted.first, method.prediction_layout.batch_of(unadapted.first.dim()));
 }
 
 double quantile_of(const std::vector<at::Tensor>& values, double quantile) {
@@ -40,7 +40,8 @@ double quantile_of(const std::vector<at::Tensor>& values, double quantile) {
   const at::Tensor non_finite = all.isfinite().logical_not();
   TORCH_CHECK_VALUE(
       !non_finite.any().item<bool>(), "‖y1 − y0‖ is not finite for ", detail::names_of_samples(non_finite),
-      " of those to calibrate with, counted from 0 over all batches; leave them out, or check them for NaN and infinity");
+      " of those to calibrate with, counted from 0 over all batches; leave them out, or check them for NaN and "
+      "infinity");
   const at::Tensor sorted = std::get<0>(at::sort(all));
   TORCH_CHECK_VALUE(sorted.numel() > 0, "there are no samples to calibrate with");
   // at::quantile takes no more than 16 million values.

@@ -10,15 +10,15 @@ from torch import Tensor, nn
 from it3 import _C
 from it3.adaptation import Adaptation
 from it3.calibration import calibration_inputs
+from it3.checks import callable_or_none, eager, like_of
 from it3.embedder import Embedder
 from it3.kept import kept_random_state, own_copy
 from it3.layer_names import layer_name_of
-from it3.layouts import settle_layouts
+from it3.parts import EngineWithParts, TensorFunction
+from it3.torch_ttt_checkpoints import rename_torch_ttt_keys
 
-TensorFunction = Callable[[Tensor, Tensor], Tensor]
 
-
-class IT3Engine(nn.Module):
+class IT3Engine(EngineWithParts):
     """Idempotent Test-Time Training around a model (IT3, ICML 2025, arXiv 2410.04201).
 
     In train mode, ``engine(inputs, target=y)`` returns ``(y0, loss_ttt)``: the prediction f(x) for the user's own
@@ -159,21 +159,21 @@ class IT3Engine(nn.Module):
         self.layer_output = layer_output
         self.optimization_parameters = dict(optimization_parameters or {})
         _C.options_of(self.optimization_parameters)
-        self.combine_fn = _callable_or_none("combine_fn", combine_fn)
+        self.combine_fn = callable_or_none("combine_fn", combine_fn)
         if isinstance(distance_fn, str):
             _C.check_distance(distance_fn)
             self.distance_fn: TensorFunction | str = distance_fn
         else:
-            self.distance_fn = _callable_or_none("distance_fn", distance_fn) or "mse"
+            self.distance_fn = callable_or_none("distance_fn", distance_fn) or "mse"
 
-        eager = _eager(model)
+        plain = eager(model)
         self._given_layouts = (prediction_layout, features_layout)
-        _C.submodule_of(eager, self._layer_name())  # raises if there is none
+        _C.submodule_of(plain, self._layer_name())  # raises if there is none
         with torch.inference_mode(False):  # weights made in it could not be trained
-            self.embeder = Embedder() if embeder is None else _callable_or_none("embeder", embeder)
+            self.embeder = Embedder() if embeder is None else callable_or_none("embeder", embeder)
         own = self.embeder if isinstance(self.embeder, Embedder) else None
         if own is not None and not own.is_built:
-            own.to(_like_of(eager))  # so that loading a state dict keeps the model's device and dtype
+            own.to(like_of(plain))  # so that loading a state dict keeps the model's device and dtype
         _C.check_feedback(feedback)
         self.feedback = feedback
         _C.check_in_dims(in_dims)
@@ -193,16 +193,6 @@ class IT3Engine(nn.Module):
     def embedder(self) -> Any:
         """The embedder: ``embeder`` by its dictionary spelling."""
         return self.embeder
-
-    @property
-    def prediction_layout(self) -> _C.Layout:
-        """Where predictions have their samples and channels: as given, else as the first call settled it."""
-        return self._prediction_layout
-
-    @property
-    def features_layout(self) -> _C.Layout:
-        """Where the layer's output has its samples and channels: as given, else as the first call settled it."""
-        return self._features_layout
 
     def forward(self, inputs: Any, target: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Train or adapt, by the engine's mode.
@@ -260,7 +250,7 @@ class IT3Engine(nn.Module):
             adapted_samples=result.adapted_samples,
             recovered=result.recovered,
             _weights=dict(result.weights),
-            _source=_eager(self.model),
+            _source=eager(self.model),
             _has_neutral=self.neutral is not None,
             _prediction_layout=self.prediction_layout,
         )
@@ -298,7 +288,7 @@ class IT3Engine(nn.Module):
         """
         distances = []
         with kept_random_state():
-            for inputs in calibration_inputs(clean, _eager(self.model), has_targets):
+            for inputs in calibration_inputs(clean, eager(self.model), has_targets):
                 distances.append(self.uncertainty(own_copy(inputs)))
         threshold = _C.quantile_of(distances, quantile)
         self.optimization_parameters["threshold"] = threshold
@@ -306,7 +296,7 @@ class IT3Engine(nn.Module):
 
     def drift(self) -> _C.Drift:
         """Tell how far the weights are from those that :meth:`reset` goes back to: Euclidean norms."""
-        return self._online.drift(_eager(self.model))
+        return self._online.drift(eager(self.model))
 
     def explain(self, inputs: Any) -> str:
         """Tell how a call with these inputs would run, and why.
@@ -334,44 +324,13 @@ class IT3Engine(nn.Module):
 
         Weights that were trained or loaded since the last such call stay: they are a new start.
         """
-        self._online.reset(_eager(self.model))
+        self._online.reset(eager(self.model))
 
     def extra_repr(self) -> str:
         """Say where and how the engine adapts, for print()."""
         return (
             f"features_layer_name={self.features_layer_name!r}, optimization_parameters={self.optimization_parameters}"
         )
-
-    def _parts(self) -> _C.EngineParts:
-        """Give the core what it needs; kept until an attribute is assigned, as small models need few microseconds."""
-        parts: _C.EngineParts | None = self.__dict__["_known_parts"]
-        if parts is None:
-            network = self._cut_network()
-            parts = _C.EngineParts(
-                model=_eager(self.model),
-                script=network if isinstance(network, _C.ScriptNetwork) else None,
-                cut=network if isinstance(network, _C.EagerCut) else None,
-                layer_name=self._layer_name(),
-                embeder=self.embeder,
-                embeds_to_features=isinstance(self.embeder, Embedder),
-                combine_fn=self.combine_fn,
-                distance_fn=self.distance_fn,
-                prediction_layout=self.prediction_layout,
-                features_layout=self.features_layout,
-                neutral=None if self.neutral is None else torch.as_tensor(self.neutral),
-                output=self.output,
-                layer_output=self.layer_output,
-                in_dims=self.in_dims,
-                feeds_probabilities=self._feeds_probabilities(),
-            )
-            self.__dict__["_known_parts"] = parts
-        return parts
-
-    def _feeds_probabilities(self) -> bool:
-        if self.feedback != "auto":
-            return self.feedback == "probabilities"
-        is_between = isinstance(self.distance_fn, str) and _C.is_between_distributions(self.distance_fn)
-        return is_between or self._learnt_probabilities
 
     def _warn_if_untrained(self, options: Mapping[str, Any], stacklevel: int) -> None:
         if self.is_trained or self._has_warned or options.get("num_steps") == 0:
@@ -388,69 +347,8 @@ class IT3Engine(nn.Module):
         """Take what :meth:`get_extra_state` gave."""
         self.is_trained, self._learnt_probabilities = state.tolist()
 
-    def _take_layouts(self) -> None:
-        """Take the layouts that are given, with the engine or its embedder; the next call settles the others."""
-        embedder = self._modules.get("embeder")
-        given = self.__dict__.get("_given_layouts", (None, None))
-        own = (embedder.prediction_layout, embedder.features_layout) if isinstance(embedder, Embedder) else (None, None)
-        self._prediction_layout, self._features_layout = (
-            of_engine or of_embedder or _C.Layout() for of_engine, of_embedder in zip(given, own, strict=True)
-        )
-        self._are_layouts_settled = False
-
-    def _parts_for(self, inputs: Any) -> _C.EngineParts:
-        """Give the core what it needs for a call; the first one settles where channels and samples are."""
-        if not self._are_layouts_settled:
-            is_default = isinstance(self.embeder, Embedder)
-            has_classes = self._feeds_probabilities() or self.distance_fn == "cosine"
-            settled = settle_layouts(
-                self._parts(), inputs, self.training, needed=(is_default or has_classes, is_default)
-            )
-            self._prediction_layout, self._features_layout = settled
-            if is_default:
-                self.embeder.settle_layouts(*settled)
-            self._are_layouts_settled = True
-        return self._parts()
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        """Assign, and forget what was made of the old attribute; modes and options are no part of that."""
-        if name == "embedder":  # or torch.nn.Module would make a child of that name
-            name = "embeder"
-        super().__setattr__(name, value)
-        if name in ("model", "features_layer_name", "embeder"):
-            self._take_layouts()
-        if name not in ("training", "optimization_parameters", "target_probability", "is_trained", "_has_warned"):
-            self.__dict__["_known_parts"] = None
-
-    def _cut_network(self) -> _C.ScriptNetwork | _C.EagerCut:
-        """Give the network as it is cut at the layer, which is kept."""
-        known = self._network
-        current = (self.model, self.features_layer_name, self.output, self.layer_output)
-        if known is not None and all(a is b or a == b for a, b in zip(known, current, strict=False)):
-            return known[-1]
-        network: _C.ScriptNetwork | _C.EagerCut
-        if isinstance(self.model, torch.jit.ScriptModule):
-            network = _C.ScriptNetwork(self.model, self.features_layer_name, self.output, self.layer_output)
-        else:
-            network = _C.EagerCut(_eager(self.model), self._layer_name(), self.output, self.layer_output)
-        self._network = (*current, network)
-        return network
-
-    def _layer_name(self) -> str:
-        return self.features_layer_name.removeprefix("_orig_mod.")
-
-    def _replicate_for_data_parallel(self) -> Any:
-        raise RuntimeError(
-            "an engine cannot be replicated by torch.nn.DataParallel, as replicas have no weights to adapt; use one "
-            "process a device, with torch.nn.parallel.DistributedDataParallel around the engine for training"
-        )
-
-    def __getstate__(self) -> dict[str, Any]:
-        """Leave out what is made from the rest."""
-        return {**self.__dict__, "_network": None, "_known_parts": None}
-
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
-        _rename_torch_ttt_keys(state_dict, prefix, isinstance(self.embeder, Embedder))
+        rename_torch_ttt_keys(state_dict, prefix, isinstance(self.embeder, Embedder))
         # Of torch-ttt and of earlier checkpoints, which were written after training.
         state_dict.setdefault(f"{prefix}_extra_state", torch.tensor([True, False]))
         super()._load_from_state_dict(state_dict, prefix, *args)
@@ -465,34 +363,3 @@ def _check_model(model: object) -> None:
         raise ValueError(
             f"model is wrapped in {type(model).__name__}; give model.module, and wrap the engine to train in parallel"
         )
-
-
-def _like_of(model: nn.Module) -> Tensor:
-    """Give a tensor of the model's device and dtype."""
-    shaped = (p for p in model.parameters() if not nn.parameter.is_lazy(p) and p.is_floating_point())
-    return next(shaped, torch.empty(0))
-
-
-def _callable_or_none(name: str, value: Any) -> Any:
-    if value is not None and not callable(value):
-        raise TypeError(f"{name} must be callable or None, not {value!r}")
-    return value
-
-
-def _eager(model: nn.Module) -> nn.Module:
-    """Give the module inside torch.compile's wrapper, which would ignore the hook."""
-    inner = getattr(model, "_orig_mod", model)
-    return inner if isinstance(inner, nn.Module) else model
-
-
-def _rename_torch_ttt_keys(state_dict: dict[str, Any], prefix: str, is_default_embedder: bool) -> None:
-    """Bring a checkpoint of torch-ttt's engine, which holds the layer twice, into ours."""
-    for key in [key for key in state_dict if key.startswith(f"{prefix}target_module.")]:
-        del state_dict[key]
-    if not is_default_embedder:
-        return
-    for theirs, ours in (("0.weight", "weight1"), ("0.bias", "bias1"), ("2.weight", "weight2"), ("2.bias", "bias2")):
-        value = state_dict.pop(f"{prefix}embeder.{theirs}", None)
-        if value is not None:
-            # Theirs is a 1x1 convolution for images.
-            state_dict[f"{prefix}embeder.{ours}"] = value.flatten(1) if theirs.endswith("weight") else value

@@ -8,7 +8,8 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from it3 import _C
-from it3.engine import IT3Engine, _eager
+from it3.checks import eager as eager_of
+from it3.engine import IT3Engine
 from it3.export import copy_of
 from it3.kept import kept_random_state, own_copy
 
@@ -37,7 +38,7 @@ def with_settings(engine: IT3Engine, settings: Mapping[str, Any]) -> IT3Engine:
     other = sibling(engine, settings)
     if _C.options_of(other.optimization_parameters)["copy_model"]:
         return other
-    other._modules["model"] = _eager(engine.model)  # a wrapper of torch.compile is not run anyhow
+    other._modules["model"] = eager_of(engine.model)  # a wrapper of torch.compile is not run anyhow
     network, other.__dict__["_network"] = other.__dict__["_network"], None
     twin: IT3Engine = copy_of(other)
     other.__dict__["_network"] = network
@@ -80,7 +81,7 @@ def check_separate(twin: IT3Engine, engine: IT3Engine, inputs: Any) -> None:
     ValueError
         If it does.
     """
-    copy, model = _eager(twin.model), _eager(engine.model)
+    copy, model = eager_of(twin.model), eager_of(engine.model)
     if copy is model or isinstance(copy, torch.jit.ScriptModule):
         return
     names = {id(parameter): name for name, parameter in model.named_parameters()}

@@ -8,8 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from it3 import _C
+from it3.checks import eager as eager_of
 from it3.embedder import Embedder
-from it3.engine import IT3Engine, _eager
+from it3.engine import IT3Engine
 from it3.export import (
     FunctionOfOne,
     FunctionOfTwo,
@@ -58,7 +59,7 @@ def save(
         file gives other results than this one.
     """
     if callable(engine.output):
-        raise ValueError("output is a function, which a file cannot hold; give the prediction's place, as a key or index")
+        raise ValueError("output is a function, which a file cannot hold; give the place of the prediction")
     with kept_random_state():
         engine.uncertainty(own_copy(example_inputs))  # shapes the embedder
         eager = _copy_to_export(engine)
@@ -73,6 +74,7 @@ def save(
             _C.save_engine(file, exported._parts(), options, own_copy(example_inputs), facts)
             try:
                 saved = load(file)
+                saved._has_warned = True  # of an embedder that was never trained, which is no matter here
             except Exception as error:
                 parts = (eager.model, eager.embeder, eager.combine_fn, eager.distance_fn)
                 raise unreadable(error, *(part for part in parts if isinstance(part, nn.Module))) from error
@@ -140,7 +142,7 @@ def _copy_to_export(engine: IT3Engine) -> IT3Engine:
     embeder = engine.embeder
     if isinstance(embeder, nn.Module) and type(embeder) is not Embedder:
         embeder = copy_of(embeder).eval()
-    model = uncompiled(copy_of(_eager(engine.model))).eval()
+    model = uncompiled(copy_of(eager_of(engine.model))).eval()
     return _of_parts(engine, model, embeder, engine.combine_fn, engine.distance_fn)
 
 
@@ -195,7 +197,7 @@ def _of_parts(engine: IT3Engine, model: nn.Module, embeder: Any, combine_fn: Any
         features_layout=engine.features_layout,
     )
     other.is_trained, other._learnt_probabilities = True, engine._learnt_probabilities  # nobody is to be warned
-    other._are_layouts_settled = True  # the engine has run
+    other._has_looked = True  # the engine has run
     return other
 
 

@@ -4,6 +4,7 @@ What comes out is a proposal, as tracing fixes what it saw of Python: the core c
 """
 
 import itertools
+import threading
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -35,6 +36,7 @@ class _Tracer(fx.Tracer):
         super().__init__()
         self.layer = layer
         self.inputs = (args, kwargs)
+        self.thread = threading.get_ident()  # while it traces, torch.fx hands it the calls of all threads
         self.at_layer: Callable[[fx.Tracer, Any], Any]
         self.at_end: Callable[[Any], Any]
         self.names = {id(tensor): name for name, tensor in (*model.named_buffers(), *model.named_parameters())}
@@ -62,7 +64,7 @@ class _Tracer(fx.Tracer):
     def getattr(self, attr: str, attr_val: Any, parameter_proxy_cache: dict[str, Any]) -> Any:
         """Record the reading of a parameter or buffer, once."""
         name = self.names.get(id(attr_val))
-        if name is None:
+        if name is None or threading.get_ident() != self.thread:
             return attr_val
         if name not in parameter_proxy_cache:
             is_parameter = isinstance(attr_val, nn.Parameter)
@@ -72,6 +74,8 @@ class _Tracer(fx.Tracer):
 
     def call_module(self, m: nn.Module, forward: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Record one call of a module, and the marker."""
+        if threading.get_ident() != self.thread:
+            return forward(*args, **kwargs)
         output = super().call_module(m, forward, args, kwargs)
         return self.at_layer(self, output) if m is self.layer else output
 

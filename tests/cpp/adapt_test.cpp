@@ -27,7 +27,7 @@ at::Tensor naive_adapt(Problem& problem, std::int64_t steps, std::vector<double>
 TEST(Adapt, AgreesWithTheFormula) {
   for (const std::int64_t steps : {0, 1, 3, 10}) {
     Problem problem;
-    Options options;
+    Options options{.lr = 1e-2};
     options.num_steps = steps;
     const auto before = problem.snapshot();
     const auto result = adapt(*problem.network, problem.method(), options, problem.x, nullptr, /*in_full=*/true);
@@ -82,7 +82,7 @@ TEST(Adapt, RestoresEverythingWhateverThrows) {
           })};
       problem.net->norm->train();
       problem.net->middle->bias.set_requires_grad(false);
-      Options options;
+      Options options{.lr = 1e-2};
       options.parameters = {"norm"};
       const auto before = problem.snapshot();
       const auto random = at::detail::getDefaultCPUGenerator().get_state();

@@ -29,8 +29,9 @@ TEST(Distance, TakesTargetsAsProbabilities) {
   const auto y1 = torch::randn({4, 5, 3}, f64);
   const auto classes = torch::randint(5, {4, 3});
   const auto target = torch::one_hot(classes, 5).movedim(-1, 1).to(f64);
-  EXPECT_TRUE(close(distance_by_name("cross_entropy").to_target(y1, target), F::cross_entropy(y1, classes)));
-  EXPECT_TRUE(close(distance_by_name("kl").to_target(y1, target), F::cross_entropy(y1, classes)));
+  EXPECT_TRUE(close(
+      distance_by_name("cross_entropy", {.channel_dim = 1}).to_target(y1, target), F::cross_entropy(y1, classes)));
+  EXPECT_TRUE(close(distance_by_name("kl", {.channel_dim = 1}).to_target(y1, target), F::cross_entropy(y1, classes)));
 }
 
 TEST(Distance, NamesTheNearestForAnUnknownOne) {

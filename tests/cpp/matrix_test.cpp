@@ -56,7 +56,7 @@ class Matrix : public testing::TestWithParam<Combination> {};
 
 TEST_P(Matrix, AgreesWithTheFormula) {
   Problem problem;
-  Options options;
+  Options options{.lr = 1e-2};
   std::tie(options.anchor, options.optimizer_name, options.normalisation.statistics, options.per_sample) = GetParam();
   const auto run = [&] { return adapt(*problem.network, problem.method(), options, problem.x).prediction; };
   const bool is_one_value = options.per_sample && options.normalisation.statistics == NormStatistics::batch;

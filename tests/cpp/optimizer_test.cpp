@@ -21,19 +21,19 @@ struct Case {
 std::vector<Case> cases() {
   namespace optim = torch::optim;
   std::vector<Case> all;
-  Options o;
+  Options o{.lr = 1e-2};
   all.push_back({o, make<optim::Adam>(optim::AdamOptions(1e-2))});
   o.betas = {0.7, 0.8};
   o.eps = 1e-3;
   o.weight_decay = 0.1;
   all.push_back({o, make<optim::Adam>(optim::AdamOptions(1e-2).betas({0.7, 0.8}).eps(1e-3).weight_decay(0.1))});
-  o = {.optimizer_name = OptimizerName::adamw};
+  o = {.optimizer_name = OptimizerName::adamw, .lr = 1e-2};
   all.push_back({o, make<optim::AdamW>(optim::AdamWOptions(1e-2).weight_decay(1e-2))});
-  o = {.optimizer_name = OptimizerName::sgd, .weight_decay = 0.1, .momentum = 0.9};
+  o = {.optimizer_name = OptimizerName::sgd, .lr = 1e-2, .weight_decay = 0.1, .momentum = 0.9};
   all.push_back({o, make<optim::SGD>(optim::SGDOptions(1e-2).momentum(0.9).weight_decay(0.1))});
-  o = {.optimizer_name = OptimizerName::rmsprop, .momentum = 0.9};
+  o = {.optimizer_name = OptimizerName::rmsprop, .lr = 1e-2, .momentum = 0.9};
   all.push_back({o, make<optim::RMSprop>(optim::RMSpropOptions(1e-2).momentum(0.9))});
-  o = {.optimizer_name = OptimizerName::adagrad, .weight_decay = 0.1};
+  o = {.optimizer_name = OptimizerName::adagrad, .lr = 1e-2, .weight_decay = 0.1};
   all.push_back({o, make<optim::Adagrad>(optim::AdagradOptions(1e-2).weight_decay(0.1))});
   return all;
 }

@@ -17,7 +17,10 @@ TEST(Samples, LieWhereTheLayoutSays) {
   const Samples second(Inputs(x), std::nullopt, {.channel_dim = -1, .batch_dim = 1});
   EXPECT_EQ(second.count(), 3);
   EXPECT_TRUE(torch::equal(tensor_of(second.slice(1, 2), 0), x.slice(1, 1)));
-  EXPECT_TRUE(torch::equal(tensor_of(second.select(torch::tensor({2, 2, 0})), 0), x.index({"...", torch::tensor({2, 2, 0}), torch::indexing::Slice()})));
+  EXPECT_TRUE(
+      torch::equal(
+          tensor_of(second.select(torch::tensor({2, 2, 0})), 0),
+          x.index({"...", torch::tensor({2, 2, 0}), torch::indexing::Slice()})));
   const auto stacked = tensor_of(second.stack(0, 3), 0);
   ASSERT_EQ(stacked.sizes(), (std::vector<std::int64_t>{3, 2, 1, 4}));
   for (std::int64_t i = 0; i < 3; ++i) EXPECT_TRUE(torch::equal(stacked[i], x.slice(1, i, i + 1)));

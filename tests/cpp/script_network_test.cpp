@@ -70,7 +70,7 @@ TEST(ScriptNetwork, AdaptsByTheFormulaAndNeverWritesToTheModule) {
   ScriptNetwork network(problem.module, "middle");
   std::vector<at::Tensor> before;
   for (const auto& parameter : problem.module.parameters()) before.push_back(parameter.clone());
-  const auto result = adapt(network, problem.method(), {}, problem.x, nullptr, /*in_full=*/true);
+  const auto result = adapt(network, problem.method(), {.lr = 1e-2}, problem.x, nullptr, /*in_full=*/true);
   std::vector<at::Tensor> parameters;
   for (const auto& parameter : problem.module.parameters()) {
     EXPECT_TRUE(torch::equal(parameter, before[parameters.size()]));

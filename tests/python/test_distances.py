@@ -46,7 +46,7 @@ TO_CLASSES = {
 @pytest.mark.parametrize("name", BETWEEN_PREDICTIONS)
 def test_adaptation(name: str, kind: str, device: str) -> None:
     case = make_case(kind, device=device)
-    named = IT3Engine(case.model, case.layer, distance_fn=name).eval()
+    named = IT3Engine(case.model, case.layer, distance_fn=name, feedback="prediction").eval()
     named(case.inputs)
     custom = IT3Engine(case.model, case.layer, named.embeder, distance_fn=BETWEEN_PREDICTIONS[name]).eval()
     torch.testing.assert_close(named(case.inputs), custom(case.inputs), rtol=1e-9, atol=1e-9)

@@ -18,7 +18,7 @@ class LastState(nn.Module):
         self.lstm, self.fc = nn.LSTM(4, 8, batch_first=True), nn.Linear(8, 2)
 
     def forward(self, x: Tensor) -> Tensor:
-        out, (h, c) = self.lstm(x)
+        _, (h, _) = self.lstm(x)
         return self.fc(h[-1])
 
 

@@ -147,6 +147,7 @@ def test_model_wrapped_for_data_parallelism(case: Case) -> None:
         IT3Engine(nn.DataParallel(case.model), "module.0")
 
 
+@pytest.mark.filterwarnings("ignore:None of the inputs have requires_grad")
 @pytest.mark.parametrize("use_reentrant", [True, False])
 def test_layer_in_an_activation_checkpointed_block(use_reentrant: bool) -> None:
     class Checkpointed(nn.Module):

@@ -103,8 +103,8 @@ def test_inputs_that_are_not_finite_are_an_error_with_recovery_too() -> None:
     start = state_of(case.model)
     with pytest.raises(ValueError, match="the loss at step 1 of 1 is nan"):
         engine(case.inputs * torch.nan)
-    assert engine.drift().distance == 0  # it had gone back before it tried again
-    assert not torch.equal(start["0.weight"], case.model.state_dict()["0.weight"])
+    assert engine.drift().distance > 0  # what was adapted before is not lost
+    assert torch.equal(start["0.weight"], case.model.state_dict()["0.weight"])
     engine(case.inputs)
 
 

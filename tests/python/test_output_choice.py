@@ -202,7 +202,7 @@ class Recurrent(nn.Module):
 def hooked_adapt(model: nn.Module, engine: IT3Engine, steps: int) -> tuple[Tensor, list[float]]:
     """The formula, with a hook on the state."""
     model = copy.deepcopy(model)
-    optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-4)
     losses = []
     for _ in range(steps):
         optimizer.zero_grad()
@@ -230,7 +230,7 @@ def test_injects_into_the_chosen_output_of_a_layer() -> None:
         "lstm",
         embedder,
         lambda h, e: h + e,
-        optimization_parameters={"lr": 1e-2},
+        optimization_parameters={"lr": 1e-4},
         layer_output=(1, 0),
     )
     actual = engine.adapt(X)
@@ -269,7 +269,7 @@ def test_containers_of_layers_keep_their_types(pack: Callable) -> None:
             assert type(output) in (Pair, Record, ModelOutput)
             return self.last(output.logits.tanh()) + output.aux.sum()
 
-    engine = IT3Engine(Model().double(), "layer", layer_output="logits", optimization_parameters={"lr": 1e-2}).eval()
+    engine = IT3Engine(Model().double(), "layer", layer_output="logits", optimization_parameters={"lr": 1e-4}).eval()
     engine.adapt(X[:, 0])
     weights = [w.detach() for w in engine.embeder.parameters()]
 

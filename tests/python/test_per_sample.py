@@ -72,6 +72,7 @@ def test_linear_layers_on_any_number_of_rows(network: str, device: str) -> None:
     model = OverTokens().double().to(device).eval()
     inputs = torch.randn(5, 7, 4, dtype=torch.float64, device=device)
     engine = IT3Engine(NETWORKS[network](model), "each").eval()
+    engine.is_trained = True  # nor shall it warn of that
     with warnings.catch_warnings():
         warnings.simplefilter("error")  # a loop over the samples would warn
         engine.adapt(inputs, per_sample=True)
@@ -128,7 +129,8 @@ def test_threshold_and_tolerance() -> None:
     engine, _ = build(case, "traced")
     inputs = case.inputs
     threshold = engine.uncertainty(inputs).median().item()
-    for options in ({"threshold": threshold}, {"tolerance": 0.3, "num_steps": 20}, {"threshold": 1e9}):
+    for more in ({"threshold": threshold}, {"tolerance": 0.3, "num_steps": 20}, {"threshold": 1e9}):
+        options = {"lr": 1e-2, **more}
         each = [engine.adapt(sample, **options) for sample in inputs.split(1)]
         actual = engine.adapt(inputs, per_sample=True, **options)
         close(actual.prediction, torch.cat([a.prediction for a in each]))
@@ -157,7 +159,7 @@ class WithGrid(nn.Module):
 def test_inputs_that_all_samples_share() -> None:
     torch.manual_seed(0)
     x, grid = torch.randn(5, 6, dtype=torch.float64), torch.randn(8, dtype=torch.float64)
-    engine = IT3Engine(WithGrid().double(), "layer").eval()
+    engine = IT3Engine(WithGrid().double(), "layer", output=0).eval()
     actual = engine.adapt({"x": x, "grid": grid, "scale": 0.5}, per_sample=True)
     alone = [engine.adapt((sample, grid, 0.5)) for sample in x.split(1)]
     close(actual.prediction, torch.cat([a.prediction for a in alone]))

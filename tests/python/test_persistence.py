@@ -128,7 +128,7 @@ def test_half_precision_steps_in_full_precision(dtype: torch.dtype, device: str)
 def test_autocast_adapts(device: str) -> None:
     """Its cache of casted weights must not outlive a step."""
     case = make_case("mlp", torch.float32, device)
-    engine = IT3Engine(case.model, case.layer).eval()
+    engine = IT3Engine(case.model, case.layer, optimization_parameters={"lr": 1e-2}).eval()
     with torch.autocast(device, torch.bfloat16):
         case.model(case.inputs)  # fills the cache
         prediction, _ = engine(case.inputs)
@@ -143,7 +143,7 @@ def test_autocast_adapts(device: str) -> None:
 
 def test_autocast_under_no_grad_adapts(device: str) -> None:
     case = make_case("mlp", torch.float32, device)
-    engine = IT3Engine(case.model, case.layer).eval()
+    engine = IT3Engine(case.model, case.layer, optimization_parameters={"lr": 1e-2}).eval()
     expected, _ = engine(case.inputs)
     with torch.no_grad(), torch.autocast(device, torch.bfloat16):
         plain = case.model(case.inputs)

@@ -33,6 +33,7 @@ def test_an_engine_around_a_compiled_model(layer: str, method: str, tmp_path: Pa
     assert isinstance(engine.model, type(model))
 
 
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")  # as the compiler looks at it
 def test_a_compiled_part_of_a_model(tmp_path: Path) -> None:
     case = make_case("mlp", torch.float32)
     body = torch.compile(nn.Sequential(*case.model[1:]), backend="eager")
@@ -128,7 +129,7 @@ def test_names_that_torchscript_cannot_read_are_refused(name: str, kind: str, tm
     x = torch.randn(4, 6)
     engine = IT3Engine(with_name(name, kind), "layer").eval()
     for save in saves_of(engine, x, tmp_path):
-        with pytest.raises(ValueError, match=f"cannot be read again, so nothing was written: .* rename '{name}'"):
+        with pytest.raises(ValueError, match=f"(rename|does not hold the name) '{name}'"):
             save()
     assert list(tmp_path.iterdir()) == []
 

@@ -27,10 +27,7 @@ class Embed(nn.Module):
 def engine_of(model: nn.Module, layer: str, embed: Embed, **places) -> IT3Engine:
     """An engine of the scripted module."""
     script = torch.jit.script(model)
-    engine = IT3Engine(script, layer, embed, combine_fn=torch.add, optimization_parameters={"lr": 1e-2}).eval()
-    if places:
-        engine._network = (script, layer, _C.ScriptNetwork(script, layer, **places))
-    return engine
+    return IT3Engine(script, layer, embed, combine_fn=torch.add, **places).eval()
 
 
 class LastState(nn.Module):
@@ -151,7 +148,7 @@ def test_nested_inputs(per_sample: bool) -> None:
     a, b, c, d = torch.randn(4, 3, 4, dtype=torch.float64)
     gate = torch.rand(3, 5, dtype=torch.float64)
     inputs = ((a, b), [c, d], {"gate": gate}, [2.0, 1.0])
-    engine = engine_of(model, "first", embed)
+    engine = engine_of(model, "first", embed, in_dims=0)
     adapt = reference.adapt_each if per_sample else reference.adapt
 
     class Flat(nn.Module):

@@ -81,8 +81,8 @@ class IT3_API Engine {
   const Layout& prediction_layout() const { return layouts_.prediction; }
   void set_prediction_layout(const Layout& layout);
 
-  /// Whether the embedder was trained: by losses() of this engine, before it was saved or loaded, or elsewhere, which an
-  /// embedder that has its shape when the engine is made is taken for. adapt() warns once if it was not.
+  /// Whether the embedder was trained: by losses() of this engine, before it was saved or loaded, or elsewhere, which
+  /// an embedder that has its shape when the engine is made is taken for. adapt() warns once if it was not.
   bool is_trained = false;
 
   /// The signal that stands for "no prediction yet", in training and at test time; see Method::neutral.
@@ -141,7 +141,9 @@ class IT3_API Engine {
   void set_default_combine();
   /// The method as feedback, layouts and in_dims say now.
   Method method() const;
-  /// What a call gives; in its turn and, until one has succeeded, alone, with settle() and check_injection() before it.
+  /// What is found out before the first call: settle() and check_injection(). Whether the inputs could tell.
+  bool look_at_first(const Inputs& inputs);
+  /// What a call gives; in its turn and, until one has succeeded, alone, behind look_at_first().
   template <typename Call>
   auto guarded(const Inputs& inputs, const Call& call);
   void warn_if_untrained();

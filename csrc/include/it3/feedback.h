@@ -12,8 +12,8 @@ namespace it3 {
 /// What is fed back into the network as its first prediction, y0.
 ///
 /// - automatic: class probabilities where the distance is one between distributions, or where the engine was trained by
-///   class indices on predictions that are no probabilities by themselves; else the prediction. What is fed back at test
-///   time is then of a kind with the labels that were fed in training.
+///   class indices on predictions that are no probabilities by themselves; else the prediction. What is fed back at
+///   test time is then of a kind with the labels that were fed in training.
 /// - probabilities: softmax(y0) over the classes.
 /// - prediction: y0 as it is, as in torch-ttt.
 enum class Feedback { automatic, probabilities, prediction };

@@ -16,7 +16,9 @@ IT3_API bool check_injection(Network& network, const Method& method, const Input
 
 /// What users are told about an engine whose embedder was never trained.
 inline constexpr const char* untrained_warning =
-    "this engine's embedder was never trained, so that adaptation follows noise: IT3 needs its own training of the model "
-    "and the embedder, by the losses of the engine in train mode. If the embedder was trained elsewhere, set is_trained";
+    "this engine's embedder was never trained, so that adaptation follows noise: IT3 needs its own training of the "
+    "model "
+    "and the embedder, by the losses of the engine in train mode. If the embedder was trained elsewhere, set "
+    "is_trained";
 
 }  // namespace it3

@@ -5,8 +5,8 @@
 #include <it3/embedder.h>
 #include <it3/engine.h>
 #include <it3/feedback.h>
-#include <it3/injection.h>
 #include <it3/graphs.h>
+#include <it3/injection.h>
 #include <it3/inputs.h>
 #include <it3/layout.h>
 #include <it3/lent_weights.h>

@@ -111,7 +111,7 @@ class IT3_API ModuleNetwork : public Network {
   std::optional<std::unordered_set<at::TensorImpl*>> written_;  // parameters; nothing before the first passes
   std::vector<std::shared_ptr<torch::nn::Module>> head_;        // of a Sequential
   std::string layer_;
-  std::shared_ptr<InjectionPointImpl> point_;             // of another model
+  std::shared_ptr<InjectionPointImpl> point_;  // of another model
   // The passes, by either kind of cut.
   std::function<FirstPass(const Inputs&, const Inject*)> predict_;
   std::function<FirstPass(const Inputs&)> prepare_;

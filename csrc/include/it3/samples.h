@@ -14,8 +14,8 @@
 namespace it3 {
 
 /// Along which dimension of each tensor in the inputs the samples lie, in the convention of torch.vmap: a number for
-/// all tensors; or a tuple or list of as many as there are positional inputs, or a dict for keywords, whose elements are
-/// a number, None for tensors that all samples share, or, for nested inputs, such a structure again.
+/// all tensors; or a tuple or list of as many as there are positional inputs, or a dict for keywords, whose elements
+/// are a number, None for tensors that all samples share, or, for nested inputs, such a structure again.
 using InDims = c10::IValue;
 
 /// The samples of a batch of inputs, which can be taken apart.
@@ -38,6 +38,9 @@ class IT3_API Samples {
 
   /// Batches of one sample each, stacked along a new first dimension of every tensor.
   Inputs stack(std::int64_t begin, std::int64_t count) const;
+
+  /// Whether all numbers of a sample are finite, (B,) of booleans on the CPU.
+  at::Tensor are_finite() const;
 
  private:
   template <typename Function>
