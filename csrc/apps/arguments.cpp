@@ -57,7 +57,7 @@ InDims in_dims_from(const std::string& text) {
   const auto parts = split(text);
   if (text.find('=') == std::string::npos && parts.size() == 1) return dim_from(text);
   std::vector<c10::IValue> positional;
-  c10::impl::GenericDict keywords(c10::StringType::get(), c10::AnyType::get());
+  const c10::impl::GenericDict keywords(c10::StringType::get(), c10::AnyType::get());
   for (const auto& part : parts) {
     const auto sign = part.find('=');
     if (sign == std::string::npos) {

@@ -5,7 +5,7 @@ namespace {
 
 std::vector<NamedParameter> named(const std::vector<at::Tensor>& tensors) {
   std::vector<NamedParameter> parameters;
-  for (const auto& t : tensors) parameters.push_back({"p" + std::to_string(parameters.size()), t});
+  for (const auto& t : tensors) parameters.push_back({c10::str("p", parameters.size()), t});
   return parameters;
 }
 

@@ -117,7 +117,8 @@ def test_moving_between_devices(is_built: bool) -> None:
 def test_half_precision_steps_in_full_precision(dtype: torch.dtype, device: str) -> None:
     """Adam's eps of 1e-8 is 0 in float16, and small squared gradients vanish."""
     case = make_case("mlp", torch.float32, device)
-    exact = IT3Engine(copy.deepcopy(case.model), case.layer).eval()
+    options = {"lr": 1e-2}
+    exact = IT3Engine(copy.deepcopy(case.model), case.layer, optimization_parameters=options).eval()
     exact(case.inputs)
     half = copy.deepcopy(exact).to(dtype)
     expected, actual = exact.adapt(case.inputs), half.adapt(case.inputs.to(dtype))

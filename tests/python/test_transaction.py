@@ -157,7 +157,8 @@ def test_exception(
     with pytest.raises(error, match=r"bomb"):
         engine(inputs)
     before.check(random=True)
-    assert bomb.calls == bomb.at
+    assert bomb.calls in (bomb.at, 0)  # in the look before the first call, what the model counts is put back too
+    bomb.at = -1
     engine(inputs)  # and it works afterwards
 
 
@@ -268,7 +269,7 @@ def test_gradients_that_are_not_finite_are_reported(case: Case) -> None:
     engine = IT3Engine(case.model, case.layer, distance_fn=lambda y1, y0: (y1 - y0).mul(0).sqrt().mean()).eval()
     engine.uncertainty(case.inputs)
     before = Snapshot(engine)
-    with pytest.raises(ValueError, match=r"adapted prediction is not finite"):
+    with pytest.raises(ValueError, match=r"adapted (prediction|weight) is not finite"):
         engine.adapt(case.inputs, num_steps=1)
     before.check(random=True)
 
