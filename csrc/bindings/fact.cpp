@@ -1,6 +1,7 @@
 #include "fact.h"
 
-#include <cstring>
+#include <bit>
+#include <cstdint>
 
 #include <torch/csrc/autograd/python_variable.h>
 
@@ -37,7 +38,7 @@ bool Fact::equals(py::handle now, bool with_version) const {
   if (Py_TYPE(object.ptr()) != Py_TYPE(now.ptr()) || !is_scalar(object)) return false;
   if (PyFloat_CheckExact(now.ptr())) {  // bit for bit: 0.0 == -0.0, and nan is not nan
     const double a = PyFloat_AS_DOUBLE(object.ptr()), b = PyFloat_AS_DOUBLE(now.ptr());
-    return std::memcmp(&a, &b, sizeof(double)) == 0;
+    return std::bit_cast<std::uint64_t>(a) == std::bit_cast<std::uint64_t>(b);
   }
   return PyObject_RichCompareBool(object.ptr(), now.ptr(), Py_EQ) == 1;
 }

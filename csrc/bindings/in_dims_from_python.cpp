@@ -85,7 +85,7 @@ InDims in_dims_from(const py::object& in_dims) {
       "in_dims must be a whole number, None, or a tuple, list or dictionary of such, "
       "as torch.vmap takes it, not a ",
       type_name(in_dims));
-  c10::impl::GenericDict dict(c10::StringType::get(), c10::AnyType::get());
+  const c10::impl::GenericDict dict(c10::StringType::get(), c10::AnyType::get());
   for (const auto& [key, value] : py::reinterpret_borrow<py::dict>(in_dims)) {
     dict.insert(key.cast<std::string>(), in_dims_from(py::reinterpret_borrow<py::object>(value)));
   }

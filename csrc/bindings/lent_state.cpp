@@ -196,7 +196,7 @@ bool KeptState::holds_graph() const {
       continue;
     }
     for (const auto& [key, item] : py::reinterpret_borrow<py::dict>(kept.container)) {
-      PyObject* const old = PyDict_GetItem(kept.before.ptr(), key.ptr());
+      const PyObject* const old = PyDict_GetItem(kept.before.ptr(), key.ptr());
       if (item.ptr() != old && hangs_on_graph(item)) return true;
     }
   }
@@ -204,7 +204,7 @@ bool KeptState::holds_graph() const {
 }
 
 LentState::LentState(py::handle model) {
-  state_.emplace(model, [this](const at::Tensor& tensor) {
+  state_ = std::make_unique<KeptState>(model, [this](const at::Tensor& tensor) {
     const bool is_own = tensor.is_leaf() && !tensor.is_view() && !tensor.is_inference() && tensor.has_storage();
     if (is_own && tensor.layout() == at::kStrided) lend(tensor);
   });

@@ -1,7 +1,7 @@
 #pragma once
 
 #include <functional>
-#include <optional>
+#include <memory>
 #include <unordered_set>
 #include <vector>
 
@@ -82,7 +82,7 @@ class LentState {
   static void give_back(const Lent& lent) noexcept;
 
   std::vector<Lent> lent_;
-  std::optional<KeptState> state_;
+  std::unique_ptr<KeptState> state_;
 };
 
 }  // namespace it3::python

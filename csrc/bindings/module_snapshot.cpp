@@ -24,7 +24,7 @@ std::string_view text_of(py::handle name) {
 
 /// Whether it is the name of the train/eval flag, which Python holds once.
 bool is_mode(py::handle name) {
-  static PyObject* const training = PyUnicode_InternFromString("training");
+  static const PyObject* const training = PyUnicode_InternFromString("training");
   return name.ptr() == training;
 }
 

@@ -21,7 +21,7 @@ py::object to_python(const Step& step) {
 
 std::string to_text(const OutputPath& path) {
   if (path.size() == 1) return py::repr(to_python(path[0])).cast<std::string>();
-  py::tuple steps(path.size());
+  const py::tuple steps(path.size());
   for (std::size_t i = 0; i < path.size(); ++i) steps[i] = to_python(path[i]);
   return py::repr(steps).cast<std::string>();
 }
@@ -119,7 +119,7 @@ std::string list_of(const std::vector<std::pair<OutputPath, py::object>>& tensor
 py::object with_entry(py::handle object, const Step& step, const py::object& value) {
   if (is_packed_sequence(object)) return object.attr("_replace")(py::arg("data") = value);
   if (is_sequence(object)) {
-    py::list items(py::reinterpret_borrow<py::object>(object));
+    const py::list items(py::reinterpret_borrow<py::object>(object));
     items[static_cast<std::size_t>(std::get<std::int64_t>(step))] = value;
     return same_sequence(object, items);
   }

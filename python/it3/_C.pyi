@@ -5,7 +5,7 @@ from __future__ import annotations
 import collections.abc
 import torch
 import typing
-__all__: list[str] = ['Adaptation', 'Drift', 'EagerCut', 'EngineParts', 'Layout', 'Online', 'ScriptNetwork', 'Watch', 'adapt', 'arguments_of', 'batch_norm', 'broadcast_add', 'channel_dim_of_kind', 'check_distance', 'check_output_choice', 'chosen_output', 'embed', 'load_engine', 'make_embedder_weights', 'options_of', 'peak_memory', 'quantile_of', 'replace_at', 'sample_distances', 'save_engine', 'submodule_of', 'training_losses', 'uncertainty', 'why_not_recorded']
+__all__: list[str] = ['Adaptation', 'Drift', 'EagerCut', 'EngineParts', 'LayerKind', 'Layout', 'Online', 'Origin', 'ScriptNetwork', 'Watch', 'adapt', 'arguments_of', 'batch_norm', 'broadcast_add', 'channel_dim_of_kind', 'check_distance', 'check_feedback', 'check_in_dims', 'check_injection', 'check_output_choice', 'chosen_output', 'describe_layouts', 'embed', 'is_between_distributions', 'is_elementwise', 'kind_of_layer', 'load_engine', 'make_embedder_weights', 'options_of', 'peak_memory', 'quantile_of', 'replace_at', 'sample_distances', 'save_engine', 'settle_layouts', 'submodule_of', 'training_losses', 'uncertainty', 'untrained_warning', 'why_not_recorded']
 class Layout:
     """
     Which dimensions of a tensor are its samples and its channels.
@@ -18,12 +18,66 @@ class Layout:
         ...
     def __setstate__(self, arg0: tuple) -> None:
         ...
+    def batch_of(self, rank: typing.SupportsInt | typing.SupportsIndex) -> int:
+        """
+        The batch dimension of a tensor of so many dimensions.
+        """
+    def channel_of(self, rank: typing.SupportsInt | typing.SupportsIndex) -> int:
+        """
+        The channel dimension of a tensor of so many dimensions, counted from 0.
+        """
     @property
     def batch_dim(self) -> int:
         ...
     @property
     def channel_dim(self) -> int | None:
         ...
+class LayerKind:
+    """
+    What the kind of a layer of torch.nn tells of its output.
+    """
+    @property
+    def batch_first(self) -> bool | None:
+        ...
+    @property
+    def channel_dim(self) -> int | None:
+        ...
+    @channel_dim.setter
+    def channel_dim(self, arg0: typing.SupportsInt | typing.SupportsIndex | None) -> None:
+        ...
+    @property
+    def channels(self) -> int | None:
+        ...
+    @property
+    def takes_sequences(self) -> bool:
+        ...
+class Origin:
+    """
+    The layers that a tensor comes from.
+    """
+    def __init__(self, inside: collections.abc.Sequence[LayerKind], before: collections.abc.Sequence[LayerKind], is_direct: bool) -> None:
+        ...
+    @property
+    def before(self) -> list[LayerKind]:
+        ...
+    @property
+    def inside(self) -> list[LayerKind]:
+        ...
+    @property
+    def is_direct(self) -> bool:
+        ...
+class Watch:
+    """
+    What code has read of Python; see it3.reads.
+    """
+    def __init__(self, facts: list) -> None:
+        ...
+    def __len__(self) -> int:
+        ...
+    def has_changed(self) -> bool:
+        """
+        Whether anything is not as it was.
+        """
 class Adaptation:
     """
     What adaptation came to. Every tensor is detached.
@@ -110,20 +164,14 @@ class EngineParts:
     """
     A model, the layer to inject at, and the functions between them.
     """
-    def __init__(self, model: typing.Any, script: ScriptNetwork | None, cut: EagerCut | None, layer_name: str, embeder: typing.Any, embeds_to_features: bool, combine_fn: typing.Any, distance_fn: typing.Any, prediction_layout: Layout, features_layout: Layout, neutral: torch.Tensor | None, output: typing.Any = None, layer_output: typing.Any = None) -> None:
+    def __init__(self, model: typing.Any, script: ScriptNetwork | None, cut: EagerCut | None, layer_name: str, embeder: typing.Any, embeds_to_features: bool, combine_fn: typing.Any, distance_fn: typing.Any, prediction_layout: Layout, features_layout: Layout, neutral: torch.Tensor | None, output: typing.Any, layer_output: typing.Any, in_dims: typing.Any, feeds_probabilities: bool) -> None:
         ...
-class Watch:
-    """
-    What code has read of Python; see it3.reads.
-    """
-    def __init__(self, facts: list) -> None:
+    @property
+    def layer_name(self) -> str:
         ...
-    def __len__(self) -> int:
+    @property
+    def model(self) -> typing.Any:
         ...
-    def has_changed(self) -> bool:
-        """
-        Whether anything is not as it was.
-        """
 def adapt(parts: EngineParts, inputs: typing.Any, options: dict, online: Online, in_full: bool = False) -> Adaptation:
     """
     The inner loop of IT3 on one batch; keeps what it adapted in `online` if copy_model is False.
@@ -148,6 +196,18 @@ def check_distance(name: str) -> None:
     """
     Raises ValueError for a name that is not a distance's.
     """
+def check_feedback(name: str) -> None:
+    """
+    Raises ValueError for a name that is no kind of feedback.
+    """
+def check_in_dims(in_dims: typing.Any) -> None:
+    """
+    Raises TypeError for what in_dims cannot be.
+    """
+def check_injection(parts: EngineParts, inputs: typing.Any) -> bool:
+    """
+    Raises ValueError if what is injected does not reach the prediction; whether the inputs could tell.
+    """
 def check_output_choice(output: typing.Any, layer_output: typing.Any) -> None:
     """
     Raises TypeError for what is no path, nor a function.
@@ -156,9 +216,25 @@ def chosen_output(output: typing.Any, chosen: typing.Any, tensor_type: typing.An
     """
     The prediction in what a model returned, where instances of tensor_type count as tensors.
     """
+def describe_layouts(parts: EngineParts, inputs: typing.Any) -> str:
+    """
+    Where features and prediction have their channels and samples, in words.
+    """
 def embed(prediction: torch.Tensor, features: torch.Tensor, weight1: torch.Tensor, bias1: torch.Tensor, weight2: torch.Tensor, bias2: torch.Tensor, prediction_layout: Layout, features_layout: Layout) -> torch.Tensor:
     """
     The default embedder: LeakyReLU(Linear(LeakyReLU(Linear(prediction)))) over channels.
+    """
+def is_between_distributions(name: str) -> bool:
+    """
+    Whether the distance of this name is one between class distributions.
+    """
+def is_elementwise(class_name: str) -> bool:
+    """
+    Whether a layer of this class works on each value by itself.
+    """
+def kind_of_layer(class_name: str, tensor: collections.abc.Callable[[str], torch.Tensor | None], batch_first: bool | None = None) -> LayerKind:
+    """
+    The kind of a layer by its class and its tensors, which a function gives by their names.
     """
 def load_engine(path: str) -> dict:
     """
@@ -184,21 +260,25 @@ def replace_at(output: typing.Any, chosen: typing.Any, replace: collections.abc.
     """
     What a layer returned with the tensor that is injected into replaced.
     """
-def sample_distances(second: torch.Tensor, first: torch.Tensor) -> torch.Tensor:
+def sample_distances(second: torch.Tensor, first: torch.Tensor, batch_dim: typing.SupportsInt | typing.SupportsIndex = 0) -> torch.Tensor:
     """
     The Euclidean distance between two predictions of each sample: (B,).
     """
-def save_engine(path: str, parts: EngineParts, options: dict, example_inputs: typing.Any) -> None:
+def save_engine(path: str, parts: EngineParts, options: dict, example_inputs: typing.Any, facts: dict) -> None:
     """
     Writes an engine of TorchScript parts to one archive.
+    """
+def settle_layouts(parts: EngineParts, inputs: typing.Any, of_prediction: Origin | None, of_features: Origin | None, needed: tuple[bool, bool]) -> tuple[Layout, Layout]:
+    """
+    The layouts of (prediction, features), by plain passes. Raises ValueError where one that is needed stays open.
     """
 def submodule_of(model: typing.Any, name: str) -> typing.Any:
     """
     The submodule of a dotted name. Raises ValueError, with the nearest name, if there is none.
     """
-def training_losses(parts: EngineParts, inputs: typing.Any, target: torch.Tensor | None = None, target_probability: typing.SupportsFloat | typing.SupportsIndex | None = None) -> tuple[torch.Tensor, torch.Tensor]:
+def training_losses(parts: EngineParts, inputs: typing.Any, target: torch.Tensor | None = None, target_probability: typing.SupportsFloat | typing.SupportsIndex | None = None) -> tuple[torch.Tensor, torch.Tensor, bool]:
     """
-    (y0, loss_ttt), the two terms of ZigZag's training loss.
+    (y0, loss_ttt), the two terms of ZigZag's training loss; and whether it is class probabilities that such targets teach to feed back.
     """
 def uncertainty(parts: EngineParts, inputs: typing.Any, options: dict) -> torch.Tensor:
     """
@@ -209,3 +289,4 @@ def why_not_recorded(parts: EngineParts, inputs: typing.Any, options: dict) -> s
     Why a call is not recorded and replayed as a CUDA graph; empty if it is.
     """
 __version__: str = '0.1.0'
+untrained_warning: str = "this engine's embedder was never trained, so that adaptation follows noise: IT3 needs its own training of the model and the embedder, by the losses of the engine in train mode. If the embedder was trained elsewhere, set is_trained"

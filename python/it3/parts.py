@@ -124,7 +124,8 @@ class EngineWithParts(nn.Module):
         known = self._network
         current = (self.model, self.features_layer_name, self.output, self.layer_output)
         if known is not None and all(a is b or a == b for a, b in zip(known, current, strict=False)):
-            return known[-1]
+            kept: _C.ScriptNetwork | _C.EagerCut = known[-1]
+            return kept
         network: _C.ScriptNetwork | _C.EagerCut
         if isinstance(self.model, torch.jit.ScriptModule):
             network = _C.ScriptNetwork(self.model, self.features_layer_name, self.output, self.layer_output)

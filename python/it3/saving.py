@@ -248,6 +248,7 @@ def _calls_of(engine: IT3Engine, inputs: Any) -> dict[str, tuple[Tensor, ...]]:
 
     def recording(features: Tensor, embedding: Tensor) -> Tensor:
         nonlocal combined
+        assert combine_fn is not None  # or it is not given to the engine
         combined = (features, embedding)
         result: Tensor = combine_fn(features, embedding)
         return result
