@@ -243,7 +243,7 @@ Drift Engine::drift() const { return online_.drift(*network_); }
 void Engine::save(const std::string& path, const Inputs& example_inputs) {
   ScriptNetwork& network = script_of(network_);
   options.validate();
-  guarded(example_inputs, [] { return true; });
+  Notes notes = guarded(example_inputs, [&] { return take_notes(network, method(), example_inputs); });
   const bool is_default = !embedder_.is_empty();
   SavedEngine saved{
       network.module(),
@@ -268,7 +268,7 @@ void Engine::save(const std::string& path, const Inputs& example_inputs) {
   if (method_.distance.name.empty()) {
     saved.distance = module_of(method_.distance.to_prediction, "distance", "a distance by its name");
   }
-  saved.notes = take_notes(network, method(), example_inputs);
+  saved.notes = std::move(notes);
   if (is_default) saved.embedder = embedder_->weights();  // shaped by now
   save_engine(saved, path);
 }

@@ -47,7 +47,7 @@ bool check_injection(Network& network, const Method& method, const Inputs& given
   detail::PassInputs inputs(given, constants, network.may_write_inputs());
   const auto copy = network.checkout({});
   const at::Tensor neutral = detail::neutral_signal(*copy, method, inputs);
-  detail::Passes passes(method, inputs, neutral);
+  const detail::Passes passes(method, inputs, neutral);
   FirstPass first;
   {
     const at::NoGradGuard no_grad;

@@ -14,8 +14,10 @@ at::Tensor single_tensor(const Inputs& inputs) {
   const bool has_one = inputs.args.size() == 1 && inputs.args[0].isTensor() && inputs.args[0].toTensor().defined();
   if (has_one && inputs.kwargs.empty()) return inputs.args[0].toTensor();
   std::vector<std::string> keywords;
+  keywords.reserve(inputs.kwargs.size());
   for (const auto& [name, value] : inputs.kwargs) keywords.push_back(name);
   std::vector<std::string> kinds;
+  kinds.reserve(inputs.args.size());
   for (const auto& value : inputs.args) {
     const bool is_undefined = value.isTensor() && !value.toTensor().defined();
     kinds.push_back(is_undefined ? "undefined Tensor" : value.tagKind());

@@ -173,6 +173,7 @@ void LentWeights::set_constants(const std::vector<at::Tensor>& values) {
   }
   for (const auto& group : overlapping_) {
     std::vector<at::Tensor> copies;
+    copies.reserve(group.size());
     for (const std::size_t place : group) copies.push_back(lent_[place].copy);
     copies = detail::copies_of_group(copies);
     for (std::size_t i = 0; i < group.size(); ++i) {

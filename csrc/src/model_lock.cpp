@@ -51,6 +51,7 @@ ModelLock::ModelLock(const std::vector<at::Tensor>& tensors, const std::vector<c
   std::vector<const void*> unknown;
   {
     const std::scoped_lock lock(registry().mutex);
+    // NOLINTNEXTLINE(bugprone-nondeterministic-pointer-iteration-order): their order comes below
     for (const void* const part : all) {
       const auto found = registry().by_part.find(part);
       auto known = found == registry().by_part.end() ? nullptr : found->second.lock();

@@ -215,7 +215,7 @@ class ModuleWorkingCopy : public LentWorkingCopy {
   void check() const {
     const at::Tensor written = watch_.written();
     if (!written.defined()) return;
-    network_.written_->insert(written.unsafeGetTensorImpl());
+    if (network_.written_) network_.written_->insert(written.unsafeGetTensorImpl());
     TORCH_CHECK(
         false, "the model's forward() has written to a parameter of shape ", written.sizes(),
         ", which it did not do in the first call, so that no copy was there to take it: the parameter is not as it "

@@ -70,7 +70,7 @@ def architectures(draw: Any, is_script: bool = False, is_plain: bool = False) ->
     inputs: list[tuple[str, str, tuple[Any, ...]]] = [("x", "tokens" if kind == "tokens" else "float", SHAPES[kind])]
     input_batch = 1 if kind == "second" else 0
     if kind == "tokens":
-        norm = draw(st.sampled_from(["", ", max_norm=0.5"]))
+        norm = "" if is_script else draw(st.sampled_from(["", ", max_norm=0.5"]))  # torch.jit.script drops it
         b.layer(f"nn.Embedding(7, 4{norm})")
         if norm:
             b.facts.add("max_norm")

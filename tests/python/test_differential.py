@@ -1,32 +1,26 @@
-"""A slice of `make differential`, always the same, and the zoo's small models."""
+"""The zoo's small models against the reference; `make differential` draws more."""
 
 import warnings
 from collections.abc import Iterator
 
 import pytest
 import torch
-from differential import run, zoo, zoo_torch
+from differential import zoo, zoo_torch
 
 ANIMALS = {animal.name: animal for animal in zoo_torch.of_torch()}
 
 
 @pytest.fixture(autouse=True)
 def _quietly() -> Iterator[None]:
-    """One thread, as the networks are tiny, and none of the warnings that drawn cases are bound to give."""
+    """One thread, as the networks are tiny; none of attention's nested tensors, which the reference cannot inject into."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
+    torch.backends.mha.set_fastpath_enabled(False)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield
+    torch.backends.mha.set_fastpath_enabled(True)
     torch.set_num_threads(threads)
-
-
-def test_drawn_cases_agree_with_the_reference(tmp_path, capsys) -> None:
-    with capsys.disabled():
-        failed = run.main(
-            ["--cases", "1200", "--seconds", "150", "--seed", "20", "--jobs", "2", "--out", str(tmp_path)]
-        )
-    assert failed == 0
 
 
 @pytest.mark.parametrize("name", ANIMALS)
