@@ -51,6 +51,7 @@ bool Online::adopt(const std::vector<NamedParameter>& parameters) {
     if (parameter->tensor.sizes() != start.value.sizes()) return false;
     starts().adopt(parameter->tensor, start.value);
     const auto adopted = starts().find(parameter->tensor);
+    if (!adopted) return false;
     start = {start.name, adopted->value, parameter->tensor.unsafeGetTensorImpl(), adopted->number};
   }
   return true;

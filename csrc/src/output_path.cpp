@@ -5,6 +5,7 @@
 
 #include <ATen/core/Dict.h>
 #include <ATen/core/List.h>
+#include <ATen/core/function_schema.h>
 #include <c10/util/Exception.h>
 
 namespace it3 {

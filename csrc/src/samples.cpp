@@ -93,7 +93,7 @@ Dims guessed_dims(const std::vector<at::Tensor>& tensors, const Layout& layout) 
     const std::int64_t size = t.size(layout.batch_of(t.dim()));
     TORCH_CHECK_VALUE(
         !samples || size != *samples, "it is not clear whether a tensor of shape ", t.sizes(), " in the inputs holds ",
-        *samples,
+        samples.value_or(0),
         " samples, as another one does, or is shared by all samples; give in_dims, as torch.vmap takes it: 0 "
         "if all tensors hold samples in dimension 0, or a tuple or dict with a number for each, and None for what is "
         "shared");
