@@ -113,8 +113,9 @@ Samples::Samples(Inputs inputs, const std::optional<InDims>& in_dims, const Layo
   dims_ = in_dims ? dims_as_told(inputs_, *in_dims) : guessed_dims(tensors, prediction_layout);
   std::optional<std::int64_t> count;
   for (std::size_t i = 0; i < dims_.size(); ++i) {
-    if (!dims_[i]) continue;
-    const std::int64_t size = tensors[i].size(*dims_[i]);
+    const auto dim = dims_[i];
+    if (!dim) continue;
+    const std::int64_t size = tensors[i].size(*dim);
     if (count && size != *count) {
       misfit(c10::str("a tensor of shape ", tensors[i].sizes(), " has ", size, " samples, another one ", *count));
     }

@@ -129,6 +129,7 @@ Outcome outcome_of_whole(
   run_code(cut.whole, stack);
   Outcome outcome{tensor_at(stack.at(0), cut.place.output), {}};
   std::vector<at::Tensor> own;
+  own.reserve(parameters.size());
   for (const auto& parameter : parameters) own.push_back(copy.copies(parameter.tensor));
   outcome.gradients = gradients_by(outcome.prediction, own);
   return outcome;

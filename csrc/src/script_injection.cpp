@@ -89,6 +89,7 @@ class Marking {
 
   Value* in_dict(Value* value, const Rest& rest) const {
     const auto key = value->type()->expectRef<c10::DictType>().getKeyType()->kind();
+    if (!rest) refuse();
     const Part& part = rest->front();
     const auto* const name = std::get_if<std::string>(&part);
     if (key != (name != nullptr ? c10::TypeKind::StringType : c10::TypeKind::IntType)) refuse();

@@ -40,6 +40,7 @@ void copy_written(const ScriptCut& cut, std::vector<at::Tensor>& lifted) {
   const auto is_written = [](const LiftedTensor& t) { return t.is_written; };
   if (std::none_of(cut.lifted.begin(), cut.lifted.end(), is_written)) return;
   std::vector<bool> written;
+  written.reserve(cut.lifted.size());
   for (const auto& t : cut.lifted) written.push_back(t.is_written);
   const auto copies = copies_of_written({lifted.begin(), lifted.end()}, written);
   for (std::size_t i = 0; i < lifted.size(); ++i) lifted[i] = copies[i].toTensor();
