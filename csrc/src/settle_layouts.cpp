@@ -244,6 +244,7 @@ class Channels {
   std::optional<std::int64_t> by_kind() const {
     if (!origin_.is_direct) return std::nullopt;
     const LayerKind& kind = origin_.inside.back();
+    if (!kind.channel_dim) return std::nullopt;
     const std::int64_t dim = wrapped(*kind.channel_dim);
     if (dim < 0 || dim >= value_.dim() || (kind.channels && value_.size(dim) != *kind.channels)) return std::nullopt;
     return kind.channel_dim;
@@ -296,11 +297,11 @@ class Channels {
 };
 
 void check_given(const Layout& layout, const at::Tensor& value, const std::string& what, const char* argument) {
-  const std::int64_t rank = value.dim();
+  const std::int64_t rank = value.dim(), channel_dim = layout.channel_dim.value_or(0);
   const auto is_there = [&](std::int64_t dim) { return dim >= -rank && dim < rank; };
   TORCH_CHECK_INDEX(
-      rank < 2 || (is_there(*layout.channel_dim) && is_there(layout.batch_of(rank))), argument,
-      " says channel_dim=", *layout.channel_dim, ", batch_dim=", layout.batch_dim, ", but ", what, " has the shape ",
+      rank < 2 || (is_there(channel_dim) && is_there(layout.batch_of(rank))), argument,
+      " says channel_dim=", channel_dim, ", batch_dim=", layout.batch_dim, ", but ", what, " has the shape ",
       value.sizes());
   TORCH_CHECK_VALUE(
       rank < 2 || layout.channel_of(rank) != layout.batch_of(rank), argument, " says that channels and samples of ",

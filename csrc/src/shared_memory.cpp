@@ -60,7 +60,7 @@ std::vector<at::Tensor> copies_of_group(const std::vector<at::Tensor>& group) {
   std::vector<Range> ranges;
   std::uintptr_t begin = UINTPTR_MAX, end = 0;
   for (const at::Tensor& t : group) {
-    ranges.push_back(*range_of(t, 0));
+    ranges.push_back(range_of(t, 0).value_or(Range{}));
     begin = std::min(begin, ranges.back().begin);
     end = std::max(end, ranges.back().end);
   }
@@ -69,8 +69,9 @@ std::vector<at::Tensor> copies_of_group(const std::vector<at::Tensor>& group) {
   const auto length = static_cast<std::int64_t>(end - begin);
   const auto bytes = group.front().options().dtype(at::kByte).requires_grad(false);
   const at::Tensor copy = at::empty({static_cast<std::int64_t>(padding) + length}, bytes);
-  copy.narrow(0, static_cast<std::int64_t>(padding), length)
-      .copy_(at::from_blob(reinterpret_cast<void*>(begin), {length}, bytes));
+  // NOLINTNEXTLINE(performance-no-int-to-ptr): an address that a tensor told
+  const at::Tensor memory = at::from_blob(reinterpret_cast<void*>(begin), {length}, bytes);
+  copy.narrow(0, static_cast<std::int64_t>(padding), length).copy_(memory);
   std::vector<at::Tensor> copies;
   for (std::size_t i = 0; i < group.size(); ++i) {
     const at::Tensor& t = group[i];

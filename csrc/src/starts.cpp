@@ -63,6 +63,7 @@ std::vector<Starts::Start> Starts::begin(const std::vector<NamedParameter>& para
   const c10::InferenceMode no_inference(false);
   const std::scoped_lock lock(mutex_);
   std::vector<Entry*> entries;
+  entries.reserve(parameters.size());
   for (const auto& parameter : parameters) {
     if (entry_of(parameter.tensor) == nullptr) make(parameter.tensor, parameter.tensor.detach().clone());
   }
