@@ -60,7 +60,9 @@ std::vector<at::Tensor> copies_of_group(const std::vector<at::Tensor>& group) {
   std::vector<Range> ranges;
   std::uintptr_t begin = UINTPTR_MAX, end = 0;
   for (const at::Tensor& t : group) {
-    ranges.push_back(range_of(t, 0).value_or(Range{}));
+    const auto range = range_of(t, 0);
+    if (!range) continue;  // those of a group have one
+    ranges.push_back(*range);
     begin = std::min(begin, ranges.back().begin);
     end = std::max(end, ranges.back().end);
   }
