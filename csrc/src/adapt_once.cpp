@@ -21,6 +21,7 @@
 #include "mixed_precision.h"
 #include "neutral.h"
 #include "objective.h"
+#include "online_guard.h"
 #include "pass_inputs.h"
 #include "passes.h"
 #include "random_state_guard.h"
@@ -286,25 +287,6 @@ std::string blame_samples(Network& network, const Method& method, const Options&
       blame("predictions", uncertainty(network, method, inputs, options).isfinite().logical_not());
   return of_predictions.empty() ? blame("inputs", non_finite_inputs(inputs, method)) : of_predictions;
 }
-
-/// Puts back what an engine remembers of its online calls, unless the call comes to its end.
-class OnlineGuard {
- public:
-  explicit OnlineGuard(Online* online) : online_(online) {
-    if (online_ != nullptr) before_ = online_->state();
-  }
-  ~OnlineGuard() {
-    if (online_ != nullptr) *online_ = Online(std::move(before_));
-  }
-  OnlineGuard(const OnlineGuard&) = delete;
-  OnlineGuard& operator=(const OnlineGuard&) = delete;
-
-  void keep() { online_ = nullptr; }
-
- private:
-  Online* online_;
-  Online::State before_;
-};
 
 /// Adapts once more, from the start, where the network had collapsed. If that fails, all is as it was before.
 Adaptation recover(

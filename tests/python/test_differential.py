@@ -12,7 +12,7 @@ ANIMALS = {animal.name: animal for animal in zoo_torch.of_torch()}
 
 @pytest.fixture(autouse=True)
 def _quietly() -> Iterator[None]:
-    """One thread, as the networks are tiny; none of attention's nested tensors, which the reference cannot inject into."""
+    """One thread, as the networks are tiny; no nested tensors of attention, into which the reference cannot inject."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     torch.backends.mha.set_fastpath_enabled(False)

@@ -63,7 +63,7 @@ def test_the_engine_that_python_saves_adapts_in_the_cpp_snippet(tmp_path: Path) 
 
 def test_the_python_snippet_runs_by_itself(tmp_path: Path) -> None:
     snippet = snippets("python", "Python")[0]
-    run(sys.executable, "-W", "error", "-c", snippet + "\nassert prediction.shape == (4, 1)")
+    run(sys.executable, "-W", "error", "-c", snippet + "\nassert logits.shape == (4, 3)")
 
 
 def test_the_online_snippet_runs() -> None:
