@@ -16,15 +16,6 @@ namespace it3 {
 namespace detail {
 namespace {
 
-std::vector<at::Tensor> tensors_of(const Inputs& inputs) {
-  std::vector<at::Tensor> tensors;
-  map_tensors(inputs, [&](const at::Tensor& t) {
-    tensors.push_back(t);
-    return t;
-  });
-  return tensors;
-}
-
 Outcome copy_of(const Outcome& outcome) {
   Outcome copy;
   const auto clone = [](const at::Tensor& t) { return t.defined() ? t.clone() : t; };
@@ -67,7 +58,7 @@ void GraphCache::record(Entry& entry, const Inputs& inputs, const Work& work) {
   try {
     entry.inputs = map_tensors(inputs, [](const at::Tensor& t) { return t.detach().clone(); });
     entry.graph =
-        std::make_unique<DeviceGraph>(tensors_of(inputs).front().device(), [&] { entry.outcome = work(entry.inputs); });
+        std::make_unique<DeviceGraph>(tensors_in(inputs).front().device(), [&] { entry.outcome = work(entry.inputs); });
   } catch (const std::exception& error) {  // of torch's, or of its interpreter's
     entry = Entry(entry.key);
     entry.has_failed = true;
@@ -78,7 +69,7 @@ void GraphCache::record(Entry& entry, const Inputs& inputs, const Work& work) {
 }
 
 Outcome GraphCache::replay(Entry& entry, const Inputs& inputs) {
-  const std::vector<at::Tensor> from = tensors_of(inputs), to = tensors_of(entry.inputs);
+  const std::vector<at::Tensor> from = tensors_in(inputs), to = tensors_in(entry.inputs);
   const c10::Stream stream = current_stream(to.front().device());
   // An event belongs to the device that it is recorded on.
   c10::Event& last_replayed = last_replayed_.try_emplace(stream.device_index(), stream.device_type()).first->second;

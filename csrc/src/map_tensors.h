@@ -60,4 +60,14 @@ Inputs map_tensors(const Inputs& inputs, const Function& function) {
   return mapped;
 }
 
+/// The tensors in inputs, in the order of map_tensors().
+inline std::vector<at::Tensor> tensors_in(const Inputs& inputs) {
+  std::vector<at::Tensor> tensors;
+  map_tensors(inputs, [&](const at::Tensor& t) {
+    tensors.push_back(t);
+    return t;
+  });
+  return tensors;
+}
+
 }  // namespace it3::detail

@@ -13,15 +13,6 @@
 namespace it3::detail {
 namespace {
 
-std::vector<at::Tensor> tensors_in(const Inputs& inputs) {
-  std::vector<at::Tensor> tensors;
-  map_tensors(inputs, [&](const at::Tensor& t) {
-    tensors.push_back(t);
-    return t;
-  });
-  return tensors;
-}
-
 /// Copies that lie over one memory where the given tensors do, so that a write to one is seen by the same others.
 Inputs copies_of(const Inputs& inputs) {
   std::map<at::TensorImpl*, at::Tensor> copies;

@@ -13,15 +13,6 @@ namespace {
 
 using Dims = std::vector<std::optional<std::int64_t>>;
 
-std::vector<at::Tensor> tensors_in(const Inputs& inputs) {
-  std::vector<at::Tensor> tensors;
-  detail::map_tensors(inputs, [&](const at::Tensor& t) {
-    tensors.push_back(t);
-    return t;
-  });
-  return tensors;
-}
-
 [[noreturn]] void misfit(std::string_view why) {
   TORCH_CHECK_VALUE(
       false, "in_dims does not fit the inputs: ", why,
@@ -109,7 +100,7 @@ Dims guessed_dims(const std::vector<at::Tensor>& tensors, const Layout& layout) 
 
 Samples::Samples(Inputs inputs, const std::optional<InDims>& in_dims, const Layout& prediction_layout)
     : inputs_(std::move(inputs)) {
-  const std::vector<at::Tensor> tensors = tensors_in(inputs_);
+  const std::vector<at::Tensor> tensors = detail::tensors_in(inputs_);
   dims_ = in_dims ? dims_as_told(inputs_, *in_dims) : guessed_dims(tensors, prediction_layout);
   std::optional<std::int64_t> count;
   for (std::size_t i = 0; i < dims_.size(); ++i) {
