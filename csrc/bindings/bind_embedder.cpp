@@ -1,16 +1,14 @@
 #include <pybind11/functional.h>
-#include <torch/csrc/Exceptions.h>
 
 #include <it3/embedder.h>
 #include <it3/layout.h>
 
 #include "bindings.h"
+#include "translated.h"
 
 namespace it3::python {
 
 void bind_embedder(py::module_& module) {
-  using torch::wrap_pybind_function;
-
   py::class_<Layout>(module, "Layout", "Which dimensions of a tensor are its samples and its channels.")
       .def(
           py::init([](std::optional<std::int64_t> channel_dim, std::int64_t batch_dim) {
@@ -20,8 +18,7 @@ void bind_embedder(py::module_& module) {
       .def_readonly("channel_dim", &Layout::channel_dim)
       .def_readonly("batch_dim", &Layout::batch_dim)
       .def(
-          "channel_of",
-          wrap_pybind_function([](const Layout& layout, std::int64_t rank) { return layout.channel_of(rank); }),
+          "channel_of", translated([](const Layout& layout, std::int64_t rank) { return layout.channel_of(rank); }),
           py::arg("rank"), "The channel dimension of a tensor of so many dimensions, counted from 0.")
       .def("batch_of", &Layout::batch_of, py::arg("rank"), "The batch dimension of a tensor of so many dimensions.")
       .def(
@@ -71,8 +68,8 @@ void bind_embedder(py::module_& module) {
 
   module.def(
       "make_embedder_weights",
-      wrap_pybind_function([](const at::Tensor& prediction, const at::Tensor& features, const Layout& prediction_layout,
-                              const Layout& features_layout) {
+      translated([](const at::Tensor& prediction, const at::Tensor& features, const Layout& prediction_layout,
+                    const Layout& features_layout) {
         const auto w = make_embedder_weights(prediction, features, prediction_layout, features_layout);
         return std::make_tuple(w.weight1, w.bias1, w.weight2, w.bias2);
       }),
@@ -81,9 +78,9 @@ void bind_embedder(py::module_& module) {
 
   module.def(
       "embed",
-      wrap_pybind_function([](const at::Tensor& prediction, const at::Tensor& features, const at::Tensor& weight1,
-                              const at::Tensor& bias1, const at::Tensor& weight2, const at::Tensor& bias2,
-                              const Layout& prediction_layout, const Layout& features_layout) {
+      translated([](const at::Tensor& prediction, const at::Tensor& features, const at::Tensor& weight1,
+                    const at::Tensor& bias1, const at::Tensor& weight2, const at::Tensor& bias2,
+                    const Layout& prediction_layout, const Layout& features_layout) {
         return embed(prediction, features, {weight1, bias1, weight2, bias2}, prediction_layout, features_layout);
       }),
       py::arg("prediction"), py::arg("features"), py::arg("weight1"), py::arg("bias1"), py::arg("weight2"),
@@ -91,8 +88,8 @@ void bind_embedder(py::module_& module) {
       "The default embedder: LeakyReLU(Linear(LeakyReLU(Linear(prediction)))) over channels.");
 
   module.def(
-      "broadcast_add", wrap_pybind_function(broadcast_add), py::arg("features"), py::arg("embedding"),
-      py::arg("features_layout"), "features + embedding, the embedding spread over the dimensions that it lacks.");
+      "broadcast_add", translated(broadcast_add), py::arg("features"), py::arg("embedding"), py::arg("features_layout"),
+      "features + embedding, the embedding spread over the dimensions that it lacks.");
 }
 
 }  // namespace it3::python

@@ -1,10 +1,10 @@
 #include <ATen/ATen.h>
-#include <torch/csrc/Exceptions.h>
 
 #include <it3/adapt.h>
 #include <it3/embedder.h>
 #include <it3/feedback.h>
 #include <it3/injection.h>
+#include <it3/lent_weights.h>
 #include <it3/losses.h>
 #include <it3/method.h>
 #include <it3/neutral.h>
@@ -23,6 +23,7 @@
 #include "python_values.h"
 #include "script_from_python.h"
 #include "shared_model_lock.h"
+#include "translated.h"
 
 namespace it3::python {
 namespace {
@@ -43,6 +44,21 @@ class InputsAsGiven {
 
  private:
   KeptState objects_;
+};
+
+/// A context manager: meanwhile, no thread has other weights in the model.
+class ModelHold {
+ public:
+  ModelHold(py::object model, bool is_alone)
+      : model_(std::move(model)), use_(is_alone ? SharedModelLock::Use::alone : SharedModelLock::Use::reading) {}
+
+  void enter() { hold_.emplace(SharedModelLock::of(model_), use_); }
+  void exit() { hold_.reset(); }
+
+ private:
+  py::object model_;
+  SharedModelLock::Use use_;
+  std::optional<SharedModelLock::Hold> hold_;
 };
 
 /// Whether the inputs could tell; the embedder has no more shape than before.
@@ -179,7 +195,6 @@ PythonNetwork parameters_only(const py::object& model) { return {model, py::none
 
 void bind_engine(py::module_& module) {
   bind_reads(module);
-  using torch::wrap_pybind_function;
 
   py::class_<Adaptation>(module, "Adaptation", "What adaptation came to. Every tensor is detached.")
       .def_readonly("prediction", &Adaptation::prediction)
@@ -206,7 +221,7 @@ void bind_engine(py::module_& module) {
   py::class_<Online>(module, "Online", "What stays between calls that keep adapted weights.")
       .def(py::init<>())
       .def(
-          "reset", wrap_pybind_function([](Online& online, const py::object& model) {
+          "reset", translated([](Online& online, const py::object& model) {
             const SharedModelLock::Hold hold(SharedModelLock::of(model), SharedModelLock::Use::alone);
             const PythonNetwork network = parameters_only(model);
             const py::gil_scoped_release no_gil;  // other threads may need it to come to their ends
@@ -214,7 +229,8 @@ void bind_engine(py::module_& module) {
           }),
           py::arg("model"), "Writes the weights of the start back into the model, and forgets everything.")
       .def(
-          "drift", wrap_pybind_function([](const Online& online, const py::object& model) {
+          "drift", translated([](const Online& online, const py::object& model) {
+            const SharedModelLock::Hold hold(SharedModelLock::of(model), SharedModelLock::Use::reading);
             const PythonNetwork network = parameters_only(model);
             const py::gil_scoped_release no_gil;
             return online.drift(network);
@@ -222,10 +238,16 @@ void bind_engine(py::module_& module) {
           py::arg("model"), "How far the model's weights are from those of the start.")
       .def(py::pickle(&state_of, &online_from));
 
+  py::class_<ModelHold>(
+      module, "ModelHold", "Waits until no thread has other weights in an eager model, and keeps it so meanwhile.")
+      .def(py::init<py::object, bool>(), py::arg("model"), py::arg("is_alone") = false)
+      .def("__enter__", &ModelHold::enter)
+      .def("__exit__", [](ModelHold& hold, const py::args&) { hold.exit(); });
+
   py::class_<ScriptNetwork, std::shared_ptr<ScriptNetwork>>(
       module, "ScriptNetwork", "A TorchScript module, cut at one layer into a head and a tail.")
       .def(
-          py::init(wrap_pybind_function(script_network_from)), py::arg("module"), py::arg("layer"),
+          py::init(translated(script_network_from)), py::arg("module"), py::arg("layer"),
           py::arg("output") = py::none(), py::arg("layer_output") = py::none());
 
   py::class_<EagerCut, std::shared_ptr<EagerCut>>(
@@ -234,24 +256,24 @@ void bind_engine(py::module_& module) {
           py::init<py::object, std::string, py::object, py::object>(), py::arg("model"), py::arg("layer_name"),
           py::arg("output") = py::none(), py::arg("layer_output") = py::none())
       .def(
-          "why_not", wrap_pybind_function([](EagerCut& cut, const py::object& inputs) { return cut.call(inputs).why; }),
+          "why_not", translated([](EagerCut& cut, const py::object& inputs) { return cut.call(inputs).why; }),
           py::arg("inputs"), "Why a call has to run the module itself, with hooks; empty if it is cut.");
 
   py::class_<EngineParts>(module, "EngineParts", "A model, the layer to inject at, and the functions between them.")
       .def(
-          py::init(wrap_pybind_function([](py::object model, std::optional<std::shared_ptr<ScriptNetwork>> script,
-                                           std::optional<std::shared_ptr<EagerCut>> cut, std::string layer_name,
-                                           py::object embeder, bool embeds_to_features, py::object combine_fn,
-                                           py::object distance_fn, Layout prediction_layout, Layout features_layout,
-                                           std::optional<at::Tensor> neutral, py::object output,
-                                           py::object layer_output, py::object in_dims, bool feeds_probabilities) {
-            if (neutral) check_neutral(*neutral);
-            return EngineParts{std::move(model),        std::move(script),      std::move(cut),
-                               std::move(layer_name),   std::move(embeder),     embeds_to_features,
-                               std::move(combine_fn),   std::move(distance_fn), prediction_layout,
-                               features_layout,         std::move(neutral),     std::move(output),
-                               std::move(layer_output), std::move(in_dims),     feeds_probabilities};
-          })),
+          py::init(
+              translated([](py::object model, std::optional<std::shared_ptr<ScriptNetwork>> script,
+                            std::optional<std::shared_ptr<EagerCut>> cut, std::string layer_name, py::object embeder,
+                            bool embeds_to_features, py::object combine_fn, py::object distance_fn,
+                            Layout prediction_layout, Layout features_layout, std::optional<at::Tensor> neutral,
+                            py::object output, py::object layer_output, py::object in_dims, bool feeds_probabilities) {
+                if (neutral) check_neutral(*neutral);
+                return EngineParts{std::move(model),        std::move(script),      std::move(cut),
+                                   std::move(layer_name),   std::move(embeder),     embeds_to_features,
+                                   std::move(combine_fn),   std::move(distance_fn), prediction_layout,
+                                   features_layout,         std::move(neutral),     std::move(output),
+                                   std::move(layer_output), std::move(in_dims),     feeds_probabilities};
+              })),
           py::arg("model"), py::arg("script"), py::arg("cut"), py::arg("layer_name"), py::arg("embeder"),
           py::arg("embeds_to_features"), py::arg("combine_fn"), py::arg("distance_fn"), py::arg("prediction_layout"),
           py::arg("features_layout"), py::arg("neutral"), py::arg("output"), py::arg("layer_output"),
@@ -260,48 +282,51 @@ void bind_engine(py::module_& module) {
       .def_readonly("layer_name", &EngineParts::layer_name);
 
   module.def(
-      "adapt", wrap_pybind_function(adapt_parts), py::arg("parts"), py::arg("inputs"), py::arg("options"),
-      py::arg("online"), py::arg("in_full") = false,
+      "adapt", translated(adapt_parts), py::arg("parts"), py::arg("inputs"), py::arg("options"), py::arg("online"),
+      py::arg("in_full") = false,
       "The inner loop of IT3 on one batch; keeps what it adapted in `online` if copy_model is False.");
   module.def(
-      "training_losses", wrap_pybind_function(losses_of_parts), py::arg("parts"), py::arg("inputs"),
+      "training_losses", translated(losses_of_parts), py::arg("parts"), py::arg("inputs"),
       py::arg("target") = py::none(), py::arg("target_probability") = py::none(),
       "(y0, loss_ttt), the two terms of ZigZag's training loss; and whether it is class probabilities that such "
       "targets "
       "teach to feed back.");
   module.def(
-      "uncertainty", wrap_pybind_function(uncertainty_of_parts), py::arg("parts"), py::arg("inputs"),
-      py::arg("options"), "The distance between the two predictions of each sample: (B,).");
+      "uncertainty", translated(uncertainty_of_parts), py::arg("parts"), py::arg("inputs"), py::arg("options"),
+      "The distance between the two predictions of each sample: (B,).");
   module.def(
-      "settle_layouts", wrap_pybind_function(settle_layouts_of_parts), py::arg("parts"), py::arg("inputs"),
+      "settle_layouts", translated(settle_layouts_of_parts), py::arg("parts"), py::arg("inputs"),
       py::arg("of_prediction"), py::arg("of_features"), py::arg("needed"),
       "The layouts of (prediction, features), by plain passes. Raises ValueError where one that is needed stays open.");
   module.def(
-      "describe_layouts", wrap_pybind_function(describe_layouts_of_parts), py::arg("parts"), py::arg("inputs"),
+      "describe_layouts", translated(describe_layouts_of_parts), py::arg("parts"), py::arg("inputs"),
       "Where features and prediction have their channels and samples, in words.");
   module.def(
-      "why_not_recorded", wrap_pybind_function(why_not_recorded), py::arg("parts"), py::arg("inputs"),
-      py::arg("options"), "Why a call is not recorded and replayed as a CUDA graph; empty if it is.");
+      "why_not_recorded", translated(why_not_recorded), py::arg("parts"), py::arg("inputs"), py::arg("options"),
+      "Why a call is not recorded and replayed as a CUDA graph; empty if it is.");
   module.def(
-      "submodule_of", wrap_pybind_function(submodule_of), py::arg("model"), py::arg("name"),
+      "submodule_of", translated(submodule_of), py::arg("model"), py::arg("name"),
       "The submodule of a dotted name. Raises ValueError, with the nearest name, if there is none.");
   module.def(
-      "arguments_of", wrap_pybind_function([](const py::object& inputs) {
+      "arguments_of", translated([](const py::object& inputs) {
         const Arguments arguments = arguments_of(inputs);
         return std::make_pair(arguments.args, arguments.kwargs);
       }),
       py::arg("inputs"), "The positional and keyword arguments that a model is called with for these inputs.");
   module.def(
-      "sample_distances", wrap_pybind_function(sample_distances), py::arg("second"), py::arg("first"),
-      py::arg("batch_dim") = 0, "The Euclidean distance between two predictions of each sample: (B,).");
+      "sample_distances", translated(sample_distances), py::arg("second"), py::arg("first"), py::arg("batch_dim") = 0,
+      "The Euclidean distance between two predictions of each sample: (B,).");
   module.def(
-      "quantile_of", wrap_pybind_function(quantile_of), py::arg("values"), py::arg("quantile"),
+      "copies_with_shared_memory", translated(copies_with_shared_memory), py::arg("tensors"),
+      "Copies of tensors; those that lie over the same memory do so in their copies too.");
+  module.def(
+      "quantile_of", translated(quantile_of), py::arg("values"), py::arg("quantile"),
       "A quantile of the values of some tensors together.");
   module.def(
       "batch_norm",
-      wrap_pybind_function([](const at::Tensor& x, const at::Tensor& running_mean, const at::Tensor& running_var,
-                              const std::optional<at::Tensor>& weight, const std::optional<at::Tensor>& bias,
-                              double eps, int statistics, std::optional<double> prior) {
+      translated([](const at::Tensor& x, const at::Tensor& running_mean, const at::Tensor& running_var,
+                    const std::optional<at::Tensor>& weight, const std::optional<at::Tensor>& bias, double eps,
+                    int statistics, std::optional<double> prior) {
         return batch_norm(
             x, weight.value_or(at::Tensor()), bias.value_or(at::Tensor()), running_mean, running_var, eps,
             {static_cast<NormStatistics>(statistics), prior});
@@ -309,24 +334,24 @@ void bind_engine(py::module_& module) {
       py::arg("x"), py::arg("running_mean"), py::arg("running_var"), py::arg("weight"), py::arg("bias"), py::arg("eps"),
       py::arg("statistics"), py::arg("prior"), "Batch normalisation in eval mode by the statistics asked for.");
   module.def(
-      "options_of", wrap_pybind_function([](const py::dict& options) { return to_python(options_from(options)); }),
+      "options_of", translated([](const py::dict& options) { return to_python(options_from(options)); }),
       py::arg("options"),
       "All options that are set, by default or by these. Raises what the core would raise for them.");
   module.def(
-      "check_injection", wrap_pybind_function(check_injection_of_parts), py::arg("parts"), py::arg("inputs"),
+      "check_injection", translated(check_injection_of_parts), py::arg("parts"), py::arg("inputs"),
       "Raises ValueError if what is injected does not reach the prediction; whether the inputs could tell.");
   module.def(
-      "check_feedback", wrap_pybind_function([](const std::string& name) { feedback_by_name(name); }), py::arg("name"),
+      "check_feedback", translated([](const std::string& name) { feedback_by_name(name); }), py::arg("name"),
       "Raises ValueError for a name that is no kind of feedback.");
   module.def(
       "is_between_distributions", &is_between_distributions, py::arg("name"),
       "Whether the distance of this name is one between class distributions.");
   module.def(
-      "check_in_dims", wrap_pybind_function([](const py::object& in_dims) { in_dims_from(in_dims); }),
-      py::arg("in_dims"), "Raises TypeError for what in_dims cannot be.");
+      "check_in_dims", translated([](const py::object& in_dims) { in_dims_from(in_dims); }), py::arg("in_dims"),
+      "Raises TypeError for what in_dims cannot be.");
   module.attr("untrained_warning") = untrained_warning;
   module.def(
-      "check_distance", wrap_pybind_function([](const std::string& name) { distance_by_name(name); }), py::arg("name"),
+      "check_distance", translated([](const std::string& name) { distance_by_name(name); }), py::arg("name"),
       "Raises ValueError for a name that is not a distance's.");
 }
 

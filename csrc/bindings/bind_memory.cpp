@@ -4,10 +4,10 @@
 
 #include <c10/core/Allocator.h>
 #include <c10/util/ThreadLocalDebugInfo.h>
-#include <torch/csrc/Exceptions.h>
 #include <torch/csrc/utils/pybind.h>
 
 #include "bindings.h"
+#include "translated.h"
 
 namespace it3::python {
 namespace {
@@ -38,7 +38,7 @@ std::int64_t peak_memory(const py::object& call) {
 
 void bind_memory(py::module_& module) {
   module.def(
-      "peak_memory", torch::wrap_pybind_function(peak_memory), py::arg("call"),
+      "peak_memory", translated(peak_memory), py::arg("call"),
       "The bytes that a call takes from torch's allocators at its peak, beyond what was held before.");
 }
 

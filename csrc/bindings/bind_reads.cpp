@@ -1,32 +1,26 @@
 #include <memory>
 
-#include <torch/csrc/Exceptions.h>
-
 #include "bindings.h"
 #include "output_choice.h"
+#include "translated.h"
 #include "watch.h"
 
 namespace it3::python {
 
 void bind_reads(py::module_& module) {
-  using torch::wrap_pybind_function;
-
   py::class_<Watch, std::shared_ptr<Watch>>(module, "Watch", "What code has read of Python; see it3.reads.")
-      .def(
-          py::init(wrap_pybind_function([](const py::list& facts) { return std::make_shared<Watch>(facts); })),
-          py::arg("facts"))
+      .def(py::init(translated([](const py::list& facts) { return std::make_shared<Watch>(facts); })), py::arg("facts"))
       .def("has_changed", &Watch::has_changed, "Whether anything is not as it was.")
       .def("__len__", &Watch::size);
 
   module.def(
-      "check_output_choice", wrap_pybind_function([](const py::object& output, const py::object& layer_output) {
+      "check_output_choice", translated([](const py::object& output, const py::object& layer_output) {
         output_choice(output, "output", /*may_be_function=*/true);
         output_choice(layer_output, "layer_output", /*may_be_function=*/false);
       }),
       py::arg("output"), py::arg("layer_output"), "Raises TypeError for what is no path, nor a function.");
   module.def(
-      "chosen_output",
-      wrap_pybind_function([](const py::object& output, const py::object& chosen, const py::object& type) {
+      "chosen_output", translated([](const py::object& output, const py::object& chosen, const py::object& type) {
         return chosen_output(
             output, output_choice(chosen, "output", true), [&](py::handle o) { return py::isinstance(o, type); });
       }),
@@ -34,8 +28,8 @@ void bind_reads(py::module_& module) {
       "The prediction in what a model returned, where instances of tensor_type count as tensors.");
   module.def(
       "replace_at",
-      wrap_pybind_function([](const py::object& output, const py::object& chosen, const py::function& replace,
-                              const py::object& type, const std::string& layer_name) {
+      translated([](const py::object& output, const py::object& chosen, const py::function& replace,
+                    const py::object& type, const std::string& layer_name) {
         return replace_at(
             output, output_choice(chosen, "layer_output", false).path,
             [&](py::handle tensor) { return replace(tensor); }, [&](py::handle o) { return py::isinstance(o, type); },

@@ -1,4 +1,3 @@
-#include <torch/csrc/Exceptions.h>
 
 #include <it3/saved_engine.h>
 
@@ -7,6 +6,7 @@
 #include "in_dims_from_python.h"
 #include "options_from_python.h"
 #include "script_from_python.h"
+#include "translated.h"
 
 namespace it3::python {
 namespace {
@@ -98,12 +98,11 @@ py::dict load(const std::string& path) {
 }  // namespace
 
 void bind_saved_engine(py::module_& module) {
-  using torch::wrap_pybind_function;
   module.def(
-      "save_engine", wrap_pybind_function(save), py::arg("path"), py::arg("parts"), py::arg("options"),
-      py::arg("example_inputs"), py::arg("facts"), "Writes an engine of TorchScript parts to one archive.");
+      "save_engine", translated(save), py::arg("path"), py::arg("parts"), py::arg("options"), py::arg("example_inputs"),
+      py::arg("facts"), "Writes an engine of TorchScript parts to one archive.");
   module.def(
-      "load_engine", wrap_pybind_function(load), py::arg("path"),
+      "load_engine", translated(load), py::arg("path"),
       "Reads what save_engine() wrote, but for the TorchScript modules, which torch.jit.load reads.");
 }
 

@@ -215,6 +215,7 @@ void LentState::give_back(const Lent& lent) noexcept {
     if (!lent.tensor.is_leaf()) lent.tensor.detach_();
     lent.tensor.set_data(lent.own);
     lent.tensor.set_requires_grad(lent.requires_grad);
+    c10::VariableVersion(lent.tensor.unsafeGetTensorImpl()->version_counter()).set_version(lent.version);
   } catch (const std::exception&) {  // NOLINT(bugprone-empty-catch): the others still come back
   }
 }
@@ -231,8 +232,9 @@ LentState::~LentState() {
 void LentState::lend(const at::Tensor& tensor) {
   if (tensor.is_inference()) return;  // it can be neither written to nor replaced
   const at::Tensor own = tensor.detach();
+  const std::int64_t version = tensor._version();
   tensor.set_data(own.clone());
-  lent_.push_back({tensor, own, tensor.requires_grad()});
+  lent_.push_back({tensor, own, tensor.requires_grad(), version});
 }
 
 void LentState::drop_graphs() {

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <cstdint>
 #include <functional>
 #include <memory>
 #include <unordered_set>
@@ -77,6 +78,7 @@ class LentState {
     at::Tensor tensor;
     at::Tensor own;  // shares the storage that it had
     bool requires_grad;
+    std::int64_t version;
   };
 
   static void give_back(const Lent& lent) noexcept;

@@ -239,13 +239,16 @@ Course run(
     auto [loss, gradients] = objective(first, rows);
     const at::Tensor goes_on = stopping.goes_on(loss);
     if (goes_on.defined() && !goes_on.any().item<bool>()) break;
-    const Stay stay(samples ? both(result.adapted_samples, goes_on) : at::Tensor(), copy->values());
+    const at::Tensor may_move = samples ? both(result.adapted_samples, goes_on) : at::Tensor();
+    const Stay stay(may_move, copy->values());
     optimizer.step(std::move(gradients));
     if (options.restore_probability > 0) optimizer.restore(memory.start, options.restore_probability);
     stay.enforce();
     objective.follow();
     at::autocast::clear_cache();  // it holds copies of the weights from before
-    losses.push_back(loss);
+    // A sample that stopped repeats its last loss, and one that never moves has none.
+    losses.push_back(
+        may_move.defined() ? at::where(may_move, loss, step == 0 ? at::zeros_like(loss) : losses.back()) : loss);
     if (step == 0) unadapted = before.first.defined() ? before.first : first.prediction.detach();
   }
 
@@ -260,12 +263,9 @@ Course run(
         answer.first.new_empty(samples ? std::vector<std::int64_t>{0, *samples} : std::vector<std::int64_t>{0});
   } else {
     result.losses = at::stack(losses);
-    const bool has_excluded = samples && result.adapted_samples.defined();
-    const at::Tensor counted =
-        has_excluded ? at::where(result.adapted_samples, result.losses, at::zeros_like(result.losses)) : result.losses;
     const bool is_kept = keeps_weights && !samples;
     course.outcome.report =
-        report_on(counted, answer.prediction, unadapted, is_kept ? copy->values() : std::vector<at::Tensor>{});
+        report_on(result.losses, answer.prediction, unadapted, is_kept ? copy->values() : std::vector<at::Tensor>{});
     course.outcome.unadapted = unadapted;
   }
   if (in_full) {

@@ -5,15 +5,11 @@
 
 #include <it3/method.h>
 
+#include "class_dim.h"
 #include "nearest_name.h"
 
 namespace it3 {
 namespace {
-
-/// The dimension of classes or components.
-std::int64_t class_dim(const at::Tensor& t, const Layout& layout) {
-  return t.dim() > 1 ? layout.channel_of(t.dim()) : 0;
-}
 
 /// Class probabilities, their logarithms and p log p. All of them, and their gradients, are finite for any finite
 /// logits.
@@ -48,16 +44,8 @@ at::Tensor l1(const at::Tensor& second, const at::Tensor& reference) { return at
 /// target is probabilities.
 Distance between(
     at::Tensor (*terms)(const Distribution& q, const Distribution& p), std::string_view name, const Layout& layout) {
-  const auto checked_dim = [name = std::string(name), layout](const at::Tensor& t) {
-    const std::int64_t dim = class_dim(t, layout);
-    TORCH_CHECK_VALUE(
-        t.dim() > 0 && t.size(dim) != 1, "the distance '", name,
-        "' compares class distributions, but a prediction of "
-        "shape ",
-        t.sizes(), " has one class, in dimension ", dim,
-        "; use 'mse' or 'l1', or say where the classes are by the prediction's layout");
-    return dim;
-  };
+  const auto checked_dim = [need = c10::str("the distance '", name, "' compares class distributions"), layout](
+                               const at::Tensor& t) { return detail::class_dim(t, layout, need, "use 'mse' or 'l1'"); };
   return {
       [=](const at::Tensor& second, const at::Tensor& first) {
         const std::int64_t dim = checked_dim(second);
@@ -78,7 +66,9 @@ Distance choose(std::string_view name, const Layout& layout) {
   if (name == "js") return between(js, name, layout);
   if (name == "cosine") {
     return {[layout](const at::Tensor& second, const at::Tensor& reference) {
-      return 1 - at::cosine_similarity(second, reference, class_dim(second, layout)).mean();
+      constexpr std::string_view need = "the distance 'cosine' compares the directions of several numbers a sample";
+      const std::int64_t dim = detail::class_dim(second, layout, need, "use 'mse' or 'l1'");
+      return 1 - at::cosine_similarity(second, reference, dim).mean();
     }};
   }
   TORCH_CHECK_VALUE(

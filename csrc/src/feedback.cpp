@@ -6,6 +6,7 @@
 #include <ATen/ATen.h>
 #include <c10/util/Exception.h>
 
+#include "class_dim.h"
 #include "nearest_name.h"
 
 namespace it3 {
@@ -25,14 +26,8 @@ Feedback feedback_by_name(std::string_view name) {
 std::string_view to_string(Feedback feedback) { return feedback_names.at(static_cast<std::size_t>(feedback)); }
 
 at::Tensor class_probabilities(const at::Tensor& prediction, const Layout& layout) {
-  const std::int64_t dim = prediction.dim() > 1 ? layout.channel_of(prediction.dim()) : 0;
-  TORCH_CHECK_VALUE(
-      prediction.dim() > 0 && prediction.size(dim) != 1,
-      "class probabilities cannot be fed back for a prediction of "
-      "shape ",
-      prediction.sizes(), ", which has one class, in dimension ", dim,
-      "; give feedback='prediction', or say where the classes are by the prediction's layout");
-  return prediction.softmax(dim);
+  constexpr std::string_view need = "class probabilities can be fed back where there are several classes";
+  return prediction.softmax(detail::class_dim(prediction, layout, need, "give feedback='prediction'"));
 }
 
 bool are_probabilities(const at::Tensor& prediction, const Layout& layout) {

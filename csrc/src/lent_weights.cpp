@@ -137,6 +137,8 @@ void LentWeights::give_back(const Lent& lent) noexcept {
     if (lent.tensor.is_leaf() && lent.tensor.requires_grad() != lent.requires_grad) {
       lent.tensor.set_requires_grad(lent.requires_grad);
     }
+    // What was written went to the copy: graphs of the user's that hold the tensor still can be gone through.
+    c10::VariableVersion(lent.tensor.unsafeGetTensorImpl()->version_counter()).set_version(lent.version);
   } catch (const std::exception&) {  // NOLINT(bugprone-empty-catch): the others still come back
   }
 }
@@ -195,7 +197,10 @@ void LentWeights::clear_constants() {
 
 void LentWeights::commit() {
   const at::NoGradGuard no_grad;
-  for (std::size_t i = 0; i < adapted_.size(); ++i) lent_[i].own.copy_(values_[i]);
+  for (std::size_t i = 0; i < adapted_.size(); ++i) {
+    lent_[i].own.copy_(values_[i]);
+    ++lent_[i].version;
+  }
 }
 
 }  // namespace it3

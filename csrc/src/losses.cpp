@@ -113,6 +113,9 @@ Losses training_losses(
     if (neutral.defined()) detail::check_is_no_label(neutral, fitted, method.prediction_layout);
     return fitted;
   };
+  const auto distance = [&](auto function, const at::Tensor& second, const at::Tensor& reference) {
+    return detail::as_scalar(detail::measured(method.distance, function, second, reference));
+  };
   Losses losses;
   if (target_probability) {
     const at::Tensor fitted = fit(neutral.defined() ? neutral : plain_prediction(network, inputs));
@@ -123,11 +126,10 @@ Losses training_losses(
     losses.prediction = first.prediction;
     if (target) {
       const at::Tensor fitted = fit(first.prediction);
-      losses.loss_ttt =
-          detail::as_scalar(method.distance.to_target(passes.with_signal(network, first, fitted), fitted));
+      losses.loss_ttt = distance(&Distance::to_target, passes.with_signal(network, first, fitted), fitted);
     } else {
       const at::Tensor second = passes.second(network, first, first.prediction);
-      losses.loss_ttt = detail::as_scalar(method.distance.to_prediction(second, first.prediction));
+      losses.loss_ttt = distance(&Distance::to_prediction, second, first.prediction);
     }
   }
   losses.has_class_targets = target && are_class_indices(*target, losses.prediction, method.prediction_layout);

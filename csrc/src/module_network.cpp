@@ -271,10 +271,8 @@ ModuleNetwork::ModuleNetwork(const torch::nn::Sequential& model, const std::stri
   for (const auto& part : *head) head_.push_back(part.ptr());
   const auto tail = std::make_shared<Layers>(end_of_head, model->end());
   const auto run_tail = [tail](const at::Tensor& features, const Inject* inject) {
-    // Unless copied, an in-place operation in the tail, or in a function of the user's, would change what the next pass
-    // starts with. The default functions only read them, and make a new tensor.
-    if (inject == nullptr) return run(*tail, features.clone());
-    return run(*tail, (*inject)(inject->takes_any_layout() ? features : features.clone()));
+    // Unless copied, an in-place operation in the tail would change what the next pass starts with.
+    return run(*tail, inject == nullptr ? features.clone() : (*inject)(features));
   };
   const auto run_head = [head](const Inputs& inputs) { return run(*head, single_tensor(inputs)); };
   prepare_ = [run_head](const Inputs& inputs) { return FirstPass{{}, {run_head(inputs)}}; };

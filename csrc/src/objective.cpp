@@ -23,6 +23,15 @@ at::Tensor as_scalar(const at::Tensor& distance) {
   return distance.reshape({});
 }
 
+at::Tensor measured(
+    const Distance& distance,
+    DistanceFunction Distance::* function,
+    const at::Tensor& second,
+    const at::Tensor& reference) {
+  const auto& measure = distance.*function;
+  return distance.name.empty() ? measure(second.clone(), reference.clone()) : measure(second, reference);
+}
+
 Objective::Objective(
     const Options& options,
     const Method& method,
@@ -40,7 +49,7 @@ Objective::Objective(
 
 at::Tensor Objective::loss_of(const at::Tensor& second, const at::Tensor& first, const at::Tensor& rows) const {
   const auto chosen = [&](const at::Tensor& t) { return rows.defined() ? t.index_select(batch_dim_, rows) : t; };
-  const at::Tensor distance = method_.distance.to_prediction(chosen(second), chosen(first));
+  const at::Tensor distance = measured(method_.distance, &Distance::to_prediction, chosen(second), chosen(first));
   return options_.per_sample ? distance : as_scalar(distance);
 }
 

@@ -18,6 +18,13 @@ namespace it3::detail {
 /// A distance without dimensions. Raises c10::ValueError if it has several elements.
 at::Tensor as_scalar(const at::Tensor& distance);
 
+/// What one of a distance's functions says. One of the user's, which may write to what it is given, is given copies.
+at::Tensor measured(
+    const Distance& distance,
+    DistanceFunction Distance::* function,
+    const at::Tensor& second,
+    const at::Tensor& reference);
+
 struct LossAndGradients {
   at::Tensor loss;  // a scalar; with Options::per_sample one for each sample
   /// By the working copy's leaves; undefined where the loss does not depend on one.

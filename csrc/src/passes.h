@@ -17,16 +17,21 @@
 namespace it3::detail {
 
 /// What is injected for a signal: combine(features, embed(signal)). Borrows the method.
-inline Inject injection(const Method& method, at::Tensor signal) {
+///
+/// @param are_stacked  see Network::checkout_each()
+inline Inject injection(const Method& method, at::Tensor signal, bool are_stacked = false) {
   return {
       [&method, signal = std::move(signal)](const at::Tensor& features) {
-        at::Tensor combined = method.combine(features, method.embed(signal, features));
+        // A function of the user's may write to what it is given, which other passes need.
+        const auto given = [&](const at::Tensor& t) { return method.takes_any_layout ? t : t.clone(); };
+        const at::Tensor own = given(features);
+        at::Tensor combined = method.combine(own, method.embed(given(signal), own));
         TORCH_CHECK_VALUE(
             combined.sizes() == features.sizes(), "combine_fn must return a tensor of the features' shape, ",
             features.sizes(), ", not one of shape ", combined.sizes());
         return combined;
       },
-      method.takes_any_layout};
+      method.takes_any_layout || are_stacked};
 }
 
 /// The two passes on one batch, by a method. Borrows all that it is given.
@@ -48,7 +53,7 @@ class Passes {
   /// y0 = f(x), or f(x | neutral).
   FirstPass first(TwoPass& network) const {
     std::optional<Inject> inject;
-    if (neutral_.defined()) inject = injection(method_, neutral_);
+    if (neutral_.defined()) inject = injection(method_, neutral_, are_stacked_);
     FirstPass first;
     if (head_) {
       first = *head_;
@@ -62,7 +67,7 @@ class Passes {
 
   /// f(x | signal), such as a target.
   at::Tensor with_signal(TwoPass& network, const FirstPass& first, const at::Tensor& signal) const {
-    const Inject inject = injection(method_, signal);
+    const Inject inject = injection(method_, signal, are_stacked_);
     return widened(network.resume(inputs_.next(), first, &inject));
   }
 

@@ -25,7 +25,6 @@ namespace {
 /// those of one sample.
 Method stacked(const Method& method) {
   Method each = method;
-  each.takes_any_layout = true;
   each.embed = [embed = method.embed](const at::Tensor& prediction, const at::Tensor& features) {
     return embed(Vmap::wrap(prediction), features);
   };

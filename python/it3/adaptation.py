@@ -37,7 +37,8 @@ class Adaptation:
     second
         The adapted network's second prediction, y1 = f(x | y0); the prediction's shape.
     losses
-        The distance between the two before each step, (steps,); with ``per_sample`` of each sample, (steps, B).
+        The distance between the two before each step, (steps,). With ``per_sample`` (steps, B): a sample that took
+        fewer steps repeats its last loss, and has 0 if it took none.
     adapted_samples
         Which samples adapted, (B,) of booleans; None without the option ``threshold``.
     recovered
@@ -58,8 +59,9 @@ class Adaptation:
 
     def __post_init__(self) -> None:
         """Note what the tensors of the model that did not adapt are like."""
-        read = [] if self.losses.dim() > 1 else self._unadapted()
-        object.__setattr__(self, "_marks", {name: _Mark(tensor) for name, tensor in read if not _is_lazy(tensor)})
+        with _C.ModelHold(self._source):
+            read = [] if self.losses.dim() > 1 else self._unadapted()
+            object.__setattr__(self, "_marks", {name: _Mark(tensor) for name, tensor in read if not _is_lazy(tensor)})
 
     def __repr__(self) -> str:
         """Say in short what it came to."""
@@ -95,16 +97,18 @@ class Adaptation:
         """
         if self.losses.dim() > 1:
             raise ValueError("with per_sample each sample had weights of its own, which are not kept; adapt one alone")
-        self._check_unchanged()
-        state = {
-            name: value.detach().clone() if isinstance(value, Tensor) else copy.deepcopy(value)
-            for name, value in self._source.state_dict().items()
-        }
+        with _C.ModelHold(self._source):
+            self._check_unchanged()
+            own = self._source.state_dict()
+            tensors = {name: value.detach() for name, value in own.items() if isinstance(value, Tensor)}
+            copies = _C.copies_with_shared_memory(list(tensors.values()))
+        state = {name: copy.deepcopy(value) for name, value in own.items() if name not in tensors}
+        state.update(zip(tensors, copies, strict=True))
         for names in self._places():
             adapted = next((self._weights[name] for name in names if name in self._weights), None)
-            if adapted is not None:
-                state.update({name: adapted.clone() for name in names})
-        return state
+            for name in names if adapted is not None else []:
+                state[name].copy_(adapted)  # which what lies over the same memory follows
+        return {name: state[name] for name in own}
 
     def _places(self) -> list[list[str]]:
         """Give the names of each parameter: the core names a tied one once, a state dict at each of its places."""
@@ -146,7 +150,8 @@ class Adaptation:
                 "or take state_dict()"
             )
         state = self.state_dict()
-        adapted = copy_of(self._source)
+        with _C.ModelHold(self._source):
+            adapted = copy_of(self._source)
         adapted.load_state_dict(state)
         return adapted
 

@@ -45,6 +45,7 @@ def copy_of(model: Copied) -> Copied:
             why = f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else ''}"
             continue
         if not _shares_tensors(copied, model):
+            _share_memory_as(model, copied)
             return copied
     raise ValueError(f"the {type(model).__name__} cannot be copied: {why}")
 
@@ -59,6 +60,17 @@ def _shares_tensors(one: nn.Module, other: nn.Module) -> bool:
         return {t.untyped_storage().data_ptr() for t in tensors if t.layout == torch.strided} - {0}
 
     return not memory(one).isdisjoint(memory(other))
+
+
+def _share_memory_as(model: nn.Module, copied: nn.Module) -> None:
+    """Lay tensors of a copy over the same memory that are so in the model: copy.deepcopy parts parameters from views."""
+    own, others = ([*m.parameters(), *m.buffers()] for m in (model, copied))
+    strided = [t for t in own if not nn.parameter.is_lazy(t) and t.layout == torch.strided and t.device.type != "meta"]
+    if len({t.untyped_storage().data_ptr() for t in strided}) == len(strided) or len(own) != len(others):
+        return
+    twins = dict(zip(map(id, own), others, strict=True))
+    for t, value in zip(strided, _C.copies_with_shared_memory([t.detach() for t in strided]), strict=True):
+        twins[id(t)].data = value
 
 
 def _copy_by_module(model: Copied, memo: dict[int, Any]) -> Copied:

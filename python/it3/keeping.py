@@ -43,7 +43,8 @@ def _keep(kind: str, holder: Any, key: Any) -> Any:  # noqa: PLR0911
     if kind == "contents" and isinstance(holder, dict | list | set | collections.deque):
         return functools.partial(_put_contents, holder, dict(holder) if isinstance(holder, dict) else list(holder))
     if kind == "tensor" and not holder.is_inference():
-        return functools.partial(_put_tensor, holder, holder.detach().clone(), holder._version)
+        version = torch.autograd._unsafe_preserve_version_counter(holder)
+        return functools.partial(_put_tensor, holder, holder.detach().clone(), version)
     if kind == "bytes" and hasattr(holder, "flags") and holder.flags.writeable:
         return functools.partial(_put_array, holder, holder.copy())
     return None
@@ -85,9 +86,9 @@ def _identities(container: Any) -> list[Any]:
     return [id(item) for item in container]
 
 
-def _put_tensor(tensor: Tensor, before: Tensor, version: int) -> None:
-    if tensor._version != version:
-        with torch.no_grad():
+def _put_tensor(tensor: Tensor, before: Tensor, version: Any) -> None:
+    if version.prev_versions != (tensor._version,):
+        with torch.no_grad(), version:  # bit for bit as it was, also for graphs of the user's that hold it
             tensor.detach().copy_(before)
 
 

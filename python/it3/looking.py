@@ -40,7 +40,8 @@ def with_settings(engine: IT3Engine, settings: Mapping[str, Any]) -> IT3Engine:
         return other
     other._modules["model"] = eager_of(engine.model)  # a wrapper of torch.compile is not run anyhow
     network, other.__dict__["_network"] = other.__dict__["_network"], None
-    twin: IT3Engine = copy_of(other)
+    with _C.ModelHold(other._modules["model"]):
+        twin: IT3Engine = copy_of(other)
     other.__dict__["_network"] = network
     twin.__dict__["_known_parts"] = None
     twin.__dict__["_online"] = _C.Online()

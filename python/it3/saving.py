@@ -24,6 +24,7 @@ from it3.export import (
     unreadable,
 )
 from it3.kept import kept_random_state, own_copy
+from it3.looking import sibling
 
 _FUNCTIONS = ("embedder", "combine", "distance")
 
@@ -60,8 +61,8 @@ def save(
     """
     if callable(engine.output):
         raise ValueError("output is a function, which a file cannot hold; give the place of the prediction")
-    with kept_random_state():
-        engine.uncertainty(own_copy(example_inputs))  # shapes the embedder
+    with kept_random_state(), _C.ModelHold(eager_of(engine.model), is_alone=True):
+        _check_finite(engine.uncertainty(own_copy(example_inputs)))  # shapes the embedder too
         eager = _copy_to_export(engine)
         exported = _exported(eager, example_inputs, method)
         with complete_file(path) as file:
@@ -78,7 +79,9 @@ def save(
             except Exception as error:
                 parts = (eager.model, eager.embeder, eager.combine_fn, eager.distance_fn)
                 raise unreadable(error, *(part for part in parts if isinstance(part, nn.Module))) from error
-            _check_same(saved, eager, example_inputs, f"exported by {method!r}")
+            original = sibling(engine, {})
+            original.is_trained = True  # nobody is to be warned
+            _check_same(saved, original, example_inputs, f"exported by {method!r}")
 
 
 def load(path: str | os.PathLike[str], device: torch.device | str | None = None) -> IT3Engine:
@@ -158,9 +161,20 @@ def _exported(eager: IT3Engine, example_inputs: Any, method: Method) -> IT3Engin
     )
 
 
+def _check_finite(distances: Tensor) -> None:
+    """Raise ValueError for examples whose predictions are not finite: nothing can be compared on them."""
+    odd = distances.isfinite().logical_not().nonzero().flatten().tolist()
+    if odd:
+        raise ValueError(
+            f"the predictions for the example inputs are not finite for the samples {', '.join(map(str, odd[:10]))}; "
+            "the engine in the file is compared with this one on them, so give example inputs without NaN and infinity"
+        )
+
+
 def _check_same(saved: IT3Engine, eager: IT3Engine, example_inputs: Any, how: str) -> None:
     """Raise ValueError if an engine does not adapt as another one does."""
-    for steps in (0, 1):
+    can_adapt = not any(parameter.is_inference() for parameter in eager_of(eager.model).parameters())
+    for steps in (0, 1) if can_adapt else (0,):
         # Without draws, and decisions that rounding could turn.
         options = {"num_steps": steps, "copy_model": True, "restore_probability": 0, "threshold": None}
         state = torch.get_rng_state()

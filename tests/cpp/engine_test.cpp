@@ -40,6 +40,28 @@ TEST(Engine, AdaptsAsTheFreeFunctions) {
   EXPECT_TRUE(close(uncertainty(*problem.network, method, problem.x), engine.uncertainty(problem.x)));
 }
 
+TEST(Engine, GivesFunctionsCopiesToWriteTo) {
+  torch::manual_seed(0);
+  torch::nn::Sequential model(torch::nn::Linear(4, 8), torch::nn::Tanh(), torch::nn::Linear(8, 3));
+  model->to(torch::kFloat64);
+  model->eval();
+  const at::Tensor x = torch::randn({5, 4}, f64), weight = torch::randn({8, 3}, f64);
+  const auto adapted = [&](bool writes) {
+    const Method method{
+        [&](const at::Tensor& y, const at::Tensor&) { return (writes ? y.mul_(2) : y * 2).matmul(weight.t()); },
+        [&](const at::Tensor& f, const at::Tensor& e) { return writes ? f.add_(e) : f + e; },
+        Distance([&](const at::Tensor& a, const at::Tensor& b) { return (writes ? b.sub_(a) : b - a).abs().mean(); })};
+    Options options;
+    options.lr = 0.01;
+    options.parameters = {"2.*"};  // the head is run once, for all passes
+    ModuleNetwork network(model, "0");
+    return adapt(network, method, options, x);
+  };
+  const auto expected = adapted(false), actual = adapted(true);
+  EXPECT_TRUE(close(actual.prediction, expected.prediction));
+  EXPECT_TRUE(close(actual.losses, expected.losses));
+}
+
 TEST(Engine, KeepsAdaptedWeightsUntilReset) {
   Problem problem;
   Engine engine(problem.network);

@@ -115,7 +115,7 @@ def arguments_of(case: Case, index: int) -> dict[str, Any]:
             arguments[name] = torch.randn(sizes, generator=generator, dtype=torch.float64).to(
                 getattr(torch, case.dtype)
             )
-        if kind == "float" and case.not_finite is not None and index == len(case.batches) - 1:
+        if size and kind == "float" and case.not_finite is not None and index == len(case.batches) - 1:
             sample = arguments[name].select(shape.index("B"), case.not_finite % size)
             sample[(0,) * sample.dim()] = torch.nan
     return arguments

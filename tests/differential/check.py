@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from differential.case import arguments_of
-from differential.naive import Refusal, call, to_double
+from differential.naive import Refusal, call, copied, to_double
 from differential.rig import TAKEN, Difference, Rig, attempt
 
 
@@ -69,7 +69,7 @@ def ambiguous(rig: Rig) -> bool:
     if rig.case.gives_output or not rig.case.output or "output" not in TAKEN:
         return False
     with torch.no_grad():
-        return candidates(call(rig.naive, to_double(rig.inputs(0)))) > 1
+        return candidates(call(copied(rig.naive), to_double(rig.inputs(0)))) > 1
 
 
 def expected_of(rig: Rig, function: Callable[[], Any], adapts: bool = True) -> Any:
@@ -81,6 +81,9 @@ def expected_of(rig: Rig, function: Callable[[], Any], adapts: bool = True) -> A
 def agree(rig: Rig, actual: Any, expected: Any, what: str = "") -> str:
     """Compare results, or refusals. Gives what was agreed on, for the tally."""
     if isinstance(expected, Refusal):
+        is_open = not rig.case.gives_layouts and isinstance(actual, ValueError) and "layout" in str(actual)
+        if is_open:
+            return "refused: layout"
         if not isinstance(actual, ValueError) or not re.search(str(expected), str(actual), re.IGNORECASE):
             raise Difference(f"{what}right is a ValueError with {str(expected)!r}, but there is {actual!r:.400}")
         return f"refused: {expected}"
@@ -98,10 +101,12 @@ def agree(rig: Rig, actual: Any, expected: Any, what: str = "") -> str:
             same(len(actual.losses), len(value), f"{what}the number of losses", 0, 0)
             continue
         same(getattr(actual, name), value, f"{what}{name}", *rig.tolerance)
-    if expected.state:
-        for name, value in actual.state_dict().items():
-            if name in dict(rig.naive.named_parameters()):
-                same(value, expected.state[name], f"{what}adapted {name}", *rig.tolerance)
+    if actual.losses.dim() == 1:  # each sample's own weights are not told
+        adapted = actual.state_dict()
+        for name, value in rig.naive.state_dict().items():
+            moved = name in expected.state
+            right = expected.state[name] if moved else value.detach()
+            same(adapted[name], right, f"{what}adapted {name}", *(rig.tolerance if moved else (1e-7, 0)))
     return "agreed"
 
 

@@ -45,6 +45,24 @@ def first_path(value: Any) -> Path | None:
     return None
 
 
+def copied(model: nn.Module) -> nn.Module:
+    """A deep copy in which tensors share memory as they do in the model; torch's own parts parameters from views."""
+    twin = copy.deepcopy(model)
+    whole: dict[int, Tensor] = {}
+    for own, other in zip(tensors_of(model), tensors_of(twin), strict=True):
+        if not own.is_contiguous() or own.untyped_storage().data_ptr() in whole:
+            base = whole.get(own.untyped_storage().data_ptr())
+            if base is not None:
+                other.data = base.data.as_strided(own.shape, own.stride(), own.storage_offset())
+        elif own.numel() * own.element_size() == own.untyped_storage().nbytes():
+            whole[own.untyped_storage().data_ptr()] = other
+    return twin
+
+
+def tensors_of(model: nn.Module) -> list[Tensor]:
+    return [*model.parameters(), *model.buffers()]
+
+
 def to_double(value: Any) -> Any:
     """A private copy of inputs, detached, floating-point tensors in float64."""
     if isinstance(value, Tensor):
@@ -105,7 +123,7 @@ def distance_by_name(name: str, classes: Callable[[Tensor], int], is_target: boo
         if name in ("mse", "l1"):
             return F.mse_loss(y1, y0) if name == "mse" else F.l1_loss(y1, y0)
         d = classes(y1)
-        if name != "cosine" and y1.shape[d] == 1:
+        if y1.dim() < 2 or y1.shape[d] == 1:
             raise Refusal("one (class|channel)")
         if name == "cosine":
             return 1 - F.cosine_similarity(y1, y0, dim=d).mean()
@@ -160,14 +178,14 @@ class Method:
         if self.neutral is None:
             return self.run(model, inputs)
         with torch.no_grad():
-            shape_of = self.run(model, inputs)
+            shape_of = self.run(copied(model), inputs)
         return self.run(model, inputs, torch.full_like(shape_of, self.neutral))
 
     def second(self, model: nn.Module, inputs: Any, y0: Tensor) -> Tensor:
         if not self.feeds_probabilities:
             return self.run(model, inputs, y0)
         classes = self.prediction.classes(y0)
-        if y0.shape[classes] == 1:
+        if y0.dim() < 2 or y0.shape[classes] == 1:
             raise Refusal("one (class|channel)")
         return self.run(model, inputs, y0.softmax(classes))
 
@@ -181,7 +199,7 @@ class Method:
         )
 
     def uncertainty(self, model: nn.Module, inputs: Any) -> Tensor:
-        model = copy.deepcopy(model).eval()
+        model = copied(model).eval()
         with torch.no_grad():
             y0 = self.first(model, inputs)
             return self.distances(self.second(model, inputs, y0), y0)
@@ -196,7 +214,7 @@ def reaches(method: Method, model: nn.Module, inputs: Any) -> bool:
         return injected[-1].clone()
 
     watched = replace(method, combine=combine)
-    model = copy.deepcopy(model)
+    model = copied(model)
     with torch.no_grad():
         y0 = method.first(model, inputs)
     y1 = watched.second(model, inputs, y0)

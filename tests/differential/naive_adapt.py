@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from differential.naive import Method, OtherBatchNorm, Refusal
+from differential.naive import Method, OtherBatchNorm, Refusal, copied
 
 OPTIMIZERS = {
     "adam": torch.optim.Adam,
@@ -114,8 +114,10 @@ class Adapting:
 
     def _anchor(self) -> nn.Module:
         """The network that makes y1: that of the start, or the moving average."""
-        start = copy.deepcopy(self.model).requires_grad_(False)
-        start.load_state_dict({**self.model.state_dict(), **(self.memory.start or {})})
+        start = copied(self.model).requires_grad_(False)
+        with torch.no_grad():
+            for name, value in (self.memory.start or {}).items():
+                start.get_parameter(name).copy_(value)
         if self.options["anchor"] == "frozen":
             return start
         self.memory.average = self.memory.average or start
@@ -177,7 +179,7 @@ def adapt(
     method: Method, model: nn.Module, inputs: Any, options: dict[str, Any], memory: Memory | None = None
 ) -> Result:
     """Adapt to a batch. Without a memory the model stays as it is."""
-    kept = memory or Memory(copy.deepcopy(model).eval())
+    kept = memory or Memory(copied(model).eval())
     call = Adapting(method, kept, inputs, options)
     before_call = copy.deepcopy(kept.model.state_dict())
     rows = before = None
@@ -206,7 +208,16 @@ def adapt(
     prediction = {"first": y0, "second": y1, "mean": (y0 + y1) / 2}[call.options["prediction"]]
     if call.losses and not prediction.isfinite().all() and rows is None:
         raise Refusal("not finite")
-    state = {name: value.detach().clone() for name, value in kept.model.state_dict().items()}
+    memory_of = {p.untyped_storage().data_ptr() for p in call.adapted}
+    state = {
+        name: value.detach().clone()
+        for name, value in kept.model.state_dict().items()
+        if value.untyped_storage().data_ptr() in memory_of  # also of what lies over the memory of adapted ones
+    }
+    # What forward() wrote is not kept: no tensor moves but those that adapt, and none if no step was taken.
+    kept.model.load_state_dict(before_call)
+    if call.losses:
+        kept.model.load_state_dict(state, strict=False)
     return Result(prediction, y0, y1, torch.tensor(call.losses).double(), method.distances(y1, y0), rows, state)
 
 
@@ -276,9 +287,10 @@ def training_losses(
 ) -> tuple[Tensor, Tensor]:
     """(prediction, loss_ttt) with their graphs; the running statistics are those of the first pass."""
     y0 = method.first(model, inputs)
-    buffers = {name: b.clone() for name, b in model.named_buffers()}
+    held = [(module._buffers, dict(module._buffers)) for module in model.modules()]
+    for buffers, own in held:  # the graph of the first pass reads its own
+        buffers.update({name: b if b is None else b.clone() for name, b in own.items()})
     y1 = method.run(model, inputs, target)
-    with torch.no_grad():
-        for name, b in model.named_buffers():
-            b.copy_(buffers[name])
+    for buffers, own in held:
+        buffers.update(own)
     return y0, to_target(y1, target)

@@ -3,6 +3,7 @@
 import copy
 import inspect
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import it3
@@ -13,7 +14,18 @@ from it3 import Layout as ProductLayout
 from torch import Tensor, nn
 
 from differential.case import Case, arguments_of, as_given, model_of, set_temperature
-from differential.naive import Embed, Layout, Method, Refusal, at_path, distance_by_name, first_path, reaches
+from differential.naive import (
+    Embed,
+    Layout,
+    Method,
+    Refusal,
+    at_path,
+    copied,
+    distance_by_name,
+    first_path,
+    reaches,
+    tensors_of,
+)
 from differential.naive_adapt import finite
 
 TAKEN = inspect.signature(IT3Engine.__init__).parameters  # (for builds from before the new arguments)
@@ -38,6 +50,12 @@ class Doubled(it3.Embedder):
         return 2 * super().forward(prediction, features)
 
 
+def cut(features: Tensor, embedding: Tensor) -> Tensor:
+    """Give another shape than the features have."""
+    combined = features + embedding.sum()
+    return combined[:1] if len(combined) > 1 else torch.cat([combined, combined])
+
+
 class Rig:
     """A case's objects: the engine, and the same by the naive reference."""
 
@@ -46,7 +64,9 @@ class Rig:
         self.reached: bool | None = None
         with torch.inference_mode(case.born == "inference"):
             model = model_of(case)
-        self.naive = copy.deepcopy(model).double().eval()
+        self.naive = model_of(replace(case, dtype="float64")).eval()
+        for own, other in zip(tensors_of(model), tensors_of(self.naive), strict=True):
+            other.data.copy_(own)  # what float32 rounds
         if case.network == "hooked":
             model.register_forward_hook(lambda *_: None)
         self.model: nn.Module = model.eval()
@@ -80,7 +100,7 @@ class Rig:
         elif case.combine == "in_place" and is_flat:
             combine = self.method.combine = lambda features, embedding: features.add_(embedding)
         elif case.combine == "cut":
-            combine = lambda features, embedding: (features + embedding)[:1]  # noqa: E731
+            combine = cut
         self.options = {k: list(v) if isinstance(v, tuple) else v for k, v in case.options}
         distance = F.smooth_l1_loss if case.distance == "smooth" else case.distance
         self.engine = IT3Engine(
@@ -119,7 +139,7 @@ class Rig:
         generator = torch.Generator().manual_seed(9)
         weights = [torch.randn(s, generator=generator, dtype=torch.float64) for s in self.shapes_to_come]
         embedder.load_state_dict(dict(zip(("weight1", "bias1", "weight2", "bias2"), weights, strict=True)))
-        reference = Embed([w.double() for w in embedder.parameters()], prediction, features)
+        reference = Embed([w.detach().double() for w in embedder.parameters()], prediction, features)
         self.method.embed = lambda signal, out: 2 * reference(signal, out)
         return embedder
 
@@ -132,7 +152,8 @@ class Rig:
             arguments["layer_output"] = case.layer_output if len(case.layer_output) > 1 else case.layer_output[0]
         if "feedback" in TAKEN:
             arguments["feedback"] = case.feedback
-        if "in_dims" in TAKEN and case.use == "per_sample" and case.gives_in_dims:
+        needs_in_dims = case.use == "per_sample" or case.not_finite is not None
+        if "in_dims" in TAKEN and needs_in_dims and case.gives_in_dims:
             arguments["in_dims"] = self.in_dims()
         if "prediction_layout" in TAKEN and case.gives_layouts:
             prediction, features = self._layouts()
@@ -147,7 +168,7 @@ class Rig:
             path = first_path(out) if path is None else path
             seen.append(at_path(out, path or ()))
 
-        model = copy.deepcopy(self.naive)  # as it may write to itself
+        model = copied(self.naive)  # as it may write to itself
         model.get_submodule(self.case.layer).register_forward_hook(look)
         with torch.no_grad():
             return self.method.run(model, self.inputs(0)), seen[-1]
@@ -191,13 +212,15 @@ class Rig:
     def refusal(self, adapts: bool = True) -> Refusal | None:
         """What the library has to say of the engine, whatever is done with it."""
         if self.case.born == "inference" and adapts and self.options["num_steps"] > 0:
-            return Refusal("inference mode")
+            return Refusal("inference mode|parameters (is|has)|no batch norm")
         if self.case.combine == "cut":
-            return Refusal("combine_fn|one (class|channel)|parameters (is|has)|no batch norm")
+            return Refusal("combine_fn|reach|one (class|channel)|parameters (is|has)|no batch norm")
+        if self.case.born == "inference":
+            return None  # autograd cannot tell whether what is injected reaches the prediction
         if self.reached is None:
             reached = attempt(lambda: reaches(self.method, self.naive, finite(self.inputs(0))))
             self.reached = reached is not False
-        return None if self.reached else Refusal("reach")
+        return None if self.reached else Refusal("reach|does not depend on its output")
 
 
 def out_dtype(case: Case) -> torch.dtype:

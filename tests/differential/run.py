@@ -36,7 +36,8 @@ class Fault:
 
     why: str
     case: Case
-    count: int = 1
+    count: int = 0
+    is_shrunk: bool = False
 
 
 @dataclass
@@ -77,17 +78,15 @@ class Search:
             if why is None:
                 return
             kind = kind_of(why)
-            known = self.faults.get(kind)
-            if not failing and known is None:
+            known = self.faults.setdefault(kind, Fault(why, case))
+            known.count += kind != failing
+            if not failing and not known.is_shrunk:
+                known.is_shrunk = True
                 failing, since = kind, time.monotonic()
-                self.faults[kind] = Fault(why, case)
-                raise Difference(why)
-            if known is not None:
-                known.count += not failing
-                if size_of(case) < size_of(known.case):
-                    known.case, known.why = case, why
+            if size_of(case) < size_of(known.case):
+                known.case, known.why = case, why
             if failing == kind:
-                raise Difference(why)
+                raise Difference(why)  # at one place, by which Hypothesis knows the failure again
 
         try:
             try_one()

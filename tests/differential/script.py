@@ -26,7 +26,7 @@ def script_of(case: Case, why: str) -> str:
     parts = []
     for name in PARTS:
         text = (folder / name).read_text()
-        text = re.sub(r"^from differential\b.*(\([^)]*\))?\n", "", text, flags=re.MULTILINE)
+        text = re.sub(r"^from differential\b[^(\n]*(\([^)]*\))?\n", "", text, flags=re.MULTILINE)
         parts.append(f"# ---- {name}\n{text}")
     lines = "\n".join(f"# {line}" for line in why.splitlines())
     head = (

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from differential.case import Case, set_temperature
 from differential.check import agree, expected_of, left_alone, same, snapshot, unchanged
-from differential.naive import Refusal
+from differential.naive import Refusal, copied
 from differential.naive_adapt import Memory, adapt, adapt_each, normalise_by, training_losses
 from differential.rig import Difference, Rig, attempt, distance_of, out_dtype
 
@@ -57,7 +57,7 @@ def batch_by_batch(rig: Rig, engine: IT3Engine) -> str:
 
 
 def _as_normalised(rig: Rig) -> nn.Module:
-    model = copy.deepcopy(rig.naive)
+    model = copied(rig.naive)
     if rig.options.get("norm_statistics", "running") != "running":
         normalise_by(model, rig.options["norm_statistics"], rig.options.get("norm_prior", 16.0))
     return model
@@ -66,7 +66,7 @@ def _as_normalised(rig: Rig) -> nn.Module:
 def online(rig: Rig) -> str:
     """Batch after batch from where the last one led, then back."""
     start = {name: value.clone() for name, value in rig.model.state_dict().items()}
-    memory = Memory(copy.deepcopy(rig.naive))
+    memory = Memory(copied(rig.naive))
     result = ""
     for index in range(len(rig.case.batches)):
         rig.set_temperature(index)
@@ -88,13 +88,11 @@ def online(rig: Rig) -> str:
             same(torch.tensor(rig.engine.drift().distance), torch.tensor(drift), "drift after an error", 1e-9, 0)
             memory = kept or memory
         else:
-            adapted = set(dict(rig.model.named_parameters()))
-            unchanged(
-                before, after, lambda name, a=adapted: any(f".{p}" in f".{name}" for p in a) and "flags" not in name
-            )
-            for name, value in rig.model.state_dict().items():
-                if name in adapted:
-                    same(value, memory.model.state_dict()[name], f"batch {index}: kept {name}", *rig.tolerance)
+            moved = expected.state if expected.losses.numel() else {}
+            unchanged(before, after, lambda name, m=moved: name.partition(".")[2].removeprefix("model.") in m)
+            for name in moved:
+                kept_value = rig.model.state_dict()[name]
+                same(kept_value, memory.model.state_dict()[name], f"batch {index}: kept {name}", *rig.tolerance)
     if result != "agreed":
         return result
     moved = {n: v - start[n] for n, v in rig.model.state_dict().items() if n in dict(rig.model.named_parameters())}
@@ -110,7 +108,7 @@ def online(rig: Rig) -> str:
 def _takes_nothing(rig: Rig, inputs: Any) -> bool:
     """Whether the model runs on an empty batch."""
     try:
-        rig.method.run(copy.deepcopy(rig.naive), inputs)
+        rig.method.run(copied(rig.naive), inputs)
     except (RuntimeError, ValueError):
         return False
     return True
@@ -133,7 +131,7 @@ def look(rig: Rig) -> str:
         same(torch.tensor(calibrated), distances.double().quantile(0.95), "calibrate()", *rig.tolerance)
     rig.engine.optimization_parameters["threshold"] = threshold
     given = dict(rig.engine.optimization_parameters)
-    target = torch.zeros_like(rig.method.run(copy.deepcopy(rig.naive), rig.inputs(0)).detach())
+    target = torch.zeros_like(rig.method.run(copied(rig.naive), rig.inputs(0)).detach())
     attempt(lambda: it3.evaluate([rig.engine], [(rig.inputs(0), target)], mean_error))
     unchanged(before, snapshot(rig.model, rig.engine))
     attempt(lambda: it3.tune(rig.engine, [(rig.inputs(0), target)], mean_error, budget=2))
@@ -229,7 +227,7 @@ def train(rig: Rig) -> str:
         model.train()
     rig.engine.train()
     with torch.no_grad():
-        y = copy.deepcopy(rig.naive)
+        y = copied(rig.naive)
         shape = rig.method.run(y, rig.inputs(0))
     generator = torch.Generator().manual_seed(5)
     target = torch.rand(shape.shape, generator=generator, dtype=torch.float64) + 0.1
@@ -287,9 +285,11 @@ def check(case: Case) -> str:
             unchanged(before, snapshot(rig.model, rig.engine))
             if case.embedder == "subclass" and isinstance(saved, ValueError | TypeError):
                 return "refused: a subclass of the embedder"
+            if isinstance(saved, ValueError) and case.not_finite is not None and "not finite" in str(saved):
+                return "refused: examples that are not finite"
             if isinstance(saved, ValueError):
                 # Saving compares adapted predictions too.
-                options = {**rig.options, "num_steps": max(1, rig.options["num_steps"])}
+                options = {**rig.options, "num_steps": max(1, rig.options["num_steps"]), "threshold": None}
                 expected = expected_of(rig, lambda: adapt(rig.method, rig.naive, rig.inputs(0), options))
                 return agree(rig, saved, expected, "save: ")
             rig.engine = it3.load(path)

@@ -106,19 +106,18 @@ def compare(animal: Animal) -> list[str]:
         if isinstance(given, ValueError):
             refused.append(f"{use}: {str(given)[:300]}")
         else:
-            agree_on(use, given, enclosure.expected(use))
+            agree_on(use, given, enclosure.expected(use), enclosure.twin.state_dict())
     return refused
 
 
-def agree_on(use: str, given: Any, expected: Any) -> None:
+def agree_on(use: str, given: Any, expected: Any, before: dict[str, Any]) -> None:
     if isinstance(expected, Tensor):
-        return same(given, expected, use, 1e-6, 1e-8)
+        same(given, expected, use, 1e-6, 1e-8)
+        return
     for name in ("prediction", "first", "second", "losses", "uncertainty"):
         same(getattr(given, name), getattr(expected, name), f"{use}: {name}", 1e-6, 1e-8)
-    if expected.state:
-        for name, value in given.state_dict().items():
-            same(value, expected.state[name], f"{use}: adapted {name}", 1e-6, 1e-8)
-    return None
+    for name, value in given.state_dict().items() if expected.state else []:
+        same(value, expected.state.get(name, before[name]), f"{use}: adapted {name}", 1e-6, 1e-8)
 
 
 def main() -> int:

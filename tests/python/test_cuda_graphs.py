@@ -218,3 +218,17 @@ def test_random_restoration_differs_from_call_to_call() -> None:
     repeated = [engine.adapt(case.inputs).prediction for _ in range(2)]
     torch.cuda.manual_seed(1)
     close([engine.adapt(case.inputs).prediction for _ in range(2)], repeated)
+
+
+@pytest.mark.two_cuda_devices
+@pytest.mark.parametrize("options", [{}, {"per_sample": True}], ids=str)
+@pytest.mark.parametrize("network", ["traced", "script"])
+def test_an_engine_may_move_to_another_device(network: str, options: dict) -> None:
+    case = make_case("mlp")
+    engine, _ = build(case, network)
+    expected = engine.adapt(case.inputs, **options).prediction
+    for device in ("cuda:0", "cuda:1", "cpu", "cuda:1", "cuda:0"):
+        engine.to(device)
+        for _ in range(3):
+            close(engine.adapt(case.inputs.to(device), **options).prediction.cpu(), expected)
+    assert torch.cuda.current_device() == 0

@@ -1,6 +1,7 @@
 """Uses that crashed, or whose errors told nothing."""
 
 import copy
+import warnings
 from functools import partial
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import pytest
 import reference
 import torch
 from it3 import IT3Engine
+from kinds_of_network import NETWORKS
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence
 
@@ -59,6 +61,32 @@ def test_transformers_with_padding(layer: str) -> None:
     close(actual.prediction, expected)
     assert engine.uncertainty((X, mask)).shape == (5,)
     assert torch.backends.mha.get_fastpath_enabled()
+
+
+class Recurrent(nn.Module):
+    def __init__(self, kind: type[nn.Module]) -> None:
+        super().__init__()
+        self.rnn, self.layer, self.fc = kind(6, 8, batch_first=True), nn.Linear(8, 8), nn.Linear(8, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x, _ = self.rnn(x)
+        return self.fc(self.layer(x[:, -1]).tanh())
+
+
+@pytest.mark.parametrize("kind", [nn.LSTM, nn.GRU, nn.RNN])
+@pytest.mark.parametrize("network", NETWORKS)
+def test_recurrent_layers_adapt_in_eval_mode(network: str, kind: type[nn.Module], device: str) -> None:
+    """cuDNN differentiates them in train mode only."""
+    model = Recurrent(kind).double().eval()
+    with_cudnn = torch.backends.cudnn.enabled
+    engine = IT3Engine(NETWORKS[network](copy.deepcopy(model).to(device)), "layer").eval()
+    for _ in range(2):
+        actual = engine.adapt(X.to(device))
+    weights = [w.detach().cpu() for w in engine.embeder.parameters()]
+    expected, losses, _ = reference.adapt(model, "layer", lambda y, f: reference.embed(y, f, *weights), X)
+    close(actual.prediction.cpu(), expected)
+    close(actual.losses.tolist(), losses)
+    assert torch.backends.cudnn.enabled == with_cudnn
 
 
 class TakesPacked(nn.Module):
@@ -156,3 +184,22 @@ def test_layers_are_named_or_given() -> None:
     shared = nn.Linear(6, 6)
     with pytest.raises(ValueError, match="under several names, '0', '1'"):
         IT3Engine(nn.Sequential(shared, shared), shared)
+
+
+@pytest.mark.parametrize("network", NETWORKS)
+def test_warnings_may_be_errors(network: str) -> None:
+    """Torch's handler of warnings throws as it is destroyed, with the result half returned."""
+    model = NETWORKS[network](nn.Sequential(nn.Linear(6, 8), nn.Tanh(), nn.Linear(8, 3)).double().eval())
+    engine = IT3Engine(model, "0", optimization_parameters={"per_sample": True}).eval()
+    x = X[0]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for _ in range(20):
+            try:
+                engine.adapt(x)
+            except UserWarning as warning:
+                assert "one after another" in str(warning) or "never trained" in str(warning)
+        warnings.filterwarnings("ignore", ".*one after another")
+        actual = engine.adapt(x)
+    expected = [engine.adapt(sample, per_sample=False).prediction for sample in x.split(1)]
+    close(actual.prediction, torch.cat(expected))

@@ -202,6 +202,35 @@ def test_embeddings_that_renormalise(frozen: bool, steps: int) -> None:
     exact(engine.adapt(TOKENS, num_steps=0).prediction, copy.deepcopy(engine.model)(TOKENS).detach())
 
 
+def test_what_forward_writes_is_no_change_of_the_users() -> None:
+    engine = IT3Engine(Embeds(frozen=False).double().eval(), "layer").eval()
+    engine.optimization_parameters.update(copy_model=False, lr=0.1)
+    start = copy.deepcopy(engine.model.state_dict())
+    engine.adapt(TOKENS)
+    drift = engine.drift().distance
+    assert drift > 0.1
+    kept = copy.deepcopy(engine.model.state_dict())
+    engine.uncertainty(TOKENS)
+    engine.adapt(TOKENS[:0])
+    engine.adapt(TOKENS, num_steps=0)
+    engine.adapt(TOKENS, threshold=1e9)
+    IT3Engine(engine.model, "last").eval().adapt(TOKENS)
+    exact(engine.model.state_dict(), kept)
+    assert engine.drift().distance == drift
+    engine.reset()
+    exact(engine.model.state_dict(), start)
+
+
+def test_graphs_of_the_users_can_still_be_gone_through() -> None:
+    model = CopiesIntoWeight().double().eval()
+    loss = model(X).square().sum()
+    versions = [p._version for p in model.parameters()]
+    IT3Engine(model, "layer").eval().adapt(X)
+    assert [p._version for p in model.parameters()] == versions
+    loss.backward()
+    assert model.last.weight.grad is not None
+
+
 @pytest.mark.parametrize("frozen", [False, True])
 @pytest.mark.parametrize("model", WRITERS)
 def test_forward_may_write(model: type[Plain], frozen: bool) -> None:

@@ -59,6 +59,18 @@ def test_several_engines_share_a_model(kind: type[nn.Module]) -> None:
     assert not any(m._forward_hooks for m in model.modules())
 
 
+def test_results_are_read_beside_other_calls() -> None:
+    torch.manual_seed(0)
+    engine = IT3Engine(Recurrent().double().eval(), "layer", optimization_parameters={"parameters": "fc"}).eval()
+    engine.adapt(X)
+    batches = [X * (1 + i / 10) for i in range(24)]
+    expected = [engine.adapt(x).state_dict() for x in batches]
+    with ThreadPoolExecutor(4) as pool:
+        actual = list(pool.map(lambda x: engine.adapt(x).state_dict(), batches))
+    for a, e in zip(actual, expected, strict=True):
+        torch.testing.assert_close(a, e, rtol=0, atol=0)
+
+
 def test_the_first_call_may_be_in_threads() -> None:
     torch.manual_seed(0)
     model = Recurrent().double().eval()

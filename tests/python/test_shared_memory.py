@@ -10,6 +10,7 @@ import it3
 import pytest
 import torch
 from it3 import IT3Engine
+from it3.looking import with_settings
 from kinds_of_network import NETWORKS, build, hooked, state_of
 from models import make_case
 from torch import Tensor, nn
@@ -69,6 +70,45 @@ def test_buffers_over_a_parameters_memory_follow_it(optimizer: str, anchor: str)
         steps.step()
     close(loss, expected_loss.detach())
     close(prediction, predict(None, w, passes + 1).detach())
+
+
+class SharedInPart(nn.Module):
+    """A row of the parameter, and its transpose, are buffers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.w = nn.Parameter(torch.randn(4, 4, dtype=torch.float64))
+        self.layer = nn.Linear(4, 4, dtype=torch.float64)
+        self.register_buffer("b", self.w.detach().t())
+        self.register_buffer("row", self.w.detach()[1])
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.tanh(self.layer(x @ self.w)) + x @ self.b + self.row
+
+
+@pytest.mark.parametrize("network", NETWORKS)
+def test_copies_share_memory_as_the_model_does(network: str, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    x = torch.randn(5, 4, dtype=torch.float64)
+    options = {"num_steps": 3, "lr": 0.05}
+    engine = IT3Engine(NETWORKS[network](SharedInPart()), "layer", None, None, "mse", options).eval()
+    adapted = engine.adapt(x)
+    assert (adapted.prediction - engine.adapt(x, num_steps=0).prediction).abs().max() > 0.1
+
+    state = adapted.state_dict()
+    close(state["b"], state["w"].t())
+    close(state["row"], state["w"][1])
+    close(adapted.model()(x).detach(), adapted.prediction)
+    method = "trace" if network == "hooks" else "script"
+    adapted.save(tmp_path / "adapted.pt", x, method)
+    close(torch.jit.load(tmp_path / "adapted.pt")(x).detach(), adapted.prediction)
+
+    engine.save(tmp_path / "engine.pt", x, method)
+    for _ in range(2):
+        close(it3.load(tmp_path / "engine.pt").adapt(x).prediction, adapted.prediction)
+
+    engine.optimization_parameters["copy_model"] = False
+    close(with_settings(engine, {}).adapt(x).prediction, adapted.prediction)
 
 
 def test_adapted_parameters_over_one_memory_are_named() -> None:

@@ -23,7 +23,7 @@ struct IT3_API Adaptation {
   /// The adapted network's first prediction, y0.
   at::Tensor first;
   /// distance(y1, y0) before each step, of the samples that adapt: (steps,), on the prediction's device. With
-  /// Options::per_sample, of every sample: (steps, B).
+  /// Options::per_sample (steps, B): a sample that took fewer steps repeats its last loss, and has 0 if it took none.
   at::Tensor losses;
   /// The adapted network's second prediction, y1 = f(x | y0); only in full, or if it is part of the answer.
   at::Tensor second;

@@ -44,8 +44,7 @@ struct Distance {
       : to_prediction(std::move(prediction)), to_target(std::move(target)) {}
 };
 
-/// A distance by its name, for predictions whose classes or components are where `layout` has their channels (in
-/// dimension 0 where there is no other).
+/// A distance by its name, for predictions whose classes or components are where `layout` has their channels.
 ///
 /// - "mse": mean squared error, "l1": mean absolute error, over all elements.
 /// - "cross_entropy": -sum p log q, with q = softmax(second); "kl": sum p log(p/q); "js": the mean of
@@ -53,8 +52,8 @@ struct Distance {
 ///   the classes, means over the rest.
 /// - "cosine": 1 - cos(second, reference) over the components, mean over the rest.
 ///
-/// Raises c10::ValueError for another name; the function of one of the three between distributions, for predictions
-/// that have one class only.
+/// Raises c10::ValueError for another name; the functions of the four that compare classes or components, for
+/// predictions that have one number a sample.
 IT3_API Distance distance_by_name(std::string_view name, const Layout& layout = {});
 
 /// Whether the distance of this name is one between class distributions: "cross_entropy", "kl" and "js".

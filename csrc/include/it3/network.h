@@ -20,7 +20,8 @@
 
 namespace it3 {
 
-/// What a network's named layer gave -> what the rest of the network goes on with. Same shape, dtype and device.
+/// What a network's named layer gave -> what the rest of the network goes on with. Same shape, dtype and device. Must
+/// not write to what it is given, which other passes may need.
 class Inject {
  public:
   using Function = std::function<at::Tensor(const at::Tensor& features)>;
@@ -120,6 +121,10 @@ class IT3_API Network : public TwoPass {
   /// True at the first call only: for what is said once a network.
   bool is_first_warning() { return !has_warned_.exchange(true); }
 
+  /// Whether it adapts without cuDNN, which differentiates recurrent layers in train mode only.
+  bool runs_without_cudnn() const { return runs_without_cudnn_; }
+  void run_without_cudnn() { runs_without_cudnn_ = true; }
+
   /// Every floating-point or complex parameter, frozen ones too, each once; tied ones under their first name.
   virtual std::vector<NamedParameter> parameters() const = 0;
 
@@ -157,6 +162,7 @@ class IT3_API Network : public TwoPass {
 
  private:
   std::atomic<bool> has_warned_ = false;
+  std::atomic<bool> runs_without_cudnn_ = false;
 };
 
 }  // namespace it3
