@@ -89,7 +89,19 @@ Distance distance_of(const EngineParts& parts) {
 }  // namespace
 
 UnbuiltOnError::UnbuiltOnError(const EngineParts& parts) : exceptions_(std::uncaught_exceptions()) {
-  if (parts.embeds_to_features && !parts.embeder.attr("is_built").cast<bool>()) embeder_ = parts.embeder;
+  if (!parts.embeds_to_features) return;
+  const auto has_shape = [&] { return parts.embeder.attr("is_built").cast<bool>(); };
+  const auto lock = SharedModelLock::of(parts.embeder);
+  {
+    const SharedModelLock::Hold after_whoever_shapes_it(lock, SharedModelLock::Use::reading);
+  }
+  if (has_shape()) return;
+  hold_.emplace(lock, SharedModelLock::Use::alone);
+  if (has_shape()) {
+    hold_.reset();
+  } else {
+    embeder_ = parts.embeder;
+  }
 }
 
 UnbuiltOnError::~UnbuiltOnError() {

@@ -16,6 +16,7 @@
 #include "eager_cut.h"
 #include "module_tree.h"
 #include "script_from_python.h"
+#include "shared_model_lock.h"
 
 namespace it3::python {
 
@@ -58,7 +59,8 @@ NetworkCall trained_network_of(const EngineParts& parts, const py::object& input
 /// Lends copies of the buffers of an embedder of the user's own, if it is an eager module.
 LentBuffers embedder_buffers(const EngineParts& parts);
 
-/// Makes a default embedder that had no shape yet empty again if it is destroyed by an exception.
+/// Makes a default embedder that had no shape yet empty again if it is destroyed by an exception. Meanwhile other
+/// threads wait to use it.
 class UnbuiltOnError {
  public:
   explicit UnbuiltOnError(const EngineParts& parts);
@@ -68,6 +70,7 @@ class UnbuiltOnError {
 
  private:
   py::object embeder_;  // null if it has a shape, or is another one
+  std::optional<SharedModelLock::Hold> hold_;
   int exceptions_;
 };
 

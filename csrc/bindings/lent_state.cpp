@@ -230,7 +230,10 @@ LentState::~LentState() {
 }
 
 void LentState::lend(const at::Tensor& tensor) {
-  if (tensor.is_inference()) return;  // it can be neither written to nor replaced
+  if (tensor.is_inference()) {
+    unlent_.keep(tensor);
+    return;
+  }
   const at::Tensor own = tensor.detach();
   const std::int64_t version = tensor._version();
   tensor.set_data(own.clone());

@@ -8,6 +8,8 @@
 
 #include <torch/csrc/utils/pybind.h>
 
+#include <it3/lent_weights.h>
+
 namespace it3::python {
 
 /// Has all modules in a tree in eval mode while it lives. Their flags are set, and set back, without calling train(),
@@ -84,6 +86,7 @@ class LentState {
   static void give_back(const Lent& lent) noexcept;
 
   std::vector<Lent> lent_;
+  KeptValues unlent_;  // of what was made in inference mode
   std::unique_ptr<KeptState> state_;
 };
 

@@ -59,6 +59,18 @@ std::vector<at::Tensor> copies_with_shared_memory(const std::vector<at::Tensor>&
   return copies;
 }
 
+void KeptValues::keep(const at::Tensor& tensor) { kept_.emplace_back(tensor, tensor.detach().clone()); }
+
+KeptValues::~KeptValues() {
+  for (const auto& [tensor, before] : kept_) {
+    try {
+      const c10::InferenceMode inference;
+      if (!at::equal(tensor, before)) tensor.copy_(before);
+    } catch (const std::exception&) {  // NOLINT(bugprone-empty-catch): the others still get theirs
+    }
+  }
+}
+
 LentWeights::LentWeights(
     const std::vector<NamedParameter>& adapted,
     const std::vector<at::Tensor>& others,
@@ -79,6 +91,7 @@ LentWeights::LentWeights(
     if (tensor.is_inference()) {
       known->second = SIZE_MAX;
       ++made_in_inference_mode;
+      if (may_be_written) unlent_.keep(tensor);
       return;
     }
     all.push_back(tensor);
@@ -170,8 +183,7 @@ void LentWeights::set_constants(const std::vector<at::Tensor>& values) {
   for (std::size_t i = 0; i < adapted_.size(); ++i) {
     const at::Tensor value = values[i].to(values_[i].scalar_type());
     adapted_[i].set_requires_grad(false);
-    // What the model writes there must not reach the values, which are somebody's.
-    adapted_[i].set_data(lent_[i].is_writable ? value.detach().clone() : value.detach());
+    adapted_[i].set_data(value.detach().clone());  // a model may write there, and the values are somebody's
   }
   for (const auto& group : overlapping_) {
     std::vector<at::Tensor> copies;

@@ -63,7 +63,7 @@ def _shares_tensors(one: nn.Module, other: nn.Module) -> bool:
 
 
 def _share_memory_as(model: nn.Module, copied: nn.Module) -> None:
-    """Lay tensors of a copy over the same memory that are so in the model: copy.deepcopy parts parameters from views."""
+    """Lay tensors of a copy over one memory that are so in the model, as copy.deepcopy parts parameters from views."""
     own, others = ([*m.parameters(), *m.buffers()] for m in (model, copied))
     strided = [t for t in own if not nn.parameter.is_lazy(t) and t.layout == torch.strided and t.device.type != "meta"]
     if len({t.untyped_storage().data_ptr() for t in strided}) == len(strided) or len(own) != len(others):

@@ -42,7 +42,9 @@ def _keep(kind: str, holder: Any, key: Any) -> Any:  # noqa: PLR0911
         return functools.partial(_put_slot, holder, key, key.__get__(holder))
     if kind == "contents" and isinstance(holder, dict | list | set | collections.deque):
         return functools.partial(_put_contents, holder, dict(holder) if isinstance(holder, dict) else list(holder))
-    if kind == "tensor" and not holder.is_inference():
+    if kind == "tensor" and holder.is_inference():
+        return functools.partial(_put_inference_tensor, holder, holder.detach().clone())
+    if kind == "tensor":
         version = torch.autograd._unsafe_preserve_version_counter(holder)
         return functools.partial(_put_tensor, holder, holder.detach().clone(), version)
     if kind == "bytes" and hasattr(holder, "flags") and holder.flags.writeable:
@@ -90,6 +92,13 @@ def _put_tensor(tensor: Tensor, before: Tensor, version: Any) -> None:
     if version.prev_versions != (tensor._version,):
         with torch.no_grad(), version:  # bit for bit as it was, also for graphs of the user's that hold it
             tensor.detach().copy_(before)
+
+
+def _put_inference_tensor(tensor: Tensor, before: Tensor) -> None:
+    """Put a tensor back that has no version to tell by, and can be written to in inference mode only."""
+    with torch.inference_mode():
+        if not torch.equal(tensor, before):
+            tensor.copy_(before)
 
 
 def _put_array(array: Any, before: Any) -> None:

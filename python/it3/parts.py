@@ -88,7 +88,9 @@ class EngineWithParts(nn.Module):
     def _parts_for(self, inputs: Any) -> _C.EngineParts:
         """Give the core what it needs for a call, of which the first is preceded by a look."""
         if not self._has_looked:
-            self._look_at_first(inputs)
+            with _C.ModelHold(self.embeder, is_alone=True):  # other threads wait for what it finds
+                if not self._has_looked:
+                    self._look_at_first(inputs)
         return self._parts()
 
     def _look_at_first(self, inputs: Any) -> None:

@@ -61,7 +61,7 @@ def save(
     """
     if callable(engine.output):
         raise ValueError("output is a function, which a file cannot hold; give the place of the prediction")
-    with kept_random_state(), _C.ModelHold(eager_of(engine.model), is_alone=True):
+    with kept_random_state():
         _check_finite(engine.uncertainty(own_copy(example_inputs)))  # shapes the embedder too
         eager = _copy_to_export(engine)
         exported = _exported(eager, example_inputs, method)
@@ -145,7 +145,8 @@ def _copy_to_export(engine: IT3Engine) -> IT3Engine:
     embeder = engine.embeder
     if isinstance(embeder, nn.Module) and type(embeder) is not Embedder:
         embeder = copy_of(embeder).eval()
-    model = uncompiled(copy_of(eager_of(engine.model))).eval()
+    with _C.ModelHold(eager_of(engine.model)):
+        model = uncompiled(copy_of(eager_of(engine.model))).eval()
     return _of_parts(engine, model, embeder, engine.combine_fn, engine.distance_fn)
 
 

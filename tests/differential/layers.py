@@ -262,7 +262,7 @@ def container(b: Builder) -> None:
 
 @operation("vector")
 def branches(b: Builder) -> None:
-    b.forward.append("if bool(x.sum() > 0):\n            x = -x")
+    b.forward.append("if bool(x.sum() > 0.3):\n            x = -x")
     b.facts.add("coupled")
 
 

@@ -134,7 +134,7 @@ def distance_by_name(name: str, classes: Callable[[Tensor], int], is_target: boo
         if name == "kl":
             return (torch.xlogy(p, p) - p * log_q).sum(d).mean()
         m = (p + q) / 2
-        return (torch.xlogy(p, p) + torch.xlogy(q, q) - (p + q) * m.log()).sum(d).mean() / 2
+        return (torch.xlogy(p, p) + torch.xlogy(q, q) - (p + q) * m.clamp_min(1e-300).log()).sum(d).mean() / 2
 
     return of
 
@@ -152,6 +152,7 @@ class Method:
     layer_output: Path | None = None
     neutral: float | None = None
     feeds_probabilities: bool = False
+    in_dims: Any = None
 
     def run(self, model: nn.Module, inputs: Any, signal: Tensor | None = None) -> Tensor:
         """f(x), or f(x | signal), on a copy of the inputs, which forward() may write to."""
@@ -162,7 +163,8 @@ class Method:
             calls.append(1)
             path = first_path(out) if self.layer_output is None else self.layer_output
             features = at_path(out, path or ())
-            return with_tensor(out, path or (), self.combine(features, self.embed(signal, features)))
+            own = features.clone()  # functions may write to what they are given
+            return with_tensor(out, path or (), self.combine(own, self.embed(signal, own)))
 
         hook = None if signal is None else model.get_submodule(self.layer).register_forward_hook(inject)
         try:
@@ -241,7 +243,7 @@ class OtherBatchNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         others = [d for d in range(x.dim()) if d != 1]
-        share = self.prior / (self.prior + len(x))
+        share = self.prior / (self.prior + len(x)) if len(x) else 1.0
         if x.numel() == x.shape[1]:  # one value a channel has no variance
             share = 1.0
         mean = share * self.running_mean + (1 - share) * x.mean(others)

@@ -132,7 +132,8 @@ class Adapting:
         self.memory.optimizer.zero_grad()
         y0 = self.method.first(self.model, self.inputs)
         self.size = y0.numel()
-        y1 = self.method.second(self.anchor, self.inputs, y0)
+        anchor = self.anchor if self.anchor is self.model else copied(self.anchor)  # which forward() may write to
+        y1 = self.method.second(anchor, self.inputs, y0)
         return self.method.distance(*(_rows(t, rows, self.method) for t in (y1, y0)))
 
     def is_over(self, loss: float) -> bool:
@@ -186,6 +187,8 @@ def adapt(
     if options.get("threshold") is not None:
         before = call.answer()
         rows = method.distances(before[1], before[0]) > options["threshold"]
+        if method.in_dims is not None:  # a sample with inputs that are not finite may have a finite prediction
+            rows &= torch.tensor([is_finite(sample_of(inputs, method.in_dims, i)) for i in range(len(rows))]).bool()
         call.inputs = finite(inputs)
     for _ in range(call.options["num_steps"] if rows is None or rows.any() else 0):
         loss = call.loss(rows)
@@ -218,7 +221,9 @@ def adapt(
     kept.model.load_state_dict(before_call)
     if call.losses:
         kept.model.load_state_dict(state, strict=False)
-    return Result(prediction, y0, y1, torch.tensor(call.losses).double(), method.distances(y1, y0), rows, state)
+    return Result(
+        prediction, y0, y1, torch.tensor(call.losses, dtype=torch.float64), method.distances(y1, y0), rows, state
+    )
 
 
 def reset(memory: Memory) -> None:
@@ -251,6 +256,13 @@ def finite(inputs: Any) -> Any:
     if isinstance(inputs, Mapping):
         return {k: finite(v) for k, v in inputs.items()}
     return type(inputs)(map(finite, inputs)) if isinstance(inputs, tuple | list) else inputs
+
+
+def is_finite(inputs: Any) -> bool:
+    if isinstance(inputs, Tensor):
+        return bool(inputs.isfinite().all())
+    values = inputs.values() if isinstance(inputs, Mapping) else inputs if isinstance(inputs, tuple | list) else ()
+    return all(map(is_finite, values))
 
 
 def sample_of(inputs: Any, in_dims: Any, index: int) -> Any:

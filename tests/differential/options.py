@@ -11,7 +11,7 @@ OPTIONAL: dict[str, tuple[int, list[Any]]] = {
     "weight_decay": (2, [0.1, 0.0]),
     "prediction": (3, ["second", "mean", "first"]),
     "anchor": (4, ["frozen", "ema", "none"]),
-    "tolerance": (2, [0.0, 0.05]),
+    "tolerance": (2, [0.001, 0.05]),
     "parameters": (3, [["*bias"], "norm", ["l0.*", "*weight*"], "all", ["nobody"]]),
     "norm_statistics": (2, ["batch", "blend"]),
     "restore_probability": (1, [1.0]),
@@ -42,20 +42,28 @@ def options(draw: Any, use: str, is_exact: bool = True) -> dict[str, Any]:
     if name in ("sgd", "rmsprop") and draw(st.booleans()):
         drawn["momentum"] = 0.9
     if name != "sgd":
-        drawn["eps"] = draw(st.sampled_from([1e-3, 1e-6]))
+        drawn["eps"] = draw(st.sampled_from([1e-3, 1e-2]))
     if drawn.get("anchor") == "ema":
         drawn["ema_decay"] = draw(st.sampled_from([0.5, 0.9]))
     if drawn.get("norm_statistics") == "blend":
         drawn["norm_prior"] = draw(st.sampled_from([2.0, 16.0]))
     if "tolerance" in drawn and draw(st.booleans()):
         drawn["patience"] = 2
-    if use != "online":
-        drawn.pop("recovery_factor", None)
-    else:
+    _fit_to(drawn, use, with_chunks=use == "per_sample" and draw(st.booleans()))
+    return drawn
+
+
+def _fit_to(drawn: dict[str, Any], use: str, with_chunks: bool) -> None:
+    """Leave out the options that are not for this use, and give those that make it."""
+    others = {
+        "train": ("recovery_factor", "norm_statistics", "norm_prior", "parameters"),
+        "online": ("restore_probability",),
+    }
+    for name in others.get(use, ("recovery_factor",)):
+        drawn.pop(name, None)
+    if use == "online":
         drawn["copy_model"] = False
-        drawn.pop("restore_probability", None)
     if use == "per_sample":
         drawn["per_sample"] = True
-        if draw(st.booleans()):
-            drawn["chunk_size"] = 2
-    return drawn
+    if with_chunks:
+        drawn["chunk_size"] = 2

@@ -53,7 +53,7 @@ class Doubled(it3.Embedder):
 def cut(features: Tensor, embedding: Tensor) -> Tensor:
     """Give another shape than the features have."""
     combined = features + embedding.sum()
-    return combined[:1] if len(combined) > 1 else torch.cat([combined, combined])
+    return combined[:1] if len(combined) > 1 else torch.stack([combined, combined])
 
 
 class Rig:
@@ -86,6 +86,7 @@ class Rig:
             layer_output=case.layer_output if case.layer_output else None,
             neutral=case.neutral,
             feeds_probabilities=feeds == "probabilities" or is_auto,
+            in_dims=self.in_dims() if case.not_finite is not None else None,
         )
         self.set_temperature(0)
         y0, out = self._shapes()

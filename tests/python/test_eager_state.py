@@ -221,6 +221,28 @@ def test_what_forward_writes_is_no_change_of_the_users() -> None:
     exact(engine.model.state_dict(), start)
 
 
+@pytest.mark.parametrize("anchor", ["none", "frozen", "ema"])
+def test_what_forward_writes_stays_out_of_the_start(anchor: str) -> None:
+    engine = IT3Engine(Embeds(frozen=False).double().eval(), "layer").eval()
+    engine.optimization_parameters.update(copy_model=False, anchor=anchor, lr=0.1)
+    start = copy.deepcopy(engine.model.state_dict())
+    for _ in range(2):
+        engine.adapt(TOKENS)
+    moved = [(value - start[name]).norm() for name, value in engine.model.state_dict().items()]
+    close(engine.drift().distance, float(torch.stack(moved).norm()))
+    engine.reset()
+    exact(engine.model.state_dict(), start)
+
+
+def test_weights_made_in_inference_mode_stay() -> None:
+    with torch.inference_mode():
+        model = Embeds(frozen=False).double().eval()
+    before = model.table.weight.clone()
+    prediction = IT3Engine(model, "layer").eval().adapt(TOKENS, num_steps=0).prediction
+    assert torch.equal(model.table.weight, before)
+    exact(prediction, copy.deepcopy(model)(TOKENS).detach())
+
+
 def test_graphs_of_the_users_can_still_be_gone_through() -> None:
     model = CopiesIntoWeight().double().eval()
     loss = model(X).square().sum()

@@ -59,6 +59,28 @@ def test_several_engines_share_a_model(kind: type[nn.Module]) -> None:
     assert not any(m._forward_hooks for m in model.modules())
 
 
+@pytest.mark.parametrize("kind", [Recurrent, Cut])
+def test_a_call_that_fails_takes_no_shape_from_others(kind: type[nn.Module]) -> None:
+    for _ in range(10):
+        torch.manual_seed(0)
+        engine = IT3Engine(kind().double().eval(), "layer").eval()
+        bad = torch.full_like(X, torch.nan)
+
+        def call(x: Tensor, engine: IT3Engine = engine) -> Tensor | None:
+            try:
+                return engine.adapt(x, num_steps=0 if x is X else 1).prediction
+            except ValueError as error:
+                assert "nan" in str(error)  # noqa: PT017  (other threads' errors go another way)
+                return None
+
+        with ThreadPoolExecutor(4) as pool:
+            results = list(pool.map(call, [bad, X, bad, X, bad, X]))
+        plain = engine.model(X).detach()
+        for result in results[1::2]:
+            torch.testing.assert_close(result, plain, rtol=0, atol=1e-12)
+        assert engine.embeder.is_built
+
+
 def test_results_are_read_beside_other_calls() -> None:
     torch.manual_seed(0)
     engine = IT3Engine(Recurrent().double().eval(), "layer", optimization_parameters={"parameters": "fc"}).eval()

@@ -53,7 +53,7 @@ def all_of(engine: IT3Engine) -> dict[str, Any]:
 
 def random_state() -> list[Any]:
     of_numpy = np.random.get_state()  # noqa: NPY002  (the global one)
-    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
+    cuda = [state.tolist() for state in torch.cuda.get_rng_state_all()] if torch.cuda.is_available() else []
     return [torch.get_rng_state().tolist(), cuda, random.getstate(), of_numpy[1].tolist(), of_numpy[2]]
 
 

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <utility>
 #include <vector>
 
 #include <ATen/core/Tensor.h>
@@ -13,6 +14,21 @@ namespace it3 {
 /// Copies of tensors. Those that lie over the same memory do so in their copies too.
 IT3_API std::vector<at::Tensor> copies_with_shared_memory(const std::vector<at::Tensor>& tensors);
 
+/// Puts the values of tensors back when it is destroyed, without throwing: of those that were made in inference mode,
+/// which cannot be replaced, but written to.
+class IT3_API KeptValues {
+ public:
+  KeptValues() = default;
+  ~KeptValues();
+  KeptValues(const KeptValues&) = delete;
+  KeptValues& operator=(const KeptValues&) = delete;
+
+  void keep(const at::Tensor& tensor);
+
+ private:
+  std::vector<std::pair<at::Tensor, at::Tensor>> kept_;  // and what it held
+};
+
 /// Lends a model other storage for its parameters and buffers. While it lives, the adapted parameters hold copies of
 /// their values, a tensor that lies over the memory of a lent one is the same part of its copy, and all that does not
 /// adapt requires no gradient. Its destructor, which does not throw, gives every tensor its own storage and flag back.
@@ -23,9 +39,9 @@ class IT3_API LentWeights {
   /// @param others  the model's other tensors; some of `adapted` among them do no harm
   /// @param writable  those, of both or beside them, which the model itself may write to: copies too
   ///
-  /// Tensors that were made in inference mode, which can be neither written to nor replaced, are not lent. Raises
-  /// c10::ValueError if something adapts and there are such; if two adapted parameters lie over the same memory; if an
-  /// adapted parameter has gaps in which another tensor lies.
+  /// Tensors that were made in inference mode, which cannot be replaced, are not lent, but get their values back.
+  /// Raises c10::ValueError if something adapts and there are such; if two adapted parameters lie over the same memory;
+  /// if an adapted parameter has gaps in which another tensor lies.
   explicit LentWeights(
       const std::vector<NamedParameter>& adapted,
       const std::vector<at::Tensor>& others = {},
@@ -68,6 +84,7 @@ class IT3_API LentWeights {
   std::vector<at::Tensor> adapted_;
   std::vector<at::Tensor> values_;
   std::vector<at::Tensor> fixed_;  // hold their own, but require no gradient
+  KeptValues unlent_;              // of what was made in inference mode
   std::vector<Lent> lent_;
   std::vector<std::vector<std::size_t>> overlapping_;  // places in lent_
 };
