@@ -242,7 +242,9 @@ void bind_engine(py::module_& module) {
       module, "ModelHold", "Waits until no thread has other weights in an eager model, and keeps it so meanwhile.")
       .def(py::init<py::object, bool>(), py::arg("model"), py::arg("is_alone") = false)
       .def("__enter__", &ModelHold::enter)
-      .def("__exit__", [](ModelHold& hold, const py::args&) { hold.exit(); });
+      .def(
+          "__exit__", [](ModelHold& hold, const py::object&, const py::object&, const py::object&) { hold.exit(); },
+          py::arg("type"), py::arg("value"), py::arg("traceback"));
 
   py::class_<ScriptNetwork, std::shared_ptr<ScriptNetwork>>(
       module, "ScriptNetwork", "A TorchScript module, cut at one layer into a head and a tail.")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import collections.abc
 import torch
 import typing
-__all__: list[str] = ['Adaptation', 'Drift', 'EagerCut', 'EngineParts', 'LayerKind', 'Layout', 'Online', 'Origin', 'ScriptNetwork', 'Watch', 'adapt', 'arguments_of', 'batch_norm', 'broadcast_add', 'channel_dim_of_kind', 'check_distance', 'check_feedback', 'check_in_dims', 'check_injection', 'check_output_choice', 'chosen_output', 'describe_layouts', 'embed', 'is_between_distributions', 'is_elementwise', 'kind_of_layer', 'load_engine', 'make_embedder_weights', 'options_of', 'peak_memory', 'quantile_of', 'replace_at', 'sample_distances', 'save_engine', 'settle_layouts', 'submodule_of', 'training_losses', 'uncertainty', 'untrained_warning', 'why_not_recorded']
+__all__: list[str] = ['Adaptation', 'Drift', 'EagerCut', 'EngineParts', 'LayerKind', 'Layout', 'ModelHold', 'Online', 'Origin', 'ScriptNetwork', 'Watch', 'adapt', 'arguments_of', 'batch_norm', 'broadcast_add', 'channel_dim_of_kind', 'check_distance', 'check_feedback', 'check_in_dims', 'check_injection', 'check_output_choice', 'chosen_output', 'copies_with_shared_memory', 'describe_layouts', 'embed', 'is_between_distributions', 'is_elementwise', 'kind_of_layer', 'load_engine', 'make_embedder_weights', 'options_of', 'peak_memory', 'quantile_of', 'replace_at', 'sample_distances', 'save_engine', 'settle_layouts', 'submodule_of', 'training_losses', 'uncertainty', 'untrained_warning', 'why_not_recorded']
 class Layout:
     """
     Which dimensions of a tensor are its samples and its channels.
@@ -144,6 +144,16 @@ class Online:
         """
         Writes the weights of the start back into the model, and forgets everything.
         """
+class ModelHold:
+    """
+    Waits until no thread has other weights in an eager model, and keeps it so meanwhile.
+    """
+    def __enter__(self) -> None:
+        ...
+    def __exit__(self, type: typing.Any, value: typing.Any, traceback: typing.Any) -> None:
+        ...
+    def __init__(self, model: typing.Any, is_alone: bool = False) -> None:
+        ...
 class ScriptNetwork:
     """
     A TorchScript module, cut at one layer into a head and a tail.
@@ -215,6 +225,10 @@ def check_output_choice(output: typing.Any, layer_output: typing.Any) -> None:
 def chosen_output(output: typing.Any, chosen: typing.Any, tensor_type: typing.Any) -> typing.Any:
     """
     The prediction in what a model returned, where instances of tensor_type count as tensors.
+    """
+def copies_with_shared_memory(tensors: collections.abc.Sequence[torch.Tensor]) -> list[torch.Tensor]:
+    """
+    Copies of tensors; those that lie over the same memory do so in their copies too.
     """
 def describe_layouts(parts: EngineParts, inputs: typing.Any) -> str:
     """

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.grad_mode import _unsafe_preserve_version_counter
 
 from it3.reads import Reads, contents_of
 from it3.recording import global_random_states, set_random_states
@@ -45,7 +46,7 @@ def _keep(kind: str, holder: Any, key: Any) -> Any:  # noqa: PLR0911
     if kind == "tensor" and holder.is_inference():
         return functools.partial(_put_inference_tensor, holder, holder.detach().clone())
     if kind == "tensor":
-        version = torch.autograd._unsafe_preserve_version_counter(holder)
+        version = _unsafe_preserve_version_counter(holder)
         return functools.partial(_put_tensor, holder, holder.detach().clone(), version)
     if kind == "bytes" and hasattr(holder, "flags") and holder.flags.writeable:
         return functools.partial(_put_array, holder, holder.copy())

@@ -1,11 +1,12 @@
-"""The zoo's small models against the reference; `make differential` draws more."""
+"""The zoo's small models, and drawn cases, against the reference; `make differential` draws more."""
 
 import warnings
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import torch
-from differential import zoo, zoo_torch
+from differential import run, zoo, zoo_torch
 
 ANIMALS = {animal.name: animal for animal in zoo_torch.of_torch()}
 
@@ -26,3 +27,8 @@ def _quietly() -> Iterator[None]:
 @pytest.mark.parametrize("name", ANIMALS)
 def test_the_zoo_agrees_with_the_reference(name: str) -> None:
     zoo.compare(ANIMALS[name])
+
+
+def test_drawn_cases_agree_with_the_reference(tmp_path: Path) -> None:
+    arguments = {"--cases": 600, "--seconds": 90, "--seed": 20, "--jobs": 2, "--out": tmp_path}
+    assert run.main([str(part) for pair in arguments.items() for part in pair]) == 0

@@ -79,7 +79,7 @@ class Snapshot:
 
 def build(device: str, bomb: Bomb, place: str, options: dict[str, Any], is_built: bool) -> tuple[IT3Engine, Tensor]:
     torch.manual_seed(0)
-    inputs = torch.randn(4, 1, 6, 6, device=device)
+    inputs = torch.randn(4, 1, 6, 6).to(device)
 
     class Backward(torch.autograd.Function):
         @staticmethod
