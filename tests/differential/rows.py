@@ -78,6 +78,8 @@ class Row:
         if self.fields.get("use") not in ("online", "pair"):
             options.pop("copy_model", None)
             options.pop("recovery_factor", None)
+        else:
+            options.pop("restore_probability", None)  # whose draws are no fault
         if self.fields.get("use") == "per_sample":
             options["per_sample"] = True
         plain = {**PLAIN, **self.fields}
