@@ -153,8 +153,7 @@ void run(const Arguments& arguments) {
       arguments.device, "; this machine, with this build of torch, has ", cuda_devices, " CUDA devices");
   SavedEngine saved = load_engine(arguments.engine, device);
   if (!arguments.layer.empty()) saved.layer = arguments.layer;
-  for (const auto& [name, value] : arguments.options) saved.options.set(name, value);
-  saved.options.validate();
+  saved.options.override_with(arguments.options);
   if (arguments.describe) {
     std::cout << describe(saved).dump(2) << '\n';
     return;

@@ -340,6 +340,9 @@ void bind_engine(py::module_& module) {
       py::arg("options"),
       "All options that are set, by default or by these. Raises what the core would raise for them.");
   module.def(
+      "overridden", translated(overridden), py::arg("options"), py::arg("others"),
+      "Options with others in place of some. What says more about a choice that these change goes with that choice.");
+  module.def(
       "check_injection", translated(check_injection_of_parts), py::arg("parts"), py::arg("inputs"),
       "Raises ValueError if what is injected does not reach the prediction; whether the inputs could tell.");
   module.def(

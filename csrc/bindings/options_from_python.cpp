@@ -77,18 +77,39 @@ OptionValue value_from(const std::string& name, py::handle value) {
   return texts;
 }
 
-}  // namespace
-
-Options options_from(const py::dict& values) {
-  Options options;
+std::vector<std::pair<std::string, OptionValue>> settings_from(const py::dict& values) {
+  std::vector<std::pair<std::string, OptionValue>> settings;
   for (const auto& [key, value] : values) {
     TORCH_CHECK_TYPE(
         py::isinstance<py::str>(key), "names of options are strings, not ", py::repr(key).cast<std::string>());
     const auto name = key.cast<std::string>();
-    options.set(name, value_from(name, value));
+    settings.emplace_back(name, value_from(name, value));
   }
+  return settings;
+}
+
+}  // namespace
+
+Options options_from(const py::dict& values) {
+  Options options;
+  for (const auto& [name, value] : settings_from(values)) options.set(name, value);
   options.validate();
   return options;
+}
+
+py::dict overridden(const py::dict& values, const py::dict& others) {
+  Options options;
+  for (const auto& [name, value] : settings_from(values)) {
+    if (!others.contains(name.c_str())) options.set(name, value);
+  }
+  options.override_with(settings_from(others));
+  const py::dict set = to_python(options);
+  py::dict result;
+  for (const auto& [key, value] : values) {
+    if (value.is_none() || set.contains(key)) result[key] = value;
+  }
+  for (const auto& [key, value] : others) result[key] = value;
+  return result;
 }
 
 py::dict to_python(const Options& options) {

@@ -283,6 +283,45 @@ const auto& setters() {
   return all;
 }
 
+/// An option that says more about the choice that another makes, and that no other choice uses.
+struct Refinement {
+  std::string_view name;
+  std::string_view takers;
+  bool (*is_idle)(const Options&);
+  std::string (*choice)(const Options&);
+};
+
+std::string optimizer_of(const Options& o) { return c10::str("optimizer_name is '", to_string(o.optimizer_name), "'"); }
+
+const auto& refinements() {
+  static const std::vector<Refinement> all = {
+      {"betas", "adam and adamw",
+       [](const Options& o) {
+         return o.betas && o.optimizer_name != OptimizerName::adam && o.optimizer_name != OptimizerName::adamw;
+       },
+       optimizer_of},
+      {"momentum", "sgd and rmsprop",
+       [](const Options& o) {
+         return o.momentum && o.optimizer_name != OptimizerName::sgd && o.optimizer_name != OptimizerName::rmsprop;
+       },
+       optimizer_of},
+      {"eps", "adam, adamw, rmsprop and adagrad",
+       [](const Options& o) { return o.eps && o.optimizer_name == OptimizerName::sgd; }, optimizer_of},
+      {"ema_decay", "anchor='ema'", [](const Options& o) { return o.ema_decay && o.anchor != AnchorName::ema; },
+       [](const Options& o) { return c10::str("anchor is '", name_of(o.anchor, anchor_names), "'"); }},
+      {"norm_prior", "norm_statistics='blend'",
+       [](const Options& o) { return o.normalisation.prior && o.normalisation.statistics != NormStatistics::blend; },
+       [](const Options& o) {
+         return c10::str("norm_statistics is '", name_of(o.normalisation.statistics, statistics_names), "'");
+       }},
+      {"chunk_size", "per_sample=True", [](const Options& o) { return o.chunk_size && !o.per_sample; },
+       [](const Options&) { return std::string("per_sample is False"); }},
+      {"patience", "a tolerance", [](const Options& o) { return o.patience && !o.tolerance; },
+       [](const Options&) { return std::string("tolerance is None"); }},
+  };
+  return all;
+}
+
 }  // namespace
 
 void Options::set(std::string_view name, const OptionValue& value) {
@@ -335,23 +374,23 @@ void Options::validate() const {
   const auto check = [](bool accepted, std::string_view option, std::string_view takers, const auto& given) {
     TORCH_CHECK_VALUE(accepted, option, " is for ", takers, ", but ", given, "; leave ", option, " out or change that");
   };
-  const std::string optimizer = c10::str("optimizer_name is '", to_string(optimizer_name), "'");
-  const bool is_adam = optimizer_name == OptimizerName::adam || optimizer_name == OptimizerName::adamw;
-  const bool has_momentum = optimizer_name == OptimizerName::sgd || optimizer_name == OptimizerName::rmsprop;
-  check(is_adam || !betas, "betas", "adam and adamw", optimizer);
-  check(has_momentum || !momentum, "momentum", "sgd and rmsprop", optimizer);
-  check(optimizer_name != OptimizerName::sgd || !eps, "eps", "adam, adamw, rmsprop and adagrad", optimizer);
-  check(
-      anchor == AnchorName::ema || !ema_decay, "ema_decay", "anchor='ema'",
-      c10::str("anchor is '", name_of(anchor, anchor_names), "'"));
-  check(
-      normalisation.statistics == NormStatistics::blend || !normalisation.prior, "norm_prior",
-      "norm_statistics='blend'",
-      c10::str("norm_statistics is '", name_of(normalisation.statistics, statistics_names), "'"));
+  for (const auto& refinement : refinements()) {
+    check(!refinement.is_idle(*this), refinement.name, refinement.takers, refinement.choice(*this));
+  }
   check(copy_model || !per_sample, "per_sample", "copy_model=True", "copy_model is False");
-  check(per_sample || !chunk_size, "chunk_size", "per_sample=True", "per_sample is False");
-  check(tolerance || !patience, "patience", "a tolerance", "tolerance is None");
   last_valid = *this;
+}
+
+void Options::override_with(const std::vector<std::pair<std::string, OptionValue>>& others) {
+  Options changed = *this;
+  for (const auto& [name, value] : others) changed.set(name, value);
+  for (const auto& refinement : refinements()) {
+    const auto is_it = [&](const auto& other) { return other.first == refinement.name; };
+    const bool is_given = std::any_of(others.begin(), others.end(), is_it);
+    if (!is_given && refinement.is_idle(changed)) changed.set(refinement.name, std::monostate());
+  }
+  changed.validate();
+  *this = changed;
 }
 
 std::string_view to_string(OptimizerName name) { return name_of(name, optimizer_names); }

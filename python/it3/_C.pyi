@@ -5,7 +5,7 @@ from __future__ import annotations
 import collections.abc
 import torch
 import typing
-__all__: list[str] = ['Adaptation', 'Drift', 'EagerCut', 'EngineParts', 'LayerKind', 'Layout', 'ModelHold', 'Online', 'Origin', 'ScriptNetwork', 'Watch', 'adapt', 'arguments_of', 'batch_norm', 'broadcast_add', 'channel_dim_of_kind', 'check_distance', 'check_feedback', 'check_in_dims', 'check_injection', 'check_output_choice', 'chosen_output', 'copies_with_shared_memory', 'describe_layouts', 'embed', 'is_between_distributions', 'is_elementwise', 'kind_of_layer', 'load_engine', 'make_embedder_weights', 'options_of', 'peak_memory', 'quantile_of', 'replace_at', 'sample_distances', 'save_engine', 'settle_layouts', 'submodule_of', 'training_losses', 'uncertainty', 'untrained_warning', 'why_not_recorded']
+__all__: list[str] = ['Adaptation', 'Drift', 'EagerCut', 'EngineParts', 'LayerKind', 'Layout', 'ModelHold', 'Online', 'Origin', 'ScriptNetwork', 'Watch', 'adapt', 'arguments_of', 'batch_norm', 'broadcast_add', 'channel_dim_of_kind', 'check_distance', 'check_feedback', 'check_in_dims', 'check_injection', 'check_output_choice', 'chosen_output', 'copies_with_shared_memory', 'describe_layouts', 'embed', 'is_between_distributions', 'is_elementwise', 'kind_of_layer', 'load_engine', 'make_embedder_weights', 'options_of', 'overridden', 'peak_memory', 'quantile_of', 'replace_at', 'sample_distances', 'save_engine', 'settle_layouts', 'submodule_of', 'training_losses', 'uncertainty', 'untrained_warning', 'why_not_recorded']
 class Layout:
     """
     Which dimensions of a tensor are its samples and its channels.
@@ -261,6 +261,10 @@ def make_embedder_weights(prediction: torch.Tensor, features: torch.Tensor, pred
 def options_of(options: dict) -> dict:
     """
     All options that are set, by default or by these. Raises what the core would raise for them.
+    """
+def overridden(options: dict, others: dict) -> dict:
+    """
+    Options with others in place of some. What says more about a choice that these change goes with that choice.
     """
 def peak_memory(call: typing.Any) -> int:
     """

@@ -237,9 +237,10 @@ class IT3Engine(EngineWithParts):
         inputs
             What the model is called with.
         **overrides
-            Optimisation parameters for this call.
+            Optimisation parameters for this call. What the engine's say beside about a choice that these change, such
+            as ``ema_decay`` about ``anchor="ema"``, is left out.
         """
-        options = {**self.optimization_parameters, **overrides}
+        options = _C.overridden(self.optimization_parameters, overrides) if overrides else self.optimization_parameters
         self._warn_if_untrained(options, stacklevel=3)
         result = _C.adapt(self._parts_for(inputs), inputs, options, self._online, in_full=True)
         return Adaptation(

@@ -15,7 +15,7 @@ from it3 import _C
 from it3.controls import Reference
 from it3.engine import IT3Engine
 from it3.kept import own_copy, seeded_runs
-from it3.looking import Batches, Loader, batches_of, check_separate, with_settings
+from it3.looking import Batches, Loader, batches_of, check_separate, options_with, with_settings
 from it3.metrics import Metric, metric_of
 
 if TYPE_CHECKING:
@@ -289,7 +289,7 @@ def _rows_of(
     for options in variants.values():
         if not isinstance(options, Mapping):
             raise TypeError(f"a variant must be a mapping of options, not a {type(options).__name__}")
-        merged = {**engine.optimization_parameters, **options}
+        merged = options_with(engine, options)
         used = {name: merged.get(name, default) for name, default in RUNNING.items()}
         if used["norm_statistics"] not in ("running", None):
             prior = "" if used["norm_prior"] is None else f", prior {used['norm_prior']:g}"

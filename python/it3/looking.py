@@ -50,17 +50,14 @@ def with_settings(engine: IT3Engine, settings: Mapping[str, Any]) -> IT3Engine:
 
 def sibling(engine: IT3Engine, settings: Mapping[str, Any]) -> IT3Engine:
     """Make an engine around the same model and functions with other settings; see :func:`with_settings`."""
-    if not isinstance(settings, Mapping):
-        raise TypeError(f"settings must be a mapping, such as {{'num_steps': 1}}, not a {type(settings).__name__}")
+    options = options_with(engine, settings)
     other = type(engine).__new__(type(engine))
     # With dictionaries of its own, of modules and of options among them.
     own = {name: value.copy() if isinstance(value, dict | set) else value for name, value in vars(engine).items()}
     other.__dict__.update(own)
     other.__dict__["_known_parts"] = None
     other.__dict__["_online"] = _C.Online()
-    options = {name: value for name, value in settings.items() if name != "distance_fn"}
-    other.optimization_parameters = {**engine.optimization_parameters, **options}
-    _C.options_of(other.optimization_parameters)
+    other.optimization_parameters = options
     distance = settings.get("distance_fn")
     if isinstance(distance, str):
         _C.check_distance(distance)
@@ -70,6 +67,14 @@ def sibling(engine: IT3Engine, settings: Mapping[str, Any]) -> IT3Engine:
         other._modules.pop("distance_fn", None)  # which takes modules only
         other.distance_fn = distance
     return other
+
+
+def options_with(engine: IT3Engine, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Give the engine's options with those of some settings in their place."""
+    if not isinstance(settings, Mapping):
+        raise TypeError(f"settings must be a mapping, such as {{'num_steps': 1}}, not a {type(settings).__name__}")
+    options = {name: value for name, value in settings.items() if name != "distance_fn"}
+    return _C.overridden(engine.optimization_parameters, options)
 
 
 def check_separate(twin: IT3Engine, engine: IT3Engine, inputs: Any) -> None:

@@ -119,7 +119,8 @@ def tune(
         batches = batches_of(loader, seed)
         if search is None:
             search = _usable(next(iter(by_name.values())), batches[0][0])
-        _check_search(search)
+        for engine in by_name.values():
+            _check_search(search, engine)
 
         def score(name: str, choice: Mapping[str, Any]) -> float:
             torch.manual_seed(seed)
@@ -135,7 +136,9 @@ def tune(
         def objective(trial: optuna.Trial) -> float:
             names = list(by_name)
             name = trial.suggest_categorical("engine", names) if len(names) > 1 else names[0]
-            choice = {option: _suggest(trial, option, values) for option, values in search.items()}
+            choice = _without_idle(
+                by_name[name], {option: _suggest(trial, option, values) for option, values in search.items()}
+            )
             choices[trial.number] = (name, choice)
             trial.set_user_attr("name", name)
             trial.set_user_attr("choice", {option: _plain(value) for option, value in choice.items()})
@@ -216,8 +219,8 @@ def _score(engine: IT3Engine, settings: Mapping[str, Any], batches: Batches, met
     return total / count
 
 
-def _check_search(search: Mapping[str, Values]) -> None:
-    """Check that each option exists, and has choices, or a range."""
+def _check_search(search: Mapping[str, Values], engine: IT3Engine) -> None:
+    """Check that each option exists, has choices or a range, and is of use with what is chosen beside it."""
     for option, values in search.items():
         if isinstance(values, tuple):
             ends = [v for v in values if isinstance(v, int | float) and not isinstance(v, bool)]
@@ -228,8 +231,21 @@ def _check_search(search: Mapping[str, Values]) -> None:
                 )
         elif not isinstance(values, list) or not values:
             raise ValueError(f"{option!r} needs a list of choices, or a pair (low, high), not {values!r}")
-        if option != "distance_fn":
-            _C.options_of({option: values[0]})  # raises for an option that does not exist
+    for option, values in search.items():
+        if option == "distance_fn":
+            continue
+        beside: list[dict[str, Any]] = [
+            {other: value} for other in search if other not in (option, "distance_fn") for value in search[other]
+        ]
+        if not any(option in _without_idle(engine, {option: values[0], **others}) for others in ({}, *beside)):
+            _C.overridden(engine.optimization_parameters, {option: values[0]})  # raises
+
+
+def _without_idle(engine: IT3Engine, choice: Mapping[str, Any]) -> dict[str, Any]:
+    """Leave out what says more about a choice that is not made, such as ``ema_decay`` without the anchor "ema"."""
+    options = {option: value for option, value in choice.items() if option != "distance_fn"}
+    used = _C.overridden({**engine.optimization_parameters, **options}, {})
+    return {option: value for option, value in choice.items() if option == "distance_fn" or option in used}
 
 
 def _usable(engine: IT3Engine, inputs: Any) -> dict[str, Values]:

@@ -80,6 +80,25 @@ TEST(Options, AreValidatedHoweverTheyAreSet) {
   says({.momentum = 0.9}, "momentum is for sgd and rmsprop");
 }
 
+TEST(Options, WhatRefinesAChoiceGoesWithIt) {
+  it3::Options options;
+  options.override_with(
+      {{"optimizer_name", std::string("sgd")}, {"momentum", 0.9}, {"anchor", std::string("ema")}, {"ema_decay", 0.5}});
+  const it3::Options before = options;
+  EXPECT_THROW(
+      options.override_with({{"anchor", std::string("frozen")}, {"ema_decay", 0.9}}), c10::ValueError);  // both given
+  EXPECT_EQ(options, before);
+  options.override_with({{"anchor", std::string("frozen")}, {"lr", 0.1}});
+  EXPECT_EQ(options.anchor, it3::AnchorName::frozen);
+  EXPECT_FALSE(options.ema_decay);
+  EXPECT_EQ(options.momentum, 0.9);  // is about the optimiser
+  options.override_with({{"optimizer_name", std::string("adam")}});
+  EXPECT_FALSE(options.momentum);
+  options.override_with({{"anchor", std::string("ema")}, {"ema_decay", 0.9}});
+  EXPECT_EQ(options.ema_decay, 0.9);
+  EXPECT_THROW(options.override_with({{"copy_model", false}, {"per_sample", true}}), c10::ValueError);
+}
+
 TEST(Options, AreValidatedByEveryCallOfAnEngine) {
   Problem problem;
   Engine engine(problem.network);

@@ -1,7 +1,6 @@
 """A case's objects: it3's engine, and the same by the naive reference."""
 
 import copy
-import inspect
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -23,12 +22,8 @@ from differential.naive import (
     copied,
     distance_by_name,
     first_path,
-    reaches,
     tensors_of,
 )
-from differential.naive_adapt import finite
-
-TAKEN = inspect.signature(IT3Engine.__init__).parameters  # (for builds from before the new arguments)
 
 
 class Difference(AssertionError):  # noqa: N818  (what is compared, not how it failed)
@@ -61,7 +56,6 @@ class Rig:
 
     def __init__(self, case: Case) -> None:
         self.case = case
-        self.reached: bool | None = None
         with torch.inference_mode(case.born == "inference"):
             model = model_of(case)
         self.naive = model_of(replace(case, dtype="float64")).eval()
@@ -94,6 +88,8 @@ class Rig:
         is_flat = y0.dim() == 2 and out.dim() == 2
         f, c = features.outwards(out).shape[1], prediction.outwards(y0).shape[1]
         self.shapes_to_come = [(f, c), (f,), (f, f), (f,)]
+        self.has_one_class = c == 1
+        self.leaves_layouts_open = not case.gives_layouts and (y0.dim() > 2 or out.dim() > 2)
         self.embeder: Any = self._embedder(is_flat and case.embedder == "own", prediction, features)
         combine = None
         if case.combine == "scale" and is_flat:
@@ -105,7 +101,7 @@ class Rig:
         self.options = {k: list(v) if isinstance(v, tuple) else v for k, v in case.options}
         distance = F.smooth_l1_loss if case.distance == "smooth" else case.distance
         self.engine = IT3Engine(
-            self.model, case.layer, self.embeder, combine, distance, self.options, **self._arguments()
+            self.model, case.layer, self.embeder, combine, distance, self.options, **self.arguments()
         ).eval()
         self.tolerance = (1e-6, 1e-8) if case.dtype == "float64" else (2e-3, 2e-4)
         if case.threshold is not None:
@@ -144,19 +140,17 @@ class Rig:
         self.method.embed = lambda signal, out: 2 * reference(signal, out)
         return embedder
 
-    def _arguments(self) -> dict[str, Any]:
+    def arguments(self) -> dict[str, Any]:
         case = self.case
-        arguments: dict[str, Any] = {"neutral": case.neutral}
-        if "output" in TAKEN and case.output and case.gives_output:
+        arguments: dict[str, Any] = {"neutral": case.neutral, "feedback": case.feedback}
+        if case.output and case.gives_output:
             arguments["output"] = case.output if len(case.output) > 1 else case.output[0]
-        if "layer_output" in TAKEN and case.layer_output and case.gives_layer_output:
+        if case.layer_output and case.gives_layer_output:
             arguments["layer_output"] = case.layer_output if len(case.layer_output) > 1 else case.layer_output[0]
-        if "feedback" in TAKEN:
-            arguments["feedback"] = case.feedback
         needs_in_dims = case.use == "per_sample" or case.not_finite is not None
-        if "in_dims" in TAKEN and needs_in_dims and case.gives_in_dims:
+        if needs_in_dims and case.gives_in_dims:
             arguments["in_dims"] = self.in_dims()
-        if "prediction_layout" in TAKEN and case.gives_layouts:
+        if case.gives_layouts:
             prediction, features = self._layouts()
             arguments |= {"prediction_layout": prediction, "features_layout": features}
         return arguments
@@ -209,19 +203,6 @@ class Rig:
     def may_draw(self, name: str) -> bool:
         """Whether this is torch's random state, and adapting draws which weights to restore."""
         return name == "torch.random" and self.options.get("restore_probability", 0) > 0
-
-    def refusal(self, adapts: bool = True) -> Refusal | None:
-        """What the library has to say of the engine, whatever is done with it."""
-        if self.case.born == "inference" and adapts and self.options["num_steps"] > 0:
-            return Refusal("inference mode|parameters (is|has)|no batch norm")
-        if self.case.combine == "cut":
-            return Refusal("combine_fn|reach|one (class|channel)|parameters (is|has)|no batch norm")
-        if self.case.born == "inference":
-            return None  # autograd cannot tell whether what is injected reaches the prediction
-        if self.reached is None:
-            reached = attempt(lambda: reaches(self.method, self.naive, finite(self.inputs(0))))
-            self.reached = reached is not False
-        return None if self.reached else Refusal("reach|does not depend on its output")
 
 
 def out_dtype(case: Case) -> torch.dtype:

@@ -3,6 +3,7 @@
 import copy
 import tempfile
 import threading
+from dataclasses import replace
 from pathlib import Path as FilePath
 from typing import Any
 
@@ -13,9 +14,10 @@ from it3 import IT3Engine
 from torch import Tensor, nn
 
 from differential.case import Case, set_temperature
-from differential.check import agree, could_mislead, expected_of, left_alone, same, snapshot, unchanged
+from differential.check import agree, left_alone, same, snapshot, unchanged
 from differential.naive import Refusal, copied
 from differential.naive_adapt import Memory, adapt, adapt_each, normalise_by, training_losses
+from differential.refusals import expected_of
 from differential.rig import Difference, Rig, attempt, distance_of, out_dtype
 
 
@@ -121,9 +123,11 @@ def look(rig: Rig) -> str:
     """What only looks leaves all as it is, also where adapting keeps weights."""
     rig.engine.optimization_parameters.update(copy_model=False, per_sample=False)
     x = rig.inputs(0)
+    expected = expected_of(rig, lambda: rig.method.uncertainty(_as_normalised(rig), x), adapts=False)
     distances = attempt(lambda: rig.engine.uncertainty(x))
-    if isinstance(distances, ValueError):
-        return "refused: " + str(distances)[:30]
+    result = agree(rig, distances, expected, "uncertainty() ")
+    if result != "agreed":
+        return result
     threshold = rig.engine.optimization_parameters.get("threshold")
     before = snapshot(rig.model, rig.engine)
     rig.engine.explain(rig.inputs(0))
@@ -135,14 +139,24 @@ def look(rig: Rig) -> str:
     rig.engine.optimization_parameters["threshold"] = threshold
     given = dict(rig.engine.optimization_parameters)
     target = torch.zeros_like(rig.method.run(copied(rig.naive), rig.inputs(0)).detach())
-    attempt(lambda: it3.evaluate([rig.engine], [(rig.inputs(0), target)], mean_error))
+    adapted = expected_of(rig, lambda: adapt(rig.method, rig.naive, rig.inputs(0), rig.options))
+    scored = attempt(lambda: it3.evaluate([rig.engine], [(rig.inputs(0), target)], mean_error))
     unchanged(before, snapshot(rig.model, rig.engine))
-    attempt(lambda: it3.tune(rig.engine, [(rig.inputs(0), target)], mean_error, budget=2))
+    _check_score(rig, scored, adapted, "evaluate()")
+    tuned = attempt(lambda: it3.tune(rig.engine, [(rig.inputs(0), target)], mean_error, budget=2))
     unchanged(before, snapshot(rig.model, rig.engine))
+    _check_score(rig, tuned, adapted, "tune()")
     same(rig.engine.optimization_parameters, given, "the options", 0, 0)
     if rig.engine.drift().distance != 0:
         raise Difference("drift() is not 0, though nothing adapted")
     return "agreed"
+
+
+def _check_score(rig: Rig, scored: Any, adapted: Any, what: str) -> None:
+    """What can be adapted has a score, unless it is not finite."""
+    is_right = isinstance(adapted, Refusal) or (rig.case.not_finite is not None and "not finite" in str(scored))
+    if isinstance(scored, ValueError) and not is_right:
+        raise Difference(f"{what} raises {scored!s:.600}") from scored
 
 
 def mean_error(prediction: Tensor, target: Tensor) -> Tensor:
@@ -152,12 +166,19 @@ def mean_error(prediction: Tensor, target: Tensor) -> Tensor:
 def pair(rig: Rig) -> str:
     """Two engines that keep weights around one model go back to where the model was."""
     rig.engine.optimization_parameters["copy_model"] = False
-    other = copy.copy(rig.engine)
-    other = IT3Engine(rig.model, rig.case.layer, rig.embeder, None, None, rig.engine.optimization_parameters).eval()
+    options = rig.engine.optimization_parameters
+    other = IT3Engine(rig.model, rig.case.layer, rig.embeder, None, None, options, **rig.arguments()).eval()
+    is_fed = rig.case.feedback == "probabilities"
+    plain = replace(rig.method, combine=torch.add, distance=F.mse_loss, feeds_probabilities=is_fed)
     start = {name: value.clone() for name, value in rig.model.named_parameters()}
-    for engine in (rig.engine, other):
-        if isinstance(attempt(lambda e=engine: e.adapt(rig.inputs(0))), ValueError):
-            return "refused"
+    memory = Memory(copied(rig.naive))
+    for engine, method in ((rig.engine, rig.method), (other, plain)):
+        own = Memory(memory.model, memory.start)
+        expected = expected_of(rig, lambda m=method, o=own: adapt(m, rig.naive, rig.inputs(0), rig.options, o))
+        result = agree(rig, attempt(lambda e=engine: e.adapt(rig.inputs(0))), expected, "pair: ")
+        if result != "agreed":
+            return result
+        memory = own
     for engine in (rig.engine, other) if rig.case.seed % 2 else (other, rig.engine):
         engine.reset()
     if "max_norm" not in rig.case.source:
@@ -174,8 +195,6 @@ def per_sample(rig: Rig) -> str:
     inputs = rig.inputs(0)
     count = rig.case.batches[0][0]
     expected = expected_of(rig, lambda: adapt_each(rig.method, rig.naive, rig.inputs(0), dims, count, options))
-    if not isinstance(expected, Refusal) and could_mislead(rig):
-        expected = Refusal("in_dims")
     before = snapshot(rig.model, rig.engine)
     actual = attempt(lambda: rig.engine.adapt(inputs))
     unchanged(before, snapshot(rig.model, rig.engine), rig.may_draw)
@@ -237,6 +256,8 @@ def train(rig: Rig) -> str:
     to_target = distance_of(case, rig.method.prediction, is_target=True)
 
     def by_formula() -> tuple[Tensor, Tensor, list[Tensor | None]]:
+        if rig.method.feeds_probabilities and rig.has_one_class:
+            raise Refusal("one class")
         y0, loss = training_losses(rig.method, rig.naive, rig.inputs(0), target, to_target)
         whole = loss + y0.square().sum()
         return (
@@ -245,11 +266,7 @@ def train(rig: Rig) -> str:
             list(torch.autograd.grad(whole, parameters, allow_unused=True)) if parameters else [],
         )
 
-    has_one_class = rig.method.prediction.outwards(shape).shape[1] == 1
-    if rig.method.feeds_probabilities and has_one_class:
-        expected: Any = Refusal("one class")
-    else:
-        expected = expected_of(rig, by_formula)
+    expected = expected_of(rig, by_formula)
     actual = attempt(lambda: rig.engine(rig.inputs(0), target=given))
     if isinstance(expected, Refusal) or isinstance(actual, ValueError):
         return agree(rig, actual, expected, "training: ")
@@ -290,8 +307,6 @@ def check(case: Case) -> str:
                 # Saving compares adapted predictions too.
                 options = {**rig.options, "num_steps": max(1, rig.options["num_steps"]), "threshold": None}
                 expected = expected_of(rig, lambda: adapt(rig.method, rig.naive, rig.inputs(0), options))
-                if case.use == "per_sample" and could_mislead(rig):
-                    expected = Refusal("in_dims")
                 return agree(rig, saved, expected, "save: ")
             rig.engine = it3.load(path)
             rig.model = rig.engine.model

@@ -13,7 +13,7 @@ from torch import Tensor
 from differential.check import same, snapshot, unchanged
 from differential.naive import Embed, Layout, Method, at_path, call, distance_by_name, first_path, to_double
 from differential.naive_adapt import adapt, adapt_each
-from differential.rig import TAKEN, attempt
+from differential.rig import attempt
 from differential.zoo_packages import of_timm, of_torchvision, of_transformers
 from differential.zoo_torch import Animal, of_torch
 
@@ -67,10 +67,10 @@ class Enclosure:
         embedder = it3.Embedder().double()
         names = ("weight1", "bias1", "weight2", "bias2")
         embedder.load_state_dict(dict(zip(names, self.weights, strict=True)))
-        arguments: dict[str, Any] = {"feedback": "prediction"} if "feedback" in TAKEN else {}
-        if "output" in TAKEN and animal.output is not None:
+        arguments: dict[str, Any] = {"feedback": "prediction"}
+        if animal.output is not None:
             arguments["output"] = animal.output[0] if len(animal.output) == 1 else animal.output
-        if "in_dims" in TAKEN and animal.in_dims is not None:
+        if animal.in_dims is not None:
             arguments["in_dims"] = animal.in_dims
         return it3.IT3Engine(self.model, animal.layer, embedder, optimization_parameters=OPTIONS, **arguments).eval()
 
@@ -98,7 +98,7 @@ def compare(animal: Animal) -> list[str]:
     refused = []
     before = snapshot(enclosure.model)
     uses = ["adapt", "uncertainty"]
-    if animal.in_dims is not None and ("in_dims" in TAKEN or animal.in_dims == 0):
+    if animal.in_dims is not None:
         uses.append("per_sample")
     for use in uses:
         given = attempt(lambda use=use: actual(engine, animal.inputs(), use))

@@ -81,6 +81,17 @@ def test_controls_use_the_statistics_of_the_variants() -> None:
     )
 
 
+def test_variants_may_undo_what_the_engine_refines() -> None:
+    engine, batches = engine_and_batches("cnn")
+    engine.optimization_parameters = {"norm_statistics": "blend", "norm_prior": 4.0, "num_steps": 1, "lr": 0.01}
+    evaluation = it3.evaluate(engine, batches, "mse", {"own": {}, "batch": {"norm_statistics": "batch"}})
+    rows = {row["name"]: row for row in evaluation.rows}
+    assert list(rows)[2:4] == ["0 steps, blend statistics, prior 4", "0 steps, batch statistics"]
+    plain = IT3Engine(engine.model, engine.features_layer_name, engine.embeder).eval()
+    options = {"norm_statistics": "batch", "num_steps": 1, "lr": 0.01}
+    close(rows["batch"]["score"], mean_score(lambda x: plain.adapt(x, **options).prediction, batches, squares))
+
+
 def test_all_rows_of_a_run_see_the_same_draw() -> None:
     engine, batches = engine_and_batches()
     seen = []

@@ -70,6 +70,10 @@ def test_options_are_those_of_python(tmp_path: Path) -> None:
     close_to()
     adapt(tmp_path, "--steps", 2, "--lr", "0.1", "--optimizer", "sgd", "--set", "momentum=0.9")
     close_to(num_steps=2, lr=0.1, optimizer_name="sgd", momentum=0.9)
+    engine.optimization_parameters["betas"] = (0.5, 0.9)
+    engine.save(tmp_path / "engine.pt", x)
+    adapt(tmp_path, "--optimizer", "sgd", "--lr", "0.1")  # which has no betas
+    close_to(lr=0.1, optimizer_name="sgd")
     adapt(tmp_path, "--set", "betas=0.5,0.9", "--set", "parameters=0.*,2.bias", "--threads", 1)
     close_to(betas=(0.5, 0.9), parameters=["0.*", "2.bias"])
     adapt(tmp_path, "--steps", 0)

@@ -137,6 +137,27 @@ def test_numbers_of_other_libraries(case: Case) -> None:
         assert torch.equal(engine.adapt(case.inputs, **options).prediction, expected)
 
 
+@pytest.mark.parametrize(
+    ("own", "override"),
+    [
+        ({"anchor": "ema", "ema_decay": 0.5}, {"anchor": "frozen"}),
+        ({"optimizer_name": "sgd", "momentum": 0.9}, {"optimizer_name": "adam"}),
+        ({"betas": (0.5, 0.9), "eps": 1e-3}, {"optimizer_name": "sgd"}),
+        ({"tolerance": 0.1, "patience": 2}, {"tolerance": None}),
+        ({"per_sample": True, "chunk_size": 2}, {"per_sample": False}),
+    ],
+    ids=str,
+)
+def test_what_refines_a_choice_goes_with_it(case: Case, own: dict, override: dict) -> None:
+    engine = IT3Engine(case.model, case.layer, optimization_parameters={"lr": 0.1, **own}).eval()
+    engine.adapt(case.inputs, num_steps=0)  # shapes the embedder
+    plain = IT3Engine(case.model, case.layer, engine.embeder, optimization_parameters={"lr": 0.1, **override}).eval()
+    assert torch.equal(engine.adapt(case.inputs, **override).prediction, plain.adapt(case.inputs).prediction)
+    assert engine.optimization_parameters == {"lr": 0.1, **own}
+    with pytest.raises(ValueError, match="ema_decay is for anchor='ema', but anchor is 'none'"):
+        engine.adapt(case.inputs, anchor="none", ema_decay=0.5)
+
+
 def test_none_is_the_default(case: Case) -> None:
     engine = IT3Engine(case.model, case.layer).eval()
     expected = engine(case.inputs)[0]

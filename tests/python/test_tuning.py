@@ -62,6 +62,24 @@ def test_tuning_chooses_between_engines_and_skips_what_a_model_lacks() -> None:
     assert "layer = " in str(tuning)
 
 
+def test_tuning_with_options_that_refine_a_choice() -> None:
+    engine, batches = engine_and_batches()
+    engine.optimization_parameters = {"lr": 0.01, "anchor": "ema", "ema_decay": 0.5}
+    tuning = it3.tune(engine, batches, "mse", budget=8)  # whose anchors are not all "ema"
+    assert "ema_decay" not in tuning.choice
+    search = {"anchor": ["none", "ema"], "ema_decay": [0.0, 0.9], "optimizer_name": ["sgd", "adam"], "momentum": [0.9]}
+    tuning = it3.tune(engine, batches, "mse", budget=12, search=search)
+    for trial in tuning.study.trials:
+        choice = trial.user_attrs["choice"]
+        assert ("ema_decay" in choice) == (choice["anchor"] == "ema")
+        assert ("momentum" in choice) == (choice["optimizer_name"] == "sgd")
+        predictions = [engine.adapt(x, **choice).prediction for x, _ in batches]
+        squares = [(p - y).square().mean(1) for p, (_, y) in zip(predictions, batches, strict=True)]
+        close(trial.value, torch.cat(squares).mean().item())
+    with pytest.raises(ValueError, match="norm_prior is for norm_statistics='blend'"):
+        it3.tune(engine, batches, "mse", budget=2, search={"norm_prior": [4.0], "lr": (1e-4, 1e-2)})
+
+
 def test_tuning_without_finite_predictions() -> None:
     engine, batches = engine_and_batches()
     search = {"lr": [1e300], "optimizer_name": ["sgd"]}

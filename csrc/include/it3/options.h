@@ -121,6 +121,11 @@ struct IT3_API Options {
   /// The options that are set, by name, as set() takes them.
   std::vector<std::pair<std::string, OptionValue>> values() const;
 
+  /// Sets several options by name, in place of those of before. What was set before and says more about a choice that
+  /// these change, such as ema_decay about anchor="ema", goes with that choice.
+  /// Raises what set() and validate() raise.
+  void override_with(const std::vector<std::pair<std::string, OptionValue>>& others);
+
   /// Checks what only all options together can tell, such as a momentum given to Adam.
   /// Raises c10::ValueError.
   void validate() const;
