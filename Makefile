@@ -34,10 +34,12 @@ test: .venv/.it3 .venv/.test
 differential: .venv/.it3 .venv/.test
 	PYTHONPATH=tests $(BIN)/python -m differential.run --seconds $(SECONDS) --jobs $(JOBS) $(if $(SEED),--seed $(SEED))
 
+# Apart from .venv's packages: beside torch for CPUs, torchvision's operators are missing, which breaks others' imports.
+ZOO := .venv/zoo
+
 zoo: .venv/.it3 .venv/.test
-	$(PIP) --no-deps torchvision==0.28.0 timm==1.0.31
-	$(PIP) pillow
-	PYTHONPATH=tests $(BIN)/python -m differential.zoo
+	$(PIP) --no-deps --upgrade --target $(ZOO) torchvision==0.28.0 timm==1.0.31 pillow
+	PYTHONPATH=tests:$(ZOO) $(BIN)/python -m differential.zoo
 
 bench: .venv/.it3 .venv/.test .venv/.demo .venv/.studies
 	PATH=$(abspath $(BIN)):$$PATH $(BIN)/python benchmarks/speed.py $(ARGS)

@@ -1,29 +1,25 @@
 #include "eager_cut.h"
 
 #include <algorithm>
-#include <cmath>
 
 #include <ATen/ATen.h>
 #include <ATen/core/grad_mode.h>
 #include <c10/core/InferenceMode.h>
 #include <c10/util/Exception.h>
-#include <torch/csrc/autograd/autograd.h>
 #include <torch/csrc/autograd/python_variable.h>
 
-#include "as_real.h"
 #include "every_parameter.h"
 #include "lent_state.h"
-#include "map_tensors.h"
 #include "module_tree.h"
+#include "outcome.h"
 #include "python_network.h"
 #include "python_values.h"
 #include "random_state_guard.h"
 #include "script_from_python.h"
+#include "write_count.h"
 
 namespace it3::python {
 namespace {
-
-using it3::detail::as_real;
 
 constexpr int most_changes = 10;
 constexpr std::size_t most_attempts = 10;
@@ -92,56 +88,12 @@ bool flatten(py::handle object, std::vector<c10::IValue>& tensors, std::string& 
   return is_constant;
 }
 
-/// All that a comparison looks at.
-struct Outcome {
-  std::vector<at::Tensor> predictions;
-  std::vector<at::Tensor> gradients;
-};
-
-/// Something else in the place of features, which normalisation does not undo.
-at::Tensor other_features(const at::Tensor& features) {
-  const at::Tensor pattern = at::arange(features.numel(), features.options().requires_grad(false)).cos();
-  return features * 1.5 + 0.1 * pattern.reshape(features.sizes());
-}
-
-/// The same inputs in memory of their own, as forward() may write to them.
-Inputs copies_of(const Inputs& inputs) {
-  return it3::detail::map_tensors(inputs, [](const at::Tensor& t) { return t.detach().clone(); });
-}
-
-/// Both predictions, the first one without gradients, and the gradients of all by all parameters, from the network as
-/// it is.
-Outcome outcome_of(Network& network, const Inputs& inputs, const std::vector<NamedParameter>& parameters) {
-  const Inject inject(other_features);
-  Outcome outcome;
-  {
-    const auto copy = network.checkout(parameters);
-    const FirstPass first = copy->prepare(copies_of(inputs));
-    outcome.predictions.push_back(copy->resume(copies_of(inputs), first, nullptr));
-    outcome.predictions.push_back(copy->resume(copies_of(inputs), first, &inject));
-    at::Tensor sum;
-    for (const at::Tensor& prediction : outcome.predictions) {
-      const at::Tensor flat = as_real(prediction).flatten();
-      const at::Tensor part = (flat * at::arange(flat.numel(), flat.options().requires_grad(false)).cos()).sum();
-      sum = sum.defined() ? sum + part : part;
-    }
-    if (sum.requires_grad() && !parameters.empty()) {
-      outcome.gradients = torch::autograd::grad({sum}, copy->leaves(), {}, std::nullopt, false, /*allow_unused=*/true);
-    }
-    for (at::Tensor& prediction : outcome.predictions) prediction = prediction.detach().clone();
-  }
-  const at::NoGradGuard no_grad;
-  const auto copy = network.checkout({});
-  outcome.predictions.push_back(copy->resume(copies_of(inputs), copy->prepare(copies_of(inputs)), nullptr).clone());
-  return outcome;
-}
-
 /// Whether something was written to any of some tensors while it lives, which it undoes.
 class WriteGuard {
  public:
   explicit WriteGuard(const std::vector<NamedParameter>& parameters) : tensors_(tensors_of(parameters)) {
     for (const at::Tensor& t : tensors_) {
-      versions_.push_back(version_of(t));
+      versions_.push_back(it3::detail::version_of(t));
       values_.push_back(t.detach().clone());
     }
   }
@@ -150,17 +102,15 @@ class WriteGuard {
     const at::NoGradGuard no_grad;
     bool was_written = false;
     for (std::size_t i = 0; i < tensors_.size(); ++i) {
-      if (version_of(tensors_[i]) == versions_[i]) continue;
+      if (it3::detail::version_of(tensors_[i]) == versions_[i]) continue;
       tensors_[i].detach().copy_(values_[i]);
-      versions_[i] = version_of(tensors_[i]);
+      versions_[i] = it3::detail::version_of(tensors_[i]);
       was_written = true;
     }
     return was_written;
   }
 
  private:
-  static std::int64_t version_of(const at::Tensor& t) { return t.is_inference() ? 0 : t._version(); }
-
   std::vector<at::Tensor> tensors_;
   std::vector<std::int64_t> versions_;
   std::vector<at::Tensor> values_;
@@ -186,35 +136,6 @@ class KeeperScope {
  private:
   py::object keeper_;
 };
-
-/// Far from rounding, and far from what dropped gradients or another precision make.
-double tolerance_for(const at::Tensor& t) {
-  const bool may_be_tf32 = t.is_cuda() && t.scalar_type() == at::kFloat;
-  switch (c10::toRealValueType(t.scalar_type())) {
-    case at::kDouble: return 1e-8;
-    case at::kFloat: return may_be_tf32 ? 1e-2 : 1e-4;
-    default: return 3e-2;
-  }
-}
-
-double norm_of(const at::Tensor& t) { return t.to(at::kDouble).norm().item<double>(); }
-
-/// By Euclidean norms, of each tensor; what is small beside all others, as gradients that are zero but for rounding,
-/// may differ more.
-bool are_close(const std::vector<at::Tensor>& actual, const std::vector<at::Tensor>& expected) {
-  if (actual.size() != expected.size()) return false;
-  double all = 0;
-  for (const at::Tensor& t : expected) all = t.defined() ? std::hypot(all, norm_of(as_real(t))) : all;
-  for (std::size_t i = 0; i < actual.size(); ++i) {
-    const at::Tensor &a = actual[i], &b = expected[i];
-    if (a.defined() != b.defined()) return false;
-    if (!a.defined()) continue;
-    if (a.sizes() != b.sizes() || a.scalar_type() != b.scalar_type()) return false;
-    const double difference = norm_of(as_real(a) - as_real(b));
-    if (!(difference <= tolerance_for(a) * std::max(norm_of(as_real(b)), 0.01 * all))) return false;
-  }
-  return true;
-}
 
 std::string first_line(std::string_view text) {
   const auto begin = text.find_first_not_of('\n');
@@ -373,8 +294,7 @@ EagerCut::Attempt EagerCut::compared(
   try {
     const Outcome actual = outcome_of(*cut, tensors, trainable);
     if (writes.undo()) return failed("its forward() writes to its parameters");
-    if (!are_close(actual.predictions, expected.predictions)) return failed("traced, it predicts otherwise");
-    if (!are_close(actual.gradients, expected.gradients)) return failed("traced, it has other gradients");
+    if (const std::string how = difference(actual, expected); !how.empty()) return failed("traced, " + how);
   } catch (const std::exception& error) {
     if (writes.undo()) return failed("its forward() writes to its parameters");
     return failed("traced, it raises: " + first_line(error.what()));

@@ -5,6 +5,8 @@
 
 #include <torch/csrc/autograd/python_variable.h>
 
+#include "write_count.h"
+
 namespace it3::python {
 namespace {
 
@@ -23,7 +25,7 @@ std::int64_t kind_of(const at::Tensor& t) {
 
 std::int64_t detail_of(py::handle object, bool with_version) {
   const at::Tensor& tensor = THPVariable_Unpack(object.ptr());
-  return kind_of(tensor) + (with_version && !tensor.is_inference() ? tensor._version() : 0);
+  return kind_of(tensor) + (with_version ? it3::detail::version_of(tensor) : 0);
 }
 
 }  // namespace

@@ -7,6 +7,7 @@
 #include <torch/csrc/autograd/python_variable.h>
 
 #include "module_tree.h"
+#include "write_count.h"
 
 namespace it3::python {
 namespace {
@@ -205,7 +206,8 @@ bool KeptState::holds_graph() const {
 
 LentState::LentState(py::handle model) {
   state_ = std::make_unique<KeptState>(model, [this](const at::Tensor& tensor) {
-    const bool is_own = tensor.is_leaf() && !tensor.is_view() && !tensor.is_inference() && tensor.has_storage();
+    const bool is_own =
+        tensor.is_leaf() && !tensor.is_view() && it3::detail::counts_writes(tensor) && tensor.has_storage();
     if (is_own && tensor.layout() == at::kStrided) lend(tensor);
   });
 }
@@ -215,7 +217,7 @@ void LentState::give_back(const Lent& lent) noexcept {
     if (!lent.tensor.is_leaf()) lent.tensor.detach_();
     lent.tensor.set_data(lent.own);
     lent.tensor.set_requires_grad(lent.requires_grad);
-    c10::VariableVersion(lent.tensor.unsafeGetTensorImpl()->version_counter()).set_version(lent.version);
+    it3::detail::set_version(lent.tensor, lent.version);
   } catch (const std::exception&) {  // NOLINT(bugprone-empty-catch): the others still come back
   }
 }
@@ -230,12 +232,12 @@ LentState::~LentState() {
 }
 
 void LentState::lend(const at::Tensor& tensor) {
-  if (tensor.is_inference()) {
+  if (!it3::detail::counts_writes(tensor)) {
     unlent_.keep(tensor);
     return;
   }
   const at::Tensor own = tensor.detach();
-  const std::int64_t version = tensor._version();
+  const std::int64_t version = it3::detail::version_of(tensor);
   tensor.set_data(own.clone());
   lent_.push_back({tensor, own, tensor.requires_grad(), version});
 }

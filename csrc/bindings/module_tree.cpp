@@ -13,6 +13,7 @@
 #include <it3/lent_weights.h>
 
 #include "nearest_name.h"
+#include "write_count.h"
 
 namespace it3::python {
 namespace {
@@ -106,7 +107,7 @@ std::vector<at::Tensor> buffers_of(py::handle root) {
     for_each_item(module.attr("_buffers"), [&](py::handle, py::handle value) {
       if (!THPVariable_Check(value.ptr())) return;
       const at::Tensor& tensor = THPVariable_Unpack(value.ptr());
-      if (!tensor.is_inference()) buffers.push_back(tensor);
+      if (it3::detail::counts_writes(tensor)) buffers.push_back(tensor);
     });
   });
   return buffers;

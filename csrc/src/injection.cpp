@@ -15,6 +15,7 @@
 #include "pass_inputs.h"
 #include "passes.h"
 #include "random_state_guard.h"
+#include "write_count.h"
 
 namespace it3 {
 namespace {
@@ -47,7 +48,8 @@ bool differ(const at::Tensor& one, const at::Tensor& other) {
 bool check_injection(Network& network, const Method& method, const Inputs& given) {
   const auto parameters = tensors_of(network.parameters());
   // Autograd, which tells, cannot record what is done with tensors that were made in inference mode.
-  if (std::any_of(parameters.begin(), parameters.end(), [](const auto& p) { return p.is_inference(); })) return false;
+  if (std::any_of(parameters.begin(), parameters.end(), [](const auto& p) { return !detail::counts_writes(p); }))
+    return false;
   const c10::InferenceMode no_inference(false);
   const at::AutoGradMode with_gradients(true);
   const detail::RandomStateGuard random_state(parameters, /*always=*/true);

@@ -7,6 +7,7 @@
 
 #include "map_tensors.h"
 #include "nearest_name.h"
+#include "write_count.h"
 
 namespace it3 {
 
@@ -30,13 +31,13 @@ at::Tensor single_tensor(const Inputs& inputs) {
 
 Inputs without_inference_tensors(const Inputs& inputs) {
   const c10::InferenceMode no_inference(false);
-  return detail::map_tensors(inputs, [](const at::Tensor& t) { return t.is_inference() ? t.clone() : t; });
+  return detail::map_tensors(inputs, [](const at::Tensor& t) { return detail::counts_writes(t) ? t : t.clone(); });
 }
 
 Inputs as_constants(const Inputs& inputs) {
   const c10::InferenceMode no_inference(false);
   return detail::map_tensors(inputs, [](const at::Tensor& t) {
-    if (t.is_inference()) return t.clone();
+    if (!detail::counts_writes(t)) return t.clone();
     return t.requires_grad() ? t.detach() : t;
   });
 }

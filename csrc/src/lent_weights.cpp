@@ -11,11 +11,10 @@
 #include <c10/util/Exception.h>
 
 #include "shared_memory.h"
+#include "write_count.h"
 
 namespace it3 {
 namespace {
-
-std::int64_t version_of(const at::Tensor& t) { return t.is_inference() ? 0 : t._version(); }
 
 std::vector<at::Tensor> chosen(const std::vector<at::Tensor>& tensors, const std::vector<std::size_t>& places) {
   std::vector<at::Tensor> some;
@@ -88,7 +87,7 @@ LentWeights::LentWeights(
       if (known->second < all.size()) is_writable[known->second] = is_writable[known->second] || may_be_written;
       return;
     }
-    if (tensor.is_inference()) {
+    if (!detail::counts_writes(tensor)) {
       known->second = SIZE_MAX;
       ++made_in_inference_mode;
       if (may_be_written) unlent_.keep(tensor);
@@ -126,7 +125,8 @@ LentWeights::LentWeights(
     if (copies[i].defined()) {
       place_in_lent[i] = lent_.size();
       lent_.push_back(
-          {tensor, owns[i], copies[i], tensor.requires_grad(), tensor.is_leaf(), is_writable[i], version_of(tensor)});
+          {tensor, owns[i], copies[i], tensor.requires_grad(), tensor.is_leaf(), is_writable[i],
+           detail::version_of(tensor)});
     }
     if (i < adapted.size()) {
       adapted_.push_back(tensor);
@@ -151,7 +151,7 @@ void LentWeights::give_back(const Lent& lent) noexcept {
       lent.tensor.set_requires_grad(lent.requires_grad);
     }
     // What was written went to the copy: graphs of the user's that hold the tensor still can be gone through.
-    c10::VariableVersion(lent.tensor.unsafeGetTensorImpl()->version_counter()).set_version(lent.version);
+    detail::set_version(lent.tensor, lent.version);
   } catch (const std::exception&) {  // NOLINT(bugprone-empty-catch): the others still come back
   }
 }
@@ -170,7 +170,7 @@ std::vector<at::Tensor> LentWeights::written() const {
   std::vector<at::Tensor> written;
   for (std::size_t i = 0; i < lent_.size(); ++i) {
     const Lent& lent = lent_[i];
-    const bool is_told = version_of(lent.tensor) != lent.version;
+    const bool is_told = detail::version_of(lent.tensor) != lent.version;
     if (is_told || (i >= adapted_.size() && lent.is_writable && !at::equal(lent.own, lent.copy))) {
       written.push_back(lent.tensor);
     }

@@ -13,6 +13,7 @@
 
 #include "module_origin.h"
 #include "nearest_name.h"
+#include "write_count.h"
 
 namespace it3 {
 
@@ -145,7 +146,7 @@ class Watch {
     for (const auto& parameter : adapted) lent.insert(parameter.tensor.unsafeGetTensorImpl());
     for (const auto& tensor : writable) lent.insert(tensor.unsafeGetTensorImpl());
     for (const auto& tensor : all) {
-      if (tensor.is_inference() || lent.contains(tensor.unsafeGetTensorImpl())) continue;
+      if (!detail::counts_writes(tensor) || lent.contains(tensor.unsafeGetTensorImpl())) continue;
       watched_.emplace_back(tensor, tensor._version());
     }
   }

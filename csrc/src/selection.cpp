@@ -7,6 +7,7 @@
 #include <c10/util/Exception.h>
 
 #include "nearest_name.h"
+#include "write_count.h"
 
 namespace it3 {
 namespace {
@@ -67,7 +68,7 @@ std::vector<NamedParameter> select_parameters(
   for (std::size_t i = 0; i < trainable.size(); ++i) {
     if (!chosen[i]) continue;
     TORCH_CHECK_VALUE(
-        !trainable[i].tensor.is_inference(), "the parameter '", trainable[i].name,
+        detail::counts_writes(trainable[i].tensor), "the parameter '", trainable[i].name,
         "' was made in inference mode and cannot be differentiated; make the model outside of it");
     selected.push_back(trainable[i]);
   }

@@ -7,10 +7,10 @@
 #include <ATen/core/grad_mode.h>
 #include <c10/core/InferenceMode.h>
 
+#include "write_count.h"
+
 namespace it3::detail {
 namespace {
-
-std::int64_t version_of(const at::Tensor& t) { return t.is_inference() ? 0 : t._version(); }
 
 const void* address_of(const at::Tensor& t) { return t.unsafeGetTensorImpl()->storage().data(); }
 

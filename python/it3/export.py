@@ -164,6 +164,7 @@ def _torchscript(model: nn.Module, example_inputs: Any, method: Method) -> torch
     script: torch.jit.ScriptModule
     with quiet_torchscript():
         if method == "script":
+            _check_norms(model)
             script = torch.jit.script(model)
         elif kwargs:
             # Not strict: a mapping may be returned.
@@ -171,6 +172,13 @@ def _torchscript(model: nn.Module, example_inputs: Any, method: Method) -> torch
         else:
             script = torch.jit.trace(model, args, strict=False)
     return script
+
+
+def _check_norms(model: nn.Module) -> None:
+    """Raise ValueError for embeddings that limit the norms of their weights, which torch.jit.script leaves out."""
+    for name, module in model.named_modules():
+        if isinstance(module, nn.Embedding | nn.EmbeddingBag) and module.max_norm is not None:
+            raise ValueError(f"torch.jit.script drops the max_norm of {name or 'the model'!r}")
 
 
 def to_exported_program(model: nn.Module, example_inputs: Any) -> torch.export.ExportedProgram:
@@ -295,3 +303,24 @@ def check_close(actual: Tensor, expected: Tensor, what: str, relative: float = 1
     if not torch.allclose(actual, expected, rtol=relative, atol=absolute, equal_nan=True):
         difference = float((actual - expected).abs().max())
         raise ValueError(f"{what}, by {difference:.3g}; nothing was written. Try the other method")
+
+
+def check_same(exported: Callable[..., Any], model: nn.Module, example_inputs: Any, what: str) -> None:
+    """Raise ValueError if an exported model gives other predictions than the model."""
+    predictions = []
+    for call in (exported, model):
+        args, kwargs = _C.arguments_of(own_copy(example_inputs))
+        with torch.no_grad():
+            predictions.append(first_tensor(call(*args, **kwargs)))
+    check_close(predictions[0], predictions[1], what)
+
+
+def move_weights(*models: nn.Module) -> None:
+    """Move the weights of models that are to be compared, as steps move them, but further.
+
+    What depends on their values shows then: a limit that they already keep, to which forward() holds them by writing.
+    """
+    for parameter in (p for model in models for p in model.parameters()):
+        if parameter.is_floating_point() or parameter.is_complex():
+            pattern = torch.arange(parameter.numel(), device=parameter.device).cos().to(parameter.dtype)
+            parameter.data.mul_(1.25).add_(pattern.reshape(parameter.shape), alpha=0.01)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.autograd.grad_mode import _unsafe_preserve_version_counter
 
+from it3.kept import counts_writes
 from it3.reads import Reads, contents_of
 from it3.recording import global_random_states, set_random_states
 
@@ -43,7 +44,7 @@ def _keep(kind: str, holder: Any, key: Any) -> Any:  # noqa: PLR0911
         return functools.partial(_put_slot, holder, key, key.__get__(holder))
     if kind == "contents" and isinstance(holder, dict | list | set | collections.deque):
         return functools.partial(_put_contents, holder, dict(holder) if isinstance(holder, dict) else list(holder))
-    if kind == "tensor" and holder.is_inference():
+    if kind == "tensor" and not counts_writes(holder):
         return functools.partial(_put_inference_tensor, holder, holder.detach().clone())
     if kind == "tensor":
         version = _unsafe_preserve_version_counter(holder)

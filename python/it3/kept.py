@@ -48,3 +48,14 @@ def own_copy(inputs: Any) -> Any:
     if isinstance(inputs, Mapping) and type(inputs) is not dict:  # which torch's pytree may not know
         inputs = dict(inputs)
     return pytree.tree_map(clone, inputs)
+
+
+def counts_writes(tensor: Tensor) -> bool:
+    """Tell whether torch counts the writes to a tensor, as autograd needs.
+
+    It does not for one that was made in inference mode, also if it was given other data since.
+    """
+    try:
+        return tensor._version >= 0
+    except RuntimeError:
+        return False

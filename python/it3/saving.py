@@ -18,12 +18,13 @@ from it3.export import (
     check_close,
     complete_file,
     copy_of,
+    move_weights,
     quiet_torchscript,
     to_torchscript,
     uncompiled,
     unreadable,
 )
-from it3.kept import kept_random_state, own_copy
+from it3.kept import counts_writes, kept_random_state, own_copy
 from it3.looking import sibling
 
 _FUNCTIONS = ("embedder", "combine", "distance")
@@ -81,7 +82,11 @@ def save(
                 raise unreadable(error, *(part for part in parts if isinstance(part, nn.Module))) from error
             original = sibling(engine, {})
             original.is_trained = True  # nobody is to be warned
-            _check_same(saved, original, example_inputs, f"exported by {method!r}")
+            how = f"exported by {method!r}, the engine"
+            _check_same(saved, original, example_inputs, how)
+            move_weights(saved.model, eager.model)  # copies both
+            actual, right = (e.adapt(own_copy(example_inputs), num_steps=0).prediction for e in (saved, eager))
+            check_close(actual, right, f"{how} gives other predictions than the eager one with other weights")
 
 
 def load(path: str | os.PathLike[str], device: torch.device | str | None = None) -> IT3Engine:
@@ -174,7 +179,7 @@ def _check_finite(distances: Tensor) -> None:
 
 def _check_same(saved: IT3Engine, eager: IT3Engine, example_inputs: Any, how: str) -> None:
     """Raise ValueError if an engine does not adapt as another one does."""
-    can_adapt = not any(parameter.is_inference() for parameter in eager_of(eager.model).parameters())
+    can_adapt = all(map(counts_writes, eager_of(eager.model).parameters()))
     for steps in (0, 1) if can_adapt else (0,):
         # Without draws, and decisions that rounding could turn.
         options = {"num_steps": steps, "copy_model": True, "restore_probability": 0, "threshold": None}
@@ -182,7 +187,7 @@ def _check_same(saved: IT3Engine, eager: IT3Engine, example_inputs: Any, how: st
         expected = eager.adapt(own_copy(example_inputs), **options)
         torch.set_rng_state(state)
         actual = saved.adapt(own_copy(example_inputs), **options)
-        what = f"{how}, the engine gives other predictions than the eager one after {steps} steps"
+        what = f"{how} gives other predictions than the eager one after {steps} steps"
         for name in ("prediction", "second"):
             check_close(getattr(actual, name), getattr(expected, name), what)
         # Small beside predictions, but all of adaptation; what is left of rounding is neither.
@@ -191,7 +196,7 @@ def _check_same(saved: IT3Engine, eager: IT3Engine, example_inputs: Any, how: st
         noise = 100 * eps * float(sizes[sizes.isfinite()].max()) if sizes.isfinite().any() else 0.0
         of = {"uncertainty": "another ‖y1 - y0‖", "losses": "another loss"}
         for name, other in of.items():
-            said = f"{how}, the engine has {other} than the eager one"
+            said = f"{how} has {other} than the eager one"
             check_close(getattr(actual, name), getattr(expected, name), said, 1e-2, noise)
 
 

@@ -12,6 +12,7 @@ from functools import partial
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, fx, nn
 from torch.fx.proxy import ParameterProxy
 from torch.utils import _pytree as pytree
@@ -158,6 +159,8 @@ class Plan:
             self.keeper.put_back()
         if changed:
             raise RuntimeError("its forward() assigns attributes")
+        if any(_limits_norms(node, parts.get(node.target)) for node in graph.nodes):
+            raise RuntimeError("its embeddings have a max_norm, which TorchScript drops")
         with warnings.catch_warnings(), _restored(model):  # compilation leaves marks on the modules
             warnings.simplefilter("ignore")  # that this format is used is our choice, not the user's
             script: torch.jit.ScriptModule = torch.jit.script(fx.GraphModule(parts, graph))
@@ -192,6 +195,15 @@ def _unpacked(value: Any, structure: Any) -> Any:
     if isinstance(structure, dict):
         return {key: _unpacked(value[key], inner) for key, inner in structure.items()}
     return type(structure)(_unpacked(value[i], inner) for i, inner in enumerate(structure))
+
+
+def _limits_norms(node: fx.Node, part: Any) -> bool:
+    """Tell whether a node writes to the weights of an embedding, so that their norms stay below a limit."""
+    if node.op == "call_module":
+        return getattr(part, "max_norm", None) is not None
+    place = 3  # among the positional arguments
+    given = node.kwargs.get("max_norm", node.args[place] if len(node.args) > place else None)
+    return node.target in (F.embedding, F.embedding_bag) and given is not None
 
 
 def _part(model: nn.Module, node: fx.Node) -> Any:

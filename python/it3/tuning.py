@@ -156,8 +156,8 @@ def tune(
             study.optimize(objective, n_trials=budget)
         if not study.get_trials(states=[optuna.trial.TrialState.COMPLETE]):
             raise ValueError(
-                f"no trial gave finite predictions (the first: {reasons[0]}); search lower learning rates, or check "
-                "the inputs"
+                f"no trial gave a score; the first failed because {reasons[0]}. Where predictions are not "
+                "finite, search lower learning rates, or check the inputs"
             )
         name, choice = choices[study.best_trial.number]
         own = {"distance_fn": None, **_C.options_of(by_name[name].optimization_parameters)}

@@ -29,6 +29,12 @@ class Case:
         Where the prediction, and the tensor that is injected into, lie; () for a tensor by itself.
     threshold
         The share of the samples that are not to adapt, or None. The number is computed from the distances.
+    is_called
+        Whether the model ran before the engine was made, so that what forward() holds its weights to is held already.
+    change
+        What the user does to the model before the last of several batches.
+    longer
+        The dimensions of "x" that are one larger in the last of several batches.
     not_finite
         The sample of the last batch that has a NaN in it.
     """
@@ -59,6 +65,9 @@ class Case:
     born: str = "outside"
     form: str = "plain"
     dtype: str = "float64"
+    is_called: bool = False
+    change: str = ""
+    longer: tuple[int, ...] = ()
     not_finite: int | None = None
     frozen: tuple[str, ...] = ()
     temperature: str = ""
@@ -105,8 +114,11 @@ def arguments_of(case: Case, index: int) -> dict[str, Any]:
     size, seed, _ = case.batches[index]
     generator = torch.Generator().manual_seed(seed)
     arguments: dict[str, Any] = {}
+    is_last = index and index == len(case.batches) - 1
     for name, kind, shape in case.inputs:
         sizes = [size if s == "B" else s for s in shape]
+        for d in case.longer if is_last and name == "x" else ():
+            sizes[d] += 1
         if kind == "tokens":
             arguments[name] = torch.randint(0, 7, sizes, generator=generator)
         elif kind == "number":

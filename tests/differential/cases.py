@@ -4,12 +4,14 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from differential.architectures import Architecture, architectures
+from differential.architectures import SHAPES, Architecture, architectures
 from differential.case import Case
+from differential.changes import drawable
 from differential.options import options
 
 USES = ["adapt", "adapt", "adapt", "online", "per_sample", "threads", "train", "look", "pair"]
 NETWORKS = ["eager", "eager", "eager", "eager", "hooked", "script", "saved"]
+PLACES = {"sequence": (1,), "second": (0,), "signal": (2,), "image": (2, 3), "tokens": (1,)}
 TO_CLASSES = ["kl", "js", "cross_entropy"]
 
 
@@ -53,13 +55,22 @@ def cases(draw: Any, is_script: bool = False) -> Case:
     has_several = len(a.inputs) > 1
     not_finite = _not_finite(draw, a, drawn, use)
     threshold = None
-    if use != "train" and draw(st.integers(0, 9)) >= (3 if not_finite is not None else 8):
+    often = 3 if not_finite is not None else 8
+    if use != "train" and draw(st.integers(0, 9)) >= often and dtype == "float64":  # or rounding would decide
         threshold = draw(st.sampled_from([0.5, 0.0, 1.0]))
     is_long = draw(st.integers(0, 9))
     distances = ["mse", "l1", "smooth", "cosine", *TO_CLASSES]
     feedbacks = ["auto", "auto", "prediction", "probabilities"]
     if "squeezed" in a.facts or ("one_class" in a.facts and draw(st.integers(0, 9)) < 9):  # there are no classes
         distances, feedbacks = distances[:3], feedbacks[:3]
+    embedder = draw(
+        st.sampled_from(["given", "given", "given", "made", "made", "own" if not is_script else "given", "subclass"])
+    )
+    longer = next((dims for kind, dims in PLACES.items() if SHAPES[kind] == a.inputs[0][2]), ())
+    born = "inference" if use == "adapt" and not is_script and draw(st.integers(0, 39)) == 39 else "outside"
+    changes = drawable(network, embedder) if use == "adapt" and count > 1 else []
+    if born == "inference":  # whose tensors torch can neither write to, nor run with other data
+        changes = ["frozen"] if changes else []
     return Case(
         source=a.source,
         layer=a.place.name,
@@ -81,16 +92,12 @@ def cases(draw: Any, is_script: bool = False) -> Case:
         distance=draw(st.sampled_from(distances)),
         feedback=draw(st.sampled_from(feedbacks)),
         neutral=-1.5 if draw(st.integers(0, 9)) == 9 else None,
-        embedder=draw(
-            st.sampled_from(
-                ["given", "given", "given", "made", "made", "own" if not is_script else "given", "subclass"]
-            )
-        ),
+        embedder=embedder,
         combine="add" if is_script else draw(st.sampled_from(["add"] * 12 + ["scale", "scale", "in_place", "cut"])),
         use=use,
         network=network,
         mode=draw(st.sampled_from(["eval", "eval", "train", "mixed"])) if use != "train" else "train",
-        born="inference" if use == "adapt" and not is_script and draw(st.integers(0, 39)) == 39 else "outside",
+        born=born,
         form=draw(
             st.sampled_from(
                 ["plain", "plain", "plain", "graph", "strided", "inference"][
@@ -99,6 +106,9 @@ def cases(draw: Any, is_script: bool = False) -> Case:
             )
         ),
         dtype=dtype,
+        is_called=draw(st.integers(0, 2)) == 2,
+        change=draw(st.sampled_from(changes)) if changes and draw(st.integers(0, 2)) == 2 else "",
+        longer=longer if count > 1 and draw(st.integers(0, 4)) == 4 else (),
         not_finite=not_finite,
         frozen=draw(st.sampled_from([(), (), (), ("bias",), ("l0.",)])),
         temperature=a.temperature,

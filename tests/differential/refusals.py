@@ -1,6 +1,7 @@
 """What it3 has to refuse, and by which words: every reason that is true of a case."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -75,4 +76,6 @@ def _count(value: Any) -> int:
 
 
 def _reaches(rig: Rig) -> bool:
-    return attempt(lambda: reaches(rig.method, rig.naive, finite(rig.inputs(0)))) is not False
+    """Whether the prediction depends on what is injected, whatever that is."""
+    method = replace(rig.method, combine=torch.add, feeds_probabilities=False)
+    return attempt(lambda: reaches(method, rig.naive, finite(rig.inputs(0)))) is not False

@@ -19,10 +19,12 @@ from differential.naive import (
     Method,
     Refusal,
     at_path,
+    call,
     copied,
     distance_by_name,
     first_path,
     tensors_of,
+    to_double,
 )
 
 
@@ -59,6 +61,11 @@ class Rig:
         with torch.inference_mode(case.born == "inference"):
             model = model_of(case)
         self.naive = model_of(replace(case, dtype="float64")).eval()
+        if case.is_called:
+            inputs = as_given(replace(case, form="plain"), arguments_of(case, 0))
+            with torch.no_grad():
+                call(self.naive, to_double(inputs))
+                call(model.eval(), inputs)
         for own, other in zip(tensors_of(model), tensors_of(self.naive), strict=True):
             other.data.copy_(own)  # what float32 rounds
         if case.network == "hooked":

@@ -40,6 +40,9 @@ PLAIN: dict[str, Any] = {
     "form": "plain",
     "born": "outside",
     "not_finite": None,
+    "is_called": False,
+    "change": "",
+    "longer": (),
     "threshold": None,
     "distance": "mse",
     "feedback": "prediction",
@@ -132,6 +135,9 @@ ROWS: dict[str, Row] = {
     "an injection without effect": Row(case=NO_EFFECT),
     "what a trace read from Python": Row({"batches": ((2, 0, 2.0), (2, 1, 0.5))}, ("python",)),
     "forward that writes weights": Row(has=("max_norm",)),
+    "forward that keeps weights to a limit": Row(
+        {"is_called": True}, ("max_norm",), options={"num_steps": 3, "lr": 0.1}
+    ),
     "inputs written in place": Row(has=("written",), options={"num_steps": 2, "lr": 0.1}),
     "threads": Row({"use": "threads", "network": "hooked", "batches": ((2, 0, 2.0), (2, 1, 2.0), (2, 2, 2.0))}),
     "channels": Row({"gives_layouts": False, "embedder": "made"}, where=lambda c: "permute" in c.source),

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from differential.case import Case
 
-PARTS = ("naive.py", "naive_adapt.py", "case.py", "rig.py", "check.py", "refusals.py", "uses.py")
+PARTS = ("naive.py", "naive_adapt.py", "case.py", "rig.py", "changes.py", "check.py", "refusals.py", "uses.py")
 
 
 def text_of(case: Case) -> str:
