@@ -79,6 +79,15 @@ void put_back(py::handle container, py::handle before) {
   }
 }
 
+/// Takes out of a dict what was not there before; what fails is left to the caller in PyErr.
+void remove_added(py::handle now, py::handle before) {
+  const auto keys = py::reinterpret_steal<py::object>(PyDict_Keys(now.ptr()));
+  for (Py_ssize_t i = 0; keys && i < PyList_GET_SIZE(keys.ptr()); ++i) {
+    PyObject* const key = PyList_GET_ITEM(keys.ptr(), i);
+    if (PyDict_Contains(before.ptr(), key) == 0) PyObject_DelItem(now.ptr(), key);
+  }
+}
+
 bool hangs_on_graph(py::handle value) {
   if (THPVariable_Check(value.ptr())) {
     const at::Tensor& tensor = THPVariable_Unpack(value.ptr());
@@ -137,9 +146,12 @@ KeptState::KeptState(py::handle root, const VisitTensor& visit) {
     const py::object attributes = attributes_of(module);
     if (!attributes) continue;
     for (const auto& [name, value] : py::reinterpret_borrow<py::dict>(attributes)) {
-      // Hooks are no state: those of a lazy module go with its first call.
-      if (PyDict_Check(value.ptr()) && py::str(name).cast<std::string>().find("_hooks") != std::string::npos)
-        seen_.insert(value.ptr());
+      // Hooks that forward() adds go again, but those that it removes stay away, as a lazy module's after its first
+      // call.
+      const std::string text = py::str(name);
+      if (!PyDict_Check(value.ptr()) || text.find("_hooks") == std::string::npos) continue;
+      if (text.starts_with("_forward")) hooks_.push_back(kept(value));
+      seen_.insert(value.ptr());
     }
   }
   for (const py::object& module : modules) {
@@ -158,7 +170,7 @@ void KeptState::walk(py::handle value, int depth, const VisitTensor& visit) {
     if (visit) visit(THPVariable_Unpack(value.ptr()));
     return;
   }
-  if (is_container && !PyFrozenSet_Check(value.ptr())) keep(value);
+  if (is_container && !PyFrozenSet_Check(value.ptr())) kept_.push_back(kept(value));
   if ((is_container || is_tuple) && PyObject_Size(value.ptr()) > most_items) return;  // such as a vocabulary
   if (PyDict_Check(value.ptr())) {
     for (const auto& [key, item] : py::reinterpret_borrow<py::dict>(value)) walk(item, depth + 1, visit);
@@ -170,7 +182,7 @@ void KeptState::walk(py::handle value, int depth, const VisitTensor& visit) {
   }
 }
 
-void KeptState::keep(py::handle container) {
+KeptState::Kept KeptState::kept(py::handle container) {
   PyObject* copy = nullptr;
   if (PyDict_Check(container.ptr())) {
     copy = PyDict_Copy(container.ptr());
@@ -180,10 +192,14 @@ void KeptState::keep(py::handle container) {
     copy = PySet_New(container.ptr());
   }
   if (copy == nullptr) throw py::error_already_set();
-  kept_.push_back({py::reinterpret_borrow<py::object>(container), py::reinterpret_steal<py::object>(copy)});
+  return {py::reinterpret_borrow<py::object>(container), py::reinterpret_steal<py::object>(copy)};
 }
 
 void KeptState::restore() const {
+  for (const Kept& hooks : hooks_) {
+    if (PyDict_Size(hooks.container.ptr()) > PyDict_Size(hooks.before.ptr()))
+      remove_added(hooks.container, hooks.before);
+  }
   for (const Kept& kept : kept_) {
     if (!is_same(kept.container, kept.before)) put_back(kept.container, kept.before);
   }

@@ -53,9 +53,10 @@ class KeptState {
   };
 
   void walk(py::handle value, int depth, const VisitTensor& visit);
-  void keep(py::handle container);
+  static Kept kept(py::handle container);
 
   std::vector<Kept> kept_;
+  std::vector<Kept> hooks_;
   std::unordered_set<PyObject*> seen_;  // while it is made
 };
 

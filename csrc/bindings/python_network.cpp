@@ -49,8 +49,9 @@ class RunningScope {
   inline static thread_local int count = 0;
 };
 
-/// Keeps attention from nested tensors, as torch makes them of padded ones where there are no gradients, while it
-/// lives: nothing could be injected into those. Needs the GIL.
+/// Keeps attention from its fast path while it lives, which makes nested tensors of padded ones where there are no
+/// gradients: nothing could be injected into those, and what comes out is zero at padded places, in which two passes of
+/// different modes would differ. Needs the GIL.
 class NoFastPath {
  public:
   NoFastPath() {
@@ -176,6 +177,7 @@ py::object PythonNetwork::recomputation_check() const {
 
 py::object PythonNetwork::call_model(const Inputs& inputs) {
   const RunningScope running;
+  const NoFastPath no_fast_path;
   objects_.restore();  // each pass gets what was given
   const bool are_own = std::equal(
       inputs.args.begin(), inputs.args.end(), tensors_.begin(), tensors_.end(),
@@ -215,7 +217,6 @@ at::Tensor PythonNetwork::run_injected(const Inputs& inputs, const Inject& injec
     const auto is_tensor = [](py::handle object) { return THPVariable_Check(object.ptr()); };
     return replace_at(output, layer_output_, injected, is_tensor, layer_name_);
   });
-  const NoFastPath no_fast_path;
   const HookScope scope(layer_, hook);
   at::Tensor second = prediction_in(call_model(inputs), output_);
   TORCH_CHECK_VALUE(

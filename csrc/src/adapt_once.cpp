@@ -137,9 +137,9 @@ class Stay {
 };
 
 /// Which samples have inputs that are not finite, (B,) of booleans; undefined where it is not clear what they are.
-at::Tensor non_finite_inputs(const Inputs& inputs, const Method& method) {
+at::Tensor non_finite_inputs(const Inputs& inputs, const Method& method, bool spares_masks) {
   try {
-    return Samples(inputs, method.in_dims, method.prediction_layout).are_finite().logical_not();
+    return Samples(inputs, method.in_dims, method.prediction_layout).are_finite(spares_masks).logical_not();
   } catch (const c10::ValueError&) {
     return {};
   }
@@ -147,7 +147,7 @@ at::Tensor non_finite_inputs(const Inputs& inputs, const Method& method) {
 
 /// Distances, NaN for samples whose inputs are not finite: their predictions may be, as of a tanh, but no gradients.
 at::Tensor without_non_finite_inputs(const at::Tensor& distances, const Inputs& inputs, const Method& method) {
-  const at::Tensor non_finite = non_finite_inputs(inputs, method);
+  const at::Tensor non_finite = non_finite_inputs(inputs, method, /*spares_masks=*/true);
   if (!non_finite.defined() || non_finite.sizes() != distances.sizes()) return distances;
   return distances.masked_fill(non_finite.to(distances.device()), std::numeric_limits<double>::quiet_NaN());
 }
@@ -217,7 +217,7 @@ Course run(
     before = answer_of(*copy, passes, options.prediction, /*with_second=*/true);
     if (!samples) batch_dim = method.prediction_layout.batch_of(before.first.dim());
     at::Tensor distances = sample_distances(before.second, before.first, batch_dim);
-    if (!samples) distances = without_non_finite_inputs(distances, given, method);
+    distances = without_non_finite_inputs(distances, given, method);
     result.adapted_samples = distances > *options.threshold;
     if (!samples) rows = result.adapted_samples.nonzero().flatten();
     if (rows.defined() && rows.size(0) > 0 && !distances.isfinite().all().item<bool>()) {
@@ -285,7 +285,8 @@ std::string blame_samples(Network& network, const Method& method, const Options&
   };
   const std::string of_predictions =
       blame("predictions", uncertainty(network, method, inputs, options).isfinite().logical_not());
-  return of_predictions.empty() ? blame("inputs", non_finite_inputs(inputs, method)) : of_predictions;
+  return of_predictions.empty() ? blame("inputs", non_finite_inputs(inputs, method, /*spares_masks=*/false))
+                                : of_predictions;
 }
 
 /// Adapts once more, from the start, where the network had collapsed. If that fails, all is as it was before.

@@ -25,6 +25,7 @@ namespace {
 /// those of one sample.
 Method stacked(const Method& method) {
   Method each = method;
+  each.in_dims = c10::IValue(0);
   each.embed = [embed = method.embed](const at::Tensor& prediction, const at::Tensor& features) {
     return embed(Vmap::wrap(prediction), features);
   };

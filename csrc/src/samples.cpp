@@ -145,12 +145,14 @@ Inputs Samples::stack(std::int64_t begin, std::int64_t count) const {
   });
 }
 
-at::Tensor Samples::are_finite() const {
+at::Tensor Samples::are_finite(bool spares_masks) const {
   at::Tensor all = at::ones({count_}, at::kBool);
   map([&](const at::Tensor& t, std::optional<std::int64_t> dim) {
-    if (dim && t.is_floating_point()) {
-      all = all.logical_and(t.detach().isfinite().movedim(*dim, 0).unsqueeze(1).flatten(1).all(1).cpu());
-    }
+    if (!t.is_floating_point()) return t;
+    at::Tensor finite = t.detach().isfinite();
+    if (spares_masks) finite = finite.logical_or(t.detach().isneginf());
+    const at::Tensor of_each = dim ? finite.movedim(*dim, 0).unsqueeze(1).flatten(1).all(1) : finite.all();
+    all = all.logical_and(of_each.cpu());
     return t;
   });
   return all;

@@ -106,7 +106,7 @@ def cases(draw: Any, is_script: bool = False) -> Case:
             )
         ),
         dtype=dtype,
-        is_called=draw(st.integers(0, 2)) == 2,
+        is_called=born == "outside" and draw(st.integers(0, 2)) == 2,
         change=draw(st.sampled_from(changes)) if changes and draw(st.integers(0, 2)) == 2 else "",
         longer=longer if count > 1 and draw(st.integers(0, 4)) == 4 else (),
         not_finite=not_finite,

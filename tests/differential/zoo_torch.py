@@ -15,6 +15,7 @@ class Animal:
     """A model, inputs in float64 and a layer; where they are not the usual ones, where channels and output are.
 
     `in_dims` are the inputs' for `per_sample`; None where samples cannot be told apart, such as the nodes of a graph.
+    `refused` is what it3 has to say of the model, a regular expression; empty where it adapts.
     """
 
     name: str
@@ -27,6 +28,7 @@ class Animal:
     in_dims: Any = None
     samples: int = 2
     is_fast: bool = False
+    refused: str = ""
 
 
 def floats(*shape: int) -> Tensor:

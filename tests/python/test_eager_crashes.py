@@ -64,6 +64,37 @@ def test_transformers_with_padding(layer: str) -> None:
     assert torch.backends.mha.get_fastpath_enabled()
 
 
+class LooksAtPadding(Padded):
+    """Its prediction depends on what the encoder gives at padded places: torch's fast path gives zeros there."""
+
+    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+        return self.fc(self.encoder(x, src_key_padding_mask=mask).mean(1))
+
+
+@pytest.mark.parametrize("layer", ["encoder.layers.0", "encoder.layers.1.linear2", "encoder", "fc"])
+@pytest.mark.filterwarnings("ignore:.*nested tensors is in prototype")
+def test_both_predictions_take_one_path_through_attention(layer: str) -> None:
+    mask = torch.arange(4)[None] >= torch.tensor([4, 2, 3, 1, 4])[:, None]
+    model = LooksAtPadding().double().eval()
+    engine = IT3Engine(model, layer).eval()
+    distances = engine.uncertainty((X, mask))
+    weights = [w.detach() for w in engine.embeder.parameters()]
+    y0 = model(X, mask).detach()
+
+    def inject(_: nn.Module, __: object, features: Tensor) -> Tensor:
+        embedding = reference.embed(y0, features, *weights)
+        return features + (embedding if features.dim() == 2 else embedding[:, None])
+
+    hook = model.get_submodule(layer).register_forward_hook(inject)
+    y1 = model(X, mask).detach()
+    hook.remove()
+    close(engine.adapt((X, mask), num_steps=0).prediction, y0)
+    close(distances, (y1 - y0).norm(dim=1))
+    loss = engine.adapt((X, mask), num_steps=1, lr=0.0)
+    close(loss.losses[0], (y1 - y0).square().mean())
+    close(loss.prediction, y0)
+
+
 class Recurrent(nn.Module):
     def __init__(self, kind: type[nn.Module]) -> None:
         super().__init__()

@@ -341,3 +341,37 @@ def test_objects_in_inputs_are_given_anew_to_each_pass() -> None:
     plain.load_state_dict(engine.model.state_dict())
     actual = engine.adapt(Batch())
     close(actual.prediction, IT3Engine(plain, "layer", engine.embeder).eval().adapt(X * 0.5).prediction)
+
+
+class Captures(Plain):
+    """Registers a hook at its first call, as transformers' models do, and predicts by what it caught."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.has_hook = False
+        self.caught: list[Tensor] = []
+
+    def catch(self, _: nn.Module, __: Any, out: Tensor) -> None:
+        self.caught.append(out)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.has_hook:
+            self.first.register_forward_hook(self.catch)
+            self.has_hook = True
+        self.caught.clear()
+        self.first(x)
+        return self.last(self.layer(torch.stack(self.caught).sum(0)).tanh())
+
+
+@pytest.mark.parametrize("is_called", [False, True])
+def test_hooks_that_forward_registers_go_again(is_called: bool) -> None:
+    model = Captures().double().eval()
+    if is_called:
+        with torch.no_grad():
+            model(X)
+    engine = IT3Engine(model, "layer").eval()
+    engine.uncertainty(X)
+    for _ in range(2):
+        agrees(engine, X, lr=1e-2)
+        assert len(model.first._forward_hooks) == is_called
+        assert model.has_hook == is_called

@@ -50,7 +50,7 @@ def engine_of(model: nn.Module, layer: str, *inputs: Tensor, **arguments) -> IT3
 
 
 @pytest.mark.parametrize("network", NETWORKS)
-@pytest.mark.parametrize("value", [math.nan, math.inf])
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
 def test_samples_that_are_not_finite_are_named(network: str, value: float) -> None:
     case = make_case("mlp")
     engine, _ = build(case, network)
@@ -82,6 +82,37 @@ def test_samples_that_are_not_finite_do_not_reach_the_others(network: str, per_s
         close(adaptation.state_dict(), model.state_dict())
     close(adaptation.prediction[others], expected)
     assert adaptation.prediction[1].isnan().all()
+
+
+class Masked(nn.Module):
+    """(B, T, 4) to (B, 2), by attention with an additive mask, (B, T) or (T,), to the last of twice as many values."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(4, 5)
+        self.fc = nn.Linear(5, 2)
+
+    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+        h = torch.tanh(self.layer(x[:, : x.shape[1] // 2]))
+        weights = (h.sum(-1) + mask).softmax(-1)
+        return self.fc((weights.unsqueeze(-1) * h).sum(1))
+
+
+@pytest.mark.parametrize("per_sample", [False, True])
+@pytest.mark.parametrize("is_shared", [False, True])
+def test_samples_are_left_out_for_nan_anywhere_but_not_for_masks(per_sample: bool, is_shared: bool) -> None:
+    """Also for a NaN that the model does not look at: nothing tells how far it would come."""
+    torch.manual_seed(1)
+    x, mask = torch.randn(4, 6, 4).double(), torch.zeros(4, 3).double()
+    mask[:, 1] = -math.inf
+    inputs = [x, mask[0] if is_shared else mask]
+    engine = engine_of(Masked(), "layer", *inputs, in_dims=(0, None if is_shared else 0))
+    assert engine.adapt(inputs, threshold=0.0, per_sample=per_sample).adapted_samples.all()
+    x[2, 5, 0] = math.nan
+    adaptation = engine.adapt(inputs, threshold=0.0, per_sample=per_sample)
+    assert adaptation.adapted_samples.tolist() == [True, True, False, True]
+    assert adaptation.prediction.isfinite().all()
+    assert not per_sample or not adaptation.losses[:, 2].any()
 
 
 def test_weights_that_are_not_finite_are_not_kept() -> None:

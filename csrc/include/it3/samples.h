@@ -39,8 +39,10 @@ class IT3_API Samples {
   /// Batches of one sample each, stacked along a new first dimension of every tensor.
   Inputs stack(std::int64_t begin, std::int64_t count) const;
 
-  /// Whether all numbers of a sample are finite, (B,) of booleans on the CPU.
-  at::Tensor are_finite() const;
+  /// Whether a sample, with what it shares with the others, is finite, (B,) of booleans on the CPU.
+  ///
+  /// @param spares_masks  counts -infinity as finite, as additive attention masks are made of it
+  at::Tensor are_finite(bool spares_masks) const;
 
  private:
   template <typename Function>
