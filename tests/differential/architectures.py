@@ -24,6 +24,8 @@ class Architecture:
 
 
 NAMES = {kind: [n for n, (kinds, _) in OPERATIONS.items() if kind in kinds] for kind in (*LAST, "signal", "image")}
+NOT_SCRIPTED = ("parametrised", "pair", "table", "padded", "limited")
+NOT_PLAIN = ("buffer_written", "counted", "transposed_memory", "dropout", "transformer", "padded", "limited")
 SHAPES: dict[str, tuple[Any, ...]] = {
     "vector": ("B", 4),
     "sequence": ("B", 3, 4),
@@ -83,9 +85,9 @@ def architectures(draw: Any, is_script: bool = False, is_plain: bool = False) ->
         if i >= operations and b.places:
             break
         name = draw(st.sampled_from(names))
-        if is_script and name in ("parametrised", "pair", "table"):
+        if is_script and name in NOT_SCRIPTED:
             continue
-        if is_plain and name in ("buffer_written", "counted", "transposed_memory", "dropout", "transformer"):
+        if is_plain and name in NOT_PLAIN:
             continue
         OPERATIONS[name][1](b)
     if not any(p.path == () and p.is_scriptable for p in b.places):

@@ -68,9 +68,8 @@ def cases(draw: Any, is_script: bool = False) -> Case:
     )
     longer = next((dims for kind, dims in PLACES.items() if SHAPES[kind] == a.inputs[0][2]), ())
     born = "inference" if use == "adapt" and not is_script and draw(st.integers(0, 39)) == 39 else "outside"
-    changes = drawable(network, embedder) if use == "adapt" and count > 1 else []
-    if born == "inference":  # whose tensors torch can neither write to, nor run with other data
-        changes = ["frozen"] if changes else []
+    # Tensors made in inference mode cannot be written to.
+    changes = drawable(network, embedder) if use == "adapt" and count > 1 and born == "outside" else []
     return Case(
         source=a.source,
         layer=a.place.name,

@@ -238,6 +238,23 @@ def transformer(b: Builder) -> None:
     b.facts.add("dropout")
 
 
+@operation("sequence")
+def padded(b: Builder) -> None:
+    # With an even number of heads, as torch's fast path needs, and its last places masked.
+    b.layer(f"nn.Linear({b.channels}, 4)")
+    layer = "nn.TransformerEncoderLayer(4, 2, 6, batch_first=True)"
+    mask = "(torch.arange(x.shape[1]) > 0.5 * x.shape[1]).expand(x.shape[:2])"
+    b.layer(f"nn.TransformerEncoder({layer}, 2)", f"x = self.{{n}}(x, src_key_padding_mask={mask})")
+    b.channels = 4
+
+
+@operation(*LAST)
+def limited(b: Builder) -> None:
+    n = b.name()
+    limit = f"self.{n}.weight.data = self.{n}.weight.data.clamp(-0.3, 0.3)"
+    b.layer(f"nn.Linear({b.channels}, {b.channels})", limit + "\nx = self.{n}(x)", is_scriptable=False)
+
+
 @operation(*LAST)
 def pair(b: Builder) -> None:
     n = b.layer(f"Pair({b.channels})", "u, v = self.{n}(x)\nx = u * v", path=(1,))

@@ -227,9 +227,15 @@ def reaches(method: Method, model: nn.Module, inputs: Any) -> bool:
 
 
 def call(model: nn.Module, inputs: Any) -> Any:
-    if isinstance(inputs, Mapping):
-        return model(**inputs)
-    return model(*inputs) if isinstance(inputs, tuple | list) else model(inputs)
+    """Without attention's fast path, which gives zeros at padded places, and nested tensors, which no hook can use."""
+    was_enabled = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        if isinstance(inputs, Mapping):
+            return model(**inputs)
+        return model(*inputs) if isinstance(inputs, tuple | list) else model(inputs)
+    finally:
+        torch.backends.mha.set_fastpath_enabled(was_enabled)
 
 
 class OtherBatchNorm(nn.Module):

@@ -43,8 +43,9 @@ def reasons_of(rig: Rig, adapts: bool) -> list[str]:
 def _other_reasons(rig: Rig) -> list[str]:
     """Why it may be refused too, where one of those reasons holds, or the reference refuses."""
     options, reasons = rig.options, []
-    if isinstance(attempt(lambda: selects(rig.naive, options.get("parameters", "all"))), Refusal):
-        reasons.append("parameters (is|has)")
+    selected = attempt(lambda: selects(rig.naive, options.get("parameters", "all")))
+    if isinstance(selected, Refusal):
+        reasons.append(str(selected))
     statistics = options.get("norm_statistics", "running")
     if statistics != "running" and isinstance(attempt(lambda: normalise_by(copied(rig.naive), statistics, 1)), Refusal):
         reasons.append("no batch normalisation")

@@ -25,6 +25,8 @@ from differential.uses import check
 INGREDIENTS: dict[str, Callable[[Case], bool]] = {
     "max_norm": lambda c: "max_norm" in c.source,
     "written": lambda c: "x.mul_(" in c.source,
+    "limited": lambda c: ".clamp(" in c.source,
+    "padded": lambda c: "padding_mask" in c.source,
     "memory": lambda c: ".detach().t()" in c.source,
     "python": lambda c: c.temperature != "",
     "second": lambda c: 1 in (c.prediction[1], c.features[1]),
@@ -136,8 +138,9 @@ ROWS: dict[str, Row] = {
     "what a trace read from Python": Row({"batches": ((2, 0, 2.0), (2, 1, 0.5))}, ("python",)),
     "forward that writes weights": Row(has=("max_norm",)),
     "forward that keeps weights to a limit": Row(
-        {"is_called": True}, ("max_norm",), options={"num_steps": 3, "lr": 0.1}
+        {"is_called": True}, ("max_norm", "limited"), options={"num_steps": 3, "lr": 0.1}
     ),
+    "two paths through attention": Row(has=("padded",), options={"num_steps": 1}),
     "inputs written in place": Row(has=("written",), options={"num_steps": 2, "lr": 0.1}),
     "threads": Row({"use": "threads", "network": "hooked", "batches": ((2, 0, 2.0), (2, 1, 2.0), (2, 2, 2.0))}),
     "channels": Row({"gives_layouts": False, "embedder": "made"}, where=lambda c: "permute" in c.source),

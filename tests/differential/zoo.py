@@ -4,8 +4,7 @@ import copy
 import re
 import sys
 import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
 
 import it3
@@ -28,16 +27,6 @@ FAMILIES: dict[str, Callable[[], list[Animal]]] = {
 
 
 OPTIONS = {"num_steps": 1, "lr": 1e-3, "optimizer_name": "sgd"}
-
-
-@contextmanager
-def plain_path() -> Iterator[None]:
-    """Run attention layers by what they are made of; torch's fast path has nested tensors, which no hook can use."""
-    torch.backends.mha.set_fastpath_enabled(False)
-    try:
-        yield
-    finally:
-        torch.backends.mha.set_fastpath_enabled(True)
 
 
 class Enclosure:
@@ -74,7 +63,7 @@ class Enclosure:
         hook = self.twin.get_submodule(self.animal.layer).register_forward_hook(
             lambda _, __, out: seen.append(at_path(out, first_path(out) or ()))
         )
-        with torch.no_grad(), plain_path():
+        with torch.no_grad():
             out = call(self.twin, to_double(self.animal.inputs()))
         hook.remove()
         path = self.animal.output if self.animal.output is not None else (first_path(out) or ())
@@ -94,12 +83,11 @@ class Enclosure:
 
     def expected(self, use: str) -> Any:
         animal, inputs = self.animal, self.animal.inputs()
-        with plain_path():
-            if use == "uncertainty":
-                return self.method.uncertainty(self.twin, inputs)
-            if use == "adapt":
-                return adapt(self.method, self.twin, inputs, OPTIONS)
-            return adapt_each(self.method, self.twin, inputs, animal.in_dims, animal.samples, OPTIONS)
+        if use == "uncertainty":
+            return self.method.uncertainty(self.twin, inputs)
+        if use == "adapt":
+            return adapt(self.method, self.twin, inputs, OPTIONS)
+        return adapt_each(self.method, self.twin, inputs, animal.in_dims, animal.samples, OPTIONS)
 
 
 def actual(engine: it3.IT3Engine, inputs: Any, use: str) -> Any:

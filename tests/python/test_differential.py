@@ -13,14 +13,12 @@ ANIMALS = {animal.name: animal for animal in zoo_torch.of_torch()}
 
 @pytest.fixture(autouse=True)
 def _quietly() -> Iterator[None]:
-    """One thread, as the networks are tiny; no nested tensors of attention, into which the reference cannot inject."""
+    """One thread, as the networks are tiny."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    torch.backends.mha.set_fastpath_enabled(False)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield
-    torch.backends.mha.set_fastpath_enabled(True)
     torch.set_num_threads(threads)
 
 
