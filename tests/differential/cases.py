@@ -67,7 +67,8 @@ def cases(draw: Any, is_script: bool = False) -> Case:
         st.sampled_from(["given", "given", "given", "made", "made", "own" if not is_script else "given", "subclass"])
     )
     longer = next((dims for kind, dims in PLACES.items() if SHAPES[kind] == a.inputs[0][2]), ())
-    born = "inference" if use == "adapt" and not is_script and draw(st.integers(0, 39)) == 39 else "outside"
+    can_be_inference = use == "adapt" and not is_script and "limited" not in a.facts  # or torch cannot run it
+    born = "inference" if can_be_inference and draw(st.integers(0, 39)) == 39 else "outside"
     # Tensors made in inference mode cannot be written to.
     changes = drawable(network, embedder) if use == "adapt" and count > 1 and born == "outside" else []
     return Case(

@@ -253,6 +253,7 @@ def limited(b: Builder) -> None:
     n = b.name()
     limit = f"self.{n}.weight.data = self.{n}.weight.data.clamp(-0.3, 0.3)"
     b.layer(f"nn.Linear({b.channels}, {b.channels})", limit + "\nx = self.{n}(x)", is_scriptable=False)
+    b.facts.add("limited")
 
 
 @operation(*LAST)
