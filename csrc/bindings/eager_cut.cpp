@@ -9,6 +9,7 @@
 #include <torch/csrc/autograd/python_variable.h>
 
 #include "every_parameter.h"
+#include "full_float32.h"
 #include "lent_state.h"
 #include "module_tree.h"
 #include "outcome.h"
@@ -275,6 +276,7 @@ EagerCut::Attempt EagerCut::compared(
   keeper.attr("put_back")();
   const bool has_changed_before = watch->has_changed();
   const py::gil_scoped_release no_gil;
+  const it3::detail::FullFloat32 full_precision;
   Outcome expected;
   try {
     // Both draw from one random state, another than while tracing, which may have fixed what was drawn.

@@ -34,10 +34,9 @@ void move(const std::vector<at::Tensor>& weights) {
 
 /// Far from rounding, and far from what dropped gradients or another precision make.
 double tolerance_for(const at::Tensor& t) {
-  const bool may_be_tf32 = t.is_cuda() && t.scalar_type() == at::kFloat;
   switch (c10::toRealValueType(t.scalar_type())) {
     case at::kDouble: return 1e-8;
-    case at::kFloat: return may_be_tf32 ? 1e-2 : 1e-4;
+    case at::kFloat: return t.is_cuda() ? 1e-2 : 1e-4;  // cuDNN has algorithms that round more
     default: return 3e-2;
   }
 }

@@ -381,3 +381,16 @@ def test_attributes_that_always_change_end_in_hooks() -> None:
         engine.model.scale = 1.0 + step
         agrees(engine)
     assert why_not(engine) == "its attributes change again and again"
+
+
+def test_convolutions_are_cut_on_every_device(device: str) -> None:
+    """TF32, in which cuDNN computes them, rounds gradients of a first layer by some percent."""
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        *(nn.Conv2d(1, 16, 3), nn.ReLU(), nn.Conv2d(16, 32, 3), nn.ReLU(), nn.MaxPool2d(2)),
+        *(nn.Flatten(), nn.Linear(32 * 144, 64), nn.ReLU(), nn.Linear(64, 10)),
+    )
+    engine = IT3Engine(model.to(device).eval(), "0").eval()
+    x = torch.randn(256, 1, 28, 28, device=device)
+    engine.uncertainty(x)
+    assert engine._cut_network().why_not(x) == ""

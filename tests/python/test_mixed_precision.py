@@ -97,3 +97,31 @@ def test_the_callers_autocast_is_as_it_was(device: str) -> None:
         engine.adapt(case.inputs, amp="half")
     assert torch.equal(engine.adapt(case.inputs, amp=None).prediction, engine.adapt(case.inputs).prediction)
     assert IT3Engine(case.model, case.layer, optimization_parameters={"amp": "fp16"}).optimization_parameters
+
+
+def precisions() -> list[str]:
+    backends = torch.backends
+    of = (backends, backends.cudnn, backends.cudnn.conv, backends.cudnn.rnn, backends.cuda.matmul)
+    return [backend.fp32_precision for backend in of]
+
+
+@pytest.mark.parametrize(
+    "own", [{}, {"matmul": "tf32"}, {"all": "ieee"}, {"all": "tf32"}, {"all": "ieee", "conv": "tf32"}]
+)
+def test_precisions_of_cuda_stay(own: dict[str, str]) -> None:
+    """Cuts are compared in full precision."""
+    backends = torch.backends
+    places = {"all": backends, "conv": backends.cudnn.conv, "matmul": backends.cuda.matmul}
+    before = {name: place.fp32_precision for name, place in places.items()}
+    try:
+        for name, precision in own.items():
+            places[name].fp32_precision = precision
+        expected = precisions()
+        case = make_case("cnn")
+        engine = IT3Engine(case.model, case.layer).eval()
+        engine(case.inputs)
+        assert engine._cut_network().why_not(case.inputs) == ""
+        assert precisions() == expected
+    finally:
+        for name, precision in before.items():
+            places[name].fp32_precision = precision
