@@ -131,10 +131,12 @@ def distance_by_name(name: str, classes: Callable[[Tensor], int], is_target: boo
         log_q = y1.log_softmax(d)
         if name == "cross_entropy":
             return -(p * log_q).sum(d).mean()
+        # By logarithms, as the gradient of p log p is not finite where a probability is so small that it is 0.
+        p_log_p = torch.xlogy(p, p) if is_target else p * y0.log_softmax(d)
         if name == "kl":
-            return (torch.xlogy(p, p) - p * log_q).sum(d).mean()
+            return (p_log_p - p * log_q).sum(d).mean()
         m = (p + q) / 2
-        return (torch.xlogy(p, p) + torch.xlogy(q, q) - (p + q) * m.clamp_min(1e-300).log()).sum(d).mean() / 2
+        return (p_log_p + q * log_q - (p + q) * m.clamp_min(1e-300).log()).sum(d).mean() / 2
 
     return of
 
