@@ -26,9 +26,10 @@ at::Tensor other_features(const at::Tensor& features) {
 void move(const std::vector<at::Tensor>& weights) {
   const at::NoGradGuard no_grad;
   for (const at::Tensor& weight : weights) {
-    const auto real = weight.options().dtype(c10::toRealValueType(weight.scalar_type())).requires_grad(false);
-    const at::Tensor pattern = at::arange(weight.numel(), real.dtype(at::kDouble)).cos().to(real);
-    weight.mul_(1.25).add_(pattern.reshape(weight.sizes()), 0.01);
+    // Along the last dimension, so that it takes no memory.
+    const std::int64_t size = weight.dim() == 0 ? 1 : weight.size(-1);
+    const at::Tensor pattern = at::arange(size, weight.options().dtype(at::kDouble).requires_grad(false)).cos();
+    weight.mul_(1.25).add_(weight.dim() == 0 ? pattern[0] : pattern.to(weight.scalar_type()), 0.01);
   }
 }
 

@@ -322,5 +322,6 @@ def move_weights(*models: nn.Module) -> None:
     """
     for parameter in (p for model in models for p in model.parameters()):
         if parameter.is_floating_point() or parameter.is_complex():
-            pattern = torch.arange(parameter.numel(), device=parameter.device).cos().to(parameter.dtype)
-            parameter.data.mul_(1.25).add_(pattern.reshape(parameter.shape), alpha=0.01)
+            size = parameter.shape[-1] if parameter.dim() else 1  # along the last dimension, so that it takes no memory
+            pattern = torch.arange(size, device=parameter.device).cos().to(parameter.dtype)
+            parameter.data.mul_(1.25).add_(pattern if parameter.dim() else pattern[0], alpha=0.01)
