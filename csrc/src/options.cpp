@@ -7,6 +7,7 @@
 #include <functional>
 #include <sstream>
 #include <tuple>
+#include <utility>
 
 #include <c10/util/Exception.h>
 
@@ -390,7 +391,7 @@ void Options::override_with(const std::vector<std::pair<std::string, OptionValue
     if (!is_given && refinement.is_idle(changed)) changed.set(refinement.name, std::monostate());
   }
   changed.validate();
-  *this = changed;
+  *this = std::move(changed);
 }
 
 std::string_view to_string(OptimizerName name) { return name_of(name, optimizer_names); }
