@@ -85,7 +85,7 @@ def test_samples_that_are_not_finite_do_not_reach_the_others(network: str, per_s
 
 
 class Masked(nn.Module):
-    """(B, T, 4) to (B, 2), by attention with an additive mask, (B, T) or (T,), to the last of twice as many values."""
+    """(B, 2 T, 4) to (B, 2): attention over the first T places, with an additive mask, (B, T) or (T,)."""
 
     def __init__(self) -> None:
         super().__init__()
