@@ -339,6 +339,8 @@ def _measure(engine: IT3Engine, batches: Batches, metric: Metric, row: _Row) -> 
         counts.append(samples)
     row.sums.append(sums)
     if len(row.sums) == 1 and row.reference is None:
+        if other.model is not engine.model:
+            other.reset()  # weights that were kept over all batches may not bear the first once more
         row.megabytes = _peak_megabytes(other, own_copy(batches[0][0]))
     return counts
 

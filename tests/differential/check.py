@@ -59,10 +59,15 @@ def unchanged(before: dict[str, Any], after: dict[str, Any], but: Callable[[str]
             raise Difference(f"{name} changed")
 
 
+def diverges(expected: Any) -> bool:
+    """Whether predictions grow so far that rounding decides."""
+    return isinstance(expected, Result) and not bool((expected.first.abs() < 1e6).all())
+
+
 def agree(rig: Rig, actual: Any, expected: Any, what: str = "") -> str:
     """Compare results, or refusals. Gives what was agreed on, for the tally."""
-    if isinstance(expected, Result) and not bool((expected.first.abs() < 1e6).all()):
-        return "diverges"  # where rounding decides
+    if diverges(expected):
+        return "diverges"
     if isinstance(expected, Refusal):
         if not isinstance(actual, ValueError) or not re.search(str(expected), str(actual), re.IGNORECASE):
             raise Difference(f"{what}right is a ValueError with {str(expected)!r}, but there is {actual!r:.400}")

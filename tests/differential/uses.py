@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from differential.case import Case, set_temperature
 from differential.changes import change
-from differential.check import agree, left_alone, same, snapshot, unchanged
+from differential.check import agree, diverges, left_alone, same, snapshot, unchanged
 from differential.naive import Refusal, copied
 from differential.naive_adapt import Memory, adapt, adapt_each, normalise_by, training_losses
 from differential.refusals import expected_of
@@ -158,7 +158,11 @@ def look(rig: Rig) -> str:
 
 def _check_score(rig: Rig, scored: Any, adapted: Any, what: str) -> None:
     """What can be adapted has a score, unless it is not finite."""
-    is_right = isinstance(adapted, Refusal) or (rig.case.not_finite is not None and "not finite" in str(scored))
+    is_right = (
+        isinstance(adapted, Refusal)
+        or diverges(adapted)
+        or (rig.case.not_finite is not None and "not finite" in str(scored))
+    )
     if isinstance(scored, ValueError) and not is_right:
         raise Difference(f"{what} raises {scored!s:.600}") from scored
 

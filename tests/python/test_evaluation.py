@@ -69,6 +69,18 @@ def test_runs_of_several_engines() -> None:
     close(rows["no second term, 0 steps"]["score"], statistics.mean(of_plain))
 
 
+def test_memory_is_measured_from_the_start_of_weights_that_are_kept() -> None:
+    """These bear the one batch that there is, but not the same once more."""
+    engine, batches = engine_and_batches()
+    settings = {"copy_model": False, "num_steps": 1, "optimizer_name": "sgd", "lr": 1e100}
+    row = it3.evaluate(engine, batches[:1], "mse", {"online": settings}).rows[-1]
+    close(
+        row["score"],
+        mean_score(lambda x: engine.adapt(x, **{**settings, "copy_model": True}).prediction, batches[:1], squares),
+    )
+    assert row["megabytes"] > 0
+
+
 def test_controls_use_the_statistics_of_the_variants() -> None:
     engine, batches = engine_and_batches("cnn")
     variants = {"batch": {"norm_statistics": "batch"}, "blend": {"norm_statistics": "blend", "norm_prior": 4}}
