@@ -13,7 +13,7 @@ namespace it3::python {
 struct Outcome {
   std::vector<at::Tensor> predictions;
   std::vector<at::Tensor> gradients;
-  at::Tensor moved;  // the first prediction with other weights
+  std::vector<at::Tensor> moved;  // the first prediction with other weights, and the norms that these have after it
 };
 
 /// Both predictions, the first one without gradients, and the gradients of all by all parameters, from the network as

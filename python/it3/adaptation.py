@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from it3 import _C
 from it3.export import (
     check_same,
+    check_same_writes,
     complete_file,
     copy_of,
     move_weights,
@@ -199,6 +200,9 @@ class Adaptation:
                 if isinstance(call, torch.jit.ScriptModule):
                     move_weights(call, model)
                     check_same(call, model, example_inputs, f"{what} with other weights")
+                    check_same_writes(
+                        call, model, example_inputs, f"exported by {method!r}, the model leaves other weights"
+                    )
 
 
 class _Mark:

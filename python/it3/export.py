@@ -315,6 +315,18 @@ def check_same(exported: Callable[..., Any], model: nn.Module, example_inputs: A
     check_close(predictions[0], predictions[1], what)
 
 
+def check_same_writes(exported: nn.Module, model: nn.Module, example_inputs: Any, what: str) -> None:
+    """Raise ValueError if a call leaves other weights in an exported model, to which forward() writes."""
+    for module in (exported, model):
+        args, kwargs = _C.arguments_of(own_copy(example_inputs))
+        with torch.no_grad():
+            module(*args, **kwargs)
+    weights = dict(exported.named_parameters())
+    for name, weight in model.named_parameters():
+        if name in weights:
+            check_close(weights[name].detach(), weight.detach(), f"{what}, where forward() writes to {name!r}")
+
+
 def move_weights(*models: nn.Module) -> None:
     """Move the weights of models that are to be compared, as steps move them, but further.
 

@@ -16,6 +16,7 @@ from it3.export import (
     FunctionOfTwo,
     Method,
     check_close,
+    check_same_writes,
     complete_file,
     copy_of,
     move_weights,
@@ -87,6 +88,7 @@ def save(
             move_weights(saved.model, eager.model)  # copies both
             actual, right = (e.adapt(own_copy(example_inputs), num_steps=0).prediction for e in (saved, eager))
             check_close(actual, right, f"{how} gives other predictions than the eager one with other weights")
+            check_same_writes(saved.model, eager.model, example_inputs, f"{how} leaves other weights")
 
 
 def load(path: str | os.PathLike[str], device: torch.device | str | None = None) -> IT3Engine:

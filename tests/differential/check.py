@@ -27,7 +27,8 @@ def same(actual: Any, expected: Any, what: str, rtol: float, atol: float) -> Non
     a, e = actual.double(), expected.double()
     if not torch.allclose(a, e, rtol, atol, equal_nan=True):
         off = (a - e).abs().nan_to_num(torch.inf).max().item()
-        raise Difference(f"{what} is off by {off:.3g}: {a.flatten()[:6].tolist()}, not {e.flatten()[:6].tolist()}")
+        values = f"{a.flatten()[:6].tolist()}, not {e.flatten()[:6].tolist()}"
+        raise Difference(f"{what} is off by {off:.3g}: {values}", off)
 
 
 def snapshot(*modules: nn.Module) -> dict[str, Any]:

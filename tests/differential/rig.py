@@ -31,6 +31,10 @@ from differential.naive import (
 class Difference(AssertionError):  # noqa: N818  (what is compared, not how it failed)
     """What it3 does is not what is right."""
 
+    def __init__(self, text: str, off: float | None = None) -> None:
+        super().__init__(text)
+        self.off = off  # by how much, where numbers differ
+
 
 def attempt(function: Callable[[], Any]) -> Any:
     """What a function gives, or the error by which it refuses."""
@@ -56,7 +60,8 @@ def cut(features: Tensor, embedding: Tensor) -> Tensor:
 class Rig:
     """A case's objects: the engine, and the same by the naive reference."""
 
-    def __init__(self, case: Case) -> None:
+    def __init__(self, case: Case, nudge: float = 0.0) -> None:
+        """`nudge` is by what part the reference's weights are not the engine's."""
         self.case = case
         with torch.inference_mode(case.born == "inference"):
             model = model_of(case)
@@ -68,6 +73,8 @@ class Rig:
                 call(model.eval(), inputs)
         for own, other in zip(tensors_of(model), tensors_of(self.naive), strict=True):
             other.data.copy_(own)  # what float32 rounds
+            if nudge and other.is_floating_point():
+                other.data.mul_(1 + nudge * torch.arange(other.numel(), dtype=torch.float64).cos().reshape(other.shape))
         if case.network == "hooked":
             model.register_forward_hook(lambda *_: None)
         self.model: nn.Module = model.eval()

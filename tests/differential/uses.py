@@ -296,7 +296,25 @@ def train(rig: Rig) -> str:
 
 def check(case: Case) -> str:
     """Raise Difference where it3 is wrong. Gives what was agreed on."""
-    rig = Rig(case)
+    try:
+        return _check(Rig(case))
+    except Difference as error:
+        if error.off is None or not _is_rounding(case, error.off):
+            raise
+        return "rounding decides"
+
+
+def _is_rounding(case: Case, off: float) -> bool:
+    """Whether the steps amplify rounding: a difference grows with one that is made, of a hundred times rounding."""
+    try:
+        _check(Rig(case, 100 * torch.finfo(getattr(torch, case.dtype)).eps))
+    except Difference as error:
+        return error.off is not None and 10 * off < error.off
+    return False
+
+
+def _check(rig: Rig) -> str:
+    case = rig.case
     shape_embedder(rig)
     rig.set_mode()
     if case.use == "train":

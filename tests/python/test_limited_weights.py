@@ -148,3 +148,32 @@ def test_a_scripted_model_is_taken_as_it_is() -> None:
     other = IT3Engine(model, "fc", engine.embeder, optimization_parameters=STEPS).eval()
     expected = by_hand(other, TOKENS)
     close(engine.adapt(TOKENS).prediction, expected(TOKENS).detach())
+
+
+class Hidden(nn.Module):
+    """Limits weights whose size no prediction tells: normalised, two features are as far from their mean as they go."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc = nn.Linear(4, 2)
+        self.norm = nn.LayerNorm(2, eps=0.0)
+        self.head = nn.Linear(2, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.fc.weight.data = self.fc.weight.data.clamp(-0.3, 0.3)
+        return self.head(self.norm(self.fc(x)))
+
+
+def test_a_limit_that_no_prediction_shows(tmp_path: Path) -> None:
+    torch.manual_seed(3)
+    model, x = Hidden().double().eval(), torch.randn(3, 4, dtype=torch.float64)
+    model(x)
+    engine = IT3Engine(model, "fc", optimization_parameters={**STEPS, "optimizer_name": "adam"}).eval()
+    adapted = engine.adapt(x)
+    assert float(adapted.state_dict()["fc.weight"].abs().max()) <= 0.3
+    message = r"other weights.*, where forward\(\) writes to 'fc.weight'"
+    with pytest.raises(ValueError, match=message):
+        adapted.save(tmp_path / "adapted.pt", x, "trace")
+    with pytest.raises(ValueError, match=message):
+        engine.save(tmp_path / "engine.pt", x, "trace")
+    assert list(tmp_path.iterdir()) == []
