@@ -96,7 +96,7 @@ def online(rig: Rig) -> str:
             same(torch.tensor(rig.engine.drift().distance), torch.tensor(drift), "drift after an error", 1e-9, 0)
             memory = kept or memory
         else:
-            moved = expected.state if expected.losses.numel() else {}
+            moved = expected.state if expected.losses.numel() or expected.recovered else {}
             unchanged(before, after, lambda name, m=moved: name.partition(".")[2].removeprefix("model.") in m)
             for name in moved:
                 kept_value = rig.model.state_dict()[name]
