@@ -61,6 +61,7 @@ lint: .venv/.it3 .venv/.lint .venv/.demo
 	$(BIN)/mypy
 	tools/check_stubs.sh $(BIN)
 	tools/check_file_lengths.sh
+	$(BIN)/python tools/check_rooms.py
 
 # Apart from lint, because it compiles every file once more, as clang sees it.
 tidy: .venv/.it3 .venv/.lint

@@ -21,7 +21,7 @@ Call = Callable[[Tensor], object]
 
 
 def make_engines(model: nn.Module, layer: str, inputs: Tensor, steps: int, lr: float = 1e-3) -> dict[str, nn.Module]:
-    """Give the engines in eval mode, each with its own copy of the model and its own default embedder, equal ones."""
+    """Return the engines in eval mode, each with its own copy of the model and its own default embedder, equal ones."""
     options: dict[str, Any] = {"num_steps": steps, "lr": lr}
     embeder, combine = None, None
     with torch.no_grad():
@@ -67,7 +67,7 @@ class Floor:
         self.steps, self.lr = steps, lr
 
     def embed(self, y: Tensor, features: Tensor) -> Tensor:
-        """Give the default embedding of a prediction."""
+        """Return the default embedding of a prediction."""
         w1, b1, w2, b2 = self.embedder
         if y.dim() == 4:
             hidden = F.leaky_relu(F.conv2d(y, w1[:, :, None, None], b1))

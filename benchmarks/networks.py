@@ -73,7 +73,7 @@ def resnet20(width: int = 16) -> nn.Module:
 
 
 def double_convolution(inputs: int, outputs: int) -> nn.Sequential:
-    """Two convolutions, normalised."""
+    """Two convolutions, normalized."""
     return nn.Sequential(
         nn.Conv2d(inputs, outputs, 3, padding=1, bias=False),
         nn.BatchNorm2d(outputs),
@@ -97,7 +97,7 @@ class UNet(nn.Module):
         self.head = nn.Conv2d(width, 4, 1)
 
     def go_on(self, fine: Tensor) -> Tensor:
-        """Give (B, 4, H, W) logits of the first encoder's features."""
+        """Return (B, 4, H, W) logits of the first encoder's features."""
         coarse = self.encoder2(F.max_pool2d(fine, 2))
         x = self.middle(F.max_pool2d(coarse, 2))
         x = self.decoder2(torch.cat((F.interpolate(x, scale_factor=2.0), coarse), 1))
@@ -111,7 +111,7 @@ class UNet(nn.Module):
 
 
 class TransformerBlock(nn.Module):
-    """A block of a transformer encoder, normalised first (Xiong et al., arXiv 2002.04745)."""
+    """A block of a transformer encoder, normalized first (Xiong et al., arXiv 2002.04745)."""
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()

@@ -1,6 +1,6 @@
 """Time adaptation and measure its memory, against torch-ttt and against the same passes written by hand.
 
-Medians of the ratios of neighbouring blocks of calls, the engines in turn in one process. Timed are an eager model, a
+Medians of the ratios of neighboring blocks of calls, the engines in turn in one process. Timed are an eager model, a
 TorchScript one and, on the CPU, the latter in a C++ program. Writes OUTPUT/performance-DEVICE.json, .md and .png.
 """
 
@@ -90,7 +90,7 @@ def variant(engine: IT3Engine, options: dict[str, Any]) -> Call:
 
 
 def calls_of(row: Row, inputs: Tensor, steps: int) -> tuple[dict[str, Call], IT3Engine]:
-    """Give what is timed, torch-ttt first, and the TorchScript engine."""
+    """Return what is timed, torch-ttt first, and the TorchScript engine."""
     torch.manual_seed(0)
     engines = make_engines(row.make_model().to(inputs.device).eval(), row.layer, inputs, steps)
     ours, script = cast("IT3Engine", engines["it3"]), cast("IT3Engine", engines["it3, TorchScript"])
@@ -106,7 +106,7 @@ def calls_of(row: Row, inputs: Tensor, steps: int) -> tuple[dict[str, Call], IT3
 
 
 def measure(row: Row, steps: int, device: str, program: Path | None, threads: int, budget: float) -> dict[str, Any]:
-    """Give the seconds of each engine's calls, by blocks, the engines in turn, and the peaks of memory."""
+    """Return the seconds of each engine's calls, by blocks, the engines in turn, and the peaks of memory."""
     inputs = torch.randn(row.shape, device=device, generator=torch.Generator(device).manual_seed(1))
     calls, script = calls_of(row, inputs, steps)
     for call in calls.values():
@@ -141,13 +141,13 @@ def measure(row: Row, steps: int, device: str, program: Path | None, threads: in
 
 
 def ratio(result: dict[str, Any], slower: str, faster: str) -> list[float]:
-    """Give the quartiles of one engine's time over another's."""
+    """Return the quartiles of one engine's time over another's."""
     pairs = zip(result["seconds"][slower], result["seconds"][faster], strict=True)
     return statistics.quantiles((a / b for a, b in pairs), n=4)
 
 
 def engines_in(results: list[dict[str, Any]]) -> list[str]:
-    """Give the names of our engines."""
+    """Return the names of our engines."""
     return list(dict.fromkeys(name for result in results for name in result["seconds"] if name.startswith("it3")))
 
 

@@ -23,22 +23,22 @@ LEAST_CONFIDENCE = 0.7  # of NeuralFoil in its own answer
 
 
 class RingConvolution(nn.Module):
-    """A graph convolution: each node's features, and the mean of its neighbours'."""
+    """A graph convolution: each node's features, and the mean of its neighbors'."""
 
     edges: Tensor
 
     def __init__(self, inputs: int, outputs: int, edges: Tensor) -> None:
         super().__init__()
         self.own = nn.Linear(inputs, outputs)
-        self.neighbours = nn.Linear(inputs, outputs, bias=False)
+        self.neighbors = nn.Linear(inputs, outputs, bias=False)
         self.register_buffer("edges", edges)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Give (B, N, outputs) for (B, N, inputs)."""
+        """Return (B, N, outputs) for (B, N, inputs)."""
         source, target = self.edges
         degree = torch.bincount(target, minlength=x.shape[1]).to(x.dtype)
         mean = torch.zeros_like(x).index_add(1, target, x[:, source]) / degree[:, None]
-        features: Tensor = self.own(x) + self.neighbours(mean)
+        features: Tensor = self.own(x) + self.neighbors(mean)
         return features.relu()
 
 
@@ -63,7 +63,7 @@ class AirfoilNet(nn.Module):
 
 
 def describe(airfoil: asb.Airfoil) -> tuple[np.ndarray, np.ndarray] | None:
-    """Give an outline's points and its lift and log drag; nothing if NeuralFoil does not trust its answer."""
+    """Return an outline's points and its lift and log drag; nothing if NeuralFoil does not trust its answer."""
     outline = airfoil.repanel(n_points_per_side=SIDE).coordinates
     aero = neuralfoil.get_aero_from_coordinates(outline, alpha=4.0, Re=1e6, model_size="large")
     if not np.isfinite(outline).all() or float(aero["analysis_confidence"][0]) < LEAST_CONFIDENCE:
@@ -80,7 +80,7 @@ def naca(
 
 
 def unusual() -> list[asb.Airfoil]:
-    """Give the profiles of the UIUC database, in a drawn order."""
+    """Return the profiles of the UIUC database, in a drawn order."""
     folder = Path(aerosandbox.geometry.airfoil.__file__).parent / "airfoil_database"
     names = sorted(path.stem for path in folder.glob("*.dat"))
     order = np.random.default_rng(0).permutation(len(names))
@@ -88,7 +88,7 @@ def unusual() -> list[asb.Airfoil]:
 
 
 def to_tensors(airfoils: list[asb.Airfoil], count: int) -> tuple[Tensor, Tensor]:
-    """Give outlines, (count, N, 2), and lift and log drag, (count, 2)."""
+    """Return outlines, (count, N, 2), and lift and log drag, (count, 2)."""
     found = []
     for airfoil in airfoils:
         try:

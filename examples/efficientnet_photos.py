@@ -49,7 +49,7 @@ class Photos(nn.Module):
 
 
 def agreement(prediction: Tensor, targets: Tensor) -> Tensor:
-    """Tell whether the most probable class is that of the clean crop, (B,)."""
+    """Return whether the most probable class is that of the clean crop, (B,)."""
     return (prediction.argmax(1) == targets.argmax(1)).float()
 
 

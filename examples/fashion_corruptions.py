@@ -29,7 +29,7 @@ class ClothesCNN(nn.Module):
         self.head = nn.Linear(64, 10)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Give scores, (B, 10), for pictures, (B, 1, 32, 32)."""
+        """Return scores, (B, 10), for pictures, (B, 1, 32, 32)."""
         features = self.hidden(self.block3(self.block2(self.block1(x))).flatten(1))
         scores: Tensor = self.head(features.relu()).softmax(1)
         return scores
@@ -45,7 +45,7 @@ def read(part: str) -> tuple[np.ndarray, Tensor]:
 
 
 def to_tensor(images: np.ndarray) -> Tensor:
-    """Give pictures in [0, 1], padded to (N, 1, 32, 32)."""
+    """Return pictures in [0, 1], padded to (N, 1, 32, 32)."""
     return F.pad(torch.tensor(images, dtype=torch.float32)[:, None] / 255, (2, 2, 2, 2))
 
 
@@ -58,7 +58,7 @@ def corrupted(images: np.ndarray, name: str) -> Tensor:
 
 
 def under_each(names: list[str], images: np.ndarray, classes: Tensor) -> Batches:
-    """Give batches under each corruption, of other pictures each."""
+    """Return batches under each corruption, of other pictures each."""
     batches: Batches = []
     for place, name in enumerate(names):
         rows = slice(place * EACH, (place + 1) * EACH)

@@ -22,7 +22,7 @@ class DigitCNN(nn.Module):
         self.head = nn.Linear(64, 10)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Give probabilities, (B, 10), for digits, (B, 1, 28, 28)."""
+        """Return probabilities, (B, 10), for digits, (B, 1, 28, 28)."""
         features = self.hidden(self.block2(self.block1(x)).flatten(1))
         probabilities: Tensor = self.head(features.relu()).softmax(1)
         return probabilities

@@ -109,7 +109,7 @@ def train(study: Study, seed: int, second_term: bool) -> IT3Engine:
 
 
 def aurocs(study: Study, engines: list[IT3Engine]) -> list[float]:
-    """Tell how well ‖y1 - y0‖ separates clean inputs from corrupted ones, one number an engine."""
+    """Return how well ‖y1 - y0‖ separates clean inputs from corrupted ones, one number an engine."""
     found = []
     for engine in engines:
         clean, corrupted = (

@@ -51,7 +51,7 @@ class TableNet(nn.Module):
         self.head = nn.Linear(64, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Give predictions, (B, 1), for features, (B, F)."""
+        """Return predictions, (B, 1), for features, (B, F)."""
         prediction: Tensor = self.head(self.hidden(self.encoder(x)).relu())
         return prediction
 

@@ -1,4 +1,4 @@
-"""Grey and white matter on slices of a brain template, under noise and a bias field; chosen on blur and contrast."""
+"""Gray and white matter on slices of a brain template, under noise and a bias field; chosen on blur and contrast."""
 
 import torch
 import torch.nn.functional as F
@@ -8,11 +8,11 @@ from study import Study, batches_of, cross_entropy, run
 from torch import Tensor, nn
 
 BATCH = 4
-CLASSES = 3  # neither, grey, white
+CLASSES = 3  # neither, gray, white
 
 
 def block(inputs: int, outputs: int, stride: int = 1) -> nn.Sequential:
-    """Make a convolution with batch normalisation."""
+    """Make a convolution with batch normalization."""
     return nn.Sequential(nn.Conv2d(inputs, outputs, 3, stride=stride, padding=1), nn.BatchNorm2d(outputs), nn.ReLU())
 
 
@@ -41,7 +41,7 @@ class SmallUNet(nn.Module):
 
 
 def dice(prediction: Tensor, targets: Tensor) -> Tensor:
-    """Give the Dice coefficient of each slice, the mean of grey and white matter: (B,)."""
+    """Return the Dice coefficient of each slice, the mean of gray and white matter: (B,)."""
     found = F.one_hot(prediction.argmax(1), CLASSES)[..., 1:].flatten(1, 2)
     truth = F.one_hot(targets, CLASSES)[..., 1:].flatten(1, 2)
     both = (found * truth).sum(1)
@@ -57,22 +57,22 @@ def noisy_and_biased(slices: Tensor) -> Tensor:
 
 
 def blurred_and_dulled(slices: Tensor) -> Tensor:
-    """Blur, and shift the grey values of each slice."""
+    """Blur, and shift the gray values of each slice."""
     generator = torch.Generator().manual_seed(1)
     power = 0.6 + 0.8 * torch.rand(len(slices), 1, 1, 1, generator=generator)
     return 0.7 * F.avg_pool2d(slices, 3, stride=1, padding=1).clamp(0) ** power + 0.1
 
 
 def build() -> Study:
-    """Read the template and cut it into slices, in blocks: neighbours are alike."""
+    """Read the template and cut it into slices, in blocks: neighbors are alike."""
     volume = torch.tensor(load_mni152_template(resolution=2).get_fdata(), dtype=torch.float32)
-    grey = torch.tensor(load_mni152_gm_mask(resolution=2).get_fdata()) > 0.5
+    gray = torch.tensor(load_mni152_gm_mask(resolution=2).get_fdata()) > 0.5
     white = torch.tensor(load_mni152_wm_mask(resolution=2).get_fdata()) > 0.5
     slices = F.pad(volume.permute(1, 0, 2)[:, None], (0, 1, 0, 1))  # coronal: (117, 1, 100, 96)
-    labels = F.pad((grey & ~white).long() + 2 * white.long(), (0, 1, 0, 0, 0, 1)).permute(1, 0, 2)
+    labels = F.pad((gray & ~white).long() + 2 * white.long(), (0, 1, 0, 0, 0, 1)).permute(1, 0, 2)
     kept = (labels > 0).flatten(1).float().mean(1) > 0.03
     slices, labels = slices[kept], labels[kept]
-    block_of = torch.arange(len(slices)) // 4 % 4  # of each 16 neighbours, 8 to train, 4 to choose, 4 to test
+    block_of = torch.arange(len(slices)) // 4 % 4  # of each 16 neighbors, 8 to train, 4 to choose, 4 to test
     train, choose, test = (block_of % 2 == 0), (block_of == 1), (block_of == 3)
     seen = torch.cat([labels[train], labels[train].flip(1)])
     return Study(

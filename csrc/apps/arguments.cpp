@@ -72,8 +72,8 @@ InDims in_dims_from(const std::string& text) {
 }
 
 constexpr const char* description =
-    "Adapts a saved IT3 engine to unlabelled inputs and writes the adapted network's predictions.\n"
-    "Each batch takes a few optimiser steps on the distance between the network's two predictions (IT3, arXiv\n"
+    "Adapts a saved IT3 engine to unlabeled inputs and writes the adapted network's predictions.\n"
+    "Each batch takes a few optimizer steps on the distance between the network's two predictions (IT3, arXiv\n"
     "2410.04201). What the engine was saved with holds unless an option changes it; --describe tells what that is.";
 
 constexpr const char* footer =
@@ -124,11 +124,11 @@ ParsedArguments parse_arguments(int argc, const char* const* argv) {
            flag, [add, name](const std::string& text) { add(name, value_from(text)); }, help)
         ->type_name(type);
   };
-  set("--steps", "num_steps", "Optimiser steps a batch; 0 gives the plain predictions", "N");
+  set("--steps", "num_steps", "Optimizer steps a batch; 0 gives the plain predictions", "N");
   set("--lr", "lr", "Learning rate", "X");
   set("--optimizer", "optimizer_name", "adam, adamw, sgd, rmsprop or adagrad", "NAME");
   set("--anchor", "anchor", "The network that gives y1: none (the adapted one), frozen or ema", "NAME");
-  set("--norm-statistics", "norm_statistics", "Of batch normalisation: running, batch or blend", "NAME");
+  set("--norm-statistics", "norm_statistics", "Of batch normalization: running, batch or blend", "NAME");
   app.add_flag_callback(
       "--per-sample", [add] { add("per_sample", true); }, "Each sample adapts weights of its own, as if it were alone");
   app.add_option_function<std::vector<std::string>>(
@@ -163,7 +163,7 @@ ParsedArguments parse_arguments(int argc, const char* const* argv) {
   const auto keep = [&](bool copy) { return [add, copy](std::int64_t) { add("copy_model", copy); }; };
   auto* const reset =
       app.add_flag_function("--per-batch-reset", keep(true), "Every batch starts from the saved weights");
-  app.add_flag_function("--online", keep(false), "Weights and optimiser state go on from batch to batch")
+  app.add_flag_function("--online", keep(false), "Weights and optimizer state go on from batch to batch")
       ->excludes(reset);
 
   app.add_option("--device", arguments.device, "Where to run, such as cpu or cuda:0")->type_name("DEVICE");

@@ -6,8 +6,8 @@
 #include <utility>
 #include <vector>
 
+#include <it3/backend/samples.h>
 #include <it3/options.h>
-#include <it3/samples.h>
 
 namespace it3::apps {
 

@@ -5,7 +5,7 @@
 #include <ATen/ATen.h>
 #include <c10/util/Exception.h>
 
-#include "map_tensors.h"
+#include "network/map_inputs.h"
 
 namespace it3::apps {
 namespace {

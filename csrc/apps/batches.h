@@ -7,8 +7,8 @@
 #include <c10/core/Device.h>
 #include <c10/core/ScalarType.h>
 
-#include <it3/inputs.h>
-#include <it3/samples.h>
+#include <it3/backend/inputs.h>
+#include <it3/backend/samples.h>
 
 namespace it3::apps {
 

@@ -106,7 +106,7 @@ Results adapt_all(Engine& engine, const Batches& batches, const std::string& sav
   Progress progress(batches.count());
   std::int64_t batch_dim = 0;
   for (std::int64_t i = 0; i < batches.count(); ++i) {
-    const Adaptation adapted = engine.adapt(batches[i], /*in_full=*/true);
+    const Adaptation adapted = engine.adapt(batches[i], /*with_details=*/true);
     batch_dim = engine.prediction_layout().batch_of(adapted.prediction.dim());
     predictions.push_back(adapted.prediction.cpu());
     uncertainty.push_back(sample_distances(adapted.second, adapted.first, batch_dim).cpu());

@@ -1,7 +1,7 @@
 #include <pybind11/functional.h>
 
+#include <it3/backend/layout.h>
 #include <it3/embedder.h>
-#include <it3/layout.h>
 
 #include "bindings.h"
 #include "translated.h"

@@ -1,28 +1,28 @@
 #include <ATen/ATen.h>
 
 #include <it3/adapt.h>
+#include <it3/backend/feedback.h>
+#include <it3/backend/losses.h>
+#include <it3/backend/neutral.h>
+#include <it3/backend/normalization.h>
+#include <it3/backend/online.h>
+#include <it3/backend/settle_layouts.h>
+#include <it3/backend/swapped_weights.h>
+#include <it3/backend/uncertainty.h>
 #include <it3/embedder.h>
-#include <it3/feedback.h>
 #include <it3/injection.h>
-#include <it3/lent_weights.h>
-#include <it3/losses.h>
 #include <it3/method.h>
-#include <it3/neutral.h>
-#include <it3/normalisation.h>
-#include <it3/online.h>
-#include <it3/settle_layouts.h>
-#include <it3/uncertainty.h>
 
 #include "bindings.h"
 #include "engine_parts.h"
 #include "in_dims_from_python.h"
-#include "lent_state.h"
 #include "module_tree.h"
 #include "options_from_python.h"
 #include "python_network.h"
 #include "python_values.h"
 #include "script_from_python.h"
 #include "shared_model_lock.h"
+#include "swapped_state.h"
 #include "translated.h"
 
 namespace it3::python {
@@ -68,7 +68,7 @@ bool check_injection_of_parts(const EngineParts& parts, const py::object& inputs
   const InputsAsGiven as_given(inputs);
   {
     const UnbuiltOnError unbuilt(parts);
-    const LentBuffers buffers = embedder_buffers(parts);
+    const SwappedBuffers buffers = embedder_buffers(parts);
     const auto [network, network_inputs] = trained_network_of(parts, inputs);
     const Method method = method_of(parts, inputs);
     const py::gil_scoped_release no_gil;
@@ -79,15 +79,15 @@ bool check_injection_of_parts(const EngineParts& parts, const py::object& inputs
 }
 
 Adaptation adapt_parts(
-    const EngineParts& parts, const py::object& inputs, const py::dict& options, Online* online, bool in_full) {
+    const EngineParts& parts, const py::object& inputs, const py::dict& options, Online* online, bool with_details) {
   const Options parsed = options_from(options);
   const UnbuiltOnError unbuilt(parts);
-  const LentBuffers buffers = embedder_buffers(parts);
+  const SwappedBuffers buffers = embedder_buffers(parts);
   const auto [network, network_inputs] = network_of(parts, inputs);
   const Method method = method_of(parts, inputs);
   const py::gil_scoped_release no_gil;
   return adapt(
-      *network, method, parsed, network_inputs, parsed.copy_model ? nullptr : online, in_full, parts.graphs.get());
+      *network, method, parsed, network_inputs, parsed.copy_model ? nullptr : online, with_details, parts.graphs.get());
 }
 
 /// With whether the engine learns by these targets to be fed class probabilities.
@@ -109,7 +109,7 @@ std::tuple<at::Tensor, at::Tensor, bool> losses_of_parts(
 at::Tensor uncertainty_of_parts(const EngineParts& parts, const py::object& inputs, const py::dict& options) {
   const Options parsed = options_from(options);
   const UnbuiltOnError unbuilt(parts);
-  const LentBuffers buffers = embedder_buffers(parts);
+  const SwappedBuffers buffers = embedder_buffers(parts);
   const auto [network, network_inputs] = network_of(parts, inputs);
   const Method method = method_of(parts, inputs);
   const py::gil_scoped_release no_gil;
@@ -165,11 +165,11 @@ py::tuple state_of(const Online& online) {
   py::list start;
   for (const auto& s : state.start) start.append(py::make_tuple(s.name, s.value));
   const OptimizerState& optimizer = state.optimizer;
-  std::optional<std::pair<double, double>> course;
-  if (state.course) course = {state.course->average, state.course->least};
+  std::optional<std::pair<double, double>> loss_average;
+  if (state.loss_average) loss_average = {state.loss_average->average, state.loss_average->least};
   return py::make_tuple(
       start, to_maybe(optimizer.momentum), to_maybe(optimizer.squares), to_maybe(optimizer.steps),
-      to_maybe(optimizer.masters), state.stepped, static_cast<int>(state.optimizer_name), state.average, course);
+      to_maybe(optimizer.masters), state.stepped, static_cast<int>(state.optimizer_name), state.average, loss_average);
 }
 
 Online online_from(const py::tuple& saved) {
@@ -180,10 +180,10 @@ Online online_from(const py::tuple& saved) {
   }
   state.optimizer = {from_maybe(saved[1]), from_maybe(saved[2]), from_maybe(saved[3]), from_maybe(saved[4])};
   state.stepped = saved[5].cast<std::vector<std::string>>();
-  state.optimizer_name = static_cast<OptimizerName>(saved[6].cast<int>());
+  state.optimizer_name = static_cast<OptimizerKind>(saved[6].cast<int>());
   state.average = saved[7].cast<std::vector<at::Tensor>>();
-  if (const auto course = saved[8].cast<std::optional<std::pair<double, double>>>()) {
-    state.course = {course->first, course->second};
+  if (const auto loss_average = saved[8].cast<std::optional<std::pair<double, double>>>()) {
+    state.loss_average = {loss_average->first, loss_average->second};
   }
   return Online(std::move(state));
 }
@@ -285,7 +285,7 @@ void bind_engine(py::module_& module) {
 
   module.def(
       "adapt", translated(adapt_parts), py::arg("parts"), py::arg("inputs"), py::arg("options"), py::arg("online"),
-      py::arg("in_full") = false,
+      py::arg("with_details") = false,
       "The inner loop of IT3 on one batch; keeps what it adapted in `online` if copy_model is False.");
   module.def(
       "training_losses", translated(losses_of_parts), py::arg("parts"), py::arg("inputs"),
@@ -334,7 +334,7 @@ void bind_engine(py::module_& module) {
             {static_cast<NormStatistics>(statistics), prior});
       }),
       py::arg("x"), py::arg("running_mean"), py::arg("running_var"), py::arg("weight"), py::arg("bias"), py::arg("eps"),
-      py::arg("statistics"), py::arg("prior"), "Batch normalisation in eval mode by the statistics asked for.");
+      py::arg("statistics"), py::arg("prior"), "Batch normalization in eval mode by the statistics asked for.");
   module.def(
       "options_of", translated([](const py::dict& options) { return to_python(options_from(options)); }),
       py::arg("options"),

@@ -1,5 +1,5 @@
 
-#include <it3/saved_engine.h>
+#include <it3/backend/saved_engine.h>
 
 #include "bindings.h"
 #include "engine_parts.h"
@@ -39,7 +39,7 @@ SavedEngine saved_engine_from(
   if (!parts.in_dims.is_none()) saved.in_dims = in_dims_from(parts.in_dims);
   saved.feedback = feedback_by_name(facts["feedback"].cast<std::string>());
   saved.is_trained = facts["is_trained"].cast<bool>();
-  saved.learnt_probabilities = facts["learnt_probabilities"].cast<bool>();
+  saved.learned_probabilities = facts["learned_probabilities"].cast<bool>();
   if (parts.embeds_to_features) {
     const auto weight = [&](const char* name) { return parts.embeder.attr(name).cast<at::Tensor>(); };
     saved.embedder = EmbedderWeights{weight("weight1"), weight("bias1"), weight("weight2"), weight("bias2")};
@@ -92,7 +92,7 @@ py::dict load(const std::string& path) {
       "output"_a = to_python(engine.output), "layer_output"_a = to_python(engine.layer_output),
       "in_dims"_a = engine.in_dims ? python::to_python(*engine.in_dims) : py::none(),
       "feedback"_a = std::string(to_string(engine.feedback)), "is_trained"_a = engine.is_trained,
-      "learnt_probabilities"_a = engine.learnt_probabilities, "notes"_a = to_python(engine.notes));
+      "learned_probabilities"_a = engine.learned_probabilities, "notes"_a = to_python(engine.notes));
 }
 
 }  // namespace

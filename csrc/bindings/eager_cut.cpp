@@ -9,15 +9,15 @@
 #include <torch/csrc/autograd/python_variable.h>
 
 #include "every_parameter.h"
-#include "full_float32.h"
-#include "lent_state.h"
 #include "module_tree.h"
-#include "outcome.h"
+#include "network_outputs.h"
 #include "python_network.h"
 #include "python_values.h"
-#include "random_state_guard.h"
 #include "script_from_python.h"
-#include "write_count.h"
+#include "support/full_float32.h"
+#include "support/random_state_guard.h"
+#include "support/write_count.h"
+#include "swapped_state.h"
 
 namespace it3::python {
 namespace {
@@ -37,17 +37,17 @@ class TracedNetwork : public Network {
     return script_->resume(inputs, first, inject);
   }
   std::vector<NamedParameter> parameters() const override { return parameters_; }
-  std::optional<Dependencies> dependencies(const Normalisation& normalisation) const override {
-    return script_->dependencies(normalisation);
+  std::optional<Dependencies> dependencies(const Normalization& normalization) const override {
+    return script_->dependencies(normalization);
   }
   bool may_write_inputs() const override { return script_->may_write_inputs(); }
   std::unique_ptr<WorkingCopy> checkout(
-      const std::vector<NamedParameter>& adapted, const Normalisation& normalisation) override {
-    return script_->checkout(adapted, normalisation);
+      const std::vector<NamedParameter>& adapted, const Normalization& normalization) override {
+    return script_->checkout(adapted, normalization);
   }
-  std::unique_ptr<WorkingCopy> checkout_each(
-      const std::vector<NamedParameter>& adapted, const Normalisation& normalisation, std::int64_t samples) override {
-    return script_->checkout_each(adapted, normalisation, samples);
+  std::unique_ptr<WorkingCopy> checkout_per_sample(
+      const std::vector<NamedParameter>& adapted, const Normalization& normalization, std::int64_t samples) override {
+    return script_->checkout_per_sample(adapted, normalization, samples);
   }
 
  private:
@@ -232,9 +232,9 @@ std::optional<EagerCut::Attempt> EagerCut::attempt(const py::object& inputs, con
   const auto own_arguments = [&] { return arguments_of(with_tensors(inputs, copies_of(tensors).args)); };
   try {
     const EvalScope eval(model_);
-    const LentBuffers buffers({model_});
-    LentState state(model_);
-    for (const at::Tensor& tensor : every_parameter(model_)) state.lend(tensor);
+    const SwappedBuffers buffers({model_});
+    SwappedState state(model_);
+    for (const at::Tensor& tensor : every_parameter(model_)) state.swap_out(tensor);
     const Arguments arguments = own_arguments();
     plan.attr("record")(arguments.args, arguments.kwargs);
   } catch (const std::exception&) {
@@ -245,7 +245,7 @@ std::optional<EagerCut::Attempt> EagerCut::attempt(const py::object& inputs, con
   std::shared_ptr<ScriptNetwork> cut;
   try {
     const EvalScope eval(model_);
-    const LentState state(model_);
+    const SwappedState state(model_);
     const Arguments arguments = own_arguments();
     const py::object script = plan.attr("trace")(arguments.args, arguments.kwargs);
     cut = script_network_from(script, py::module_::import("it3.tracing").attr("FEATURES").cast<std::string>());
@@ -277,11 +277,11 @@ EagerCut::Attempt EagerCut::compared(
   const bool has_changed_before = watch->has_changed();
   const py::gil_scoped_release no_gil;
   const it3::detail::FullFloat32 full_precision;
-  Outcome expected;
+  NetworkOutputs expected;
   try {
     // Both draw from one random state, another than while tracing, which may have fixed what was drawn.
     const it3::detail::RandomStateGuard start(tensors_of(parameters), /*always=*/true);
-    expected = outcome_of(hooked, tensors, trainable);
+    expected = outputs_of(hooked, tensors, trainable);
   } catch (const std::exception& error) {
     return failed("it raises: " + first_line(error.what()));
   }
@@ -294,7 +294,7 @@ EagerCut::Attempt EagerCut::compared(
   }
   WriteGuard writes(parameters);
   try {
-    const Outcome actual = outcome_of(*cut, tensors, trainable);
+    const NetworkOutputs actual = outputs_of(*cut, tensors, trainable);
     if (writes.undo()) return failed("its forward() writes to its parameters");
     if (const std::string how = difference(actual, expected); !how.empty()) return failed("traced, " + how);
   } catch (const std::exception& error) {

@@ -28,7 +28,7 @@ at::Tensor call_for_tensor(
   return THPVariable_Unpack(result.ptr());
 }
 
-/// Whether a call of the embedder runs our code alone: not a class of the user's own, nor a parametrisation.
+/// Whether a call of the embedder runs our code alone: not a class of the user's own, nor a parametrization.
 bool is_default_embedder(py::handle embeder) {
   PYBIND11_CONSTINIT static py::gil_safe_call_once_and_store<py::object> type;
   type.call_once_and_store_result([] { return py::object(py::module_::import("it3.embedder").attr("Embedder")); });
@@ -131,10 +131,10 @@ NetworkCall trained_network_of(const EngineParts& parts, const py::object& input
   return {with_hold(std::move(network), std::move(hold)), Inputs(tensors_in(inputs))};
 }
 
-LentBuffers embedder_buffers(const EngineParts& parts) {
+SwappedBuffers embedder_buffers(const EngineParts& parts) {
   const bool has_own = !parts.script_embeder && !is_default_embedder(parts.embeder);
-  if (!has_own || !py::hasattr(parts.embeder, "_buffers")) return LentBuffers({});
-  return LentBuffers({parts.embeder});
+  if (!has_own || !py::hasattr(parts.embeder, "_buffers")) return SwappedBuffers({});
+  return SwappedBuffers({parts.embeder});
 }
 
 std::optional<InDims> in_dims_of(const EngineParts& parts, const py::object& inputs) {

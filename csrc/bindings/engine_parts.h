@@ -7,8 +7,8 @@
 
 #include <torch/csrc/utils/pybind.h>
 
-#include <it3/graphs.h>
-#include <it3/layout.h>
+#include <it3/backend/graphs.h>
+#include <it3/backend/layout.h>
 #include <it3/method.h>
 #include <it3/network.h>
 #include <it3/script_network.h>
@@ -56,8 +56,8 @@ NetworkCall network_of(const EngineParts& parts, const py::object& inputs);
 /// The network that a call trains. An eager model is never cut: each of its passes draws its own random numbers.
 NetworkCall trained_network_of(const EngineParts& parts, const py::object& inputs);
 
-/// Lends copies of the buffers of an embedder of the user's own, if it is an eager module.
-LentBuffers embedder_buffers(const EngineParts& parts);
+/// Swaps in copies of the buffers of an embedder of the user's own, if it is an eager module.
+SwappedBuffers embedder_buffers(const EngineParts& parts);
 
 /// Makes a default embedder that had no shape yet empty again if it is destroyed by an exception. Meanwhile other
 /// threads wait to use it.

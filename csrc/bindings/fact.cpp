@@ -5,7 +5,7 @@
 
 #include <torch/csrc/autograd/python_variable.h>
 
-#include "write_count.h"
+#include "support/write_count.h"
 
 namespace it3::python {
 namespace {

@@ -4,7 +4,7 @@
 
 #include <torch/csrc/utils/pybind.h>
 
-#include <it3/samples.h>
+#include <it3/backend/samples.h>
 #include <it3/script_network.h>
 
 namespace it3::python {

@@ -9,11 +9,11 @@
 #include <c10/util/Exception.h>
 #include <torch/csrc/autograd/python_variable.h>
 
-#include <it3/layout.h>
-#include <it3/lent_weights.h>
+#include <it3/backend/layout.h>
+#include <it3/backend/swapped_weights.h>
 
-#include "nearest_name.h"
-#include "write_count.h"
+#include "support/nearest_name.h"
+#include "support/write_count.h"
 
 namespace it3::python {
 namespace {
@@ -42,10 +42,10 @@ void visit_modules(
   });
 }
 
-bool is_of_normalisation(py::handle module) {
+bool is_of_normalization(py::handle module) {
   const py::handle bases(Py_TYPE(module.ptr())->tp_mro);
   for (const py::handle base : bases) {
-    if (is_normalisation(reinterpret_cast<PyTypeObject*>(base.ptr())->tp_name)) return true;
+    if (is_normalization(reinterpret_cast<PyTypeObject*>(base.ptr())->tp_name)) return true;
   }
   return false;
 }
@@ -85,7 +85,7 @@ std::vector<NamedParameter> parameters_of(py::handle root) {
   std::vector<NamedParameter> parameters;
   std::unordered_set<at::TensorImpl*> known;
   for_each_module(root, [&](const std::string& path, py::handle module) {
-    const bool of_normalisation = is_of_normalisation(module);
+    const bool of_normalization = is_of_normalization(module);
     for_each_item(module.attr("_parameters"), [&](py::handle name, py::handle value) {
       if (!THPVariable_Check(value.ptr())) return;
       TORCH_CHECK_VALUE(
@@ -94,7 +94,7 @@ std::vector<NamedParameter> parameters_of(py::handle root) {
       const at::Tensor& tensor = THPVariable_Unpack(value.ptr());
       const bool has_gradients = tensor.is_floating_point() || tensor.is_complex();
       if (has_gradients && known.insert(tensor.unsafeGetTensorImpl()).second) {
-        parameters.push_back({dotted(path, name), tensor, of_normalisation});
+        parameters.push_back({dotted(path, name), tensor, of_normalization});
       }
     });
   });
@@ -113,7 +113,7 @@ std::vector<at::Tensor> buffers_of(py::handle root) {
   return buffers;
 }
 
-LentBuffers::LentBuffers(const std::vector<py::object>& modules, const std::vector<at::Tensor>& lent) {
+SwappedBuffers::SwappedBuffers(const std::vector<py::object>& modules, const std::vector<at::Tensor>& swapped) {
   const c10::InferenceMode no_inference(false);
   std::unordered_set<PyObject*> seen;
   for (const auto& root : modules) {
@@ -125,16 +125,16 @@ LentBuffers::LentBuffers(const std::vector<py::object>& modules, const std::vect
       });
     });
   }
-  std::unordered_set<const void*> lent_memory;
-  for (const at::Tensor& t : lent) lent_memory.insert(t.unsafeGetTensorImpl()->storage().unsafeGetStorageImpl());
+  std::unordered_set<const void*> swapped_memory;
+  for (const at::Tensor& t : swapped) swapped_memory.insert(t.unsafeGetTensorImpl()->storage().unsafeGetStorageImpl());
   std::unordered_map<PyObject*, py::object> copies;  // a buffer that two modules share stays shared
   std::vector<PyObject*> objects;
   std::vector<at::Tensor> values;
   for (const auto& slot : slots_) {
     if (!THPVariable_Check(slot.own.ptr()) || !copies.emplace(slot.own.ptr(), py::object()).second) continue;
     const at::Tensor value = THPVariable_Unpack(slot.own.ptr()).detach();
-    const bool follows = !lent_memory.empty() && value.unsafeGetTensorImpl()->has_storage() &&
-                         lent_memory.contains(value.unsafeGetTensorImpl()->storage().unsafeGetStorageImpl());
+    const bool follows = !swapped_memory.empty() && value.unsafeGetTensorImpl()->has_storage() &&
+                         swapped_memory.contains(value.unsafeGetTensorImpl()->storage().unsafeGetStorageImpl());
     if (follows) {  // it holds a part of the copy already, and later what that gives way to
       copies.erase(slot.own.ptr());
       continue;
@@ -151,7 +151,7 @@ LentBuffers::LentBuffers(const std::vector<py::object>& modules, const std::vect
   }
 }
 
-void LentBuffers::drop_graphs() {
+void SwappedBuffers::drop_graphs() {
   for (const auto& slot : slots_) {
     const py::object now = slot.buffers[slot.name];
     if (!THPVariable_Check(now.ptr()) || THPVariable_Unpack(now.ptr()).is_leaf()) continue;
@@ -160,7 +160,7 @@ void LentBuffers::drop_graphs() {
   }
 }
 
-LentBuffers::~LentBuffers() {
+SwappedBuffers::~SwappedBuffers() {
   const py::gil_scoped_acquire gil;
   const py::error_scope pending;  // an exception may be on its way to Python
   for (const auto& slot : slots_) PyObject_SetItem(slot.buffers.ptr(), slot.name.ptr(), slot.own.ptr());

@@ -28,16 +28,16 @@ std::vector<at::Tensor> buffers_of(py::handle module);
 
 /// Gives modules copies of their buffers while it lives, so that nothing that a pass writes or assigns there stays.
 /// Buffers over one memory share it in their copies.
-class LentBuffers {
+class SwappedBuffers {
  public:
-  /// @param lent  copies that a LentWeights has lent: buffers over their memory follow them
-  explicit LentBuffers(const std::vector<py::object>& modules, const std::vector<at::Tensor>& lent = {});
+  /// @param swapped  copies that a SwappedWeights has swapped in: buffers over their memory follow them
+  explicit SwappedBuffers(const std::vector<py::object>& modules, const std::vector<at::Tensor>& swapped = {});
   /// Acquires the GIL.
-  ~LentBuffers();
-  LentBuffers(const LentBuffers&) = delete;
-  LentBuffers& operator=(const LentBuffers&) = delete;
+  ~SwappedBuffers();
+  SwappedBuffers(const SwappedBuffers&) = delete;
+  SwappedBuffers& operator=(const SwappedBuffers&) = delete;
 
-  /// Lends new copies for those that hang on a pass's graph of autograd.
+  /// Swaps in new copies of those that hang on a pass's graph of autograd.
   void drop_graphs();
 
  private:

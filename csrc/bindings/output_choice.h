@@ -6,7 +6,7 @@
 
 #include <torch/csrc/utils/pybind.h>
 
-#include <it3/output_path.h>
+#include <it3/backend/output_path.h>
 
 namespace it3::python {
 

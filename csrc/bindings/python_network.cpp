@@ -89,20 +89,20 @@ struct ModelAlone {
 
 }  // namespace
 
-/// A PythonNetwork's passes with lent weights, buffers and state.
-class PythonWorkingCopy : private ModelAlone, public LentWorkingCopy {
+/// A PythonNetwork's passes with swapped weights, buffers and state.
+class PythonWorkingCopy : private ModelAlone, public SwappedWorkingCopy {
  public:
   PythonWorkingCopy(
-      PythonNetwork& network, const std::vector<NamedParameter>& adapted, const Normalisation& normalisation)
+      PythonNetwork& network, const std::vector<NamedParameter>& adapted, const Normalization& normalization)
       : ModelAlone(network.model_),
-        LentWorkingCopy(adapted, parameters_and_buffers(network), every_parameter(network.model_, adapted)),
+        SwappedWorkingCopy(adapted, parameters_and_buffers(network), every_parameter(network.model_, adapted)),
         network_(network),
         no_recomputation_(network.layer_, network.recomputation_check()),
         buffers_({network.model_}, values()),
         state_(network.model_) {
-    if (normalisation.statistics == NormStatistics::running) return;
+    if (normalization.statistics == NormStatistics::running) return;
     const py::object type = py::module_::import("it3.norm_statistics").attr("OtherStatistics");
-    network_.norm_statistics_ = type(static_cast<int>(normalisation.statistics), normalisation.prior);
+    network_.norm_statistics_ = type(static_cast<int>(normalization.statistics), normalization.prior);
   }
   ~PythonWorkingCopy() override {
     const py::gil_scoped_acquire gil;
@@ -146,8 +146,8 @@ class PythonWorkingCopy : private ModelAlone, public LentWorkingCopy {
 
   PythonNetwork& network_;
   HookScope no_recomputation_;
-  LentBuffers buffers_;
-  LentState state_;
+  SwappedBuffers buffers_;
+  SwappedState state_;
 };
 
 PythonNetwork::PythonNetwork(
@@ -228,8 +228,8 @@ at::Tensor PythonNetwork::run_injected(const Inputs& inputs, const Inject& injec
 
 at::Tensor PythonNetwork::resume(const Inputs& inputs, const FirstPass&, const Inject* inject) {
   const py::gil_scoped_acquire gil;
-  const LentBuffers buffers({model_});  // running statistics, and other state, are the first pass's to update
-  const LentState state(model_);
+  const SwappedBuffers buffers({model_});  // running statistics, and other state, are the first pass's to update
+  const SwappedState state(model_);
   if (given_) given_->restore();
   return run(inputs, inject);
 }
@@ -240,9 +240,9 @@ std::vector<NamedParameter> PythonNetwork::parameters() const {
 }
 
 std::unique_ptr<WorkingCopy> PythonNetwork::checkout(
-    const std::vector<NamedParameter>& adapted, const Normalisation& normalisation) {
+    const std::vector<NamedParameter>& adapted, const Normalization& normalization) {
   const py::gil_scoped_acquire gil;
-  return std::make_unique<PythonWorkingCopy>(*this, adapted, normalisation);
+  return std::make_unique<PythonWorkingCopy>(*this, adapted, normalization);
 }
 
 }  // namespace it3::python

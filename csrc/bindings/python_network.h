@@ -7,12 +7,12 @@
 
 #include <torch/csrc/utils/pybind.h>
 
-#include <it3/lent_working_copy.h>
+#include <it3/backend/swapped_working_copy.h>
 #include <it3/network.h>
 
-#include "lent_state.h"
 #include "module_tree.h"
 #include "output_choice.h"
+#include "swapped_state.h"
 
 namespace it3::python {
 
@@ -40,7 +40,7 @@ class PythonNetwork : public Network {
   at::Tensor resume(const Inputs& inputs, const FirstPass&, const Inject* inject) override;
   std::vector<NamedParameter> parameters() const override;
   std::unique_ptr<WorkingCopy> checkout(
-      const std::vector<NamedParameter>& adapted, const Normalisation& normalisation = {}) override;
+      const std::vector<NamedParameter>& adapted, const Normalization& normalization = {}) override;
 
  private:
   friend class PythonWorkingCopy;

@@ -3,7 +3,7 @@
 #include <c10/util/Exception.h>
 #include <torch/csrc/jit/python/pybind_utils.h>
 
-#include <it3/script_function.h>
+#include <it3/backend/script_function.h>
 
 #include "python_values.h"
 

@@ -4,9 +4,9 @@
 
 #include <torch/csrc/utils/pybind.h>
 
-#include <it3/inputs.h>
+#include <it3/backend/inputs.h>
+#include <it3/backend/output_path.h>
 #include <it3/method.h>
-#include <it3/output_path.h>
 #include <it3/script_network.h>
 
 namespace it3::python {

@@ -10,7 +10,7 @@
 
 namespace it3::python {
 
-/// Who may use an eager model: many threads that only read it, or one that lends it other weights, modes and hooks. All
+/// Who may use an eager model: many threads that only read it, or one that swaps in other weights, modes and hooks. All
 /// engines around a model share one lock. A thread may take it again, in either way.
 class SharedModelLock {
  public:

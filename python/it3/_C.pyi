@@ -182,7 +182,7 @@ class EngineParts:
     @property
     def model(self) -> typing.Any:
         ...
-def adapt(parts: EngineParts, inputs: typing.Any, options: dict, online: Online, in_full: bool = False) -> Adaptation:
+def adapt(parts: EngineParts, inputs: typing.Any, options: dict, online: Online, with_details: bool = False) -> Adaptation:
     """
     The inner loop of IT3 on one batch; keeps what it adapted in `online` if copy_model is False.
     """
@@ -192,7 +192,7 @@ def arguments_of(inputs: typing.Any) -> tuple[tuple, dict]:
     """
 def batch_norm(x: torch.Tensor, running_mean: torch.Tensor, running_var: torch.Tensor, weight: torch.Tensor | None, bias: torch.Tensor | None, eps: typing.SupportsFloat | typing.SupportsIndex, statistics: typing.SupportsInt | typing.SupportsIndex, prior: typing.SupportsFloat | typing.SupportsIndex | None) -> torch.Tensor:
     """
-    Batch normalisation in eval mode by the statistics asked for.
+    Batch normalization in eval mode by the statistics asked for.
     """
 def broadcast_add(features: torch.Tensor, embedding: torch.Tensor, features_layout: Layout) -> torch.Tensor:
     """

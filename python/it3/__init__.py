@@ -1,7 +1,7 @@
 """Idempotent Test-Time Training (IT3) on LibTorch.
 
 A trained network predicts ``y0 = f(x)``; an embedder feeds ``y0`` back into one named layer, which gives
-``y1 = f(x | y0)``; at test time a few optimiser steps shrink the distance between the two on the inputs at hand, and
+``y1 = f(x | y0)``; at test time a few optimizer steps shrink the distance between the two on the inputs at hand, and
 the adapted network's prediction is returned (Durasov, Shocher, Oner, Chechik, Efros, Fua: IT3, ICML 2025, arXiv
 2410.04201).
 """

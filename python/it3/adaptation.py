@@ -65,7 +65,7 @@ class Adaptation:
             object.__setattr__(self, "_marks", {name: _Mark(tensor) for name, tensor in read if not _is_lazy(tensor)})
 
     def __repr__(self) -> str:
-        """Say in short what it came to."""
+        """Return in short what it came to."""
         shape, dtype = tuple(self.prediction.shape), str(self.prediction.dtype).removeprefix("torch.")
         said = f"prediction: {shape} of {dtype}, steps: {self.steps}"
         if self.steps:
@@ -82,11 +82,11 @@ class Adaptation:
 
     @property
     def steps(self) -> int:
-        """The number of optimiser steps done."""
+        """The number of optimizer steps done."""
         return len(self.losses)
 
     def state_dict(self) -> dict[str, Tensor]:
-        """Give the model's state dict with the adapted weights in it, all copies.
+        """Return the model's state dict with the adapted weights in it, all copies.
 
         What did not adapt is read from the model, which must not have changed there since.
 
@@ -112,7 +112,7 @@ class Adaptation:
         return {name: state[name] for name in own}
 
     def _places(self) -> list[list[str]]:
-        """Give the names of each parameter: the core names a tied one once, a state dict at each of its places."""
+        """Return the names of each parameter: the core names a tied one once, a state dict at each of its places."""
         parameters = list(self._source.named_parameters(remove_duplicate=False))
         places: dict[int, list[str]] = {}
         for name, parameter in parameters:
@@ -120,7 +120,7 @@ class Adaptation:
         return list(places.values())
 
     def _unadapted(self) -> list[tuple[str, Tensor]]:
-        """Give the model's tensors whose adapted values are not known."""
+        """Return the model's tensors whose adapted values are not known."""
         adapted = {name for names in self._places() if any(n in self._weights for n in names) for name in names}
         parameters = [(name, p) for name, p in self._source.named_parameters() if name not in adapted]
         return [*parameters, *self._source.named_buffers()]
@@ -213,7 +213,7 @@ class _Mark:
         self.sum = _sum(tensor)
 
     def fits(self, tensor: Tensor) -> bool:
-        """Tell whether a tensor, which may be a copy of the one, has its values."""
+        """Return whether a tensor, which may be a copy of the one, has its values."""
         is_written = self.address == _address(tensor) and self.version != _version(tensor)
         return not is_written and self.shape == tensor.shape and int(self.sum) == int(_sum(tensor))
 

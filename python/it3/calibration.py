@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 
 def calibration_inputs(batches: Iterable[Any], model: nn.Module, has_targets: bool | None) -> Iterator[Any]:
-    """Give the inputs in each batch; see :meth:`it3.IT3Engine.calibrate`.
+    """Return the inputs in each batch; see :meth:`it3.IT3Engine.calibrate`.
 
     Raises
     ------
@@ -48,7 +48,7 @@ def _inputs_in(batch: Any, model: nn.Module, has_targets: bool | None) -> Any:
 
 
 def _may_take_two(model: nn.Module) -> bool:
-    """Tell whether forward() takes a second tensor by position, as far as its signature says."""
+    """Return whether forward() takes a second tensor by position, as far as its signature says."""
     if isinstance(model, torch.jit.ScriptModule):
         given = list(model._c._get_method("forward").schema.arguments)[1:]  # the first is the module
         return len(given) > 1 and "Tensor" in str(given[1].type)

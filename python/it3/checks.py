@@ -7,19 +7,19 @@ from torch import Tensor, nn
 
 
 def like_of(model: nn.Module) -> Tensor:
-    """Give a tensor of the model's device and dtype."""
+    """Return a tensor of the model's device and dtype."""
     shaped = (p for p in model.parameters() if not nn.parameter.is_lazy(p) and p.is_floating_point())
     return next(shaped, torch.empty(0))
 
 
 def callable_or_none(name: str, value: Any) -> Any:
-    """Give a function, or None. Raises TypeError for anything else."""
+    """Return a function, or None. Raises TypeError for anything else."""
     if value is not None and not callable(value):
         raise TypeError(f"{name} must be callable or None, not {value!r}")
     return value
 
 
 def eager(model: nn.Module) -> nn.Module:
-    """Give the module inside torch.compile's wrapper, which would ignore the hook."""
+    """Return the module inside torch.compile's wrapper, which would ignore the hook."""
     inner = getattr(model, "_orig_mod", model)
     return inner if isinstance(inner, nn.Module) else model

@@ -1,4 +1,4 @@
-"""Predictors that have learnt nothing but the training targets, which a network has to beat."""
+"""Predictors that have learned nothing but the training targets, which a network has to beat."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -86,13 +86,13 @@ class Reference:
 
 
 def _median(values: Tensor) -> Tensor:
-    """Give the median over the samples, the mean of the two in the middle of an even number."""
+    """Return the median over the samples, the mean of the two in the middle of an even number."""
     ordered = values.sort(0).values
     return (ordered[(len(values) - 1) // 2] + ordered[len(values) // 2]) / 2
 
 
 def _most_frequent(targets: Tensor, like: Tensor, layout: _C.Layout) -> Tensor:
-    """Give one-hot scores of the class that most targets have, over all samples and places."""
+    """Return one-hot scores of the class that most targets have, over all samples and places."""
     dim = _class_dim(like, layout)
     classes = like.shape[dim]
     if targets.dim() == like.dim() and targets.shape[layout.channel_of(targets.dim())] == classes:

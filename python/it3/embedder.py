@@ -15,8 +15,8 @@ class Embedder(nn.Module):
 
     ``LeakyReLU(Linear(LeakyReLU(Linear(prediction))))`` with C inputs and F hidden and output channels, for predictions
     of C and features of F channels. It takes its shape, device and dtype from the first prediction and features that it
-    sees. Its parameters exist from construction, empty, so that an optimiser built before the first forward trains
-    them. The few optimisers that shape their state at once, such as Adagrad, need a first call before.
+    sees. Its parameters exist from construction, empty, so that an optimizer built before the first forward trains
+    them. The few optimizers that shape their state at once, such as Adagrad, need a first call before.
 
     Parameters
     ----------
@@ -45,7 +45,7 @@ class Embedder(nn.Module):
         return self.weight1.numel() != 0
 
     def settle_layouts(self, prediction_layout: _C.Layout, features_layout: _C.Layout) -> None:
-        """Say where channels and samples are, for an engine that has found out."""
+        """Set where channels and samples are, for an engine that has found out."""
         self._layouts = (prediction_layout, features_layout)
 
     def clear(self) -> None:
@@ -92,7 +92,7 @@ class Embedder(nn.Module):
         super()._load_from_state_dict(state_dict, prefix, *args)
 
     def extra_repr(self) -> str:
-        """Say the sizes, for print()."""
+        """Return the sizes, for print()."""
         if not self.is_built:
             return "not built"
         features, channels = self.weight1.shape

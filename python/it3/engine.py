@@ -25,7 +25,7 @@ class IT3Engine(EngineWithParts):
     criterion, and the second term of the training loss, distance(f(x | y), y) (the paper's Eq. 1). Without a target it
     is distance(f(x | y0), y0).
 
-    In eval mode, ``engine(inputs)`` takes a few optimiser steps on distance(f(x | y0), y0) and returns ``(prediction,
+    In eval mode, ``engine(inputs)`` takes a few optimizer steps on distance(f(x | y0), y0) and returns ``(prediction,
     loss)``, both detached: the adapted network's prediction, and the loss, a scalar, before the last step. The model is
     afterwards bit for bit as it was, also after an exception, unless ``copy_model`` is False.
 
@@ -86,17 +86,17 @@ class IT3Engine(EngineWithParts):
           can be, "auto" or "off"; :meth:`explain` tells where they cannot
         - ``max_grad_norm`` (None): gradients are scaled down to this Euclidean norm
         - ``parameters`` ("all"): which parameters adapt: "all" that require gradients, "norm" for those of
-          normalisation layers, or a pattern or list of patterns of parameter or module names, such as "encoder.*"
-        - ``copy_model`` (True): every call starts from the same weights. False: adapted weights and optimiser state are
+          normalization layers, or a pattern or list of patterns of parameter or module names, such as "encoder.*"
+        - ``copy_model`` (True): every call starts from the same weights. False: adapted weights and optimizer state are
           kept from call to call, until :meth:`reset`
         - ``per_sample`` (False): each sample of the batch gets its own weights, as if it were adapted alone; all run
-          together where the model can be cut and vectorised, else one after another, with a warning. The loss is then
+          together where the model can be cut and vectorized, else one after another, with a warning. The loss is then
           (B,). ``chunk_size`` (None): how many at once; by default what fits into half of the free memory
         - ``anchor`` ("none"): the network that makes y1 while the model adapts. "none": the model itself, so that both
-          predictions are pulled towards one another. "frozen": the model as it was at the start; gradients reach it
+          predictions are pulled toward one another. "frozen": the model as it was at the start; gradients reach it
           through y0 alone (the paper's choice). "ema": a moving average of the model's weights with ``ema_decay``
           (0.99), updated after each step (the paper's online variant, with ``copy_model`` False)
-        - ``norm_statistics`` ("running"): what batch normalisation in eval mode normalises with: the "running"
+        - ``norm_statistics`` ("running"): what batch normalization in eval mode normalizes with: the "running"
           statistics, those of the "batch", or a "blend", the running ones counting for ``norm_prior`` (16) samples. The
           stored statistics do not change
         - ``prediction`` ("first"): which of the adapted model's predictions is the answer: "first", which is y0,
@@ -123,9 +123,9 @@ class IT3Engine(EngineWithParts):
     A cut is made at the first call, compared with the model (predictions and gradients), and made anew when the model
     changes: its layers, their modes, attributes and hooks.
 
-    In train mode each of the two passes normalises by its own batch, but the running statistics of batch normalisation
+    In train mode each of the two passes normalizes by its own batch, but the running statistics of batch normalization
     are those of the first. Behind the named layer, they do not fit y1 in eval mode: name a layer behind the last batch
-    normalisation, or train with ``neutral`` and ``target_probability``, where one pass has both kinds of sample.
+    normalization, or train with ``neutral`` and ``target_probability``, where one pass has both kinds of sample.
     """
 
     _prediction_layout: _C.Layout
@@ -180,7 +180,7 @@ class IT3Engine(EngineWithParts):
         self.in_dims = in_dims
         self.is_trained = own is not None and own.is_built
         """Whether the embedder was trained, by this engine or, as one that has its shape is taken to be, elsewhere."""
-        self._learnt_probabilities = False
+        self._learned_probabilities = False
         self._has_warned = False
         self.neutral = neutral
         self.target_probability = target_probability
@@ -220,8 +220,8 @@ class IT3Engine(EngineWithParts):
             prediction, loss, learns = _C.training_losses(parts, inputs, target, self.target_probability)
             if not self.is_trained:
                 self.is_trained = True
-            if learns and not self._learnt_probabilities:
-                self._learnt_probabilities = True
+            if learns and not self._learned_probabilities:
+                self._learned_probabilities = True
             return prediction, loss
         if target is not None:
             raise ValueError("a target was given in eval mode, where adaptation uses no labels; call train() to train")
@@ -237,12 +237,12 @@ class IT3Engine(EngineWithParts):
         inputs
             What the model is called with.
         **overrides
-            Optimisation parameters for this call. What the engine's say beside about a choice that these change, such
+            Optimization parameters for this call. What the engine's say beside about a choice that these change, such
             as ``ema_decay`` about ``anchor="ema"``, is left out.
         """
         options = _C.overridden(self.optimization_parameters, overrides) if overrides else self.optimization_parameters
         self._warn_if_untrained(options, stacklevel=3)
-        result = _C.adapt(self._parts_for(inputs), inputs, options, self._online, in_full=True)
+        result = _C.adapt(self._parts_for(inputs), inputs, options, self._online, with_details=True)
         return Adaptation(
             prediction=result.prediction,
             first=result.first,
@@ -257,7 +257,7 @@ class IT3Engine(EngineWithParts):
         )
 
     def uncertainty(self, inputs: Any) -> Tensor:
-        """Give the distance ‖y1 - y0‖ of each sample, (B,), without adapting: larger where the model is less sure."""
+        """Return the distance ‖y1 - y0‖ of each sample, (B,), without adapting: larger where the model is less sure."""
         return _C.uncertainty(self._parts_for(inputs), inputs, self.optimization_parameters)
 
     def calibrate(self, clean: Iterable[Any], quantile: float = 0.95, *, has_targets: bool | None = None) -> float:
@@ -296,11 +296,11 @@ class IT3Engine(EngineWithParts):
         return threshold
 
     def drift(self) -> _C.Drift:
-        """Tell how far the weights are from those that :meth:`reset` goes back to: Euclidean norms."""
+        """Return how far the weights are from those that :meth:`reset` goes back to: Euclidean norms."""
         return self._online.drift(eager(self.model))
 
     def explain(self, inputs: Any) -> str:
-        """Tell how a call with these inputs would run, and why.
+        """Return how a call with these inputs would run, and why.
 
         The network, whether a CUDA graph is replayed, and where features and prediction have their channels and
         samples.
@@ -328,7 +328,7 @@ class IT3Engine(EngineWithParts):
         self._online.reset(eager(self.model))
 
     def extra_repr(self) -> str:
-        """Say where and how the engine adapts, for print()."""
+        """Return where and how the engine adapts, for print()."""
         return (
             f"features_layer_name={self.features_layer_name!r}, optimization_parameters={self.optimization_parameters}"
         )
@@ -341,12 +341,12 @@ class IT3Engine(EngineWithParts):
             warnings.warn(_C.untrained_warning, stacklevel=stacklevel)
 
     def get_extra_state(self) -> Tensor:
-        """Give what a state dict holds beside weights: whether the embedder is trained, and for probabilities."""
-        return torch.tensor([self.is_trained, self._learnt_probabilities])
+        """Return what a state dict holds beside weights: whether the embedder is trained, and for probabilities."""
+        return torch.tensor([self.is_trained, self._learned_probabilities])
 
     def set_extra_state(self, state: Tensor) -> None:
         """Take what :meth:`get_extra_state` gave."""
-        self.is_trained, self._learnt_probabilities = state.tolist()
+        self.is_trained, self._learned_probabilities = state.tolist()
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
         rename_torch_ttt_keys(state_dict, prefix, isinstance(self.embeder, Embedder))

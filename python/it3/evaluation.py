@@ -78,7 +78,7 @@ class Evaluation:
         self.rows = [self._describe(name, row) for name, row in rows.items()]
 
     def compare(self, name: str, other: str) -> Gain:
-        """Tell how much better a row is than another one.
+        """Return how much better a row is than another one.
 
         The interval is a percentile bootstrap in two levels: runs are drawn with replacement, and in each its batches,
         as the samples of a batch are adapted together. Runs of one engine that are the same to the bit count once. With
@@ -108,11 +108,11 @@ class Evaluation:
 
     @property
     def verdict(self) -> str:
-        """Say of each adapted row, in a sentence, whether it helps, and whether a control does as well."""
+        """Return a sentence on each adapted row: whether it helps, and whether a control does as well."""
         return "\n".join(self._verdict_of(name) for name, row in self._rows.items() if not row.is_control)
 
     def to_frame(self) -> "pd.DataFrame":
-        """Give the rows as a pandas.DataFrame, by name."""
+        """Return the rows as a pandas.DataFrame, by name."""
         import pandas as pd  # noqa: PLC0415  (only those who ask for it need it)
 
         return pd.DataFrame(self.rows).set_index("name")
@@ -151,7 +151,7 @@ class Evaluation:
         }
 
     def _reference_gain(self, name: str) -> tuple[str, Gain] | None:
-        """Give the reference's name and a row's gain against it, unless there is none, or the row is it."""
+        """Return the reference's name and a row's gain against it, unless there is none, or the row is it."""
         found = next((other for other, row in self._rows.items() if row.reference is not None), None)
         return None if found in (None, name) else (str(found), self.compare(name, str(found)))
 
@@ -195,7 +195,7 @@ def evaluate(
     """Compare adapted predictions with those that a gain has to beat, on the same inputs.
 
     The controls are the same network with 0 steps; its unadapted y1; where a variant uses other statistics for batch
-    normalisation, these with 0 steps; and, if given, networks that were trained without the second term of the loss,
+    normalization, these with 0 steps; and, if given, networks that were trained without the second term of the loss,
     and what can be predicted without a network. Engines, models and random generators are left as they are.
 
     Parameters
@@ -257,7 +257,7 @@ def evaluate(
 
 
 def _different(runs: list[IT3Engine], rows: dict[str, _Row]) -> list[int]:
-    """Give the runs that do not repeat an earlier one of the same engine: nothing was drawn there."""
+    """Return the runs that do not repeat an earlier one of the same engine: nothing was drawn there."""
     first: dict[Any, int] = {}
     for run, engine in enumerate(runs):
         first.setdefault((id(engine), tuple(tuple(row.sums[run]) for row in rows.values())), run)
@@ -346,5 +346,5 @@ def _measure(engine: IT3Engine, batches: Batches, metric: Metric, row: _Row) -> 
 
 
 def _peak_megabytes(engine: IT3Engine, inputs: Any) -> float:
-    """Give what a call takes at its peak, beyond what was there before, as torch's allocators tell."""
+    """Return what a call takes at its peak, beyond what was there before, as torch's allocators tell."""
     return _C.peak_memory(lambda: engine.adapt(inputs, copy_model=True)) / 1e6

@@ -206,7 +206,7 @@ def to_exported_program(model: nn.Module, example_inputs: Any) -> torch.export.E
 
 
 def first_tensor(value: Any) -> Tensor:
-    """Give the first tensor in what a model returned."""
+    """Return the first tensor in what a model returned."""
     return next(leaf for leaf in pytree.tree_leaves(value) if isinstance(leaf, Tensor))
 
 
@@ -246,7 +246,7 @@ def quiet_torchscript() -> Iterator[None]:
 
 @contextmanager
 def complete_file(path: str | os.PathLike[str]) -> Iterator[str]:
-    """Give the name of a file to write, which is renamed to `path` at the end, or removed after an exception."""
+    """Return the name of a file to write, which is renamed to `path` at the end, or removed after an exception."""
     whole = Path(path)
     partial = whole.with_name(f"{whole.stem}.partial{whole.suffix}")
     try:

@@ -32,7 +32,7 @@ class Keeper:
 
 
 def _keep(kind: str, holder: Any, key: Any) -> Any:  # noqa: PLR0911
-    """Give a function that puts one fact back; None if there is nothing to put back."""
+    """Return a function that puts one fact back; None if there is nothing to put back."""
     if kind == "item":
         return functools.partial(_put_item, holder, key, key in holder, holder.get(key))
     if kind == "class":

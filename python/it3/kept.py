@@ -51,7 +51,7 @@ def own_copy(inputs: Any) -> Any:
 
 
 def counts_writes(tensor: Tensor) -> bool:
-    """Tell whether torch counts the writes to a tensor, as autograd needs.
+    """Return whether torch counts the writes to a tensor, as autograd needs.
 
     It does not for one that was made in inference mode, also if it was given other data since.
     """

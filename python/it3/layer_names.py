@@ -6,7 +6,7 @@ from torch import nn
 
 
 def layer_name_of(model: nn.Module, layer: Any) -> str:
-    """Give the dotted name of a layer.
+    """Return the dotted name of a layer.
 
     Parameters
     ----------

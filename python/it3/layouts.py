@@ -12,7 +12,7 @@ from it3 import _C
 def settle_layouts(
     parts: _C.EngineParts, inputs: Any, is_training: bool, needed: tuple[bool, bool]
 ) -> tuple[_C.Layout, _C.Layout]:
-    """Tell where an engine's prediction and features have their channels and samples.
+    """Return where an engine's prediction and features have their channels and samples.
 
     Parameters
     ----------
@@ -44,7 +44,7 @@ def settle_layouts(
 
 
 def origin_of(layer: nn.Module, model: nn.Module) -> _C.Origin:
-    """Tell the layers that the output of a layer of a model comes from.
+    """Return the layers that the output of a layer of a model comes from.
 
     Those in the layer. For one that works on each value by itself, such as an activation, those before it, in its
     Sequential or, where it has none, in the order in which they are registered.
@@ -59,7 +59,7 @@ def origin_of(layer: nn.Module, model: nn.Module) -> _C.Origin:
 
 
 def _chain_of(layer: nn.Module, model: nn.Module) -> list[nn.Module]:
-    """Give the layer, behind those before it in its Sequential if it is one that works on each value by itself."""
+    """Return the layer, behind those before it in its Sequential if it is one that works on each value by itself."""
     if not _is_elementwise(layer):
         return [layer]
     for parent in model.modules():
@@ -71,7 +71,7 @@ def _chain_of(layer: nn.Module, model: nn.Module) -> list[nn.Module]:
 
 
 def _modules_before(layer: nn.Module, model: nn.Module) -> list[nn.Module]:
-    """Give the modules that are registered before a layer and do not contain it."""
+    """Return the modules that are registered before a layer and do not contain it."""
     before = []
     for module in model.modules():
         if module is layer:
@@ -82,7 +82,7 @@ def _modules_before(layer: nn.Module, model: nn.Module) -> list[nn.Module]:
 
 
 def _kinds_in(chain: Iterable[nn.Module]) -> list[_C.LayerKind]:
-    """Give the kinds of modules in their order, those in a module before its own."""
+    """Return the kinds of modules in their order, those in a module before its own."""
     kinds: list[_C.LayerKind] = []
     seen: set[int] = set()
 
@@ -102,7 +102,7 @@ def _kinds_in(chain: Iterable[nn.Module]) -> list[_C.LayerKind]:
 
 
 def _is_direct(chain: Sequence[nn.Module]) -> bool:
-    """Tell whether a chain returns what its last layer of a known kind does."""
+    """Return whether a chain returns what its last layer of a known kind does."""
     last = next((module for module in reversed(chain) if not _is_elementwise(module)), None)
     if last is None:
         return False
@@ -135,7 +135,7 @@ def _tells(kind: _C.LayerKind) -> bool:
 def _tensor_of(module: nn.Module, name: str) -> Tensor | None:
     if isinstance(module, torch.jit.ScriptModule):
         tensor = getattr(module, name, None)
-    else:  # not by getattr, which would compute a parametrised weight
+    else:  # not by getattr, which would compute a parametrized weight
         tensor = module._parameters.get(name, module._buffers.get(name))
     return tensor if isinstance(tensor, Tensor) and not nn.parameter.is_lazy(tensor) else None
 
@@ -145,7 +145,7 @@ def _is_of_torch(base: type) -> bool:
 
 
 def _has_forward_of(module: nn.Module, base: type) -> bool:
-    """Tell whether a call of the module runs the forward() of this class."""
+    """Return whether a call of the module runs the forward() of this class."""
     return "forward" not in module.__dict__ and getattr(type(module), "forward", None) is getattr(base, "forward", None)
 
 

@@ -70,7 +70,7 @@ def sibling(engine: IT3Engine, settings: Mapping[str, Any]) -> IT3Engine:
 
 
 def options_with(engine: IT3Engine, settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Give the engine's options with those of some settings in their place."""
+    """Return the engine's options with those of some settings in their place."""
     if not isinstance(settings, Mapping):
         raise TypeError(f"settings must be a mapping, such as {{'num_steps': 1}}, not a {type(settings).__name__}")
     options = {name: value for name, value in settings.items() if name != "distance_fn"}
@@ -113,7 +113,7 @@ def check_separate(twin: IT3Engine, engine: IT3Engine, inputs: Any) -> None:
 
 
 def _leaves_of(outputs: Any) -> Iterator[Tensor]:
-    """Give the tensors that the graph of some tensors begins with."""
+    """Return the tensors that the graph of some tensors begins with."""
     nodes = [leaf.grad_fn for leaf in pytree.tree_leaves(outputs) if isinstance(leaf, Tensor)]
     seen = set()
     while nodes:
@@ -128,7 +128,7 @@ def _leaves_of(outputs: Any) -> Iterator[Tensor]:
 
 
 def batches_of(loader: Loader, run: int) -> Batches:
-    """Give a run's batches, for which torch's random generators are seeded with its number.
+    """Return a run's batches, for which torch's random generators are seeded with its number.
 
     Raises
     ------

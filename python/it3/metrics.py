@@ -26,7 +26,7 @@ class Metric:
     higher_is_better: bool
 
     def sum(self, prediction: Tensor, targets: Any, layout: _C.Layout = ANY_LAYOUT) -> tuple[float, int]:
-        """Give the sum of the samples' scores, and how many samples there are.
+        """Return the sum of the samples' scores, and how many samples there are.
 
         Parameters
         ----------
@@ -66,7 +66,7 @@ class Metric:
 
 
 def accuracy(prediction: Tensor, targets: Tensor, layout: _C.Layout = ANY_LAYOUT) -> Tensor:
-    """Give the share of right classes over all places, (B,).
+    """Return the share of right classes over all places, (B,).
 
     Parameters
     ----------
@@ -109,12 +109,12 @@ def accuracy(prediction: Tensor, targets: Tensor, layout: _C.Layout = ANY_LAYOUT
 
 
 def mse(prediction: Tensor, targets: Tensor, layout: _C.Layout = ANY_LAYOUT) -> Tensor:
-    """Give the mean squared error of each sample, (B,), for targets of the prediction's shape but for sizes of 1."""
+    """Return the mean squared error of each sample, (B,), for targets of the prediction's shape but for sizes of 1."""
     return _means_of_samples(_distances("mse", prediction, targets, layout).square(), layout)
 
 
 def mae(prediction: Tensor, targets: Tensor, layout: _C.Layout = ANY_LAYOUT) -> Tensor:
-    """Give the mean absolute error of each sample, (B,), for targets of the prediction's shape but for sizes of 1."""
+    """Return the mean absolute error of each sample, (B,), for targets of the prediction's shape but for sizes of 1."""
     return _means_of_samples(_distances("mae", prediction, targets, layout), layout)
 
 
@@ -147,7 +147,7 @@ def _class_indices(targets: Tensor, classes: int) -> Tensor:
 
 
 def _distances(name: str, prediction: Tensor, targets: Tensor, layout: _C.Layout) -> Tensor:
-    """Give the absolute differences, in double precision and in the prediction's shape."""
+    """Return the absolute differences, in double precision and in the prediction's shape."""
     _check_tensor(name, targets)
     a, b = tuple(prediction.shape), tuple(targets.shape)
     is_batch_first = layout.batch_of(prediction.dim()) == 0
@@ -182,7 +182,7 @@ def _check_finite(name: str, values: Tensor, what: str, layout: _C.Layout) -> No
 
 
 def _by_sample(values: Tensor, layout: _C.Layout) -> Tensor:
-    """Give (B, N) for values in a prediction's shape."""
+    """Return (B, N) for values in a prediction's shape."""
     if values.dim() == 0:
         return values.reshape(1, 1)
     samples = values.movedim(layout.batch_of(values.dim()), 0)
@@ -210,7 +210,7 @@ _METRICS = {
 
 
 def metric_of(metric: str | Callable[[Tensor, Any], Any], higher_is_better: bool | None = None) -> Metric:
-    """Give a metric by its name, or make one of a function.
+    """Return a metric by its name, or make one of a function.
 
     Raises
     ------

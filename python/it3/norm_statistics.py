@@ -1,4 +1,4 @@
-"""Other statistics for the batch normalisation of eager models."""
+"""Other statistics for the batch normalization of eager models."""
 
 from collections.abc import Callable
 from typing import Any
@@ -12,7 +12,7 @@ from it3 import _C
 
 
 class OtherStatistics(TorchFunctionMode):
-    """Makes batch normalisation in eval mode use other statistics, wherever in a model it is called.
+    """Makes batch normalization in eval mode use other statistics, wherever in a model it is called.
 
     It catches the functions rather than the layers, of which there are many kinds.
     """
@@ -24,12 +24,12 @@ class OtherStatistics(TorchFunctionMode):
         self.was_called = False
 
     def call(self, model: Callable[..., object], args: tuple[Any, ...], kwargs: dict[str, Any]) -> object:
-        """Call a model. Raises ValueError if it has no batch normalisation with running statistics."""
+        """Call a model. Raises ValueError if it has no batch normalization with running statistics."""
         with self:
             output = model(*args, **kwargs)
         if not self.was_called:
             raise ValueError(
-                "norm_statistics is not 'running', but the model has no batch normalisation with running statistics"
+                "norm_statistics is not 'running', but the model has no batch normalization with running statistics"
             )
         return output
 

@@ -30,7 +30,7 @@ class EngineWithParts(nn.Module):
     in_dims: Any
     output: Any
     layer_output: Any
-    _learnt_probabilities: bool
+    _learned_probabilities: bool
     _network: Any
     _given_layouts: tuple[_C.Layout | None, _C.Layout | None]
 
@@ -45,7 +45,7 @@ class EngineWithParts(nn.Module):
         return self._features_layout
 
     def _parts(self) -> _C.EngineParts:
-        """Give the core what it needs; kept until an attribute is assigned, as small models need few microseconds."""
+        """Return the core what it needs; kept until an attribute is assigned, as small models need few microseconds."""
         parts: _C.EngineParts | None = self.__dict__["_known_parts"]
         if parts is None:
             network = self._cut_network()
@@ -73,7 +73,7 @@ class EngineWithParts(nn.Module):
         if self.feedback != "auto":
             return self.feedback == "probabilities"
         is_between = isinstance(self.distance_fn, str) and _C.is_between_distributions(self.distance_fn)
-        return is_between or self._learnt_probabilities
+        return is_between or self._learned_probabilities
 
     def _take_layouts(self) -> None:
         """Take the layouts that are given, with the engine or its embedder; the next call settles the others."""
@@ -86,7 +86,7 @@ class EngineWithParts(nn.Module):
         self._has_looked = False
 
     def _parts_for(self, inputs: Any) -> _C.EngineParts:
-        """Give the core what it needs for a call, of which the first is preceded by a look."""
+        """Return the core what it needs for a call, of which the first is preceded by a look."""
         if not self._has_looked:
             with _C.ModelHold(self.embeder, is_alone=True):  # other threads wait for what it finds
                 if not self._has_looked:
@@ -122,7 +122,7 @@ class EngineWithParts(nn.Module):
             self.__dict__["_known_parts"] = None
 
     def _cut_network(self) -> _C.ScriptNetwork | _C.EagerCut:
-        """Give the network as it is cut at the layer, which is kept."""
+        """Return the network as it is cut at the layer, which is kept."""
         known = self._network
         current = (self.model, self.features_layer_name, self.output, self.layer_output)
         if known is not None and all(a is b or a == b for a, b in zip(known, current, strict=False)):

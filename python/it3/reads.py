@@ -370,7 +370,7 @@ def _dict_of(value: Any) -> dict[str, Any] | None:
 
 
 def contents_of(cell: Any) -> tuple[Any, ...]:
-    """Give what a closure's cell holds, in a tuple; an empty one if that is nothing."""
+    """Return what a closure's cell holds, in a tuple; an empty one if that is nothing."""
     try:
         return (cell.cell_contents,)
     except ValueError:  # empty

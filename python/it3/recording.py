@@ -146,7 +146,7 @@ def _objection_to(function: Any) -> str:
 
 
 def global_random_states() -> list[Any]:
-    """Give the states of the generators of Python and NumPy that everybody shares; see :func:`set_random_states`."""
+    """Return the states of the generators of Python and NumPy that everybody shares; see :func:`set_random_states`."""
     numpy = sys.modules.get("numpy")
     return [random.getstate(), numpy.random.get_state() if numpy is not None else None]
 

@@ -72,7 +72,7 @@ def save(
             facts = {
                 "feedback": engine.feedback,
                 "is_trained": engine.is_trained,
-                "learnt_probabilities": engine._learnt_probabilities,
+                "learned_probabilities": engine._learned_probabilities,
             }
             _C.save_engine(file, exported._parts(), options, own_copy(example_inputs), facts)
             try:
@@ -130,7 +130,7 @@ def load(path: str | os.PathLike[str], device: torch.device | str | None = None)
         prediction_layout=saved["prediction_layout"],
         features_layout=saved["features_layout"],
     )
-    engine.is_trained, engine._learnt_probabilities = saved["is_trained"], saved["learnt_probabilities"]
+    engine.is_trained, engine._learned_probabilities = saved["is_trained"], saved["learned_probabilities"]
     engine.notes = saved["notes"]
     return engine.eval()
 
@@ -219,13 +219,13 @@ def _of_parts(engine: IT3Engine, model: nn.Module, embeder: Any, combine_fn: Any
         prediction_layout=engine.prediction_layout,
         features_layout=engine.features_layout,
     )
-    other.is_trained, other._learnt_probabilities = True, engine._learnt_probabilities  # nobody is to be warned
+    other.is_trained, other._learned_probabilities = True, engine._learned_probabilities  # nobody is to be warned
     other._has_looked = True  # the engine has run
     return other
 
 
 def _layer_in(model: nn.Module, name: str) -> str:
-    """Give a layer's name in a model from which the wrappers of torch.compile are taken off."""
+    """Return a layer's name in a model from which the wrappers of torch.compile are taken off."""
     if isinstance(model, torch.jit.ScriptModule) or name in dict(model.named_modules()):
         return name
     return ".".join(part for part in name.split(".") if part != "_orig_mod")
@@ -264,7 +264,7 @@ class _Recorder(Embedder):
 
 
 def _calls_of(engine: IT3Engine, inputs: Any) -> dict[str, tuple[Tensor, ...]]:
-    """Give the arguments with which an engine calls its functions."""
+    """Return the arguments with which an engine calls its functions."""
     combined: tuple[Tensor, ...] = ()
     combine_fn = engine.combine_fn
 

@@ -109,7 +109,7 @@ class Plan:
         self._structures: dict[str, Any] = {}
 
     def why_not(self) -> str:
-        """Say why the model has to run whole; empty if nothing is known."""
+        """Return why the model has to run whole; empty if nothing is known."""
         return self._obstacle or self._recorder.objection
 
     def record(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -127,7 +127,7 @@ class Plan:
             self.keeper.put_back()
 
     def watch(self) -> _C.Watch:
-        """Give what tells whether anything that was read has changed; :meth:`why_not` may then know more."""
+        """Return what tells whether anything that was read has changed; :meth:`why_not` may then know more."""
         reads = Reads(self.model, self._recorder.codes)
         self._obstacle = self._obstacle or reads.obstacle
         return _C.Watch([] if reads.obstacle else reads.facts)
@@ -180,7 +180,7 @@ class Plan:
 
 
 def _structure_of(output: Any) -> Any:
-    """Give the tuples, lists and dicts of an output, with None for all else."""
+    """Return the tuples, lists and dicts of an output, with None for all else."""
     if type(output) in (tuple, list):
         return type(output)(_structure_of(item) for item in output)
     return {key: _structure_of(value) for key, value in output.items()} if type(output) is dict else None
@@ -198,7 +198,7 @@ def _unpacked(value: Any, structure: Any) -> Any:
 
 
 def _limits_norms(node: fx.Node, part: Any) -> bool:
-    """Tell whether a node writes to the weights of an embedding, so that their norms stay below a limit."""
+    """Return whether a node writes to the weights of an embedding, so that their norms stay below a limit."""
     if node.op == "call_module":
         return getattr(part, "max_norm", None) is not None
     place = 3  # among the positional arguments
@@ -237,7 +237,7 @@ def _restored(model: nn.Module) -> Iterator[list[Any]]:
 
 
 def _items(container: Any) -> list[Any]:
-    """Give the identities of what a container holds."""
+    """Return the identities of what a container holds."""
     if isinstance(container, dict):
         return [(id(key), id(value)) for key, value in container.items()]
     return [id(item) for item in container]

@@ -62,7 +62,7 @@ class Tuning:
     study: optuna.Study
 
     def __str__(self) -> str:
-        """Say what was chosen and what each choice was worth."""
+        """Return what was chosen and what each choice was worth."""
         chosen = {"layer": self.engine.features_layer_name, **self.choice}
         lines = [f"score {self.score:.4g} on the held-out data, {self.unadapted:.4g} with 0 steps"]
         for name, value in chosen.items():
@@ -200,7 +200,7 @@ def _by_name(engines: object) -> dict[str, IT3Engine]:
 
 
 def _score(engine: IT3Engine, settings: Mapping[str, Any], batches: Batches, metric: Metric) -> float:
-    """Give the mean of the samples' scores. Raises _FailedTrialError if adapting so fails, or gives nothing finite."""
+    """Return the mean of the samples' scores. Raises _FailedTrialError if adapting so fails, or is not finite."""
     total, count = 0.0, 0
     layout = engine.prediction_layout
     other = with_settings(engine, settings)
@@ -283,13 +283,13 @@ def _suggest(trial: optuna.Trial, option: str, values: Values) -> Any:
 
 
 def _is_same(value: Any, own: Any) -> bool:
-    """Tell whether two values of an option are one; patterns of parameters may be one or a list."""
+    """Return whether two values of an option are one; patterns of parameters may be one or a list."""
     one, other = ([v] if isinstance(v, str) else v for v in (value, own))
     return one is other or bool(one == other)
 
 
 def _plain(value: Any) -> Any:
-    """Give what Optuna's record can hold."""
+    """Return what Optuna's record can hold."""
     return value if value is None or isinstance(value, bool | int | float | str | list | tuple) else repr(value)
 
 

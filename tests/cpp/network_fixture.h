@@ -8,7 +8,7 @@ namespace it3::test {
 
 inline constexpr auto f64 = torch::kFloat64;
 
-/// A model with a skip connection across the injection point and batch normalisation, in float64.
+/// A model with a skip connection across the injection point and batch normalization, in float64.
 struct NetImpl : torch::nn::Module {
   NetImpl() {
     to(f64);

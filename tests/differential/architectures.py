@@ -24,7 +24,7 @@ class Architecture:
 
 
 NAMES = {kind: [n for n, (kinds, _) in OPERATIONS.items() if kind in kinds] for kind in (*LAST, "signal", "image")}
-NOT_SCRIPTED = ("parametrised", "pair", "table", "padded", "limited")
+NOT_SCRIPTED = ("parametrized", "pair", "table", "padded", "limited")
 NOT_PLAIN = ("buffer_written", "counted", "transposed_memory", "dropout", "transformer", "padded", "limited")
 SHAPES: dict[str, tuple[Any, ...]] = {
     "vector": ("B", 4),

@@ -186,7 +186,7 @@ def tied(b: Builder) -> None:
 
 
 @operation(*LAST)
-def parametrised(b: Builder) -> None:
+def parametrized(b: Builder) -> None:
     b.layer(f"parametrizations.weight_norm(nn.Linear({b.channels}, {b.channels}))")
     b.facts.add("python")
 

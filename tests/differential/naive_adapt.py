@@ -20,7 +20,7 @@ OPTIMIZERS = {
 }
 
 
-def normalise_by(model: nn.Module, statistics: str, prior: float) -> None:
+def normalize_by(model: nn.Module, statistics: str, prior: float) -> None:
     found = False
     for module in list(model.modules()):
         for name, child in list(module.named_children()):
@@ -28,7 +28,7 @@ def normalise_by(model: nn.Module, statistics: str, prior: float) -> None:
                 found = True
                 setattr(module, name, OtherBatchNorm(child, 0 if statistics == "batch" else prior))
     if not found:
-        raise Refusal("parameters (is|has)|no batch normalisation")
+        raise Refusal("parameters (is|has)|no batch normalization")
 
 
 def selects(model: nn.Module, patterns: list[str] | str) -> list[str]:
@@ -47,7 +47,7 @@ def selects(model: nn.Module, patterns: list[str] | str) -> list[str]:
 
     for pattern in patterns:
         if not any(matches(name, pattern) for name in trainable):
-            raise Refusal("parameters (is|has)|no batch normalisation")
+            raise Refusal("parameters (is|has)|no batch normalization")
     return [name for name in trainable if any(matches(name, pattern) for pattern in patterns)]
 
 
@@ -97,7 +97,7 @@ class Adapting:
         self.method, self.memory, self.inputs, self.options = method, memory, inputs, {**DEFAULTS, **options}
         self.model, o = memory.model, self.options
         if o["norm_statistics"] != "running" and not any(isinstance(m, OtherBatchNorm) for m in self.model.modules()):
-            normalise_by(self.model, o["norm_statistics"], o["norm_prior"])
+            normalize_by(self.model, o["norm_statistics"], o["norm_prior"])
         named = dict(self.model.named_parameters())
         self.names = selects(self.model, o["parameters"]) if o["num_steps"] > 0 else []
         self.adapted = [named[name] for name in self.names]

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from differential.naive import Refusal, call, copied, reaches, to_double
-from differential.naive_adapt import finite, normalise_by, selects
+from differential.naive_adapt import finite, normalize_by, selects
 from differential.rig import Rig, attempt
 
 TO_CLASSES = ("kl", "js", "cross_entropy", "cosine")
@@ -47,8 +47,8 @@ def _other_reasons(rig: Rig) -> list[str]:
     if isinstance(selected, Refusal):
         reasons.append(str(selected))
     statistics = options.get("norm_statistics", "running")
-    if statistics != "running" and isinstance(attempt(lambda: normalise_by(copied(rig.naive), statistics, 1)), Refusal):
-        reasons.append("no batch normalisation")
+    if statistics != "running" and isinstance(attempt(lambda: normalize_by(copied(rig.naive), statistics, 1)), Refusal):
+        reasons.append("no batch normalization")
     if rig.has_one_class and (rig.case.distance in TO_CLASSES or rig.method.feeds_probabilities):
         reasons.append("one (class|channel)")
     if rig.leaves_layouts_open:

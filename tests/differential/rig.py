@@ -52,7 +52,7 @@ class Doubled(it3.Embedder):
 
 
 def cut(features: Tensor, embedding: Tensor) -> Tensor:
-    """Give another shape than the features have."""
+    """Return another shape than the features have."""
     combined = features + embedding.sum()
     return combined[:1] if len(combined) > 1 else torch.stack([combined, combined])
 

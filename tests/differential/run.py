@@ -167,7 +167,7 @@ def collect(arguments: argparse.Namespace) -> tuple[int, Counter[Any], dict[str,
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Say what was found; 1 if it3 differs from the reference."""
+    """Print what was found; return 1 if it3 differs from the reference."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seconds", type=float, default=600)
     parser.add_argument("--seed", type=int, default=random.SystemRandom().randrange(10**6))

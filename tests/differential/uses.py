@@ -17,7 +17,7 @@ from differential.case import Case, set_temperature
 from differential.changes import change
 from differential.check import agree, diverges, left_alone, same, snapshot, unchanged
 from differential.naive import Refusal, copied
-from differential.naive_adapt import Memory, adapt, adapt_each, normalise_by, training_losses
+from differential.naive_adapt import Memory, adapt, adapt_each, normalize_by, training_losses
 from differential.refusals import expected_of
 from differential.rig import Difference, Rig, attempt, distance_of, out_dtype
 
@@ -52,7 +52,7 @@ def batch_by_batch(rig: Rig, engine: IT3Engine) -> str:
         if not isinstance(actual, ValueError):
             left_alone(rig, index, inputs)
         distances = expected_of(
-            rig, lambda i=index: rig.method.uncertainty(_as_normalised(rig), rig.inputs(i)), adapts=False
+            rig, lambda i=index: rig.method.uncertainty(_as_normalized(rig), rig.inputs(i)), adapts=False
         )
         actual = attempt(lambda i=index: engine.uncertainty(rig.inputs(i)))
         unchanged(before, snapshot(rig.model, rig.engine), rig.may_draw)
@@ -61,10 +61,10 @@ def batch_by_batch(rig: Rig, engine: IT3Engine) -> str:
     return result
 
 
-def _as_normalised(rig: Rig) -> nn.Module:
+def _as_normalized(rig: Rig) -> nn.Module:
     model = copied(rig.naive)
     if rig.options.get("norm_statistics", "running") != "running":
-        normalise_by(model, rig.options["norm_statistics"], rig.options.get("norm_prior", 16.0))
+        normalize_by(model, rig.options["norm_statistics"], rig.options.get("norm_prior", 16.0))
     return model
 
 
@@ -126,7 +126,7 @@ def look(rig: Rig) -> str:
     """What only looks leaves all as it is, also where adapting keeps weights."""
     rig.engine.optimization_parameters.update(copy_model=False, per_sample=False)
     x = rig.inputs(0)
-    expected = expected_of(rig, lambda: rig.method.uncertainty(_as_normalised(rig), x), adapts=False)
+    expected = expected_of(rig, lambda: rig.method.uncertainty(_as_normalized(rig), x), adapts=False)
     distances = attempt(lambda: rig.engine.uncertainty(x))
     result = agree(rig, distances, expected, "uncertainty() ")
     if result != "agreed":

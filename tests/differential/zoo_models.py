@@ -99,7 +99,7 @@ class Volume(nn.Module):
 
 
 class DilatedCausal(nn.Module):
-    """A temporal convolutional network with weight normalisation."""
+    """A temporal convolutional network with weight normalization."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -190,7 +190,7 @@ class DeepSet(nn.Module):
 
 
 class DenseGraph(nn.Module):
-    """Graph convolution, or attention over neighbours, with a dense adjacency for each graph."""
+    """Graph convolution, or attention over neighbors, with a dense adjacency for each graph."""
 
     def __init__(self, has_attention: bool) -> None:
         super().__init__()
@@ -230,7 +230,7 @@ class EdgeList(nn.Module):
 
 
 class Isomorphism(nn.Module):
-    """GIN on one large graph: batch normalisation over nodes."""
+    """GIN on one large graph: batch normalization over nodes."""
 
     def __init__(self) -> None:
         super().__init__()

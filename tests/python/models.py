@@ -49,7 +49,7 @@ class ResidualNet(nn.Module):
 
 
 class BranchesOnValues(nn.Module):
-    """Cannot be vectorised over samples, nor recorded on a device."""
+    """Cannot be vectorized over samples, nor recorded on a device."""
 
     def __init__(self) -> None:
         super().__init__()

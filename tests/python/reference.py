@@ -61,7 +61,7 @@ def adapt(
     rows: Tensor | None = None,
     **optimizer_options: object,
 ) -> tuple[Tensor, list[float], nn.Module]:
-    """Give the adapted prediction, the loss before each step, and the adapted copy of the model.
+    """Return the adapted prediction, the loss before each step, and the adapted copy of the model.
 
     `neutral` has the prediction's shape; `rows` are the samples that count.
     """
@@ -96,7 +96,7 @@ def adapt(
 def adapt_each(
     model: nn.Module, layer: str, embedder: TensorFunction, inputs: Tensor, **options: object
 ) -> tuple[Tensor, Tensor]:
-    """Give the predictions (B, ...) and losses (steps, B) of samples that adapt alone."""
+    """Return the predictions (B, ...) and losses (steps, B) of samples that adapt alone."""
     alone = [adapt(model, layer, embedder, sample, **options)[:2] for sample in inputs.split(1)]
     return torch.cat([prediction for prediction, _ in alone]), torch.tensor(
         [losses for _, losses in alone], dtype=torch.float64
@@ -104,7 +104,7 @@ def adapt_each(
 
 
 def with_statistics(model: nn.Module, statistics: str) -> nn.Module:
-    """A copy that normalises so; it shares nothing."""
+    """A copy that normalizes so; it shares nothing."""
     model = copy.deepcopy(model)
     for module in list(model.modules()):
         for name, child in list(module.named_children()):

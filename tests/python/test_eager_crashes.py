@@ -147,7 +147,7 @@ def test_packed_sequences_stay_whole(kind: str) -> None:
 
 
 @pytest.mark.parametrize("norm", [nn.InstanceNorm1d(4), nn.BatchNorm1d(4, track_running_stats=False)])
-def test_normalisation_without_running_statistics_is_no_chance(norm: nn.Module) -> None:
+def test_normalization_without_running_statistics_is_no_chance(norm: nn.Module) -> None:
     model = nn.Sequential(norm, nn.Flatten(), nn.Linear(24, 8), nn.Tanh(), nn.Linear(8, 3)).double().eval()
     engine = IT3Engine(model, "2", optimization_parameters={"lr": 1e-4}).eval()
     engine.adapt(X)

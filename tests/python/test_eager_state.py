@@ -194,7 +194,7 @@ WRITERS = [CopiesIntoWeight, AssignsData, WritesToData, CountsInBuffer, CountsIn
 
 @pytest.mark.parametrize("steps", [0, 3])
 @pytest.mark.parametrize("frozen", [False, True])
-def test_embeddings_that_renormalise(frozen: bool, steps: int) -> None:
+def test_embeddings_that_renormalize(frozen: bool, steps: int) -> None:
     engine = IT3Engine(Embeds(frozen).double().eval(), "layer").eval()
     engine.adapt(TOKENS, num_steps=0)
     for _ in range(2):

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 
 def dims(engine: IT3Engine, inputs: object, features_rank: int, prediction_rank: int) -> tuple[int, int, int, int]:
-    """Give the dimensions of the features' channels and samples, and of the prediction's, after a call."""
+    """Return the dimensions of the features' channels and samples, and of the prediction's, after a call."""
     engine.uncertainty(inputs)
     found = []
     ranks = ((engine._features_layout, features_rank), (engine._prediction_layout, prediction_rank))

@@ -151,7 +151,7 @@ def test_a_scripted_model_is_taken_as_it_is() -> None:
 
 
 class Hidden(nn.Module):
-    """Limits weights whose size no prediction tells: normalised, two features are as far from their mean as they go."""
+    """Limits weights whose size no prediction tells: normalized, two features are as far from their mean as they go."""
 
     def __init__(self) -> None:
         super().__init__()

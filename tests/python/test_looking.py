@@ -240,7 +240,7 @@ def weight_normed() -> nn.Module:
     return model
 
 
-def parametrised() -> nn.Module:
+def parametrized() -> nn.Module:
     model = nn.Sequential(nn.Linear(6, 8), nn.Tanh(), nn.Linear(8, 3))
     nn.utils.parametrizations.weight_norm(model[2])
     return model
@@ -269,7 +269,7 @@ class Counts(Cached):
 
 
 @pytest.mark.parametrize(
-    "kind", [Cached, WithLock, RefusesCopies, IsItsOwnCopy, SharesMemory, Counts, weight_normed, parametrised]
+    "kind", [Cached, WithLock, RefusesCopies, IsItsOwnCopy, SharesMemory, Counts, weight_normed, parametrized]
 )
 def test_models_that_are_hard_to_copy(kind: Callable[[], nn.Module]) -> None:
     torch.manual_seed(0)

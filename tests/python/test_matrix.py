@@ -27,7 +27,7 @@ COMBINATIONS = list(itertools.product(("none", "frozen", "ema"), ("running", "ba
 @pytest.mark.filterwarnings("ignore:this kind of network cannot be run on several weights")
 def test_agrees_with_the_formula(network: str, per_sample: bool, device: str) -> None:
     case = make_case("cnn", device=device)
-    case.layer = "conv2"  # right before batch normalisation, one sample's statistics would take the injection away
+    case.layer = "conv2"  # right before batch normalization, one sample's statistics would take the injection away
     engine, embed = build(case, network)
     assert engine.explain(case.inputs).startswith(PATHS[network])
     for anchor, statistics, optimizer in COMBINATIONS:

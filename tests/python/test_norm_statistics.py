@@ -1,4 +1,4 @@
-"""Batch normalisation by the running statistics, those of the batch, or a blend of both."""
+"""Batch normalization by the running statistics, those of the batch, or a blend of both."""
 
 import copy
 from functools import partial
@@ -80,7 +80,7 @@ def test_dropout_stays_off(network: str) -> None:
 
 
 class FusedBatchNorm(nn.BatchNorm1d):
-    """Does more in its forward than to normalise, as the layers of some libraries do."""
+    """Does more in its forward than to normalize, as the layers of some libraries do."""
 
     def forward(self, x: Tensor) -> Tensor:
         return torch.relu(F.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, self.training))
@@ -123,9 +123,9 @@ def test_channels_last_and_three_dimensions(network: str) -> None:
 
 
 @pytest.mark.parametrize("network", NETWORKS)
-def test_models_without_batch_normalisation(network: str) -> None:
-    case = make_case("residual")  # layer normalisation
+def test_models_without_batch_normalization(network: str) -> None:
+    case = make_case("residual")  # layer normalization
     engine, _ = build(case, network)
     for name in ("batch", "blend"):
-        with pytest.raises(ValueError, match="no batch normalisation with running statistics"):
+        with pytest.raises(ValueError, match="no batch normalization with running statistics"):
             engine.adapt(case.inputs, norm_statistics=name)

@@ -178,7 +178,7 @@ def test_overrides_are_for_one_call(case: Case) -> None:
     [
         ("fc9", "parameters has 'fc9', which selects no parameter of the model; did you mean"),
         (["0", "nothing.*"], "parameters has 'nothing.*', which selects no parameter"),
-        ("norm", "has no trainable parameters in normalisation layers"),
+        ("norm", "has no trainable parameters in normalization layers"),
         ("2", "parameters has '2', but all that it selects have requires_grad=False"),
     ],
 )

@@ -14,7 +14,7 @@ README = (ROOT / "README.md").read_text()
 
 
 def snippets(language: str, heading: str) -> list[str]:
-    """Give the blocks of code of a language below a heading of the second level."""
+    """Return the blocks of code of a language below a heading of the second level."""
     section = README.split(f"\n## {heading}\n")[1].split("\n## ")[0]
     return re.findall(rf"```{language}\n(.*?)```", section, flags=re.DOTALL)
 

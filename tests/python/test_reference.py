@@ -49,11 +49,11 @@ def test_targets_without_a_dimension_of_outputs(shape: tuple[int, ...]) -> None:
 
 def test_the_majority_class() -> None:
     engine, batches, _ = regression(4)
-    labelled = [(x, y.argmax(1)) for x, y in batches]
+    labeled = [(x, y.argmax(1)) for x, y in batches]
     training = torch.tensor([2, 1, 1, 3, 1, 0])
-    labels = torch.cat([y for _, y in labelled])
+    labels = torch.cat([y for _, y in labeled])
     for given in (training, nn.functional.one_hot(training, 4).double()):
-        row = row_of(it3.evaluate(engine, labelled, "accuracy", reference=given), "majority class")
+        row = row_of(it3.evaluate(engine, labeled, "accuracy", reference=given), "majority class")
         close(row["score"], (labels == 1).double().mean().item())
 
 

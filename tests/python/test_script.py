@@ -35,7 +35,7 @@ def engines(
 
 def agree(module: nn.Module, layer: str, inputs: Tensor, how: str = "script") -> None:
     eager, scripted = engines(module, layer, inputs, how)
-    for _ in range(3):  # an optimising executor would only start to optimise
+    for _ in range(3):  # an optimizing executor would only start to optimize
         expected, actual = eager.adapt(inputs), scripted.adapt(inputs)
         close(actual.prediction, expected.prediction)
         close(actual.losses, expected.losses)

@@ -166,7 +166,7 @@ def test_nested_inputs(per_sample: bool) -> None:
     close(adaptation.losses.tolist(), expected[1].tolist() if per_sample else expected[1])
 
 
-def test_a_module_that_cannot_be_vectorised_is_told_without_a_traceback() -> None:
+def test_a_module_that_cannot_be_vectorized_is_told_without_a_traceback() -> None:
     class Edges(nn.Module):
         def __init__(self):
             super().__init__()

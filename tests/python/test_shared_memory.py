@@ -162,7 +162,7 @@ def test_engines_online_on_one_model_share_its_start(network: str) -> None:
             assert a.drift().distance == b.drift().distance == 0
     a(case.inputs)
     b.reset()
-    assert torch.equal(a(case.inputs)[0], first)  # without the optimiser's memory
+    assert torch.equal(a(case.inputs)[0], first)  # without the optimizer's memory
 
 
 def test_a_deep_copy_is_a_model_of_its_own() -> None:

@@ -222,7 +222,7 @@ def test_exception_in_uncertainty(at: int, device: str) -> None:
 
 def test_exception_in_the_optimizer(device: str, monkeypatch: pytest.MonkeyPatch) -> None:
     engine, inputs = build(device, Bomb(-1, ValueError), "model", {}, True)
-    engine.model.fc.weight.register_hook(lambda grad: grad[:, :2])  # of a shape that no optimiser can use
+    engine.model.fc.weight.register_hook(lambda grad: grad[:, :2])  # of a shape that no optimizer can use
     before = Snapshot(engine)
     with pytest.raises(RuntimeError):
         engine(inputs)

@@ -3,8 +3,8 @@
 #include <torch/nn/cloneable.h>
 #include <torch/nn/pimpl.h>
 
-#include <it3/export.h>
-#include <it3/layout.h>
+#include <it3/backend/export.h>
+#include <it3/backend/layout.h>
 
 namespace it3 {
 
@@ -39,7 +39,7 @@ IT3_API at::Tensor embed(
 IT3_API at::Tensor broadcast_add(
     const at::Tensor& features, const at::Tensor& embedding, const Layout& features_layout = {});
 
-/// The default embedder as a module. Its four parameters exist from construction, empty, so that an optimiser built
+/// The default embedder as a module. Its four parameters exist from construction, empty, so that an optimizer built
 /// before the first forward trains them; they take their shapes from the first prediction and features seen.
 ///
 /// Threads may call it at once, the first time too.

@@ -10,18 +10,18 @@
 #include <c10/core/Device.h>
 
 #include <it3/adapt.h>
+#include <it3/backend/export.h>
+#include <it3/backend/feedback.h>
+#include <it3/backend/losses.h>
+#include <it3/backend/online.h>
+#include <it3/backend/samples.h>
+#include <it3/backend/saved_engine.h>
+#include <it3/backend/settle_layouts.h>
 #include <it3/embedder.h>
-#include <it3/export.h>
-#include <it3/feedback.h>
-#include <it3/losses.h>
 #include <it3/method.h>
 #include <it3/module_network.h>
 #include <it3/network.h>
-#include <it3/online.h>
 #include <it3/options.h>
-#include <it3/samples.h>
-#include <it3/saved_engine.h>
-#include <it3/settle_layouts.h>
 
 namespace it3 {
 
@@ -90,11 +90,11 @@ class IT3_API Engine {
   /// Raises c10::ValueError unless it is finite real numbers.
   void set_neutral(at::Tensor neutral);
 
-  /// The default embedder, null if another is used. Its parameters belong into the training optimiser, beside the
+  /// The default embedder, null if another is used. Its parameters belong into the training optimizer, beside the
   /// model's.
   const Embedder& embedder() const { return embedder_; }
 
-  /// The network's parameters and, behind them, those of the default embedder, for a training optimiser.
+  /// The network's parameters and, behind them, those of the default embedder, for a training optimizer.
   std::vector<at::Tensor> parameters() const;
 
   /// See training_losses().
@@ -104,9 +104,9 @@ class IT3_API Engine {
       std::optional<double> target_probability = {});
 
   /// See it3::adapt(). With Options::copy_model false, adapted weights stay until reset().
-  Adaptation adapt(const Inputs& inputs, bool in_full = false);
+  Adaptation adapt(const Inputs& inputs, bool with_details = false);
 
-  /// See it3::uncertainty(); normalises as Options says.
+  /// See it3::uncertainty(); normalizes as Options says.
   at::Tensor uncertainty(const Inputs& inputs);
 
   /// Sets Options::threshold to a quantile of uncertainty() over batches that need no adaptation, and gives it. Raises
@@ -133,7 +133,7 @@ class IT3_API Engine {
   static Engine load(const std::string& path, std::optional<c10::Device> device = {});
 
   /// Writes the adapted network as plain TorchScript, which needs no it3. Raises c10::ValueError unless the network is
-  /// a ScriptNetwork, and the adaptation one in full.
+  /// a ScriptNetwork, and the adaptation has details.
   void save_adapted(const Adaptation& adaptation, const std::string& path) const;
 
  private:
@@ -156,7 +156,7 @@ class IT3_API Engine {
   bool are_layouts_settled_ = false;
   bool has_default_combine_;
   /// Whether training had class indices as targets for predictions that are no probabilities.
-  bool learnt_probabilities_ = false;
+  bool learned_probabilities_ = false;
   Method method_;
   Online online_;
   Graphs graphs_;

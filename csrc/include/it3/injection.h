@@ -1,7 +1,7 @@
 #pragma once
 
-#include <it3/export.h>
-#include <it3/inputs.h>
+#include <it3/backend/export.h>
+#include <it3/backend/inputs.h>
 #include <it3/method.h>
 #include <it3/network.h>
 

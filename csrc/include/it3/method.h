@@ -10,9 +10,9 @@
 
 #include <ATen/core/Tensor.h>
 
-#include <it3/export.h>
-#include <it3/layout.h>
-#include <it3/samples.h>
+#include <it3/backend/export.h>
+#include <it3/backend/layout.h>
+#include <it3/backend/samples.h>
 
 namespace it3 {
 

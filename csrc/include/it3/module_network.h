@@ -14,8 +14,8 @@
 #include <torch/nn/modules/container/sequential.h>
 #include <torch/nn/pimpl.h>
 
-#include <it3/export.h>
-#include <it3/model_lock.h>
+#include <it3/backend/export.h>
+#include <it3/backend/model_lock.h>
 #include <it3/network.h>
 
 namespace it3 {
@@ -50,7 +50,7 @@ concept CalledWithATensor = std::is_base_of_v<torch::nn::Module, Impl> && requir
 
 /// A torch::nn model, cut at a child of a Sequential or at an InjectionPoint in it.
 ///
-/// The passes of a working copy run the model itself, in eval mode, on weights and buffers that it is lent; all is
+/// The passes of a working copy run the model itself, in eval mode, on weights and buffers that are swapped in; all is
 /// afterwards as before. Threads may share a network, and networks may share a model or a part of one: they take turns,
 /// from checkout() to the end of the working copy, and in passes for training. See Network for what is not covered.
 /// What the model is made of is looked at when the network is made: make another one after adding modules or
@@ -91,11 +91,11 @@ class IT3_API ModuleNetwork : public Network {
   std::string layer_name() const override { return layer_; }
   Origin origin_of_prediction() const override;
   Origin origin_of_features() const override;
-  /// LibTorch's layers of batch normalisation cannot be made to blend: that raises c10::ValueError. "batch" puts them
+  /// LibTorch's layers of batch normalization cannot be made to blend: that raises c10::ValueError. "batch" puts them
   /// in train mode for the passes, in which they refuse inputs of one value a channel. Raises c10::ValueError too where
-  /// LentWeights does.
+  /// SwappedWeights does.
   std::unique_ptr<WorkingCopy> checkout(
-      const std::vector<NamedParameter>& adapted, const Normalisation& normalisation = {}) override;
+      const std::vector<NamedParameter>& adapted, const Normalization& normalization = {}) override;
 
  private:
   friend class ModuleWorkingCopy;

@@ -12,11 +12,11 @@
 
 #include <ATen/core/Tensor.h>
 
-#include <it3/export.h>
-#include <it3/inputs.h>
-#include <it3/layout.h>
-#include <it3/model_lock.h>
-#include <it3/normalisation.h>
+#include <it3/backend/export.h>
+#include <it3/backend/inputs.h>
+#include <it3/backend/layout.h>
+#include <it3/backend/model_lock.h>
+#include <it3/backend/normalization.h>
 
 namespace it3 {
 
@@ -67,8 +67,8 @@ class IT3_API TwoPass {
 struct NamedParameter {
   std::string name;
   at::Tensor tensor;
-  /// Whether it belongs to a normalisation layer.
-  bool of_normalisation = false;
+  /// Whether it belongs to a normalization layer.
+  bool of_normalization = false;
 };
 
 /// The tensors of some parameters.
@@ -129,7 +129,7 @@ class IT3_API Network : public TwoPass {
   virtual std::vector<NamedParameter> parameters() const = 0;
 
   /// Nothing where the passes may do more than compute with torch's operations.
-  virtual std::optional<Dependencies> dependencies(const Normalisation& /*normalisation*/) const {
+  virtual std::optional<Dependencies> dependencies(const Normalization& /*normalization*/) const {
     return std::nullopt;
   }
 
@@ -144,18 +144,18 @@ class IT3_API Network : public TwoPass {
   virtual Origin origin_of_features() const { return {}; }
 
   /// Opens a transaction in which `adapted`, some of parameters(), can change and the others are constants. Batch
-  /// normalisation in eval mode normalises as `normalisation` says; stored statistics never change.
+  /// normalization in eval mode normalizes as `normalization` says; stored statistics never change.
   ///
-  /// Raises c10::ValueError, here or in a pass, if the network has no batch normalisation to do so.
+  /// Raises c10::ValueError, here or in a pass, if the network has no batch normalization to do so.
   virtual std::unique_ptr<WorkingCopy> checkout(
-      const std::vector<NamedParameter>& adapted, const Normalisation& normalisation = {}) = 0;
+      const std::vector<NamedParameter>& adapted, const Normalization& normalization = {}) = 0;
 
   /// The same for one network a sample, each with its own weights, run together. Every leaf, every tensor in the inputs
   /// and every tensor in the results has a leading dimension of `samples`; distances and injections, which run inside,
   /// see one sample. Null if this kind of network cannot be run so.
-  virtual std::unique_ptr<WorkingCopy> checkout_each(
+  virtual std::unique_ptr<WorkingCopy> checkout_per_sample(
       const std::vector<NamedParameter>& /*adapted*/,
-      const Normalisation& /*normalisation*/,
+      const Normalization& /*normalization*/,
       std::int64_t /*samples*/) {
     return nullptr;
   }

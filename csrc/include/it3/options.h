@@ -10,25 +10,25 @@
 
 #include <c10/core/ScalarType.h>
 
-#include <it3/export.h>
-#include <it3/normalisation.h>
+#include <it3/backend/export.h>
+#include <it3/backend/normalization.h>
 
 namespace it3 {
 
-/// The optimisers of the inner loop, with the update rules of torch.optim.
-enum class OptimizerName { adam, adamw, sgd, rmsprop, adagrad };
+/// The optimizers of the inner loop, with the update rules of torch.optim.
+enum class OptimizerKind { adam, adamw, sgd, rmsprop, adagrad };
 
 /// The network that makes the second prediction, y1 = F(x | y0), while f adapts.
 ///
-/// - none: f itself, so that both predictions are pulled towards one another (torch-ttt).
+/// - none: f itself, so that both predictions are pulled toward one another (torch-ttt).
 /// - frozen: f as it was before anything adapted. Gradients reach f through y0 alone, so that it cannot learn to accept
 ///   a wrong y0 (IT3, arXiv 2410.04201).
 /// - ema: a moving average of f's weights, F <- ema_decay F + (1 - ema_decay) f after each step (the paper's online
 ///   variant).
-enum class AnchorName { none, frozen, ema };
+enum class AnchorKind { none, frozen, ema };
 
 /// Which of the adapted network's predictions is the answer: y0, y1, or their mean.
-enum class PredictionName { first, second, mean };
+enum class PredictionKind { first, second, mean };
 
 /// What Options::set takes: the kinds of value that a dictionary, a command line or a file can hold.
 using OptionValue = std::
@@ -37,9 +37,9 @@ using OptionValue = std::
 /// How the inner loop adapts. The defaults are three steps of Adam at a learning rate that is small enough to harm no
 /// network; torch-ttt's is 1e-2.
 struct IT3_API Options {
-  OptimizerName optimizer_name = OptimizerName::adam;
+  OptimizerKind optimizer_name = OptimizerKind::adam;
 
-  /// Optimiser steps a call; 0 gives the plain prediction.
+  /// Optimizer steps a call; 0 gives the plain prediction.
   std::int64_t num_steps = 3;
 
   /// Learning rate.
@@ -48,7 +48,7 @@ struct IT3_API Options {
   /// Decay rates of Adam's and AdamW's two moments. Unset: (0.9, 0.999).
   std::optional<std::pair<double, double>> betas = std::nullopt;
 
-  /// Added to the denominator by every optimiser but SGD. Unset: 1e-8, for Adagrad 1e-10.
+  /// Added to the denominator by every optimizer but SGD. Unset: 1e-8, for Adagrad 1e-10.
   std::optional<double> eps = std::nullopt;
 
   /// L2 penalty; AdamW decays the weights themselves. Unset: 0, for AdamW 1e-2.
@@ -57,15 +57,15 @@ struct IT3_API Options {
   /// Momentum of SGD and RMSprop. Unset: 0.
   std::optional<double> momentum = std::nullopt;
 
-  AnchorName anchor = AnchorName::none;
+  AnchorKind anchor = AnchorKind::none;
 
   /// Of the anchor "ema". Unset: 0.99.
   std::optional<double> ema_decay = std::nullopt;
 
-  /// Which statistics batch normalisation uses in all passes. The stored ones never change.
-  Normalisation normalisation = {};
+  /// Which statistics batch normalization uses in all passes. The stored ones never change.
+  Normalization normalization = {};
 
-  PredictionName prediction = PredictionName::first;
+  PredictionKind prediction = PredictionKind::first;
 
   /// If set, steps end early: when the loss has not fallen below the least so far by more than this share of it, for
   /// `patience` evaluations in a row. Waits for the device at each step.
@@ -84,12 +84,12 @@ struct IT3_API Options {
 
   /// If set, and copy_model is false, the network recovers from collapse. Let l be the loss before the first step of a
   /// call, and m <- 0.9 m + 0.1 l its moving average over calls. Where m is above this many times its least value since
-  /// the start, or a loss or prediction is not finite, weights, optimiser and anchor go back to the start, and the
+  /// the start, or a loss or prediction is not finite, weights, optimizer and anchor go back to the start, and the
   /// batch adapts from there.
   std::optional<double> recovery_factor = std::nullopt;
 
   /// True: every call starts from the same weights and leaves them as they were. False: adapted weights and the
-  /// optimiser's state are kept from call to call.
+  /// optimizer's state are kept from call to call.
   bool copy_model = true;
 
   /// Whether each sample of the batch gets its own weights, as if it were adapted alone. Needs copy_model.
@@ -108,7 +108,7 @@ struct IT3_API Options {
   /// If set, gradients are scaled down to this Euclidean norm over all parameters.
   std::optional<double> max_grad_norm = std::nullopt;
 
-  /// Which parameters adapt: {"all"}, {"norm"} (scales and shifts of normalisation layers), or patterns of dotted
+  /// Which parameters adapt: {"all"}, {"norm"} (scales and shifts of normalization layers), or patterns of dotted
   /// names. A pattern selects a parameter if it matches its name or the name of a module around it; `*`, `?` and
   /// `[...]` mean what they mean in a shell.
   std::vector<std::string> parameters = {"all"};
@@ -133,7 +133,7 @@ struct IT3_API Options {
   bool operator==(const Options&) const = default;
 };
 
-/// The name of an optimiser as Options::set takes it.
-IT3_API std::string_view to_string(OptimizerName name);
+/// The name of an optimizer as Options::set takes it.
+IT3_API std::string_view to_string(OptimizerKind name);
 
 }  // namespace it3

@@ -11,9 +11,9 @@
 
 #include <torch/csrc/jit/api/module.h>
 
-#include <it3/export.h>
+#include <it3/backend/export.h>
+#include <it3/backend/output_path.h>
 #include <it3/network.h>
-#include <it3/output_path.h>
 
 namespace it3 {
 
@@ -28,7 +28,7 @@ struct ScriptSlots;
 /// can adapt in several threads at once. The network's own passes, which training runs, are for one thread at a time.
 ///
 /// Working copies run in eval mode, as if every `training` flag were false; the network's own passes run with the flags
-/// as they are. Each way to normalise is cut once, and again when an attribute that forward() reads has changed. At its
+/// as they are. Each way to normalize is cut once, and again when an attribute that forward() reads has changed. At its
 /// first call with inputs of a kind (how many, of which dtypes and numbers of dimensions), a cut is compared with the
 /// module's forward() as it stands, prediction and gradients, unless that draws random numbers.
 class IT3_API ScriptNetwork : public Network {
@@ -57,12 +57,12 @@ class IT3_API ScriptNetwork : public Network {
   std::string layer_name() const override { return layer(); }
   Origin origin_of_prediction() const override;
   Origin origin_of_features() const override;
-  std::optional<Dependencies> dependencies(const Normalisation& normalisation) const override;
+  std::optional<Dependencies> dependencies(const Normalization& normalization) const override;
   bool may_write_inputs() const override;
   std::unique_ptr<WorkingCopy> checkout(
-      const std::vector<NamedParameter>& adapted, const Normalisation& normalisation = {}) override;
-  std::unique_ptr<WorkingCopy> checkout_each(
-      const std::vector<NamedParameter>& adapted, const Normalisation& normalisation, std::int64_t samples) override;
+      const std::vector<NamedParameter>& adapted, const Normalization& normalization = {}) override;
+  std::unique_ptr<WorkingCopy> checkout_per_sample(
+      const std::vector<NamedParameter>& adapted, const Normalization& normalization, std::int64_t samples) override;
 
   /// A copy of the module with other values for some of parameters(), by name.
   torch::jit::Module with_weights(const std::vector<std::pair<std::string, at::Tensor>>& weights) const;
@@ -77,10 +77,10 @@ class IT3_API ScriptNetwork : public Network {
   const std::optional<OutputPath>& layer_output() const;
 
  private:
-  // Whether in eval mode, the ways to normalise, and whether for weights of each sample.
+  // Whether in eval mode, the ways to normalize, and whether for weights of each sample.
   using Key = std::tuple<bool, NormStatistics, std::optional<double>, bool>;
 
-  std::shared_ptr<const detail::ScriptCut> cut(const Normalisation& normalisation = {}, bool of_each = false) const;
+  std::shared_ptr<const detail::ScriptCut> cut(const Normalization& normalization = {}, bool per_sample = false) const;
   std::shared_ptr<const detail::ScriptCut> cut_as_it_is() const;
   std::shared_ptr<const detail::ScriptCut> cut(const Key& key) const;
 

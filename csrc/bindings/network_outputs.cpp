@@ -1,0 +1,110 @@
+#include "network_outputs.h"
+
+#include <algorithm>
+#include <cmath>
+
+#include <ATen/ATen.h>
+#include <ATen/core/grad_mode.h>
+#include <torch/csrc/autograd/autograd.h>
+
+#include "network/map_inputs.h"
+#include "support/as_real.h"
+
+namespace it3::python {
+namespace {
+
+using it3::detail::as_real;
+
+/// Something else in the place of features, which normalization does not undo.
+at::Tensor other_features(const at::Tensor& features) {
+  const at::Tensor pattern = at::arange(features.numel(), features.options().requires_grad(false)).cos();
+  return features * 1.5 + 0.1 * pattern.reshape(features.sizes());
+}
+
+/// Moves weights as steps do, but far enough to show what depends on their values: a limit that they already keep,
+/// which forward() holds them to by writing, or a value that a trace has fixed.
+void move(const std::vector<at::Tensor>& weights) {
+  const at::NoGradGuard no_grad;
+  for (const at::Tensor& weight : weights) {
+    // Along the last dimension, so that it takes no memory.
+    const std::int64_t size = weight.dim() == 0 ? 1 : weight.size(-1);
+    const at::Tensor pattern = at::arange(size, weight.options().dtype(at::kDouble).requires_grad(false)).cos();
+    weight.mul_(1.25).add_(weight.dim() == 0 ? pattern[0] : pattern.to(weight.scalar_type()), 0.01);
+  }
+}
+
+/// Far from rounding, and far from what dropped gradients or another precision make.
+double tolerance_for(const at::Tensor& t) {
+  switch (c10::toRealValueType(t.scalar_type())) {
+    case at::kDouble: return 1e-8;
+    case at::kFloat: return t.is_cuda() ? 1e-2 : 1e-4;  // cuDNN has algorithms that round more
+    default: return 3e-2;
+  }
+}
+
+double norm_of(const at::Tensor& t) { return t.to(at::kDouble).norm().item<double>(); }
+
+/// By Euclidean norms, of each tensor; what is small beside all others, as gradients that are zero but for rounding,
+/// may differ more.
+bool are_close(const std::vector<at::Tensor>& actual, const std::vector<at::Tensor>& expected) {
+  if (actual.size() != expected.size()) return false;
+  double all = 0;
+  for (const at::Tensor& t : expected) all = t.defined() ? std::hypot(all, norm_of(as_real(t))) : all;
+  for (std::size_t i = 0; i < actual.size(); ++i) {
+    const at::Tensor &a = actual[i], &b = expected[i];
+    if (a.defined() != b.defined()) return false;
+    if (!a.defined()) continue;
+    if (a.sizes() != b.sizes() || a.scalar_type() != b.scalar_type()) return false;
+    const double difference = norm_of(as_real(a) - as_real(b));
+    if (!(difference <= tolerance_for(a) * std::max(norm_of(as_real(b)), 0.01 * all))) return false;
+  }
+  return true;
+}
+
+}  // namespace
+
+Inputs copies_of(const Inputs& inputs) {
+  return it3::detail::map_tensors(inputs, [](const at::Tensor& t) { return t.detach().clone(); });
+}
+
+NetworkOutputs outputs_of(Network& network, const Inputs& inputs, const std::vector<NamedParameter>& parameters) {
+  const Inject inject(other_features);
+  NetworkOutputs outputs;
+  {
+    const auto copy = network.checkout(parameters);
+    const FirstPass first = copy->prepare(copies_of(inputs));
+    outputs.predictions.push_back(copy->resume(copies_of(inputs), first, nullptr));
+    outputs.predictions.push_back(copy->resume(copies_of(inputs), first, &inject));
+    at::Tensor sum;
+    for (const at::Tensor& prediction : outputs.predictions) {
+      const at::Tensor flat = as_real(prediction).flatten();
+      const at::Tensor part = (flat * at::arange(flat.numel(), flat.options().requires_grad(false)).cos()).sum();
+      sum = sum.defined() ? sum + part : part;
+    }
+    if (sum.requires_grad() && !parameters.empty()) {
+      outputs.gradients = torch::autograd::grad({sum}, copy->leaves(), {}, std::nullopt, false, /*allow_unused=*/true);
+    }
+    for (at::Tensor& prediction : outputs.predictions) prediction = prediction.detach().clone();
+    move(copy->leaves());
+    outputs.moved = {copy->resume(copies_of(inputs), copy->prepare(copies_of(inputs)), nullptr).detach().clone()};
+    for (const at::Tensor& weight : copy->leaves()) {
+      outputs.moved.push_back(as_real(weight.detach()).norm().nan_to_num());
+    }
+  }
+  const at::NoGradGuard no_grad;
+  const auto copy = network.checkout({});
+  outputs.predictions.push_back(copy->resume(copies_of(inputs), copy->prepare(copies_of(inputs)), nullptr).clone());
+  return outputs;
+}
+
+std::string difference(const NetworkOutputs& actual, const NetworkOutputs& expected) {
+  if (!are_close(actual.predictions, expected.predictions)) return "it predicts otherwise";
+  if (!are_close(actual.gradients, expected.gradients)) return "it has other gradients";
+  const bool says_something = at::isfinite(expected.moved.front()).all().item<bool>();  // deep networks may overflow
+  if (!says_something) return "";
+  if (!are_close({actual.moved.front()}, {expected.moved.front()})) return "it predicts otherwise with other weights";
+  if (!are_close(actual.moved, expected.moved)) return "it writes to its weights";
+  return "";
+}
+
+}  // namespace it3::python

@@ -1,0 +1,50 @@
+#pragma once
+
+#include <memory>
+#include <vector>
+
+#include <ATen/core/Tensor.h>
+
+#include <it3/backend/export.h>
+
+namespace it3 {
+
+namespace detail {
+class SharedMutex;
+}
+
+/// What keeps threads from using a model's own tensors and flags at once. All locks that name one part, a tensor or a
+/// module, share a mutex for it, so that engines around one model, or around models with a part in common, take turns.
+class IT3_API ModelLock {
+ public:
+  /// A lock on nothing, which never waits.
+  ModelLock() = default;
+
+  /// @param tensors  parameters and buffers of the model
+  /// @param parts  addresses of other things that are used, such as its modules
+  explicit ModelLock(const std::vector<at::Tensor>& tensors, const std::vector<const void*>& parts = {});
+
+  /// Other threads wait while it lives. The thread that holds it may hold it again; it is destroyed in the thread that
+  /// made it.
+  class IT3_API Turn {
+   public:
+    Turn() = default;
+    ~Turn();
+    Turn(Turn&&) noexcept = default;
+    Turn& operator=(Turn&&) = delete;
+
+   private:
+    friend class ModelLock;
+    using Mutexes = std::vector<std::shared_ptr<detail::SharedMutex>>;
+    explicit Turn(std::shared_ptr<const Mutexes> mutexes);
+    std::shared_ptr<const Mutexes> mutexes_;
+  };
+
+  /// Waits for other threads. A caller that holds Python's interpreter lock gives it up first.
+  Turn wait() const { return Turn(mutexes_); }
+
+ private:
+  std::shared_ptr<const Turn::Mutexes> mutexes_;
+};
+
+}  // namespace it3

@@ -1,0 +1,92 @@
+#pragma once
+
+#include <cstdint>
+#include <utility>
+#include <vector>
+
+#include <ATen/core/Tensor.h>
+
+#include <it3/backend/export.h>
+#include <it3/network.h>
+
+namespace it3 {
+
+/// Copies of tensors. Those that lie over the same memory do so in their copies too.
+IT3_API std::vector<at::Tensor> copies_with_shared_memory(const std::vector<at::Tensor>& tensors);
+
+/// Puts the values of tensors back when it is destroyed, without throwing: of those that were made in inference mode,
+/// which cannot be replaced, but written to.
+class IT3_API KeptValues {
+ public:
+  KeptValues() = default;
+  ~KeptValues();
+  KeptValues(const KeptValues&) = delete;
+  KeptValues& operator=(const KeptValues&) = delete;
+
+  void keep(const at::Tensor& tensor);
+
+ private:
+  std::vector<std::pair<at::Tensor, at::Tensor>> kept_;  // and what it held
+};
+
+/// Swaps other storage in for a model's parameters and buffers. While it lives, the adapted parameters hold copies of
+/// their values, a tensor that lies over the memory of one of these is the same part of its copy, and all that does not
+/// adapt requires no gradient. Its destructor, which does not throw, gives every tensor its own storage and flag back.
+/// Only pointers move, so the values are restored bit for bit, and no version counter of the model's changes.
+class IT3_API SwappedWeights {
+ public:
+  /// @param adapted  hold copies, and are the leaves
+  /// @param others  the model's other tensors; some of `adapted` among them do no harm
+  /// @param writable  those, of both or beside them, which the model itself may write to: copies too
+  ///
+  /// Tensors that were made in inference mode, which cannot be replaced, are not swapped, but get their values back.
+  /// Raises c10::ValueError if something adapts and there are such; if two adapted parameters lie over the same memory;
+  /// if an adapted parameter has gaps in which another tensor lies.
+  explicit SwappedWeights(
+      const std::vector<NamedParameter>& adapted,
+      const std::vector<at::Tensor>& others = {},
+      const std::vector<at::Tensor>& writable = {});
+  ~SwappedWeights();
+  SwappedWeights(const SwappedWeights&) = delete;
+  SwappedWeights& operator=(const SwappedWeights&) = delete;
+
+  /// The model's own tensors.
+  const std::vector<at::Tensor>& leaves() const { return adapted_; }
+
+  /// What they hold meanwhile. Changed in place by whoever adapts.
+  const std::vector<at::Tensor>& values() const { return values_; }
+
+  /// Of the tensors that hold copies, those that the model itself has written to so far. Of an adapted one, only what
+  /// autograd was told of.
+  std::vector<at::Tensor> written() const;
+
+  /// Writes the values into the model's own storage.
+  void commit();
+
+  /// Puts other values, which are constants then, into the leaves until clear_constants().
+  void set_constants(const std::vector<at::Tensor>& values);
+  void clear_constants();
+
+ private:
+  /// A tensor of the model's that holds something else. The adapted ones come first.
+  struct Swap {
+    at::Tensor tensor;
+    at::Tensor own;  // shares the storage that the tensor had
+    at::Tensor copy;
+    bool requires_grad;
+    bool is_leaf;
+    bool is_writable;
+    std::int64_t version;
+  };
+
+  static void give_back(const Swap& swapped) noexcept;
+
+  std::vector<at::Tensor> adapted_;
+  std::vector<at::Tensor> values_;
+  std::vector<at::Tensor> fixed_;  // hold their own, but require no gradient
+  KeptValues unlent_;              // of what was made in inference mode
+  std::vector<Swap> swapped_;
+  std::vector<std::vector<std::size_t>> overlapping_;  // places in swapped_
+};
+
+}  // namespace it3

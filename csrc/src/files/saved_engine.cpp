@@ -1,0 +1,206 @@
+#include <it3/backend/saved_engine.h>
+
+#include <filesystem>
+#include <sstream>
+
+#include <ATen/ATen.h>
+#include <ATen/core/Dict.h>
+#include <ATen/core/grad_mode.h>
+#include <c10/util/Exception.h>
+#include <torch/csrc/jit/serialization/import.h>
+#include <torch/csrc/jit/serialization/pickle.h>
+
+#include "files/saved_module.h"
+#include "method/passes.h"
+
+namespace it3 {
+namespace {
+
+// The archive's extra file that makes it an engine: a pickled dictionary.
+constexpr const char* record = "it3_engine";
+constexpr std::int64_t format = 2;
+
+using Dictionary = c10::impl::GenericDict;
+
+c10::IValue to_ivalue(const OptionValue& value) {
+  return std::visit(
+      [](const auto& v) {
+        if constexpr (std::is_same_v<std::decay_t<decltype(v)>, std::monostate>) {
+          return c10::IValue();
+        } else {
+          return c10::IValue(v);
+        }
+      },
+      value);
+}
+
+OptionValue to_option(const c10::IValue& value) {
+  if (value.isNone()) return std::monostate{};
+  if (value.isBool()) return value.toBool();
+  if (value.isInt()) return value.toInt();
+  if (value.isDouble()) return value.toDouble();
+  if (value.isString()) return value.toStringRef();
+  if (value.isDoubleList()) return value.toDoubleVector();
+  return value.to<std::vector<std::string>>();
+}
+
+// The further records, archives of their own.
+constexpr const char* embedder_record = "it3_embedder";
+constexpr const char* combine_record = "it3_combine";
+constexpr const char* distance_record = "it3_distance";
+
+Dictionary describe(const SavedEngine& engine) {
+  Dictionary d(c10::StringType::get(), c10::AnyType::get());
+  d.insert("format", format);
+  d.insert("layer", engine.layer);
+  if (const auto* name = std::get_if<std::string>(&engine.distance)) d.insert("distance", *name);
+  if (const auto* weights = std::get_if<EmbedderWeights>(&engine.embedder)) {
+    d.insert("weight1", weights->weight1.detach().cpu());
+    d.insert("bias1", weights->bias1.detach().cpu());
+    d.insert("weight2", weights->weight2.detach().cpu());
+    d.insert("bias2", weights->bias2.detach().cpu());
+  }
+  const auto insert_layout = [&](const std::string& name, const Layout& layout) {
+    d.insert(name + "_channel_dim", c10::IValue(layout.channel_dim));
+    d.insert(name + "_batch_dim", layout.batch_dim);
+  };
+  insert_layout("prediction", engine.prediction_layout);
+  insert_layout("features", engine.features_layout);
+  if (engine.neutral.defined()) d.insert("neutral", engine.neutral.detach().cpu());
+  for (const auto& [name, value] : engine.options.values()) d.insert("option_" + name, to_ivalue(value));
+  if (engine.output) d.insert("output", to_text(*engine.output));
+  if (engine.layer_output) d.insert("layer_output", to_text(*engine.layer_output));
+  if (engine.in_dims) d.insert("in_dims", *engine.in_dims);
+  d.insert("feedback", std::string(to_string(engine.feedback)));
+  d.insert("is_trained", engine.is_trained);
+  d.insert("learned_probabilities", engine.learned_probabilities);
+  d.insert("note_model", engine.notes.model);
+  d.insert("note_inputs", engine.notes.inputs);
+  d.insert("note_prediction", engine.notes.prediction);
+  d.insert("note_features", engine.notes.features);
+  return d;
+}
+
+/// A record that is an archive; nothing if the file has none.
+std::optional<torch::jit::Module> module_in(
+    const torch::jit::ExtraFilesMap& extra, const char* name, std::optional<c10::Device> device) {
+  const std::string& bytes = extra.at(name);
+  if (bytes.empty()) return std::nullopt;
+  std::istringstream stream(bytes);
+  return torch::jit::load(stream, device);
+}
+
+SavedEngine undescribe(
+    const Dictionary& d,
+    torch::jit::Module network,
+    const torch::jit::ExtraFilesMap& extra,
+    std::optional<c10::Device> device) {
+  const auto parameters = network.parameters();
+  const c10::Device on = parameters.size() == 0 ? c10::Device(c10::kCPU) : (*parameters.begin()).device();
+  const auto tensor = [&](const char* name) { return d.at(name).toTensor().to(on); };
+  const auto layout = [&](const std::string& name) {
+    return Layout{d.at(name + "_channel_dim").toOptional<std::int64_t>(), d.at(name + "_batch_dim").toInt()};
+  };
+  const auto path = [&](const char* name) {
+    return d.contains(name) ? std::optional(parse_output_path(d.at(name).toStringRef())) : std::nullopt;
+  };
+  SavedEngine engine{
+      std::move(network),
+      d.at("layer").toStringRef(),
+      EmbedderWeights{},
+      layout("prediction"),
+      layout("features"),
+      module_in(extra, combine_record, device),
+      std::string(),
+      {},
+      d.contains("neutral") ? tensor("neutral") : at::Tensor(),
+      {d.at("note_model").toStringRef(), d.at("note_inputs").to<std::vector<std::string>>(),
+       d.at("note_prediction").toStringRef(), d.at("note_features").toStringRef()},
+      path("output"),
+      path("layer_output"),
+      d.contains("in_dims") ? std::optional(d.at("in_dims")) : std::nullopt,
+      feedback_by_name(d.at("feedback").toStringRef()),
+      d.at("is_trained").toBool(),
+      d.at("learned_probabilities").toBool()};
+  if (auto embedder = module_in(extra, embedder_record, device)) {
+    engine.embedder = std::move(*embedder);
+  } else {
+    engine.embedder = EmbedderWeights{tensor("weight1"), tensor("bias1"), tensor("weight2"), tensor("bias2")};
+  }
+  if (auto distance = module_in(extra, distance_record, device)) {
+    engine.distance = std::move(*distance);
+  } else {
+    engine.distance = d.at("distance").toStringRef();
+  }
+  constexpr std::string_view prefix = "option_";
+  for (const auto& item : d) {
+    const std::string& key = item.key().toStringRef();
+    if (key.starts_with(prefix)) engine.options.set(key.substr(prefix.size()), to_option(item.value()));
+  }
+  return engine;
+}
+
+std::string note(const at::Tensor& t) { return c10::str(t.scalar_type(), " ", t.sizes()); }
+
+}  // namespace
+
+Notes take_notes(ScriptNetwork& network, const Method& method, const Inputs& inputs) {
+  const at::NoGradGuard no_grad;
+  Notes notes;
+  if (const auto name = network.module().type()->name()) notes.model = name->name();
+  for (const auto& input : inputs.args) {
+    notes.inputs.push_back(input.isTensor() ? note(input.toTensor()) : input.tagKind());
+  }
+  for (const auto& [name, input] : inputs.kwargs) {
+    notes.inputs.push_back(name + ": " + (input.isTensor() ? note(input.toTensor()) : input.tagKind()));
+  }
+  const auto copy = network.checkout({});
+  detail::PassInputs pass_inputs(inputs, inputs, network.may_write_inputs());
+  Method noting = method;
+  noting.embed = [&](const at::Tensor& prediction, const at::Tensor& features) {
+    notes.features = note(features);
+    return method.embed(prediction, features);
+  };
+  const detail::Passes passes(noting, pass_inputs);
+  const FirstPass first = passes.first(*copy);
+  notes.prediction = note(first.prediction);
+  passes.second(*copy, first, first.prediction);
+  return notes;
+}
+
+void save_engine(const SavedEngine& engine, const std::string& path) {
+  const std::vector<char> description = torch::jit::pickle_save(describe(engine));
+  torch::jit::ExtraFilesMap extra = {{record, std::string(description.begin(), description.end())}};
+  const auto add = [&](const char* name, const torch::jit::Module& module) {
+    extra[name] = detail::archive_of(module);
+  };
+  if (const auto* embedder = std::get_if<torch::jit::Module>(&engine.embedder)) add(embedder_record, *embedder);
+  if (engine.combine) add(combine_record, *engine.combine);
+  if (const auto* distance = std::get_if<torch::jit::Module>(&engine.distance)) add(distance_record, *distance);
+  save_module(engine.network, path, extra);
+}
+
+SavedEngine load_engine(const std::string& path, std::optional<c10::Device> device) {
+  TORCH_CHECK(std::filesystem::exists(path), "there is no file ", path);
+  torch::jit::ExtraFilesMap extra = {{record, ""}, {embedder_record, ""}, {combine_record, ""}, {distance_record, ""}};
+  torch::jit::Module network("unread");
+  c10::IValue description;
+  try {
+    network = torch::jit::load(path, device, extra);
+    if (!extra[record].empty()) {
+      description = torch::jit::pickle_load(std::vector<char>(extra[record].begin(), extra[record].end()));
+    }
+  } catch (const std::exception& error) {
+    TORCH_CHECK(false, path, " is not a TorchScript archive, or is damaged: ", c10::str(error.what()).substr(0, 200));
+  }
+  TORCH_CHECK(
+      description.isGenericDict(), path, " is a TorchScript module, but holds no engine; save one by engine.save()");
+  const Dictionary dictionary = description.toGenericDict();
+  const std::int64_t found = dictionary.at("format").toInt();
+  TORCH_CHECK(
+      found == format, path, " has format ", found, ", but this it3 reads ", format, "; ",
+      found > format ? "install a newer it3" : "save the engine again");
+  return undescribe(dictionary, std::move(network), extra, device);
+}
+
+}  // namespace it3

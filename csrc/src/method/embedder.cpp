@@ -1,0 +1,178 @@
+#include <it3/embedder.h>
+
+#include <cmath>
+#include <mutex>
+
+#include <ATen/ATen.h>
+#include <ATen/autocast_mode.h>
+#include <ATen/core/grad_mode.h>
+#include <c10/core/InferenceMode.h>
+#include <c10/util/Exception.h>
+
+#include "support/vmap.h"
+
+namespace it3 {
+namespace {
+
+/// (B, C, places...), whatever the layout.
+at::Tensor channels_second(const at::Tensor& t, const Layout& layout) {
+  if (t.dim() < 2) return t.reshape({-1, 1});
+  return t.movedim({layout.batch_of(t.dim()), layout.channel_of(t.dim())}, {0, 1});
+}
+
+at::IntArrayRef places_of(const at::Tensor& channels) { return channels.sizes().slice(2); }
+
+/// A linear map of channels, at each place.
+at::Tensor pointwise(const at::Tensor& channels, const at::Tensor& weight, const at::Tensor& bias) {
+  if (channels.dim() == 2) return at::linear(channels, weight, bias);
+  const auto mapped = at::conv1d(channels.flatten(2), weight.unsqueeze(-1), bias);
+  return mapped.unflatten(2, places_of(channels));
+}
+
+/// Places averaged or repeated to another number of them.
+at::Tensor resize_places(const at::Tensor& channels, at::IntArrayRef places) {
+  switch (places.size()) {
+    case 1: return at::adaptive_avg_pool1d(channels, places);
+    case 2: return at::adaptive_avg_pool2d(channels, places);
+    default: return at::adaptive_avg_pool3d(channels, places);
+  }
+}
+
+std::string misfit(const at::Tensor& prediction, const at::Tensor& features) {
+  return c10::str(
+      "the default embedder cannot bring a prediction of shape ", prediction.sizes(), " to features of shape ",
+      features.sizes());
+}
+
+/// Drawn in the order and from the distribution of torch.nn.Linear: U(-k, k), k = 1/sqrt(inputs).
+std::pair<at::Tensor, at::Tensor> make_linear(std::int64_t inputs, std::int64_t outputs, at::TensorOptions options) {
+  const double bound = 1 / std::sqrt(static_cast<double>(inputs));
+  const auto weight = at::empty({outputs, inputs}, options).uniform_(-bound, bound);
+  const auto bias = at::empty({outputs}, options).uniform_(-bound, bound);
+  return {weight, bias};
+}
+
+}  // namespace
+
+EmbedderWeights make_embedder_weights(
+    const at::Tensor& prediction,
+    const at::Tensor& features,
+    const Layout& prediction_layout,
+    const Layout& features_layout) {
+  TORCH_CHECK_VALUE(
+      features.is_floating_point(), "the features to inject into are ", features.scalar_type(),
+      "; name a layer with a floating-point output, or give an embeder and a combine_fn");
+  // Under autocast features can be half precision, which weights that will be trained should not be.
+  const c10::InferenceMode no_inference(false);
+  const at::NoGradGuard no_grad;
+  const bool is_autocast = at::autocast::is_autocast_enabled(features.device().type());
+  const auto options = features.options().dtype(is_autocast ? at::kFloat : features.scalar_type()).requires_grad(false);
+  const bool is_one_sample = prediction.dim() == 1 && features.dim() == 1;
+  const auto channels = [&](const at::Tensor& t, const Layout& layout) {
+    return is_one_sample ? t.size(0) : channels_second(t, layout).size(1);
+  };
+  const std::int64_t inputs = channels(prediction, prediction_layout);
+  const std::int64_t outputs = channels(features, features_layout);
+  // Weights belong to all samples, also where those are run each by itself.
+  const detail::WithoutVmap without_vmap;
+  EmbedderWeights weights;
+  std::tie(weights.weight1, weights.bias1) = make_linear(inputs, outputs, options);
+  std::tie(weights.weight2, weights.bias2) = make_linear(outputs, outputs, options);
+  return weights;
+}
+
+at::Tensor embed(
+    const at::Tensor& prediction,
+    const at::Tensor& features,
+    const EmbedderWeights& weights,
+    const Layout& prediction_layout,
+    const Layout& features_layout) {
+  if (prediction.dim() == 1 && features.dim() == 1) {  // one sample without a batch dimension
+    return embed(prediction.unsqueeze(0), features.unsqueeze(0), weights).squeeze(0);
+  }
+  const at::Tensor same_type = prediction.to(weights.weight1.device(), weights.weight1.scalar_type());
+  const at::Tensor from = channels_second(same_type, prediction_layout);
+  const at::Tensor to = channels_second(features, features_layout);
+  TORCH_CHECK_VALUE(
+      from.size(1) == weights.weight1.size(1) && to.size(1) == weights.weight1.size(0), misfit(prediction, features),
+      ": its weights are for ", weights.weight1.size(1), " and ", weights.weight1.size(0), " channels");
+  TORCH_CHECK_VALUE(
+      from.size(0) == to.size(0) || from.size(0) == 1, misfit(prediction, features), ": ", from.size(0),
+      " samples against ", to.size(0), "; give an embeder and a combine_fn");
+
+  at::Tensor embedding = at::leaky_relu(pointwise(from, weights.weight1, weights.bias1));
+  embedding = at::leaky_relu(pointwise(embedding, weights.weight2, weights.bias2)).to(features.scalar_type());
+  const auto from_places = places_of(from), to_places = places_of(to);
+  if (!from_places.empty() && to_places.empty()) embedding = embedding.flatten(2).mean(2);
+  if (features.dim() < 2) return embedding.reshape(features.sizes());
+  if (from_places.empty() || to_places.empty()) return embedding;
+  TORCH_CHECK_VALUE(
+      from_places.size() == to_places.size() && to_places.size() <= 3, misfit(prediction, features), ": ",
+      from_places.size(), " dimensions beside samples and channels against ", to_places.size(), "; give an embeder");
+  if (from_places != to_places) embedding = resize_places(embedding, to_places);
+  return embedding.movedim(
+      {0, 1}, {features_layout.batch_of(features.dim()), features_layout.channel_of(features.dim())});
+}
+
+at::Tensor broadcast_add(const at::Tensor& features, const at::Tensor& embedding, const Layout& features_layout) {
+  at::Tensor spread = embedding;
+  if (features.dim() > 2 && embedding.dim() == 2) {
+    std::vector<std::int64_t> shape(static_cast<std::size_t>(features.dim()), 1);
+    shape[static_cast<std::size_t>(features_layout.batch_of(features.dim()))] = embedding.size(0);
+    shape[static_cast<std::size_t>(features_layout.channel_of(features.dim()))] = embedding.size(1);
+    spread = embedding.reshape(shape);
+  }
+  while (spread.dim() < features.dim()) spread = spread.unsqueeze(-1);
+  bool fits = spread.dim() == features.dim();
+  for (std::int64_t d = 0; fits && d < features.dim(); ++d)
+    fits = spread.size(d) == 1 || spread.size(d) == features.size(d);
+  TORCH_CHECK_VALUE(
+      fits, "an embedding of shape ", embedding.sizes(), " cannot be added to features of shape ", features.sizes(),
+      "; give a combine_fn, or an embeder whose output broadcasts to the features");
+  return features + spread;
+}
+
+EmbedderImpl::EmbedderImpl(Layout prediction_layout, Layout features_layout)
+    : prediction_layout_(prediction_layout), features_layout_(features_layout) {
+  EmbedderImpl::reset();
+}
+
+void EmbedderImpl::reset() {
+  weights_.weight1 = register_parameter("weight1", at::empty({0}));
+  weights_.bias1 = register_parameter("bias1", at::empty({0}));
+  weights_.weight2 = register_parameter("weight2", at::empty({0}));
+  weights_.bias2 = register_parameter("bias2", at::empty({0}));
+}
+
+void EmbedderImpl::pretty_print(std::ostream& stream) const { stream << "it3::Embedder()"; }
+
+bool EmbedderImpl::is_built() const { return weights_.weight1.numel() != 0; }
+
+void EmbedderImpl::set_layouts(Layout prediction_layout, Layout features_layout) {
+  prediction_layout_ = prediction_layout;
+  features_layout_ = features_layout;
+}
+
+void EmbedderImpl::set_weights(const EmbedderWeights& weights) {
+  weights_.weight1.set_data(weights.weight1);
+  weights_.bias1.set_data(weights.bias1);
+  weights_.weight2.set_data(weights.weight2);
+  weights_.bias2.set_data(weights.bias2);
+}
+
+void EmbedderImpl::clear() {
+  const auto none = at::empty({0}, weights_.weight1.options().requires_grad(false));
+  set_weights({none, none.clone(), none.clone(), none.clone()});
+}
+
+at::Tensor EmbedderImpl::forward(const at::Tensor& prediction, const at::Tensor& features) {
+  {
+    // One for all embedders: they are shaped once, and a mutex of their own could not be cloned.
+    static std::mutex shaping;
+    const std::scoped_lock lock(shaping);
+    if (!is_built()) set_weights(make_embedder_weights(prediction, features, prediction_layout_, features_layout_));
+  }
+  return embed(prediction, features, weights_, prediction_layout_, features_layout_);
+}
+
+}  // namespace it3

@@ -1,0 +1,86 @@
+#include <it3/backend/model_lock.h>
+
+#include <algorithm>
+#include <mutex>
+#include <unordered_map>
+#include <unordered_set>
+#include <utility>
+
+namespace it3 {
+namespace {
+
+/// Which mutex is for which part, as long as some lock has it.
+struct Registry {
+  std::mutex mutex;
+  std::unordered_map<const void*, std::weak_ptr<detail::SharedMutex>> by_part;
+};
+
+/// Never destroyed, because locks in other static objects may end after it.
+Registry& registry() {
+  static auto* const all = new Registry;
+  return *all;
+}
+
+}  // namespace
+
+/// A mutex for some parts.
+class detail::SharedMutex {
+ public:
+  explicit SharedMutex(std::vector<const void*> parts) : parts_(std::move(parts)) {}
+  ~SharedMutex() {
+    const std::scoped_lock lock(registry().mutex);
+    for (const void* const part : parts_) {
+      const auto found = registry().by_part.find(part);
+      if (found != registry().by_part.end() && found->second.expired()) registry().by_part.erase(found);
+    }
+  }
+  SharedMutex(const SharedMutex&) = delete;
+  SharedMutex& operator=(const SharedMutex&) = delete;
+
+  std::recursive_mutex mutex;
+
+ private:
+  std::vector<const void*> parts_;
+};
+
+ModelLock::ModelLock(const std::vector<at::Tensor>& tensors, const std::vector<const void*>& parts) {
+  std::unordered_set<const void*> all(parts.begin(), parts.end());
+  for (const at::Tensor& tensor : tensors) all.insert(tensor.unsafeGetTensorImpl());
+  if (all.empty()) return;
+  Turn::Mutexes mutexes;  // outlives the lock below, which ~SharedMutex takes
+  std::vector<const void*> unknown;
+  {
+    const std::scoped_lock lock(registry().mutex);
+    // NOLINTNEXTLINE(bugprone-nondeterministic-pointer-iteration-order): their order comes below
+    for (const void* const part : all) {
+      const auto found = registry().by_part.find(part);
+      auto known = found == registry().by_part.end() ? nullptr : found->second.lock();
+      if (known == nullptr) {
+        unknown.push_back(part);
+      } else {
+        mutexes.push_back(std::move(known));
+      }
+    }
+    // One for all parts that no other model has, so that most models have a single one.
+    if (!unknown.empty()) {
+      mutexes.push_back(std::make_shared<detail::SharedMutex>(unknown));
+      for (const void* const part : unknown) registry().by_part[part] = mutexes.back();
+    }
+  }
+  // In one order everywhere, so that two threads never wait for each other.
+  std::sort(mutexes.begin(), mutexes.end());
+  mutexes.erase(std::unique(mutexes.begin(), mutexes.end()), mutexes.end());
+  mutexes_ = std::make_shared<const Turn::Mutexes>(std::move(mutexes));
+}
+
+ModelLock::Turn::Turn(std::shared_ptr<const Mutexes> mutexes) : mutexes_(std::move(mutexes)) {
+  if (mutexes_ == nullptr) return;
+  for (const auto& shared : *mutexes_) shared->mutex.lock();
+}
+
+ModelLock::Turn::~Turn() {
+  if (mutexes_ == nullptr) return;
+  for (auto shared = mutexes_->rbegin(); shared != mutexes_->rend(); ++shared) (*shared)->mutex.unlock();
+}
+
+}  // namespace it3
