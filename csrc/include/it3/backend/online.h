@@ -24,7 +24,7 @@ struct Drift {
 };
 
 /// What stays from call to call when adapted weights are kept (`copy_model` false): the weights of the start, to go
-/// back to, the optimizer's state and the anchor, to go on with, and the loss_average of the loss.
+/// back to, the optimizer's state and the anchor, to go on with, and the average of the loss.
 ///
 /// The start belongs to the model: all who adapt one share it, and where one of them goes back, the others forget what
 /// they had. Weights that somebody else changed since the last call, by training or by loading, are a new start.
