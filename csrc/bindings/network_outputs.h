@@ -17,10 +17,10 @@ struct NetworkOutputs {
 };
 
 /// Both predictions, the first one without gradients, and the gradients of all by all parameters, from the network as
-/// it is; and the first prediction with weights that have moved.
+/// it is; and the first prediction with weights that have moved, and the norms that this pass leaves them with.
 NetworkOutputs outputs_of(Network& network, const Inputs& inputs, const std::vector<NamedParameter>& parameters);
 
-/// How an network_outputs differs from the one that is right, by more than rounding; empty if it does not.
+/// How outputs differ from those that are right, by more than rounding; empty if they do not.
 std::string difference(const NetworkOutputs& actual, const NetworkOutputs& expected);
 
 /// The same inputs in memory of their own, as forward() may write to them.

@@ -175,7 +175,7 @@ double difference(const at::Tensor& actual, const at::Tensor& expected, double l
   return distance == 0 ? 0 : distance / std::max(norm_of(b), least);
 }
 
-/// How outputs differ from those that are right; empty if it does not.
+/// How outputs differ from those that are right; empty if they do not.
 std::string how_other(
     const PassOutputs& actual,
     const PassOutputs& expected,
