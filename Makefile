@@ -61,6 +61,7 @@ lint: .venv/.it3 .venv/.lint .venv/.demo
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	tools/check_stubs.sh $(BIN)
+	$(BIN)/python tools/write_options.py --check
 	tools/check_file_lengths.sh
 	$(BIN)/python tools/check_rooms.py
 
@@ -79,6 +80,7 @@ format: .venv/.lint
 
 stubs: .venv/.it3 .venv/.lint
 	tools/check_stubs.sh $(BIN) --write
+	$(BIN)/python tools/write_options.py
 
 clean:
 	rm -rf .venv build output

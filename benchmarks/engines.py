@@ -23,15 +23,15 @@ Call = Callable[[Tensor], object]
 def make_engines(model: nn.Module, layer: str, inputs: Tensor, steps: int, lr: float = 1e-3) -> dict[str, nn.Module]:
     """Return the engines in eval mode, each with its own copy of the model and its own default embedder, equal ones."""
     options: dict[str, Any] = {"num_steps": steps, "lr": lr}
-    embeder, combine = None, None
+    embedder, combine = None, None
     with torch.no_grad():
         prediction = model(inputs)
     if prediction.dim() == 3:  # tokens, for which torch-ttt has no embedder by default: it gets one like ours
         linear = (nn.Linear(prediction.shape[-1], TOKEN_WIDTH), nn.Linear(TOKEN_WIDTH, TOKEN_WIDTH))
-        embeder = nn.Sequential(linear[0], nn.LeakyReLU(), linear[1], nn.LeakyReLU()).to(inputs.device)
+        embedder = nn.Sequential(linear[0], nn.LeakyReLU(), linear[1], nn.LeakyReLU()).to(inputs.device)
         combine = torch.add
     theirs = TorchTTTEngine(
-        copy.deepcopy(model), layer, embeder, combine, optimization_parameters=dict(options)
+        copy.deepcopy(model), layer, embedder, combine, optimization_parameters=dict(options)
     ).train()
     theirs.model.eval()
     theirs(inputs)  # builds its embedder
@@ -63,7 +63,7 @@ class Floor:
         self.head, self.tail = halves(model, engine.features_layer_name)
         self.weights: list[Tensor] = list(model.parameters())
         self.start = [p.detach().clone() for p in self.weights]
-        self.embedder = [p.detach() for p in engine.embeder.parameters()]
+        self.embedder = [p.detach() for p in engine.embedder.parameters()]
         self.steps, self.lr = steps, lr
 
     def embed(self, y: Tensor, features: Tensor) -> Tensor:

@@ -26,7 +26,7 @@ SEEDS = 5
 SEARCH: dict[str, Any] = {
     "num_steps": [1, 2, 3, 5],
     "lr": (1e-5, 1e-2),
-    "anchor": ["none", "frozen", "ema"],
+    "anchor": ["self", "frozen", "ema"],
     "parameters": ["all", "norm"],
     "norm_statistics": ["running", "batch", "blend"],
     "prediction": ["first", "mean"],

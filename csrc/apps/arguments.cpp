@@ -1,11 +1,15 @@
 #include "arguments.h"
 
+#include <algorithm>
+#include <cctype>
 #include <charconv>
 #include <iostream>
 
 #include <ATen/core/Dict.h>
 #include <c10/util/Exception.h>
 #include <CLI/CLI.hpp>
+
+#include <it3/options.h>
 
 namespace it3::apps {
 namespace {
@@ -76,6 +80,29 @@ constexpr const char* description =
     "Each batch takes a few optimizer steps on the distance between the network's two predictions (IT3, arXiv\n"
     "2410.04201). What the engine was saved with holds unless an option changes it; --describe tells what that is.";
 
+/// What an option is, in short, and what it takes.
+std::string option_help(std::string_view name) {
+  const auto& all = option_infos();
+  const auto info = std::find_if(all.begin(), all.end(), [&](const OptionInfo& i) { return i.name == name; });
+  std::string text = info->documentation;
+  text.resize(std::min({text.find(": "), text.find("; "), text.find(". "), text.size() - 1}));
+  return info->type == "bool" ? text : text + " (" + info->accepted + ")";
+}
+
+/// The engine's options, for --set.
+std::string options_help() {
+  std::string text = "Options of the engine, for --set, with their defaults (none: unset):\n";
+  for (const OptionInfo& info : option_infos()) {
+    const bool is_none = info.default_text == "None";
+    std::string value = is_none ? "none" : info.default_text;
+    std::erase(value, '\'');
+    if (value == "True" || value == "False") value[0] = static_cast<char>(std::tolower(value[0]));
+    if (value == "[all]") value = "all";
+    text += "  " + info.name + "=" + value + ": " + info.accepted + "\n";
+  }
+  return text + "The table in it3's README tells more.\n\n";
+}
+
 constexpr const char* footer =
     "Files: NAME.npy holds one array. NAME.pt, as torch.save writes it, holds a tensor, a tuple or list of tensors\n"
     "(positional arguments) or a dictionary (keywords). Floating-point inputs are converted to the network's dtype.\n"
@@ -95,7 +122,7 @@ ParsedArguments parse_arguments(int argc, const char* const* argv) {
   ParsedArguments parsed;
   Arguments& arguments = parsed.arguments;
   CLI::App app(description, "it3-adapt");
-  app.footer(footer);
+  app.footer(options_help() + footer);
   app.set_version_flag("--version", std::string("it3-adapt ") + IT3_VERSION);
   app.get_formatter()->column_width(34);
 
@@ -119,18 +146,17 @@ ParsedArguments parse_arguments(int argc, const char* const* argv) {
     }
     arguments.options.emplace_back(name, value);
   };
-  const auto set = [&](const char* flag, const char* name, const char* help, const char* type) {
+  const auto set = [&](const char* flag, const char* name, const char* type) {
     app.add_option_function<std::string>(
-           flag, [add, name](const std::string& text) { add(name, value_from(text)); }, help)
+           flag, [add, name](const std::string& text) { add(name, value_from(text)); }, option_help(name))
         ->type_name(type);
   };
-  set("--steps", "num_steps", "Optimizer steps a batch; 0 gives the plain predictions", "N");
-  set("--lr", "lr", "Learning rate", "X");
-  set("--optimizer", "optimizer_name", "adam, adamw, sgd, rmsprop or adagrad", "NAME");
-  set("--anchor", "anchor", "The network that gives y1: none (the adapted one), frozen or ema", "NAME");
-  set("--norm-statistics", "norm_statistics", "Of batch normalization: running, batch or blend", "NAME");
-  app.add_flag_callback(
-      "--per-sample", [add] { add("per_sample", true); }, "Each sample adapts weights of its own, as if it were alone");
+  set("--steps", "num_steps", "N");
+  set("--lr", "lr", "X");
+  set("--optimizer", "optimizer_name", "NAME");
+  set("--anchor", "anchor", "NAME");
+  set("--norm-statistics", "norm_statistics", "NAME");
+  app.add_flag_callback("--per-sample", [add] { add("per_sample", true); }, option_help("per_sample"));
   app.add_option_function<std::vector<std::string>>(
          "--set",
          [&](const std::vector<std::string>& settings) {
@@ -140,7 +166,7 @@ ParsedArguments parse_arguments(int argc, const char* const* argv) {
              add(setting.substr(0, sign), value_from(setting.substr(sign + 1)));
            }
          },
-         "Any other option of the engine, as momentum=0.9, betas=0.9,0.99 or parameters=norm")
+         "An option of the engine, as momentum=0.9, betas=0.9,0.99 or parameters=norm; see below")
       ->type_name("NAME=VALUE")
       ->allow_extra_args(false);
   auto* const threshold_of_clean =

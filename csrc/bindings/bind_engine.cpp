@@ -63,18 +63,18 @@ class ModelHold {
 
 /// Whether the inputs could tell; the embedder has no more shape than before.
 bool check_injection_of_parts(const EngineParts& parts, const py::object& inputs) {
-  const bool has_shape = !parts.embeds_to_features || parts.embeder.attr("is_built").cast<bool>();
+  const bool has_shape = !parts.embeds_to_features || parts.embedder.attr("is_built").cast<bool>();
   bool has_told = false;
   const InputsAsGiven as_given(inputs);
   {
     const UnbuiltOnError unbuilt(parts);
     const SwappedBuffers buffers = embedder_buffers(parts);
-    const auto [network, network_inputs] = trained_network_of(parts, inputs);
-    const Method method = method_of(parts, inputs);
+    const NetworkCall call = parts.runners->resolve_for_training(inputs, parts.in_dims);
+    const Method method = method_of(parts, call);
     const py::gil_scoped_release no_gil;
-    has_told = check_injection(*network, method, network_inputs);
+    has_told = check_injection(*call.network, method, call.inputs);
   }
-  if (!has_shape) parts.embeder.attr("clear")();
+  if (!has_shape) parts.embedder.attr("clear")();
   return has_told;
 }
 
@@ -83,11 +83,17 @@ Adaptation adapt_parts(
   const Options parsed = options_from(options);
   const UnbuiltOnError unbuilt(parts);
   const SwappedBuffers buffers = embedder_buffers(parts);
-  const auto [network, network_inputs] = network_of(parts, inputs);
-  const Method method = method_of(parts, inputs);
+  const NetworkCall call = parts.runners->resolve(inputs, parts.in_dims);
+  const Method method = method_of(parts, call);
   const py::gil_scoped_release no_gil;
   return adapt(
-      *network, method, parsed, network_inputs, parsed.copy_model ? nullptr : online, with_details, parts.graphs.get());
+      {.network = *call.network,
+       .method = method,
+       .options = parsed,
+       .inputs = call.inputs,
+       .online = parsed.copy_model ? nullptr : online,
+       .with_details = with_details,
+       .graphs = parts.graphs.get()});
 }
 
 /// With whether the engine learns by these targets to be fed class probabilities.
@@ -97,10 +103,10 @@ std::tuple<at::Tensor, at::Tensor, bool> losses_of_parts(
     const std::optional<at::Tensor>& target,
     std::optional<double> target_probability) {
   const UnbuiltOnError unbuilt(parts);
-  const auto [network, network_inputs] = trained_network_of(parts, inputs);
-  const Method method = method_of(parts, inputs);
+  const NetworkCall call = parts.runners->resolve_for_training(inputs, parts.in_dims);
+  const Method method = method_of(parts, call);
   const py::gil_scoped_release no_gil;
-  Losses losses = training_losses(*network, method, network_inputs, target, target_probability);
+  Losses losses = training_losses(*call.network, method, call.inputs, target, target_probability);
   const bool learns = losses.has_class_targets && !method.feeds_probabilities &&
                       !are_probabilities(losses.prediction, method.prediction_layout);
   return {std::move(losses.prediction), std::move(losses.loss_ttt), learns};
@@ -110,16 +116,16 @@ at::Tensor uncertainty_of_parts(const EngineParts& parts, const py::object& inpu
   const Options parsed = options_from(options);
   const UnbuiltOnError unbuilt(parts);
   const SwappedBuffers buffers = embedder_buffers(parts);
-  const auto [network, network_inputs] = network_of(parts, inputs);
-  const Method method = method_of(parts, inputs);
+  const NetworkCall call = parts.runners->resolve(inputs, parts.in_dims);
+  const Method method = method_of(parts, call);
   const py::gil_scoped_release no_gil;
-  return uncertainty(*network, method, network_inputs, parsed);
+  return uncertainty(*call.network, method, call.inputs, parsed);
 }
 
 /// Why a call would not be recorded as a CUDA graph; empty if it would.
 std::string why_not_recorded(const EngineParts& parts, const py::object& inputs, const py::dict& options) {
-  const auto [network, network_inputs] = network_of(parts, inputs);
-  return Graphs::why_not(*network, method_of(parts, inputs), options_from(options), network_inputs);
+  const NetworkCall call = parts.runners->resolve(inputs, parts.in_dims);
+  return Graphs::why_not(*call.network, method_of(parts, call), options_from(options), call.inputs);
 }
 
 /// The layouts of (prediction, features); those of the parts are taken as they are where they are given.
@@ -130,20 +136,21 @@ std::pair<Layout, Layout> settle_layouts_of_parts(
     const std::optional<Origin>& of_features,
     std::pair<bool, bool> needed) {
   const InputsAsGiven as_given(inputs);
-  const auto [network, network_inputs] = trained_network_of(parts, inputs);
+  const NetworkCall call = parts.runners->resolve_for_training(inputs, parts.in_dims);
   const py::gil_scoped_release no_gil;
   const Layouts settled = settle_layouts(
-      *network, network_inputs, {parts.prediction_layout, parts.features_layout},
-      of_prediction ? *of_prediction : network->origin_of_prediction(),
-      of_features ? *of_features : network->origin_of_features(), parts.layer_name, {needed.first, needed.second});
+      *call.network, call.inputs, {parts.prediction_layout, parts.features_layout},
+      of_prediction ? *of_prediction : call.network->origin_of_prediction(),
+      of_features ? *of_features : call.network->origin_of_features(), call.network->layer_name(),
+      {needed.first, needed.second});
   return {settled.prediction, settled.features};
 }
 
 std::string describe_layouts_of_parts(const EngineParts& parts, const py::object& inputs) {
   const InputsAsGiven as_given(inputs);
-  const auto [network, network_inputs] = trained_network_of(parts, inputs);
+  const NetworkCall call = parts.runners->resolve_for_training(inputs, parts.in_dims);
   const py::gil_scoped_release no_gil;
-  return describe_layouts(*network, network_inputs, {parts.prediction_layout, parts.features_layout});
+  return describe_layouts(*call.network, call.inputs, {parts.prediction_layout, parts.features_layout});
 }
 
 using MaybeTensors = std::vector<std::optional<at::Tensor>>;
@@ -246,42 +253,36 @@ void bind_engine(py::module_& module) {
           "__exit__", [](ModelHold& hold, const py::object&, const py::object&, const py::object&) { hold.exit(); },
           py::arg("type"), py::arg("value"), py::arg("traceback"));
 
-  py::class_<ScriptNetwork, std::shared_ptr<ScriptNetwork>>(
-      module, "ScriptNetwork", "A TorchScript module, cut at one layer into a head and a tail.")
+  py::class_<Runners, std::shared_ptr<Runners>>(module, "Runners", "The ways of running a model.")
       .def(
-          py::init(translated(script_network_from)), py::arg("module"), py::arg("layer"),
-          py::arg("output") = py::none(), py::arg("layer_output") = py::none());
-
-  py::class_<EagerCut, std::shared_ptr<EagerCut>>(
-      module, "EagerCut", "An eager module, traced and cut like a TorchScript one where that gives the same.")
+          py::init(translated([](const py::object& model, const std::string& layer_name, const py::object& output,
+                                 const py::object& layer_output) {
+            return std::make_shared<Runners>(model, layer_name, output, layer_output);
+          })),
+          py::arg("model"), py::arg("layer_name"), py::arg("output") = py::none(), py::arg("layer_output") = py::none())
       .def(
-          py::init<py::object, std::string, py::object, py::object>(), py::arg("model"), py::arg("layer_name"),
-          py::arg("output") = py::none(), py::arg("layer_output") = py::none())
+          "explain",
+          translated([](const Runners& runners, const py::object& inputs) { return runners.explain(inputs); }),
+          py::arg("inputs"), "How a call with these inputs would run, and why.")
       .def(
-          "why_not", translated([](EagerCut& cut, const py::object& inputs) { return cut.call(inputs).why; }),
-          py::arg("inputs"), "Why a call has to run the module itself, with hooks; empty if it is cut.");
+          "why_not",
+          translated([](const Runners& runners, const py::object& inputs) { return runners.why_not(inputs); }),
+          py::arg("inputs"), "Why a call is not cut at the layer, but runs the model itself; empty if it is cut.");
 
   py::class_<EngineParts>(module, "EngineParts", "A model, the layer to inject at, and the functions between them.")
       .def(
-          py::init(
-              translated([](py::object model, std::optional<std::shared_ptr<ScriptNetwork>> script,
-                            std::optional<std::shared_ptr<EagerCut>> cut, std::string layer_name, py::object embeder,
-                            bool embeds_to_features, py::object combine_fn, py::object distance_fn,
-                            Layout prediction_layout, Layout features_layout, std::optional<at::Tensor> neutral,
-                            py::object output, py::object layer_output, py::object in_dims, bool feeds_probabilities) {
-                if (neutral) check_neutral(*neutral);
-                return EngineParts{std::move(model),        std::move(script),      std::move(cut),
-                                   std::move(layer_name),   std::move(embeder),     embeds_to_features,
-                                   std::move(combine_fn),   std::move(distance_fn), prediction_layout,
-                                   features_layout,         std::move(neutral),     std::move(output),
-                                   std::move(layer_output), std::move(in_dims),     feeds_probabilities};
-              })),
-          py::arg("model"), py::arg("script"), py::arg("cut"), py::arg("layer_name"), py::arg("embeder"),
-          py::arg("embeds_to_features"), py::arg("combine_fn"), py::arg("distance_fn"), py::arg("prediction_layout"),
-          py::arg("features_layout"), py::arg("neutral"), py::arg("output"), py::arg("layer_output"),
-          py::arg("in_dims"), py::arg("feeds_probabilities"))
-      .def_readonly("model", &EngineParts::model)
-      .def_readonly("layer_name", &EngineParts::layer_name);
+          py::init(translated([](std::shared_ptr<Runners> runners, py::object embedder, bool embeds_to_features,
+                                 py::object combine_fn, py::object distance_fn, Layout prediction_layout,
+                                 Layout features_layout, std::optional<at::Tensor> neutral, py::object in_dims,
+                                 bool feeds_probabilities) {
+            if (neutral) check_neutral(*neutral);
+            return EngineParts{std::move(runners),     std::move(embedder), embeds_to_features, std::move(combine_fn),
+                               std::move(distance_fn), prediction_layout,   features_layout,    std::move(neutral),
+                               std::move(in_dims),     feeds_probabilities};
+          })),
+          py::arg("runners"), py::arg("embedder"), py::arg("embeds_to_features"), py::arg("combine_fn"),
+          py::arg("distance_fn"), py::arg("prediction_layout"), py::arg("features_layout"), py::arg("neutral"),
+          py::arg("in_dims"), py::arg("feeds_probabilities"));
 
   module.def(
       "adapt", translated(adapt_parts), py::arg("parts"), py::arg("inputs"), py::arg("options"), py::arg("online"),
@@ -335,13 +336,6 @@ void bind_engine(py::module_& module) {
       }),
       py::arg("x"), py::arg("running_mean"), py::arg("running_var"), py::arg("weight"), py::arg("bias"), py::arg("eps"),
       py::arg("statistics"), py::arg("prior"), "Batch normalization in eval mode by the statistics asked for.");
-  module.def(
-      "options_of", translated([](const py::dict& options) { return to_python(options_from(options)); }),
-      py::arg("options"),
-      "All options that are set, by default or by these. Raises what the core would raise for them.");
-  module.def(
-      "overridden", translated(overridden), py::arg("options"), py::arg("others"),
-      "Options with others in place of some. What says more about a choice that these change goes with that choice.");
   module.def(
       "check_injection", translated(check_injection_of_parts), py::arg("parts"), py::arg("inputs"),
       "Raises ValueError if what is injected does not reach the prediction; whether the inputs could tell.");

@@ -11,21 +11,21 @@
 namespace it3::python {
 namespace {
 
-Notes notes_of(ScriptNetwork& network, const EngineParts& parts, const py::object& example_inputs) {
-  const Method method = method_of(parts, example_inputs);
-  const Inputs inputs = script_inputs_from(network, example_inputs);
+Notes notes_of(const EngineParts& parts, const py::object& example_inputs) {
+  const NetworkCall call = parts.runners->resolve(example_inputs, parts.in_dims);
+  const Method method = method_of(parts, call);
   const py::gil_scoped_release no_gil;
-  return take_notes(network, method, inputs);
+  return take_notes(*parts.runners->script_network(), method, call.inputs);
 }
 
 /// The parts are TorchScript modules, but for the default ones.
 SavedEngine saved_engine_from(
     const EngineParts& parts, const py::dict& options, const py::object& example_inputs, const py::dict& facts) {
-  TORCH_CHECK(parts.script.has_value(), "the model must have been exported to TorchScript");
-  ScriptNetwork& network = **parts.script;
+  const auto network = parts.runners->script_network();
+  TORCH_CHECK(network != nullptr, "the model must have been exported to TorchScript");
   SavedEngine saved{
-      network.module(),
-      network.layer(),
+      network->module(),
+      network->layer(),
       EmbedderWeights{},
       parts.prediction_layout,
       parts.features_layout,
@@ -33,18 +33,18 @@ SavedEngine saved_engine_from(
       std::string(),
       options_from(options),
       parts.neutral.value_or(at::Tensor()),
-      notes_of(network, parts, example_inputs)};
-  saved.output = output_path_from(parts.output, "output");
-  saved.layer_output = output_path_from(parts.layer_output, "layer_output");
+      notes_of(parts, example_inputs)};
+  saved.output = network->output();
+  saved.layer_output = network->layer_output();
   if (!parts.in_dims.is_none()) saved.in_dims = in_dims_from(parts.in_dims);
   saved.feedback = feedback_by_name(facts["feedback"].cast<std::string>());
   saved.is_trained = facts["is_trained"].cast<bool>();
   saved.learned_probabilities = facts["learned_probabilities"].cast<bool>();
   if (parts.embeds_to_features) {
-    const auto weight = [&](const char* name) { return parts.embeder.attr(name).cast<at::Tensor>(); };
+    const auto weight = [&](const char* name) { return parts.embedder.attr(name).cast<at::Tensor>(); };
     saved.embedder = EmbedderWeights{weight("weight1"), weight("bias1"), weight("weight2"), weight("bias2")};
   } else {
-    saved.embedder = script_module_from(parts.embeder);
+    saved.embedder = script_module_from(parts.embedder);
   }
   if (!parts.combine_fn.is_none()) saved.combine = script_module_from(parts.combine_fn);
   if (py::isinstance<py::str>(parts.distance_fn)) {

@@ -7,6 +7,7 @@ namespace it3::python {
 void bind_embedder(py::module_& module);
 void bind_engine(py::module_& module);
 void bind_memory(py::module_& module);
+void bind_options(py::module_& module);
 void bind_reads(py::module_& module);
 void bind_saved_engine(py::module_& module);
 

@@ -8,9 +8,11 @@
 #include <c10/util/Exception.h>
 #include <torch/csrc/autograd/python_variable.h>
 
+#include <it3/backend/network_outputs.h>
+
 #include "every_parameter.h"
+#include "in_dims_from_python.h"
 #include "module_tree.h"
-#include "network_outputs.h"
 #include "python_network.h"
 #include "python_values.h"
 #include "script_from_python.h"
@@ -24,36 +26,6 @@ namespace {
 
 constexpr int most_changes = 10;
 constexpr std::size_t most_attempts = 10;
-
-/// A cut module under the names of the eager one.
-class TracedNetwork : public Network {
- public:
-  TracedNetwork(std::shared_ptr<ScriptNetwork> script, std::vector<NamedParameter> parameters)
-      : script_(std::move(script)), parameters_(std::move(parameters)) {}
-
-  FirstPass predict(const Inputs& inputs, const Inject* inject) override { return script_->predict(inputs, inject); }
-  FirstPass prepare(const Inputs& inputs) override { return script_->prepare(inputs); }
-  at::Tensor resume(const Inputs& inputs, const FirstPass& first, const Inject* inject) override {
-    return script_->resume(inputs, first, inject);
-  }
-  std::vector<NamedParameter> parameters() const override { return parameters_; }
-  std::optional<Dependencies> dependencies(const Normalization& normalization) const override {
-    return script_->dependencies(normalization);
-  }
-  bool may_write_inputs() const override { return script_->may_write_inputs(); }
-  std::unique_ptr<WorkingCopy> checkout(
-      const std::vector<NamedParameter>& adapted, const Normalization& normalization) override {
-    return script_->checkout(adapted, normalization);
-  }
-  std::unique_ptr<WorkingCopy> checkout_per_sample(
-      const std::vector<NamedParameter>& adapted, const Normalization& normalization, std::int64_t samples) override {
-    return script_->checkout_per_sample(adapted, normalization, samples);
-  }
-
- private:
-  std::shared_ptr<ScriptNetwork> script_;
-  std::vector<NamedParameter> parameters_;
-};
 
 /// Collects the tensors in inputs, in the order of torch's pytree, and tells everything else by a text. False if there
 /// is something of another kind.
@@ -157,12 +129,12 @@ EagerCut::EagerCut(py::object model, std::string layer, py::object output, py::o
       output_(std::move(output)),
       layer_output_(std::move(layer_output)) {}
 
-EagerCut::Call EagerCut::call(const py::object& inputs) {
+std::variant<NetworkCall, std::string> EagerCut::resolve(const py::object& inputs, const py::object& in_dims) {
   const Arguments arguments = arguments_of(inputs);
   std::vector<c10::IValue> tensors;
   std::string others;
   const bool is_flat = flatten(arguments.args, tensors, others) && flatten(arguments.kwargs, tensors, others);
-  if (!is_flat) return {std::nullopt, "the inputs hold other things than tensors, numbers and strings"};
+  if (!is_flat) return "the inputs hold other things than tensors, numbers and strings";
   const auto guard = [this] {
     std::unique_lock lock(mutex_, std::try_to_lock);
     if (!lock.owns_lock()) {  // by a thread that needs the GIL to come to its end
@@ -176,21 +148,22 @@ EagerCut::Call EagerCut::call(const py::object& inputs) {
       auto hold = std::make_shared<SharedModelLock::Hold>(lock_, SharedModelLock::Use::reading);
       const auto lock = guard();
       keep_up();
-      if (std::string why = obstacle(); !why.empty()) return {std::nullopt, std::move(why)};
+      if (std::string why = obstacle(); !why.empty()) return why;
       if (const auto found = attempts_.find(others); found != attempts_.end()) {
         const Attempt& known = found->second;
-        if (known.network == nullptr) return {std::nullopt, known.why};
-        return {NetworkCall{with_hold(known.network, std::move(hold)), Inputs(std::move(tensors))}, ""};
+        if (known.network == nullptr) return known.why;
+        return NetworkCall{
+            with_hold(known.network, std::move(hold)), Inputs(std::move(tensors)), in_dims_of_tensors(inputs, in_dims)};
       }
       if (attempts_.size() == most_attempts) {
-        return {std::nullopt, "what is given beside tensors changes again and again"};
+        return "what is given beside tensors changes again and again";
       }
     }
     const SharedModelLock::Hold alone(lock_, SharedModelLock::Use::alone);  // as the model is run
     const auto lock = guard();
     if (attempts_.contains(others)) continue;
     auto made = attempt(inputs, without_inference_tensors(Inputs(tensors)));
-    if (!made) return {std::nullopt, "the model raises an exception"};
+    if (!made) return "the model raises an exception";
     attempts_.emplace(others, std::move(*made));
   }
 }
@@ -296,12 +269,18 @@ EagerCut::Attempt EagerCut::compared(
   try {
     const NetworkOutputs actual = outputs_of(*cut, tensors, trainable);
     if (writes.undo()) return failed("its forward() writes to its parameters");
-    if (const std::string how = difference(actual, expected); !how.empty()) return failed("traced, " + how);
+    std::string how = difference(actual, expected);
+    if (!how.empty()) {
+      const it3::detail::RandomStateGuard start(tensors_of(parameters), /*always=*/true);
+      how = difference(actual, expected, rounding_of(outputs_of(hooked, nudged(tensors), trainable), expected));
+    }
+    if (!how.empty()) return failed("traced, " + how);
   } catch (const std::exception& error) {
     if (writes.undo()) return failed("its forward() writes to its parameters");
     return failed("traced, it raises: " + first_line(error.what()));
   }
-  return {std::make_shared<TracedNetwork>(std::move(cut), parameters), "", std::move(watch)};
+  cut->name_parameters(parameters);
+  return {std::move(cut), "", std::move(watch)};
 }
 
 }  // namespace it3::python

@@ -14,27 +14,23 @@
 
 #include "module_snapshot.h"
 #include "output_choice.h"
+#include "runner.h"
 #include "shared_model_lock.h"
 #include "watch.h"
 
 namespace it3::python {
 
-/// The network and the inputs of one call.
-using NetworkCall = std::pair<std::shared_ptr<Network>, Inputs>;
-
 /// Cuts an eager torch.nn.Module at a layer like a TorchScript one, where that gives the same: it is traced, compiled
 /// and compared with the module once for each kind of call, and again when the module, or what its forward() reads of
 /// Python, changes. May be used from several threads.
-class EagerCut {
+class EagerCut : public Runner {
  public:
   /// @param output, layer_output  see PythonNetwork
-  EagerCut(py::object model, std::string layer, py::object output = py::none(), py::object layer_output = py::none());
+  EagerCut(py::object model, std::string layer, py::object output, py::object layer_output);
 
-  struct Call {
-    std::optional<NetworkCall> cut;  // has the model for reading as long as its network lives
-    std::string why;                 // it has to be run with hooks instead; empty if it has not
-  };
-  Call call(const py::object& inputs);
+  std::string_view how() const override { return "cut at the layer, traced by torch.fx"; }
+
+  std::variant<NetworkCall, std::string> resolve(const py::object& inputs, const py::object& in_dims) override;
 
  private:
   struct Attempt {

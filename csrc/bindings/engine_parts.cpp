@@ -7,11 +7,7 @@
 
 #include <it3/embedder.h>
 
-#include "in_dims_from_python.h"
 #include "module_tree.h"
-#include "output_choice.h"
-#include "python_network.h"
-#include "python_values.h"
 #include "script_from_python.h"
 #include "shared_model_lock.h"
 
@@ -29,38 +25,38 @@ at::Tensor call_for_tensor(
 }
 
 /// Whether a call of the embedder runs our code alone: not a class of the user's own, nor a parametrization.
-bool is_default_embedder(py::handle embeder) {
+bool is_default_embedder(py::handle embedder) {
   PYBIND11_CONSTINIT static py::gil_safe_call_once_and_store<py::object> type;
   type.call_once_and_store_result([] { return py::object(py::module_::import("it3.embedder").attr("Embedder")); });
-  return reinterpret_cast<PyObject*>(Py_TYPE(embeder.ptr())) == type.get_stored().ptr();
+  return reinterpret_cast<PyObject*>(Py_TYPE(embedder.ptr())) == type.get_stored().ptr();
 }
 
 /// The default embedder's weights, by which the core can embed without Python; nothing if it has no shape yet, or
 /// calling it does more than that.
-std::optional<EmbedderWeights> plain_weights(py::handle embeder) {
-  if (!is_default_embedder(embeder)) return std::nullopt;
+std::optional<EmbedderWeights> plain_weights(py::handle embedder) {
+  if (!is_default_embedder(embedder)) return std::nullopt;
   for (const char* hooks : {"_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks"}) {
-    if (PyObject_Size(py::object(embeder.attr(hooks)).ptr()) != 0) return std::nullopt;
+    if (PyObject_Size(py::object(embedder.attr(hooks)).ptr()) != 0) return std::nullopt;
   }
-  const py::dict parameters = embeder.attr("_parameters");
+  const py::dict parameters = embedder.attr("_parameters");
   const auto weight = [&](const char* name) { return THPVariable_Unpack(parameters[name].ptr()); };
   EmbedderWeights weights{weight("weight1"), weight("bias1"), weight("weight2"), weight("bias2")};
   return weights.weight1.numel() != 0 ? std::optional(std::move(weights)) : std::nullopt;
 }
 
 Embed embed_of(const EngineParts& parts) {
-  if (parts.script_embeder) return parts.script_embeder;
-  const py::handle embeder = parts.embeder;
+  if (parts.script_embedder) return parts.script_embedder;
+  const py::handle embedder = parts.embedder;
   if (parts.embeds_to_features) {
-    if (auto weights = plain_weights(embeder)) {
+    if (auto weights = plain_weights(embedder)) {
       return [weights = std::move(*weights), prediction_layout = parts.prediction_layout,
               features_layout = parts.features_layout](const at::Tensor& prediction, const at::Tensor& features) {
         return embed(prediction, features, weights, prediction_layout, features_layout);
       };
     }
   }
-  return [embeder, both = parts.embeds_to_features](const at::Tensor& prediction, const at::Tensor& features) {
-    return call_for_tensor("embeder", embeder, prediction, features, both);
+  return [embedder, both = parts.embeds_to_features](const at::Tensor& prediction, const at::Tensor& features) {
+    return call_for_tensor("embedder", embedder, prediction, features, both);
   };
 }
 
@@ -90,8 +86,8 @@ Distance distance_of(const EngineParts& parts) {
 
 UnbuiltOnError::UnbuiltOnError(const EngineParts& parts) : exceptions_(std::uncaught_exceptions()) {
   if (!parts.embeds_to_features) return;
-  const auto has_shape = [&] { return parts.embeder.attr("is_built").cast<bool>(); };
-  const auto lock = SharedModelLock::of(parts.embeder);
+  const auto has_shape = [&] { return parts.embedder.attr("is_built").cast<bool>(); };
+  const auto lock = SharedModelLock::of(parts.embedder);
   {
     const SharedModelLock::Hold after_whoever_shapes_it(lock, SharedModelLock::Use::reading);
   }
@@ -100,61 +96,39 @@ UnbuiltOnError::UnbuiltOnError(const EngineParts& parts) : exceptions_(std::unca
   if (has_shape()) {
     hold_.reset();
   } else {
-    embeder_ = parts.embeder;
+    embedder_ = parts.embedder;
   }
 }
 
 UnbuiltOnError::~UnbuiltOnError() {
-  if (!embeder_ || std::uncaught_exceptions() == exceptions_) return;
+  if (!embedder_ || std::uncaught_exceptions() == exceptions_) return;
   const py::error_scope pending;
   try {
-    embeder_.attr("clear")();
+    embedder_.attr("clear")();
   } catch (py::error_already_set& error) {
     error.discard_as_unraisable("clearing it3's embedder");
   }
 }
 
-NetworkCall network_of(const EngineParts& parts, const py::object& inputs) {
-  if (parts.cut) {
-    if (auto call = (*parts.cut)->call(inputs); call.cut) return *std::move(call.cut);
-  }
-  return trained_network_of(parts, inputs);
-}
-
-NetworkCall trained_network_of(const EngineParts& parts, const py::object& inputs) {
-  if (parts.script) return {*parts.script, script_inputs_from(**parts.script, inputs)};
-  const py::object layer = submodule_of(parts.model, parts.layer_name);
-  auto hold = std::make_shared<SharedModelLock::Hold>(SharedModelLock::of(parts.model), SharedModelLock::Use::alone);
-  auto network = std::make_shared<PythonNetwork>(
-      parts.model, layer, parts.layer_name, inputs, output_choice(parts.output, "output", true),
-      output_choice(parts.layer_output, "layer_output", false).path);
-  return {with_hold(std::move(network), std::move(hold)), Inputs(tensors_in(inputs))};
-}
-
 SwappedBuffers embedder_buffers(const EngineParts& parts) {
-  const bool has_own = !parts.script_embeder && !is_default_embedder(parts.embeder);
-  if (!has_own || !py::hasattr(parts.embeder, "_buffers")) return SwappedBuffers({});
-  return SwappedBuffers({parts.embeder});
+  const bool has_own = !parts.script_embedder && !is_default_embedder(parts.embedder);
+  if (!has_own || !py::hasattr(parts.embedder, "_buffers")) return SwappedBuffers({});
+  return SwappedBuffers({parts.embedder});
 }
 
-std::optional<InDims> in_dims_of(const EngineParts& parts, const py::object& inputs) {
-  if (parts.script) return in_dims_of_script(**parts.script, inputs, parts.in_dims);
-  return in_dims_of_tensors(inputs, parts.in_dims);
-}
-
-Method method_of(const EngineParts& parts, const py::object& inputs) {
-  const bool is_default = is_default_embedder(parts.embeder) && parts.combine_fn.is_none();
+Method method_of(const EngineParts& parts, const NetworkCall& call) {
+  const bool is_default = is_default_embedder(parts.embedder) && parts.combine_fn.is_none();
   Method method = {
       embed_of(parts), combine_of(parts), distance_of(parts), /*takes_any_layout=*/is_default,
       parts.neutral.value_or(at::Tensor())};
   if (is_default && !method.distance.name.empty()) {
-    if (const auto weights = plain_weights(parts.embeder)) {
+    if (const auto weights = plain_weights(parts.embedder)) {
       method.reads = {weights->weight1, weights->bias1, weights->weight2, weights->bias2};
     }
   }
   method.prediction_layout = parts.prediction_layout;
   method.feeds_probabilities = parts.feeds_probabilities;
-  method.in_dims = in_dims_of(parts, inputs);
+  method.in_dims = call.in_dims;
   return method;
 }
 

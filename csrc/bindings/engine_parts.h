@@ -11,10 +11,9 @@
 #include <it3/backend/layout.h>
 #include <it3/method.h>
 #include <it3/network.h>
-#include <it3/script_network.h>
 
-#include "eager_cut.h"
 #include "module_tree.h"
+#include "runners.h"
 #include "script_from_python.h"
 #include "shared_model_lock.h"
 
@@ -22,39 +21,24 @@ namespace it3::python {
 
 /// The parts of an engine, as Python gives them.
 struct EngineParts {
-  py::object model;
-  std::optional<std::shared_ptr<ScriptNetwork>> script;  // the model, if it is a TorchScript module
-  std::optional<std::shared_ptr<EagerCut>> cut;          // else its cut
-  std::string layer_name;
-  py::object embeder;
-  bool embeds_to_features;  // whether embeder takes (prediction, features), or the prediction alone
+  std::shared_ptr<Runners> runners;
+  py::object embedder;
+  bool embeds_to_features;  // whether embedder takes (prediction, features), or the prediction alone
   py::object combine_fn;    // None for broadcast_add
   py::object distance_fn;   // a function or a name
   Layout prediction_layout;
   Layout features_layout;
   std::optional<at::Tensor> neutral;
-  py::object output;        // which of the model's outputs is the prediction, or None
-  py::object layer_output;  // and which of the layer's is injected into
-  py::object in_dims;       // in torch.vmap's convention, or None
+  py::object in_dims;  // in torch.vmap's convention, or None
   bool feeds_probabilities;
   std::shared_ptr<Graphs> graphs = std::make_shared<Graphs>();
 
   // The functions that are TorchScript modules. Python would run those by an executor whose results depend on how often
   // it has run.
-  Embed script_embeder = script_function_from(embeder);
+  Embed script_embedder = script_function_from(embedder);
   Combine script_combine = script_function_from(combine_fn);
   DistanceFunction script_distance = script_function_from(distance_fn);
 };
-
-/// in_dims for the inputs that network_of() gives.
-std::optional<InDims> in_dims_of(const EngineParts& parts, const py::object& inputs);
-
-/// The network that a call adapts, and what it is called with. An eager model is, as long as the network lives, for
-/// reading where it is cut, and else for this thread alone.
-NetworkCall network_of(const EngineParts& parts, const py::object& inputs);
-
-/// The network that a call trains. An eager model is never cut: each of its passes draws its own random numbers.
-NetworkCall trained_network_of(const EngineParts& parts, const py::object& inputs);
 
 /// Swaps in copies of the buffers of an embedder of the user's own, if it is an eager module.
 SwappedBuffers embedder_buffers(const EngineParts& parts);
@@ -69,12 +53,12 @@ class UnbuiltOnError {
   UnbuiltOnError& operator=(const UnbuiltOnError&) = delete;
 
  private:
-  py::object embeder_;  // null if it has a shape, or is another one
+  py::object embedder_;  // null if it has a shape, or is another one
   std::optional<SharedModelLock::Hold> hold_;
   int exceptions_;
 };
 
-/// Borrows the Python functions from `parts`, which must outlive it.
-Method method_of(const EngineParts& parts, const py::object& inputs);
+/// The method of one call. Borrows the Python functions from `parts`, which must outlive it.
+Method method_of(const EngineParts& parts, const NetworkCall& call);
 
 }  // namespace it3::python

@@ -6,5 +6,6 @@ PYBIND11_MODULE(_C, module) {
   it3::python::bind_embedder(module);
   it3::python::bind_engine(module);
   it3::python::bind_memory(module);
+  it3::python::bind_options(module);
   it3::python::bind_saved_engine(module);
 }

@@ -39,6 +39,7 @@ class PythonNetwork : public Network {
   FirstPass prepare(const Inputs&) override;
   at::Tensor resume(const Inputs& inputs, const FirstPass&, const Inject* inject) override;
   std::vector<NamedParameter> parameters() const override;
+  std::string layer_name() const override { return layer_name_; }
   std::unique_ptr<WorkingCopy> checkout(
       const std::vector<NamedParameter>& adapted, const Normalization& normalization = {}) override;
 

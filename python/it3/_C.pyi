@@ -5,7 +5,7 @@ from __future__ import annotations
 import collections.abc
 import torch
 import typing
-__all__: list[str] = ['Adaptation', 'Drift', 'EagerCut', 'EngineParts', 'LayerKind', 'Layout', 'ModelHold', 'Online', 'Origin', 'ScriptNetwork', 'Watch', 'adapt', 'arguments_of', 'batch_norm', 'broadcast_add', 'channel_dim_of_kind', 'check_distance', 'check_feedback', 'check_in_dims', 'check_injection', 'check_output_choice', 'chosen_output', 'copies_with_shared_memory', 'describe_layouts', 'embed', 'is_between_distributions', 'is_elementwise', 'kind_of_layer', 'load_engine', 'make_embedder_weights', 'options_of', 'overridden', 'peak_memory', 'quantile_of', 'replace_at', 'sample_distances', 'save_engine', 'settle_layouts', 'submodule_of', 'training_losses', 'uncertainty', 'untrained_warning', 'why_not_recorded']
+__all__: list[str] = ['Adaptation', 'Drift', 'EngineParts', 'LayerKind', 'Layout', 'ModelHold', 'Online', 'OptionInfo', 'Origin', 'Runners', 'Watch', 'adapt', 'arguments_of', 'batch_norm', 'broadcast_add', 'channel_dim_of_kind', 'check_distance', 'check_feedback', 'check_in_dims', 'check_injection', 'check_output_choice', 'chosen_output', 'copies_with_shared_memory', 'describe_layouts', 'embed', 'is_between_distributions', 'is_elementwise', 'kind_of_layer', 'load_engine', 'make_embedder_weights', 'option_infos', 'options_of', 'overridden', 'peak_memory', 'quantile_of', 'replace_at', 'sample_distances', 'save_engine', 'settle_layouts', 'submodule_of', 'training_losses', 'uncertainty', 'untrained_warning', 'why_not_recorded']
 class Layout:
     """
     Which dimensions of a tensor are its samples and its channels.
@@ -154,34 +154,51 @@ class ModelHold:
         ...
     def __init__(self, model: typing.Any, is_alone: bool = False) -> None:
         ...
-class ScriptNetwork:
+class Runners:
     """
-    A TorchScript module, cut at one layer into a head and a tail.
-    """
-    def __init__(self, module: typing.Any, layer: str, output: typing.Any = None, layer_output: typing.Any = None) -> None:
-        ...
-class EagerCut:
-    """
-    An eager module, traced and cut like a TorchScript one where that gives the same.
+    The ways of running a model.
     """
     def __init__(self, model: typing.Any, layer_name: str, output: typing.Any = None, layer_output: typing.Any = None) -> None:
         ...
+    def explain(self, inputs: typing.Any) -> str:
+        """
+        How a call with these inputs would run, and why.
+        """
     def why_not(self, inputs: typing.Any) -> str:
         """
-        Why a call has to run the module itself, with hooks; empty if it is cut.
+        Why a call is not cut at the layer, but runs the model itself; empty if it is cut.
         """
 class EngineParts:
     """
     A model, the layer to inject at, and the functions between them.
     """
-    def __init__(self, model: typing.Any, script: ScriptNetwork | None, cut: EagerCut | None, layer_name: str, embeder: typing.Any, embeds_to_features: bool, combine_fn: typing.Any, distance_fn: typing.Any, prediction_layout: Layout, features_layout: Layout, neutral: torch.Tensor | None, output: typing.Any, layer_output: typing.Any, in_dims: typing.Any, feeds_probabilities: bool) -> None:
+    def __init__(self, runners: Runners, embedder: typing.Any, embeds_to_features: bool, combine_fn: typing.Any, distance_fn: typing.Any, prediction_layout: Layout, features_layout: Layout, neutral: torch.Tensor | None, in_dims: typing.Any, feeds_probabilities: bool) -> None:
+        ...
+class OptionInfo:
+    """
+    What is known of an option, for people and for other languages.
+    """
+    @property
+    def accepted(self) -> str:
+        """
+        In words.
+        """
+    @property
+    def default_text(self) -> str:
+        """
+        As Python writes it.
+        """
+    @property
+    def documentation(self) -> str:
         ...
     @property
-    def layer_name(self) -> str:
+    def name(self) -> str:
         ...
     @property
-    def model(self) -> typing.Any:
-        ...
+    def type(self) -> str:
+        """
+        As Python writes it.
+        """
 def adapt(parts: EngineParts, inputs: typing.Any, options: dict, online: Online, with_details: bool = False) -> Adaptation:
     """
     The inner loop of IT3 on one batch; keeps what it adapted in `online` if copy_model is False.
@@ -257,6 +274,10 @@ def load_engine(path: str) -> dict:
 def make_embedder_weights(prediction: torch.Tensor, features: torch.Tensor, prediction_layout: Layout, features_layout: Layout) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
     """
     New weights of the default embedder for these two tensors: (F, C), (F), (F, F), (F).
+    """
+def option_infos() -> list[OptionInfo]:
+    """
+    All options, in the order in which they are documented.
     """
 def options_of(options: dict) -> dict:
     """

@@ -14,6 +14,7 @@ from it3.adaptation import Adaptation
 from it3.embedder import Embedder
 from it3.engine import IT3Engine
 from it3.evaluation import Evaluation, evaluate
+from it3.options import Options
 from it3.paths import cmake_prefix_path
 from it3.saving import load, save
 
@@ -26,6 +27,7 @@ __all__ = [
     "Evaluation",
     "IT3Engine",
     "Layout",
+    "Options",
     "Tuning",
     "__version__",
     "cmake_prefix_path",

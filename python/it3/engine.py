@@ -39,8 +39,9 @@ class IT3Engine(EngineWithParts):
     features_layer_name
         The dotted name of the layer at whose output y0 is fed back, or the layer itself. If it is called several times,
         each call is injected into.
-    embeder
-        A module that turns a prediction into what is combined with the features. Default: :class:`it3.Embedder`.
+    embedder
+        A module that turns a prediction into what is combined with the features, or an :class:`it3.Embedder`, which is
+        the default. ``embeder`` is torch-ttt's spelling, as an argument and as an attribute.
     combine_fn
         ``combine_fn(features, embedding)``, the features to go on with. Default: addition, the embedding spread over
         the dimensions that it lacks.
@@ -76,38 +77,8 @@ class IT3Engine(EngineWithParts):
         layers do not tell. The channels of a prediction are its classes or components: for the embedder, for one-hot
         targets, for the distances and for ``feedback``.
     optimization_parameters
-        How to adapt; may be changed between calls, as ``engine.optimization_parameters["lr"] = 1e-3``.
-
-        - ``optimizer_name`` ("adam"): adam, adamw, sgd, rmsprop or adagrad
-        - ``num_steps`` (3), ``lr`` (1e-4; torch-ttt's is 1e-2, which ruins many networks)
-        - ``betas``, ``eps``, ``weight_decay``, ``momentum``: as in torch.optim, with its defaults
-        - ``amp`` (None): "bf16" or "fp16" for passes in mixed precision; weights, losses and predictions stay float32
-        - ``cuda_graphs`` ("auto"): whether calls on a CUDA device are recorded and replayed as CUDA graphs where they
-          can be, "auto" or "off"; :meth:`explain` tells where they cannot
-        - ``max_grad_norm`` (None): gradients are scaled down to this Euclidean norm
-        - ``parameters`` ("all"): which parameters adapt: "all" that require gradients, "norm" for those of
-          normalization layers, or a pattern or list of patterns of parameter or module names, such as "encoder.*"
-        - ``copy_model`` (True): every call starts from the same weights. False: adapted weights and optimizer state are
-          kept from call to call, until :meth:`reset`
-        - ``per_sample`` (False): each sample of the batch gets its own weights, as if it were adapted alone; all run
-          together where the model can be cut and vectorized, else one after another, with a warning. The loss is then
-          (B,). ``chunk_size`` (None): how many at once; by default what fits into half of the free memory
-        - ``anchor`` ("none"): the network that makes y1 while the model adapts. "none": the model itself, so that both
-          predictions are pulled toward one another. "frozen": the model as it was at the start; gradients reach it
-          through y0 alone (the paper's choice). "ema": a moving average of the model's weights with ``ema_decay``
-          (0.99), updated after each step (the paper's online variant, with ``copy_model`` False)
-        - ``norm_statistics`` ("running"): what batch normalization in eval mode normalizes with: the "running"
-          statistics, those of the "batch", or a "blend", the running ones counting for ``norm_prior`` (16) samples. The
-          stored statistics do not change
-        - ``prediction`` ("first"): which of the adapted model's predictions is the answer: "first", which is y0,
-          "second", y1, or their "mean"
-        - ``tolerance`` (None), ``patience`` (1): stop when the loss has not fallen by more than this share of the least
-          so far for so many evaluations in a row
-        - ``threshold`` (None): adapt only samples whose ‖y1 - y0‖ is above it; see :meth:`calibrate`
-        - ``restore_probability`` (0): with which each weight goes back to the start after each step (CoTTA)
-        - ``recovery_factor`` (None): with ``copy_model`` False, go back to the start when the moving average over calls
-          of the loss before the first step, m <- 0.9 m + 0.1 loss, is above so many times its least value, or a loss or
-          prediction is not finite
+        How to adapt: an :class:`it3.Options`, or a dictionary of its fields. May be changed between calls, as
+        ``engine.optimization_parameters["lr"] = 1e-3``.
 
     Raises
     ------
@@ -117,11 +88,12 @@ class IT3Engine(EngineWithParts):
     Notes
     -----
     Inputs are a tensor, a tuple or list (positional arguments) or a mapping (keyword arguments). Targets have the
-    prediction's shape, or are class indices without its channel dimension. Where it is not cut, adapting lends the
-    model other weights for the length of a call, so that it must not be used from several threads at once.
+    prediction's shape, or are class indices without its channel dimension. Threads may share an engine, and a model:
+    where it is not cut, adapting lends it other weights for the length of a call, and other calls of engines wait. To
+    call the model itself meanwhile is for the program to prevent.
 
-    A cut is made at the first call, compared with the model (predictions and gradients), and made anew when the model
-    changes: its layers, their modes, attributes and hooks.
+    A cut is made at the first call of each kind, compared with the model (predictions and gradients), and made anew
+    when the model changes: its layers, their attributes and hooks.
 
     In train mode each of the two passes normalizes by its own batch, but the running statistics of batch normalization
     are those of the first. Behind the named layer, they do not fit y1 in eval mode: name a layer behind the last batch
@@ -135,21 +107,25 @@ class IT3Engine(EngineWithParts):
         self,
         model: nn.Module,
         features_layer_name: str | nn.Module,
-        embeder: nn.Module | Callable[[Tensor], Tensor] | None = None,
+        embedder: nn.Module | Callable[..., Tensor] | None = None,
         combine_fn: TensorFunction | None = None,
         distance_fn: TensorFunction | str | None = None,
         optimization_parameters: Mapping[str, Any] | None = None,
+        *,
         neutral: Tensor | float | None = None,
         target_probability: float | None = None,
         output: Any = None,
         layer_output: Any = None,
-        *,
         feedback: str = "auto",
         in_dims: Any = None,
         prediction_layout: _C.Layout | None = None,
         features_layout: _C.Layout | None = None,
+        embeder: nn.Module | Callable[..., Tensor] | None = None,
     ) -> None:
         super().__init__()
+        if embeder is not None and embedder is not None:
+            raise TypeError("embeder is torch-ttt's spelling of embedder; give one of the two")
+        embedder = embeder if embedder is None else embedder
         _check_model(model)
         features_layer_name = layer_name_of(model, features_layer_name)
         _C.check_output_choice(output, layer_output)
@@ -170,8 +146,8 @@ class IT3Engine(EngineWithParts):
         self._given_layouts = (prediction_layout, features_layout)
         _C.submodule_of(plain, self._layer_name())  # raises if there is none
         with torch.inference_mode(False):  # weights made in it could not be trained
-            self.embeder = Embedder() if embeder is None else callable_or_none("embeder", embeder)
-        own = self.embeder if isinstance(self.embeder, Embedder) else None
+            self.embedder = Embedder() if embedder is None else callable_or_none("embedder", embedder)
+        own = self.embedder if isinstance(self.embedder, Embedder) else None
         if own is not None and not own.is_built:
             own.to(like_of(plain))  # so that loading a state dict keeps the model's device and dtype
         _C.check_feedback(feedback)
@@ -187,12 +163,12 @@ class IT3Engine(EngineWithParts):
         self.notes: dict[str, Any] = {}
         """What the file that the engine was loaded from says of the network's class, inputs and outputs."""
         self._online = _C.Online()
-        self._network: tuple[nn.Module, str, Any, Any, _C.ScriptNetwork | _C.EagerCut] | None = None
+        self._known_runners: tuple[nn.Module, str, Any, Any, _C.Runners] | None = None
 
     @property
-    def embedder(self) -> Any:
-        """The embedder: ``embeder`` by its dictionary spelling."""
-        return self.embeder
+    def embeder(self) -> Any:
+        """The embedder, as torch-ttt spells it."""
+        return self.embedder
 
     def forward(self, inputs: Any, target: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Train or adapt, by the engine's mode.
@@ -305,10 +281,7 @@ class IT3Engine(EngineWithParts):
         The network, whether a CUDA graph is replayed, and where features and prediction have their channels and
         samples.
         """
-        network = self._cut_network()
-        why_hooks = "" if isinstance(network, _C.ScriptNetwork) else network.why_not(inputs)
-        how = "a TorchScript module" if isinstance(network, _C.ScriptNetwork) else "traced by torch.fx"
-        path = f"run whole, with a hook on the layer: {why_hooks}" if why_hooks else f"cut at the layer, {how}"
+        path = self._runners().explain(inputs)
         layouts = _C.describe_layouts(self._parts_for(inputs), inputs)
         why_not = _C.why_not_recorded(self._parts(), inputs, self.optimization_parameters)
         graph = f"no CUDA graph: {why_not}" if why_not else "replayed as a CUDA graph from the second like call on"
@@ -337,7 +310,7 @@ class IT3Engine(EngineWithParts):
         if self.is_trained or self._has_warned or options.get("num_steps") == 0:
             return
         self._has_warned = True
-        if isinstance(self.embeder, nn.Module) and next(self.embeder.parameters(), None) is not None:
+        if isinstance(self.embedder, nn.Module) and next(self.embedder.parameters(), None) is not None:
             warnings.warn(_C.untrained_warning, stacklevel=stacklevel)
 
     def get_extra_state(self) -> Tensor:
@@ -349,7 +322,7 @@ class IT3Engine(EngineWithParts):
         self.is_trained, self._learned_probabilities = state.tolist()
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
-        rename_torch_ttt_keys(state_dict, prefix, isinstance(self.embeder, Embedder))
+        rename_torch_ttt_keys(state_dict, prefix, isinstance(self.embedder, Embedder))
         # Of torch-ttt and of earlier checkpoints, which were written after training.
         state_dict.setdefault(f"{prefix}_extra_state", torch.tensor([True, False]))
         super()._load_from_state_dict(state_dict, prefix, *args)

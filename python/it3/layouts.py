@@ -10,7 +10,7 @@ from it3 import _C
 
 
 def settle_layouts(
-    parts: _C.EngineParts, inputs: Any, is_training: bool, needed: tuple[bool, bool]
+    parts: _C.EngineParts, model: nn.Module, layer_name: str, inputs: Any, is_training: bool, needed: tuple[bool, bool]
 ) -> tuple[_C.Layout, _C.Layout]:
     """Return where an engine's prediction and features have their channels and samples.
 
@@ -18,6 +18,8 @@ def settle_layouts(
     ----------
     parts
         The engine's. Layouts in them whose ``channel_dim`` is set are taken as they are.
+    model, layer_name
+        The engine's model, and its layer.
     inputs
         What the model is called with.
     is_training
@@ -32,14 +34,13 @@ def settle_layouts(
     IndexError
         For a given one that the tensor does not have.
     """
-    model = parts.model
     if isinstance(model, torch.jit.ScriptModule):
         return _C.settle_layouts(parts, inputs, None, None, needed)
     if is_training and any(nn.parameter.is_lazy(parameter) for parameter in model.parameters()):
         arguments, keywords = _C.arguments_of(inputs)
         with torch.no_grad():
             model(*arguments, **keywords)  # gives the parameters their shapes, as the first call would
-    layer = _C.submodule_of(model, parts.layer_name)
+    layer = _C.submodule_of(model, layer_name)
     return _C.settle_layouts(parts, inputs, origin_of(model, model), origin_of(layer, model), needed)
 
 

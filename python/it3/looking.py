@@ -39,10 +39,10 @@ def with_settings(engine: IT3Engine, settings: Mapping[str, Any]) -> IT3Engine:
     if _C.options_of(other.optimization_parameters)["copy_model"]:
         return other
     other._modules["model"] = eager_of(engine.model)  # a wrapper of torch.compile is not run anyhow
-    network, other.__dict__["_network"] = other.__dict__["_network"], None
+    runners, other.__dict__["_known_runners"] = other.__dict__["_known_runners"], None
     with _C.ModelHold(other._modules["model"]):
         twin: IT3Engine = copy_of(other)
-    other.__dict__["_network"] = network
+    other.__dict__["_known_runners"] = runners
     twin.__dict__["_known_parts"] = None
     twin.__dict__["_online"] = _C.Online()
     return twin

@@ -102,7 +102,7 @@ def accuracy(prediction: Tensor, targets: Tensor, layout: _C.Layout = ANY_LAYOUT
                 f"accuracy: targets of shape {tuple(targets.shape)} do not fit a prediction of shape "
                 f"{tuple(prediction.shape)} with classes in dimension {dim}: they must be class indices of shape "
                 f"{without}, or scores of the prediction's shape. If the classes are elsewhere, say so to the engine: "
-                "embeder=it3.Embedder(prediction_layout=it3.Layout(channel_dim=...))"
+                "embedder=it3.Embedder(prediction_layout=it3.Layout(channel_dim=...))"
             )
         right = _class_indices(targets, classes).reshape(one)
     return _means_of_samples(found == right, layout)

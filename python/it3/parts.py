@@ -20,7 +20,7 @@ class EngineWithParts(nn.Module):
     """The parts of an engine as the core takes them, kept until an attribute of the engine changes."""
 
     model: nn.Module
-    embeder: Any
+    embedder: Any
     features_layer_name: str
     optimization_parameters: dict[str, Any]
     combine_fn: TensorFunction | None
@@ -31,7 +31,7 @@ class EngineWithParts(nn.Module):
     output: Any
     layer_output: Any
     _learned_probabilities: bool
-    _network: Any
+    _known_runners: Any
     _given_layouts: tuple[_C.Layout | None, _C.Layout | None]
 
     @property
@@ -48,21 +48,15 @@ class EngineWithParts(nn.Module):
         """Return the core what it needs; kept until an attribute is assigned, as small models need few microseconds."""
         parts: _C.EngineParts | None = self.__dict__["_known_parts"]
         if parts is None:
-            network = self._cut_network()
             parts = _C.EngineParts(
-                model=eager(self.model),
-                script=network if isinstance(network, _C.ScriptNetwork) else None,
-                cut=network if isinstance(network, _C.EagerCut) else None,
-                layer_name=self._layer_name(),
-                embeder=self.embeder,
-                embeds_to_features=isinstance(self.embeder, Embedder),
+                runners=self._runners(),
+                embedder=self.embedder,
+                embeds_to_features=isinstance(self.embedder, Embedder),
                 combine_fn=self.combine_fn,
                 distance_fn=self.distance_fn,
                 prediction_layout=self.prediction_layout,
                 features_layout=self.features_layout,
                 neutral=None if self.neutral is None else torch.as_tensor(self.neutral),
-                output=self.output,
-                layer_output=self.layer_output,
                 in_dims=self.in_dims,
                 feeds_probabilities=self._feeds_probabilities(),
             )
@@ -77,7 +71,7 @@ class EngineWithParts(nn.Module):
 
     def _take_layouts(self) -> None:
         """Take the layouts that are given, with the engine or its embedder; the next call settles the others."""
-        embedder = self._modules.get("embeder")
+        embedder = self._modules.get("embedder")
         given = self.__dict__.get("_given_layouts", (None, None))
         own = (embedder.prediction_layout, embedder.features_layout) if isinstance(embedder, Embedder) else (None, None)
         self._prediction_layout, self._features_layout = (
@@ -88,7 +82,7 @@ class EngineWithParts(nn.Module):
     def _parts_for(self, inputs: Any) -> _C.EngineParts:
         """Return the core what it needs for a call, of which the first is preceded by a look."""
         if not self._has_looked:
-            with _C.ModelHold(self.embeder, is_alone=True):  # other threads wait for what it finds
+            with _C.ModelHold(self.embedder, is_alone=True):  # other threads wait for what it finds
                 if not self._has_looked:
                     self._look_at_first(inputs)
         return self._parts()
@@ -98,14 +92,14 @@ class EngineWithParts(nn.Module):
         model = eager(self.model)
         keeper = None if isinstance(model, torch.jit.ScriptModule) else Keeper(Reads(model))
         try:
-            is_default = isinstance(self.embeder, Embedder)
+            is_default = isinstance(self.embedder, Embedder)
             has_classes = self._feeds_probabilities() or self.distance_fn == "cosine"
             needed = (is_default or has_classes, is_default)
             self._prediction_layout, self._features_layout = settle_layouts(
-                self._parts(), inputs, self.training, needed=needed
+                self._parts(), model, self._layer_name(), inputs, self.training, needed=needed
             )
             if is_default:
-                self.embeder.settle_layouts(self._prediction_layout, self._features_layout)
+                self.embedder.settle_layouts(self._prediction_layout, self._features_layout)
             self._has_looked = _C.check_injection(self._parts(), inputs)
         finally:
             if keeper is not None:
@@ -113,28 +107,26 @@ class EngineWithParts(nn.Module):
 
     def __setattr__(self, name: str, value: Any) -> None:
         """Assign, and forget what was made of the old attribute; modes and options are no part of that."""
-        if name == "embedder":  # or torch.nn.Module would make a child of that name
-            name = "embeder"
+        if name == "embeder":  # or torch.nn.Module would make a child of that name
+            name = "embedder"
+        if name == "optimization_parameters" and not isinstance(value, dict):
+            value = dict(value)  # of an it3.Options, which cannot be changed
         super().__setattr__(name, value)
-        if name in ("model", "features_layer_name", "embeder"):
+        if name in ("model", "features_layer_name", "embedder"):
             self._take_layouts()
         if name not in ("training", "optimization_parameters", "target_probability", "is_trained", "_has_warned"):
             self.__dict__["_known_parts"] = None
 
-    def _cut_network(self) -> _C.ScriptNetwork | _C.EagerCut:
-        """Return the network as it is cut at the layer, which is kept."""
-        known = self._network
+    def _runners(self) -> _C.Runners:
+        """Return the ways of running the model, which keep their cuts."""
+        known = self._known_runners
         current = (self.model, self.features_layer_name, self.output, self.layer_output)
         if known is not None and all(a is b or a == b for a, b in zip(known, current, strict=False)):
-            kept: _C.ScriptNetwork | _C.EagerCut = known[-1]
+            kept: _C.Runners = known[-1]
             return kept
-        network: _C.ScriptNetwork | _C.EagerCut
-        if isinstance(self.model, torch.jit.ScriptModule):
-            network = _C.ScriptNetwork(self.model, self.features_layer_name, self.output, self.layer_output)
-        else:
-            network = _C.EagerCut(eager(self.model), self._layer_name(), self.output, self.layer_output)
-        self._network = (*current, network)
-        return network
+        runners = _C.Runners(eager(self.model), self._layer_name(), self.output, self.layer_output)
+        self._known_runners = (*current, runners)
+        return runners
 
     def _layer_name(self) -> str:
         return self.features_layer_name.removeprefix("_orig_mod.")
@@ -147,4 +139,4 @@ class EngineWithParts(nn.Module):
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave out what is made from the rest."""
-        return {**self.__dict__, "_network": None, "_known_parts": None}
+        return {**self.__dict__, "_known_runners": None, "_known_parts": None}

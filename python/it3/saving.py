@@ -79,7 +79,7 @@ def save(
                 saved = load(file)
                 saved._has_warned = True  # of an embedder that was never trained, which is no matter here
             except Exception as error:
-                parts = (eager.model, eager.embeder, eager.combine_fn, eager.distance_fn)
+                parts = (eager.model, eager.embedder, eager.combine_fn, eager.distance_fn)
                 raise unreadable(error, *(part for part in parts if isinstance(part, nn.Module))) from error
             original = sibling(engine, {})
             original.is_trained = True  # nobody is to be warned
@@ -104,7 +104,7 @@ def load(path: str | os.PathLike[str], device: torch.device | str | None = None)
     Raises
     ------
     RuntimeError
-        Naming the file, if it is missing, damaged, no engine, or of a newer format.
+        Naming the file, if it is missing, damaged, no engine, or of another format.
     """
     saved = _C.load_engine(os.fspath(path))
     archives: dict[str, Any] = {f"it3_{name}": "" for name in _FUNCTIONS}
@@ -149,12 +149,12 @@ def _device_of(model: nn.Module) -> torch.device:
 
 def _copy_to_export(engine: IT3Engine) -> IT3Engine:
     """Copy what exporting could change: the user's own modules stay in the modes that they are in."""
-    embeder = engine.embeder
-    if isinstance(embeder, nn.Module) and type(embeder) is not Embedder:
-        embeder = copy_of(embeder).eval()
+    embedder = engine.embedder
+    if isinstance(embedder, nn.Module) and type(embedder) is not Embedder:
+        embedder = copy_of(embedder).eval()
     with _C.ModelHold(eager_of(engine.model)):
         model = uncompiled(copy_of(eager_of(engine.model))).eval()
-    return _of_parts(engine, model, embeder, engine.combine_fn, engine.distance_fn)
+    return _of_parts(engine, model, embedder, engine.combine_fn, engine.distance_fn)
 
 
 def _exported(eager: IT3Engine, example_inputs: Any, method: Method) -> IT3Engine:
@@ -163,7 +163,7 @@ def _exported(eager: IT3Engine, example_inputs: Any, method: Method) -> IT3Engin
     return _of_parts(
         eager,
         _compiled("the model", eager.model, example_inputs, method),
-        _compiled("embeder", eager.embeder, calls["embeder"], method),
+        _compiled("embedder", eager.embedder, calls["embedder"], method),
         _compiled("combine_fn", eager.combine_fn, calls["combine_fn"], method),
         _compiled("distance_fn", eager.distance_fn, calls["distance_fn"], method),
     )
@@ -202,16 +202,16 @@ def _check_same(saved: IT3Engine, eager: IT3Engine, example_inputs: Any, how: st
             check_close(getattr(actual, name), getattr(expected, name), said, 1e-2, noise)
 
 
-def _of_parts(engine: IT3Engine, model: nn.Module, embeder: Any, combine_fn: Any, distance_fn: Any) -> IT3Engine:
+def _of_parts(engine: IT3Engine, model: nn.Module, embedder: Any, combine_fn: Any, distance_fn: Any) -> IT3Engine:
     """Make an engine like another one, of other parts."""
     other = IT3Engine(
         model,
         _layer_in(model, engine.features_layer_name),
-        embeder,
+        embedder,
         combine_fn,
         distance_fn,
         engine.optimization_parameters,
-        engine.neutral,
+        neutral=engine.neutral,
         output=engine.output,
         layer_output=engine.layer_output,
         feedback=engine.feedback,
@@ -236,7 +236,7 @@ def _compiled(name: str, part: Any, example: Any, method: Method) -> Any:
     if part is None or isinstance(part, str) or type(part) is Embedder:
         return part
     if not isinstance(part, nn.Module):
-        part = FunctionOfOne(part) if name == "embeder" else FunctionOfTwo(part)
+        part = FunctionOfOne(part) if name == "embedder" else FunctionOfTwo(part)
     advice = ""
     if name == "the model":
         advice = ", or keep an adapted model by engine.adapt(inputs).save(path, inputs, method='export')"
@@ -246,9 +246,9 @@ def _compiled(name: str, part: Any, example: Any, method: Method) -> Any:
 class _Recorder(Embedder):
     """Calls an embedder, and keeps what with."""
 
-    def __init__(self, embeder: Any) -> None:
+    def __init__(self, embedder: Any) -> None:
         super().__init__()
-        self.embeder = embeder
+        self.embedder = embedder
         self.arguments: tuple[Tensor, ...] = ()
 
     @property
@@ -258,8 +258,8 @@ class _Recorder(Embedder):
 
     def forward(self, prediction: Tensor, features: Tensor) -> Tensor:
         """Embed."""
-        self.arguments = (prediction, features) if isinstance(self.embeder, Embedder) else (prediction,)
-        embedding: Tensor = self.embeder(*self.arguments)
+        self.arguments = (prediction, features) if isinstance(self.embedder, Embedder) else (prediction,)
+        embedding: Tensor = self.embedder(*self.arguments)
         return embedding
 
 
@@ -275,10 +275,10 @@ def _calls_of(engine: IT3Engine, inputs: Any) -> dict[str, tuple[Tensor, ...]]:
         result: Tensor = combine_fn(features, embedding)
         return result
 
-    is_exported = isinstance(engine.embeder, torch.jit.ScriptModule) or type(engine.embeder) is Embedder
-    embeder = engine.embeder if is_exported else _Recorder(engine.embeder)
+    is_exported = isinstance(engine.embedder, torch.jit.ScriptModule) or type(engine.embedder) is Embedder
+    embedder = engine.embedder if is_exported else _Recorder(engine.embedder)
     combine = None if combine_fn is None else recording
-    recorder = _of_parts(engine, engine.model, embeder, combine, engine.distance_fn)
+    recorder = _of_parts(engine, engine.model, embedder, combine, engine.distance_fn)
     prediction = recorder.adapt(own_copy(inputs), num_steps=0).prediction
-    embedded = embeder.arguments if isinstance(embeder, _Recorder) else ()
-    return {"embeder": embedded, "combine_fn": combined, "distance_fn": (prediction, prediction)}
+    embedded = embedder.arguments if isinstance(embedder, _Recorder) else ()
+    return {"embedder": embedded, "combine_fn": combined, "distance_fn": (prediction, prediction)}

@@ -23,7 +23,7 @@ Values = list[Any] | tuple[float, float]
 SEARCH: dict[str, Values] = {
     "num_steps": [1, 2, 3, 5, 10],
     "lr": (1e-5, 1e-1),
-    "anchor": ["none", "frozen", "ema"],
+    "anchor": ["self", "frozen", "ema"],
     "parameters": ["all", "norm"],
     "norm_statistics": ["running", "batch", "blend"],
     "distance_fn": [None, "mse", "l1"],

@@ -28,6 +28,22 @@ struct NetImpl : torch::nn::Module {
 };
 TORCH_MODULE(Net);
 
+inline Adaptation adapt(
+    Network& network,
+    const Method& method,
+    const Options& options,
+    const Inputs& inputs,
+    Online* online = nullptr,
+    bool with_details = false) {
+  return it3::adapt(
+      {.network = network,
+       .method = method,
+       .options = options,
+       .inputs = inputs,
+       .online = online,
+       .with_details = with_details});
+}
+
 /// A net, inputs, and what to adapt it with.
 struct Problem {
   Problem() {

@@ -66,12 +66,12 @@ def change(rig: Rig) -> None:
         return
     with torch.no_grad():
         if name == "embedder":
-            if not rig.engine.embeder.is_built:
+            if not rig.engine.embedder.is_built:
                 return
-            for w in rig.engine.embeder.parameters():
+            for w in rig.engine.embedder.parameters():
                 w.mul_(0.9)
             if isinstance(rig.method.embed, Embed):
-                rig.method.embed.weights = [w.detach().double() for w in rig.engine.embeder.parameters()]
+                rig.method.embed.weights = [w.detach().double() for w in rig.engine.embedder.parameters()]
             return
         for model in (rig.model, rig.naive):
             {**ANY, **EAGER}[name](model, rig)

@@ -81,7 +81,7 @@ DEFAULTS: dict[str, Any] = {
     "lr": 1e-4,
     "optimizer_name": "adam",
     "prediction": "first",
-    "anchor": "none",
+    "anchor": "self",
     "norm_statistics": "running",
     "norm_prior": 16.0,
     "parameters": "all",
@@ -103,7 +103,7 @@ class Adapting:
         self.adapted = [named[name] for name in self.names]
         if memory.start is None:
             memory.start = {name: named[name].detach().clone() for name in self.names}
-        self.anchor = self.model if o["anchor"] == "none" else self._anchor()
+        self.anchor = self.model if o["anchor"] == "self" else self._anchor()
         if memory.optimizer is None and self.adapted:
             known = ("betas", "eps", "weight_decay", "momentum", "lr")
             arguments = {k: v for k, v in o.items() if k in known and v is not None}

@@ -10,7 +10,7 @@ OPTIONAL: dict[str, tuple[int, list[Any]]] = {
     "max_grad_norm": (2, [0.1, 10.0]),
     "weight_decay": (2, [0.1, 0.0]),
     "prediction": (3, ["second", "mean", "first"]),
-    "anchor": (4, ["frozen", "ema", "none"]),
+    "anchor": (4, ["frozen", "ema", "self"]),
     "tolerance": (2, [0.001, 0.05]),
     "parameters": (3, [["*bias"], "norm", ["l0.*", "*weight*"], "all", ["nobody"]]),
     "norm_statistics": (2, ["batch", "blend"]),

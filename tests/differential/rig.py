@@ -104,7 +104,7 @@ class Rig:
         self.shapes_to_come = [(f, c), (f,), (f, f), (f,)]
         self.has_one_class = c == 1
         self.leaves_layouts_open = not case.gives_layouts and (y0.dim() > 2 or out.dim() > 2)
-        self.embeder: Any = self._embedder(is_flat and case.embedder == "own", prediction, features)
+        self.embedder: Any = self._embedder(is_flat and case.embedder == "own", prediction, features)
         combine = None
         if case.combine == "scale" and is_flat:
             combine = self.method.combine = lambda features, embedding: features * (1 + embedding)
@@ -115,7 +115,7 @@ class Rig:
         self.options = {k: list(v) if isinstance(v, tuple) else v for k, v in case.options}
         distance = F.smooth_l1_loss if case.distance == "smooth" else case.distance
         self.engine = IT3Engine(
-            self.model, case.layer, self.embeder, combine, distance, self.options, **self.arguments()
+            self.model, case.layer, self.embedder, combine, distance, self.options, **self.arguments()
         ).eval()
         self.tolerance = (1e-6, 1e-8) if case.dtype == "float64" else (2e-3, 2e-4)
         if case.threshold is not None:

@@ -24,12 +24,12 @@ from differential.rig import Difference, Rig, attempt, distance_of, out_dtype
 
 def shape_embedder(rig: Rig) -> None:
     """Let the engine make its embedder, and give its weights to the reference."""
-    if not isinstance(rig.embeder, it3.Embedder) or rig.embeder.is_built:
+    if not isinstance(rig.embedder, it3.Embedder) or rig.embedder.is_built:
         return
     made = attempt(lambda: rig.engine.uncertainty(rig.inputs(0)))
     if isinstance(made, ValueError):
         return
-    weights = [w.detach() for w in rig.engine.embeder.parameters()]
+    weights = [w.detach() for w in rig.engine.embedder.parameters()]
     shapes = [tuple(w.shape) for w in weights]
     if shapes != rig.shapes_to_come:
         raise Difference(f"the embedder's weights have shapes {shapes}, not {rig.shapes_to_come}")
@@ -175,7 +175,7 @@ def pair(rig: Rig) -> str:
     """Two engines that keep weights around one model go back to where the model was."""
     rig.engine.optimization_parameters["copy_model"] = False
     options = rig.engine.optimization_parameters
-    other = IT3Engine(rig.model, rig.case.layer, rig.embeder, None, None, options, **rig.arguments()).eval()
+    other = IT3Engine(rig.model, rig.case.layer, rig.embedder, None, None, options, **rig.arguments()).eval()
     is_fed = rig.case.feedback == "probabilities"
     plain = replace(rig.method, combine=torch.add, distance=F.mse_loss, feeds_probabilities=is_fed)
     start = {name: value.clone() for name, value in rig.model.named_parameters()}

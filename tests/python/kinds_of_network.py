@@ -27,7 +27,7 @@ def build(case: Case, network: str, **arguments) -> tuple[IT3Engine, reference.T
     case.model.eval()
     engine = IT3Engine(NETWORKS[network](case.model), case.layer, **arguments).eval()
     engine.uncertainty(case.inputs)
-    weights = [w.detach() for w in engine.embeder.parameters()]
+    weights = [w.detach() for w in engine.embedder.parameters()]
 
     def embed(prediction: Tensor, features: Tensor) -> Tensor:
         return reference.embed(prediction, features, *weights)

@@ -55,7 +55,7 @@ def adapt(
     num_steps: int = 3,
     max_grad_norm: float | None = None,
     parameters: Callable[[str], bool] = lambda name: True,
-    anchor: str = "none",
+    anchor: str = "self",
     ema_decay: float = 0.99,
     neutral: Tensor | None = None,
     rows: Tensor | None = None,
@@ -79,7 +79,7 @@ def adapt(
     for _ in range(num_steps):
         optimizer.zero_grad()
         y0 = first_prediction()
-        y1 = second_prediction(model if anchor == "none" else other, layer, embedder, combine, inputs, y0)
+        y1 = second_prediction(model if anchor == "self" else other, layer, embedder, combine, inputs, y0)
         loss = distance(y1, y0) if rows is None else distance(y1[rows], y0[rows])
         loss.backward()
         if max_grad_norm is not None:

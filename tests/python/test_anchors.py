@@ -39,7 +39,7 @@ def test_the_three_differ() -> None:
     engine, _ = build(case, "traced")
     predictions = [engine.adapt(case.inputs, anchor=anchor).prediction for anchor in (None, "frozen", "ema")]
     assert len({tuple(p.flatten().tolist()) for p in predictions}) == 3
-    assert torch.equal(predictions[0], engine.adapt(case.inputs, anchor="none").prediction)
+    assert torch.equal(predictions[0], engine.adapt(case.inputs, anchor="self").prediction)
 
 
 @pytest.mark.parametrize("network", NETWORKS)

@@ -103,7 +103,7 @@ def test_changes_are_seen() -> None:
         agrees(engine, x)
     model.norm.eval()
     with torch.no_grad():
-        engine.embeder.weight1.mul_(2)
+        engine.embedder.weight1.mul_(2)
     for _ in range(3):
         agrees(engine, x)
     for batch in (x[:2], x, torch.cat([x, x])):  # other shapes

@@ -48,7 +48,7 @@ def test_adaptation(name: str, kind: str, device: str) -> None:
     case = make_case(kind, device=device)
     named = IT3Engine(case.model, case.layer, distance_fn=name, feedback="prediction").eval()
     named(case.inputs)
-    custom = IT3Engine(case.model, case.layer, named.embeder, distance_fn=BETWEEN_PREDICTIONS[name]).eval()
+    custom = IT3Engine(case.model, case.layer, named.embedder, distance_fn=BETWEEN_PREDICTIONS[name]).eval()
     torch.testing.assert_close(named(case.inputs), custom(case.inputs), rtol=1e-9, atol=1e-9)
 
 
@@ -65,7 +65,7 @@ def test_training_with_class_targets(name: str, kind: str, device: str) -> None:
 
     engine = IT3Engine(case.model, case.layer, distance_fn=name)
     loss = engine(case.inputs, target=classes)[1]
-    IT3Engine(case.model, case.layer, engine.embeder, distance_fn=watch)(case.inputs, target=classes)
+    IT3Engine(case.model, case.layer, engine.embedder, distance_fn=watch)(case.inputs, target=classes)
     torch.testing.assert_close(loss, TO_CLASSES[name](seen[0], classes))
     loss.backward()
     assert all(torch.isfinite(parameter.grad).all() for parameter in engine.parameters())

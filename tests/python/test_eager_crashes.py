@@ -52,7 +52,7 @@ def test_transformers_with_padding(layer: str) -> None:
     model = Padded().double().eval()
     engine = IT3Engine(model, layer, optimization_parameters={"lr": 1e-4}).eval()
     actual = engine.adapt((X, mask))
-    weights = [w.detach() for w in engine.embeder.parameters()]
+    weights = [w.detach() for w in engine.embedder.parameters()]
 
     def embed(y: Tensor, features: Tensor) -> Tensor:
         return reference.embed(y, features, *weights)[:, None]
@@ -78,7 +78,7 @@ def test_both_predictions_take_one_path_through_attention(layer: str) -> None:
     model = LooksAtPadding().double().eval()
     engine = IT3Engine(model, layer).eval()
     distances = engine.uncertainty((X, mask))
-    weights = [w.detach() for w in engine.embeder.parameters()]
+    weights = [w.detach() for w in engine.embedder.parameters()]
     y0 = model(X, mask).detach()
 
     def inject(_: nn.Module, __: object, features: Tensor) -> Tensor:
@@ -115,7 +115,7 @@ def test_recurrent_layers_adapt_in_eval_mode(network: str, kind: type[nn.Module]
     engine = IT3Engine(NETWORKS[network](copy.deepcopy(model).to(device)), "layer").eval()
     for _ in range(2):
         actual = engine.adapt(X.to(device))
-    weights = [w.detach().cpu() for w in engine.embeder.parameters()]
+    weights = [w.detach().cpu() for w in engine.embedder.parameters()]
     expected, losses, _ = reference.adapt(model, "layer", lambda y, f: reference.embed(y, f, *weights), X)
     close(actual.prediction.cpu(), expected)
     close(actual.losses.tolist(), losses)
@@ -140,7 +140,7 @@ def test_packed_sequences_stay_whole(kind: str) -> None:
     engine = IT3Engine(model, "layer", optimization_parameters={"lr": 1e-4}).eval()
     inputs = {"alone": packed, "in a tuple": (packed, torch.ones(())), "keyword": {"packed": packed}}[kind]
     actual = engine.adapt(inputs)
-    weights = [w.detach() for w in engine.embeder.parameters()]
+    weights = [w.detach() for w in engine.embedder.parameters()]
     expected, losses, _ = reference.adapt(model, "layer", lambda y, f: reference.embed(y, f, *weights), packed)
     close(actual.prediction, expected)
     close(actual.losses.tolist(), losses)
@@ -151,8 +151,8 @@ def test_normalization_without_running_statistics_is_no_chance(norm: nn.Module) 
     model = nn.Sequential(norm, nn.Flatten(), nn.Linear(24, 8), nn.Tanh(), nn.Linear(8, 3)).double().eval()
     engine = IT3Engine(model, "2", optimization_parameters={"lr": 1e-4}).eval()
     engine.adapt(X)
-    assert engine._cut_network().why_not(X) == ""
-    weights = [w.detach() for w in engine.embeder.parameters()]
+    assert engine._runners().why_not(X) == ""
+    weights = [w.detach() for w in engine.embedder.parameters()]
     expected, _, _ = reference.adapt(model, "2", lambda y, f: reference.embed(y, f, *weights), X)
     close(engine.adapt(X).prediction, expected)
 

@@ -36,13 +36,13 @@ def engine_of(model: nn.Module, inputs: object = None, layer: str = "layer", **a
 
 
 def why_not(engine: IT3Engine, inputs: object = None) -> str:
-    return engine._cut_network().why_not(X if inputs is None else inputs)
+    return engine._runners().why_not(X if inputs is None else inputs)
 
 
 def agrees(engine: IT3Engine, x: Tensor | None = None) -> None:
     """With the formula, run on the model as it is now."""
     x = X if x is None else x
-    weights = [w.detach() for w in engine.embeder.parameters()]
+    weights = [w.detach() for w in engine.embedder.parameters()]
 
     def embed(y: Tensor, features: Tensor) -> Tensor:
         return reference.embed(y, features, *weights)
@@ -197,7 +197,7 @@ def test_layers_around(model: type[Plain]) -> None:
     assert why_not(engine) == ""
     agrees(engine)
     del engine.model.outputs  # which TorchScript cannot have
-    scripted = IT3Engine(torch.jit.script(engine.model), "layer", engine.embeder).eval()
+    scripted = IT3Engine(torch.jit.script(engine.model), "layer", engine.embedder).eval()
     close(scripted(X), engine(X))
 
 
@@ -334,7 +334,7 @@ def test_the_model_is_as_it_was() -> None:
     assert [(id(m), {k: id(v) for k, v in vars(m).items()}) for m in model.modules()] == before
     embedder = IT3Engine(model, "layer").eval()
     torch.set_rng_state(state)
-    embedder.embeder = engine_of(model).embeder
+    embedder.embedder = engine_of(model).embedder
     torch.set_rng_state(state)
     embedder(X)
     assert torch.equal(torch.get_rng_state(), state)
@@ -344,7 +344,7 @@ def test_threads_may_share_an_engine_from_the_first_call_on() -> None:
     engine = engine_of(Plain())
     batches = [X * (1 + i / 10) for i in range(32)]
     expected = [engine.adapt(x).prediction for x in batches]
-    fresh = IT3Engine(engine.model, "layer", engine.embeder).eval()
+    fresh = IT3Engine(engine.model, "layer", engine.embedder).eval()
     with ThreadPoolExecutor(8) as pool:
         actual = list(pool.map(lambda x: fresh(x)[0], batches))
     assert all(torch.equal(a, e) for a, e in zip(actual, expected, strict=True))
@@ -393,4 +393,4 @@ def test_convolutions_are_cut_on_every_device(device: str) -> None:
     engine = IT3Engine(model.to(device).eval(), "0").eval()
     x = torch.randn(256, 1, 28, 28, device=device)
     engine.uncertainty(x)
-    assert engine._cut_network().why_not(x) == ""
+    assert engine._runners().why_not(x) == ""

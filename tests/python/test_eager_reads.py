@@ -33,12 +33,12 @@ def engine_of(model: nn.Module) -> IT3Engine:
 
 
 def why_not(engine: IT3Engine) -> str:
-    return engine._cut_network().why_not(X)
+    return engine._runners().why_not(X)
 
 
 def expected_of(engine: IT3Engine) -> Tensor:
     """By the formula, on the model as it is now."""
-    weights = [w.detach() for w in engine.embeder.parameters()]
+    weights = [w.detach() for w in engine.embedder.parameters()]
 
     def embed(y: Tensor, features: Tensor) -> Tensor:
         return reference.embed(y, features, *weights)
@@ -155,7 +155,7 @@ def test_plain_models_pay_nothing_for_it() -> None:
     model = nn.Sequential(nn.Linear(6, 8), nn.Tanh(), nn.Linear(8, 3)).double().eval()
     engine = IT3Engine(model, "0").eval()
     engine(X)
-    cut = engine._cut_network()
+    cut = engine._runners()
     start = perf_counter()
     for _ in range(1000):
         cut.why_not(X)

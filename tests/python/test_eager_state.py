@@ -31,12 +31,12 @@ class Plain(nn.Module):
 
 
 def why_not(engine: IT3Engine, x: Tensor) -> str:
-    return engine._cut_network().why_not(x)
+    return engine._runners().why_not(x)
 
 
 def agrees(engine: IT3Engine, x: Tensor, **options: Any) -> None:
     """With the formula on a copy in eval mode; the model is afterwards as it was."""
-    weights = [w.detach() for w in engine.embeder.parameters()]
+    weights = [w.detach() for w in engine.embedder.parameters()]
 
     def embed(y: Tensor, features: Tensor) -> Tensor:
         embedding = reference.embed(y, features, *weights)
@@ -93,7 +93,7 @@ def test_adapting_runs_in_eval_mode(whole: bool) -> None:
         exact(engine.adapt(X).prediction, expected.prediction)
         exact(engine.uncertainty(X), engine.uncertainty(X))
         assert [m.training for m in model.modules()] == flags
-    first = IT3Engine(model, "layer", engine.embeder)  # made while the flags are on
+    first = IT3Engine(model, "layer", engine.embedder)  # made while the flags are on
     exact(first.adapt(X).prediction, expected.prediction)
 
 
@@ -116,7 +116,7 @@ def test_modes_that_flip_need_no_new_cut() -> None:
 
     engine = IT3Engine(Counts().double(), "layer").eval()
     engine.adapt(X)
-    engine._cut_network()
+    engine._runners()
     before = len(calls)
     for training in (True, False, True):
         engine.model.train(training)
@@ -221,7 +221,7 @@ def test_what_forward_writes_is_no_change_of_the_users() -> None:
     exact(engine.model.state_dict(), start)
 
 
-@pytest.mark.parametrize("anchor", ["none", "frozen", "ema"])
+@pytest.mark.parametrize("anchor", ["self", "frozen", "ema"])
 def test_what_forward_writes_stays_out_of_the_start(anchor: str) -> None:
     engine = IT3Engine(Embeds(frozen=False).double().eval(), "layer").eval()
     engine.optimization_parameters.update(copy_model=False, anchor=anchor, lr=0.1)
@@ -304,7 +304,7 @@ def test_state_with_a_graph(model: type[Plain]) -> None:
     stateless = Stateless().double().eval()
     stateless.load_state_dict(engine.model.state_dict(), strict=False)
     actual = engine.adapt(X)
-    expected = IT3Engine(stateless, "layer", engine.embeder).eval().adapt(X)
+    expected = IT3Engine(stateless, "layer", engine.embedder).eval().adapt(X)
     close(actual.prediction, expected.prediction)
     close(actual.losses, expected.losses)
     assert engine.model.hidden is hidden
@@ -322,7 +322,7 @@ class WritesToInput(Plain):
 def test_making_a_cut_leaves_the_inputs() -> None:
     engine = IT3Engine(WritesToInput().double().eval(), "layer").eval()
     x = X.clone()
-    engine._cut_network().why_not(x)
+    engine._runners().why_not(x)
     exact(x, X)
 
 
@@ -340,7 +340,7 @@ def test_objects_in_inputs_are_given_anew_to_each_pass() -> None:
     plain = Plain().double().eval()
     plain.load_state_dict(engine.model.state_dict())
     actual = engine.adapt(Batch())
-    close(actual.prediction, IT3Engine(plain, "layer", engine.embeder).eval().adapt(X * 0.5).prediction)
+    close(actual.prediction, IT3Engine(plain, "layer", engine.embedder).eval().adapt(X * 0.5).prediction)
 
 
 class Captures(Plain):

@@ -1,6 +1,7 @@
 """Threads that use one eager model get what they would get in turn, whether it runs whole or is cut."""
 
 import copy
+import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
@@ -78,7 +79,7 @@ def test_a_call_that_fails_takes_no_shape_from_others(kind: type[nn.Module]) -> 
         plain = engine.model(X).detach()
         for result in results[1::2]:
             torch.testing.assert_close(result, plain, rtol=0, atol=1e-12)
-        assert engine.embeder.is_built
+        assert engine.embedder.is_built
 
 
 def test_results_are_read_beside_other_calls() -> None:
@@ -98,7 +99,7 @@ def test_the_first_call_may_be_in_threads() -> None:
     model = Recurrent().double().eval()
     embedder = IT3Engine(model, "layer").eval()
     expected = embedder.adapt(X).prediction
-    fresh = [IT3Engine(model, "layer", embedder.embeder).eval() for _ in range(4)]
+    fresh = [IT3Engine(model, "layer", embedder.embedder).eval() for _ in range(4)]
     actual = run_in_threads([lambda e=e: e.adapt(X).prediction for e in fresh])
     assert all(torch.equal(a, expected) for a in actual)
 
@@ -108,13 +109,48 @@ def test_training_beside_adapting(kind: type[nn.Module]) -> None:
     torch.manual_seed(0)
     model = kind().double()
     adapts = IT3Engine(model, "layer").eval()
-    trains = IT3Engine(model, "layer", adapts.embeder).train()
+    trains = IT3Engine(model, "layer", adapts.embedder).train()
     expected = adapts.adapt(X).prediction
     target = torch.zeros(5, 3, dtype=torch.float64)
     losses = trains(X, target=target)[1].detach()
     calls = [lambda: adapts.adapt(X).prediction, lambda: trains(X, target=target)[1] * 1] * 10
     for i, actual in enumerate(run_in_threads(calls)):
         assert torch.equal(actual.detach(), losses if i % 2 else expected)
+
+
+@pytest.mark.parametrize("kind", [Recurrent, Cut, lambda: torch.jit.script(Cut())])
+def test_weights_are_kept_when_nobody_reads_them(kind: Callable[[], nn.Module]) -> None:
+    """A call that keeps adapted weights writes them when no other call is between its two passes."""
+    torch.manual_seed(0)
+    model = kind().double().eval()
+    embedding = torch.randn(3, 8, dtype=torch.float64)
+    in_the_middle, has_kept = threading.Event(), threading.Event()
+
+    def embed_slowly(prediction: Tensor) -> Tensor:
+        if has_looked:
+            in_the_middle.set()
+            has_kept.wait(0.2)
+        return prediction @ embedding
+
+    has_looked = False
+    online = {"copy_model": False, "lr": 0.1}
+    reads = IT3Engine(model, "layer", embed_slowly).eval()
+    keeps = IT3Engine(model, "layer", lambda y: y @ embedding, optimization_parameters=online).eval()
+    expected = reads.adapt(X, num_steps=0).second
+    keeps.adapt(X)
+    keeps.reset()
+    has_looked = True
+
+    def keep() -> Tensor:
+        in_the_middle.wait()
+        keeps.adapt(X)
+        has_kept.set()
+        return model(X)
+
+    actual, after = run_in_threads([lambda: reads.adapt(X, num_steps=0).second, keep])
+    assert torch.equal(actual, expected)
+    assert keeps.drift().distance > 0
+    assert torch.equal(after, model(X))
 
 
 def test_a_model_may_be_adapted_while_it_adapts() -> None:
@@ -129,7 +165,7 @@ def test_a_model_may_be_adapted_while_it_adapts() -> None:
         return nn.functional.mse_loss(y1, y0)
 
     outer = IT3Engine(model, "layer", distance_fn=distance).eval()
-    plain = IT3Engine(model, "layer", outer.embeder).eval()
+    plain = IT3Engine(model, "layer", outer.embedder).eval()
     assert torch.equal(outer.adapt(X).prediction, plain.adapt(X).prediction)
 
 
@@ -137,7 +173,7 @@ def test_reasons_are_those_of_the_call() -> None:
     model = Cut().double().eval()
     engine = IT3Engine(model, "layer").eval()
     engine.adapt(X)
-    cut = engine._cut_network()
+    cut = engine._runners()
 
     class Opaque:
         x = X

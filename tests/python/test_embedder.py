@@ -28,8 +28,8 @@ def test_channels_of_token_features_are_last(layer: str, has_vector_output: bool
     engine.train()
     engine.model.block.self_attn.dropout = 0.0
     engine(inputs)[1].backward()
-    assert engine.embeder.weight1.shape == (16 if layer == "block.linear1" else 8, 3)
-    assert engine.embeder.weight1.grad.abs().sum() > 0
+    assert engine.embedder.weight1.shape == (16 if layer == "block.linear1" else 8, 3)
+    assert engine.embedder.weight1.grad.abs().sum() > 0
 
 
 def test_channel_dimension_can_be_given() -> None:
@@ -45,7 +45,7 @@ def test_channel_dimension_can_be_given() -> None:
     layouts = {"prediction_layout": Layout(channel_dim=-1), "features_layout": Layout(channel_dim=1)}
     engine = IT3Engine(Unknown(), "mix", Embedder(**layouts))
     engine(torch.randn(2, 11, 6))
-    assert engine.embeder.weight1.shape == (6, 3)
+    assert engine.embedder.weight1.shape == (6, 3)
     with pytest.raises(ValueError, match=r"prediction of shape \[2, 11, 3\]"):
         engine(torch.randn(2, 11, 6), target=torch.randn(2, 3, 11))
 
@@ -104,6 +104,6 @@ def test_embedder_is_on_the_features_device_and_dtype(kind: str, dtype: torch.dt
     case = make_case(kind, dtype, device)
     engine = IT3Engine(case.model, case.layer)
     engine(case.inputs)
-    for parameter in engine.embeder.parameters():
+    for parameter in engine.embedder.parameters():
         assert parameter.device == case.inputs.device
         assert parameter.dtype == dtype

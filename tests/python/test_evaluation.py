@@ -99,7 +99,7 @@ def test_variants_may_undo_what_the_engine_refines() -> None:
     evaluation = it3.evaluate(engine, batches, "mse", {"own": {}, "batch": {"norm_statistics": "batch"}})
     rows = {row["name"]: row for row in evaluation.rows}
     assert list(rows)[2:4] == ["0 steps, blend statistics, prior 4", "0 steps, batch statistics"]
-    plain = IT3Engine(engine.model, engine.features_layer_name, engine.embeder).eval()
+    plain = IT3Engine(engine.model, engine.features_layer_name, engine.embedder).eval()
     options = {"norm_statistics": "batch", "num_steps": 1, "lr": 0.01}
     close(rows["batch"]["score"], mean_score(lambda x: plain.adapt(x, **options).prediction, batches, squares))
 
@@ -236,7 +236,7 @@ def test_what_tune_chooses_is_a_variant(own, distance) -> None:
     other = IT3Engine(
         engine.model,
         "0",
-        engine.embeder,
+        engine.embedder,
         distance_fn=distance or own,
         optimization_parameters={"lr": 0.01, "num_steps": 2, "parameters": ["2.*", "4.bias"]},
     ).eval()
@@ -255,7 +255,7 @@ def test_inputs_written_by_the_model_are_the_same_for_each_row() -> None:
             return super().forward(x.mul_(0.5))
 
     engine, batches = engine_and_batches()
-    halves = IT3Engine(Halves(*engine.model), "0", engine.embeder, optimization_parameters={"lr": 0.01}).eval()
+    halves = IT3Engine(Halves(*engine.model), "0", engine.embedder, optimization_parameters={"lr": 0.01}).eval()
     halved = [(x * 0.5, y) for x, y in batches]
     before = [x.clone() for x, _ in batches]
     rows = it3.evaluate(halves, batches, "mse", {"a": {"num_steps": 0}, "b": {"num_steps": 0}}).rows

@@ -18,15 +18,15 @@ close = torch.testing.assert_close
 def test_embedder_trains_with_an_optimizer_built_before_the_first_forward(case: Case) -> None:
     engine = IT3Engine(case.model, case.layer)
     optimizer = torch.optim.Adam(engine.parameters(), lr=1e-2)
-    assert [p.numel() for p in engine.embeder.parameters()] == [0, 0, 0, 0]
+    assert [p.numel() for p in engine.embedder.parameters()] == [0, 0, 0, 0]
     for step in range(2):
         optimizer.zero_grad()
         y0, loss_ttt = engine(case.inputs, target=case.target)
         if step == 0:
-            before = [p.detach().clone() for p in engine.embeder.parameters()]
+            before = [p.detach().clone() for p in engine.embedder.parameters()]
         (F.mse_loss(y0, case.target) + loss_ttt).backward()
         optimizer.step()
-    for p, start in zip(engine.embeder.parameters(), before, strict=True):
+    for p, start in zip(engine.embedder.parameters(), before, strict=True):
         assert not torch.equal(p, start)
 
 
@@ -51,7 +51,7 @@ def test_adapts_whatever_the_grad_mode(case: Case, mode, is_first_call: bool) ->
         assert torch.equal(result[0], expected[0])
         assert torch.equal(result[1], expected[1])
         assert not result[0].is_inference()
-    assert not engine.embeder.weight1.is_inference()
+    assert not engine.embedder.weight1.is_inference()
 
 
 @pytest.mark.parametrize("name", ["adam", "adamw", "sgd", "rmsprop", "adagrad"])
@@ -160,7 +160,7 @@ def test_state_dict_has_each_weight_once_and_rebuilds_the_embedder(case: Case) -
     expected = engine(case.inputs)[0]
     state = copy.deepcopy(engine.state_dict())
     assert set(state) == {f"model.{name}" for name in case.model.state_dict()} | {
-        f"embeder.{name}" for name in ("weight1", "bias1", "weight2", "bias2")
+        f"embedder.{name}" for name in ("weight1", "bias1", "weight2", "bias2")
     } | {"_extra_state"}
     fresh = IT3Engine(make_case("mlp", device=str(case.inputs.device), seed=1).model, case.layer).eval()
     fresh.load_state_dict(state)
@@ -253,7 +253,7 @@ def test_layer_output_in_a_container(kind: str) -> None:
     engine, expected = IT3Engine(wrapped, "layer"), IT3Engine(plain, "0")
     engine(inputs)
     expected(inputs)
-    expected.embeder.load_state_dict(engine.embeder.state_dict())
+    expected.embedder.load_state_dict(engine.embedder.state_dict())
     close(engine(inputs, target=target), expected(inputs, target=target))
     close(engine.eval()(inputs), expected.eval()(inputs))
 
@@ -279,8 +279,8 @@ def test_recurrent_layer_of_either_order() -> None:
     inputs = [x, x.transpose(0, 1)]
     for engine, value in zip(engines, inputs, strict=True):
         engine.uncertainty(value)
-        assert engine.embeder.weight1.shape == (8, 3)
-    engines[1].embeder.load_state_dict(engines[0].embeder.state_dict())
+        assert engine.embedder.weight1.shape == (8, 3)
+    engines[1].embedder.load_state_dict(engines[0].embedder.state_dict())
     close(engines[0](inputs[0]), engines[1](inputs[1]))
 
 

@@ -20,7 +20,7 @@ def engine_of(**arguments) -> tuple[IT3Engine, reference.TensorFunction]:
     torch.manual_seed(0)
     engine = IT3Engine(mlp().double(), "0", **arguments).eval()
     engine.uncertainty(X)
-    weights = [w.detach() for w in engine.embeder.parameters()]
+    weights = [w.detach() for w in engine.embedder.parameters()]
     return engine, lambda signal, features: reference.embed(signal, features, *weights)
 
 
@@ -69,7 +69,7 @@ def test_the_prediction_after_training_by_values_or_on_probabilities() -> None:
     model = nn.Sequential(nn.Linear(6, 8), nn.Linear(8, 3), nn.Softmax(-1)).double()
     engine = IT3Engine(model, "0")
     engine(X, target=CLASSES)
-    weights = [w.detach() for w in engine.embeder.parameters()]
+    weights = [w.detach() for w in engine.embedder.parameters()]
     plain = engine.eval().adapt(X, num_steps=0)
     close(plain.second, second(engine, lambda s, f: reference.embed(s, f, *weights), plain.first))
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 close = partial(torch.testing.assert_close, rtol=1e-10, atol=1e-10)
 
 
-@pytest.mark.parametrize("anchor", ["none", "frozen", "ema"])
+@pytest.mark.parametrize("anchor", ["self", "frozen", "ema"])
 @pytest.mark.parametrize(
     ("kind", "patterns"), [("mlp", ["4"]), ("cnn", ["conv2", "fc"]), ("residual", ["fc3", "norm"])]
 )
@@ -56,7 +56,7 @@ def test_heads_that_update_statistics_run_at_each_step() -> None:
     eager = IT3Engine(model.eval(), "1", optimization_parameters={"parameters": "3"}).eval()
     eager.uncertainty(x)
     scripted = IT3Engine(
-        torch.jit.script(model), "1", eager.embeder, optimization_parameters={"parameters": "3"}
+        torch.jit.script(model), "1", eager.embedder, optimization_parameters={"parameters": "3"}
     ).eval()
     for engine in (eager, scripted):
         engine.model.train()

@@ -30,23 +30,27 @@ def difference_in_place(y1: Tensor, y0: Tensor) -> Tensor:
     return y0.sub_(y1).square().mean()
 
 
-WRITING = {"embeder": (True, None, "mse"), "combine": (False, add_in_place, "mse"), "distance": (False, None, "smooth")}
+WRITING = {
+    "embedder": (True, None, "mse"),
+    "combine": (False, add_in_place, "mse"),
+    "distance": (False, None, "smooth"),
+}
 
 
 def engine_of(case, network: str, what: str, **options) -> tuple[IT3Engine, nn.Module]:
     torch.manual_seed(1)
     writes, combine, distance = WRITING[what]
-    embeder = Embeds(writes)
+    embedder = Embeds(writes)
     plain = Embeds(writes=False)
-    plain.load_state_dict(embeder.state_dict())
+    plain.load_state_dict(embedder.state_dict())
     distance_fn = difference_in_place if what == "distance" else distance
     model = NETWORKS[network](case.model.eval())
-    engine = IT3Engine(model, case.layer, embeder, combine, distance_fn, {"lr": 0.01, **options}).eval()
+    engine = IT3Engine(model, case.layer, embedder, combine, distance_fn, {"lr": 0.01, **options}).eval()
     return engine, plain
 
 
 @pytest.mark.filterwarnings("ignore:.*one after another")
-@pytest.mark.parametrize("anchor", ["none", "frozen"])
+@pytest.mark.parametrize("anchor", ["self", "frozen"])
 @pytest.mark.parametrize("parameters", ["all", "2"])  # the last layer alone: the head is run once
 @pytest.mark.parametrize("what", WRITING)
 @pytest.mark.parametrize("network", NETWORKS)

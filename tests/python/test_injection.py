@@ -63,7 +63,7 @@ def test_inputs_that_forward_writes_to(network: str) -> None:
     x = torch.randn(5, 4).double()
     engine = IT3Engine(NETWORKS[network](model), "layer", optimization_parameters={"lr": 1e-2}).eval()
     engine.uncertainty(x.clone())
-    weights = [w.detach() for w in engine.embeder.parameters()]
+    weights = [w.detach() for w in engine.embedder.parameters()]
 
     class Plain(nn.Module):
         def __init__(self) -> None:
@@ -96,9 +96,12 @@ def test_inputs_with_a_graph_are_constants() -> None:
     close(attached.losses, detached.losses, rtol=0, atol=0)
 
 
-def test_embedder_has_one_name() -> None:
-    engine = IT3Engine(nn.Sequential(nn.Linear(4, 8), nn.Linear(8, 2)), "0").eval()
-    own = nn.Linear(2, 8)
-    engine.embedder = own
-    assert engine.embeder is own
-    assert [name for name, _ in engine.named_children()] == ["model", "embeder"]
+def test_embedder_may_be_spelled_as_torch_ttt_does() -> None:
+    model, own = nn.Sequential(nn.Linear(4, 8), nn.Linear(8, 2)), nn.Linear(2, 8)
+    assert IT3Engine(model, "0", embeder=own).embedder is own
+    engine = IT3Engine(model, "0").eval()
+    engine.embeder = own
+    assert engine.embedder is own
+    assert [name for name, _ in engine.named_children()] == ["model", "embedder"]
+    with pytest.raises(TypeError, match="embeder is torch-ttt's spelling of embedder; give one of the two"):
+        IT3Engine(model, "0", own, embeder=own)

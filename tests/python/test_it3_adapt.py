@@ -90,8 +90,8 @@ def test_anchors_and_predictions(tmp_path: Path) -> None:
     close(result(tmp_path / "y.npy"), engine.adapt(x).prediction)
     adapt(tmp_path, "--anchor", "ema", "--set", "ema_decay=0.5", "--set", "prediction=second")
     close(result(tmp_path / "y.npy"), engine.adapt(x, anchor="ema", ema_decay=0.5, prediction="second").prediction)
-    adapt(tmp_path, "--anchor", "none", "--uncertainty", tmp_path / "u.npy")
-    adaptation = engine.adapt(x, anchor="none")
+    adapt(tmp_path, "--anchor", "self", "--uncertainty", tmp_path / "u.npy")
+    adaptation = engine.adapt(x, anchor="self")
     close(result(tmp_path / "y.npy"), adaptation.prediction)
     close(result(tmp_path / "u.npy"), adaptation.uncertainty)
 

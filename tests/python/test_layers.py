@@ -17,7 +17,7 @@ close = torch.testing.assert_close
 def adapts_as_the_formula_says(model: nn.Module, layer: str, inputs: Tensor) -> None:
     engine = IT3Engine(model, layer).eval()
     engine.uncertainty(inputs)
-    weights = [w.detach() for w in engine.embeder.parameters()]
+    weights = [w.detach() for w in engine.embedder.parameters()]
     expected, losses, _ = reference.adapt(model, layer, lambda y, f: reference.embed(y, f, *weights), inputs)
     prediction, loss = engine(inputs)
     close(prediction, expected, rtol=1e-9, atol=1e-9)
@@ -32,7 +32,7 @@ def test_in_place_operation_right_after_the_layer() -> None:
     x = torch.randn(5, 6, dtype=torch.float64)
     engine(x)
     expected(x)
-    expected.embeder.load_state_dict(engine.embeder.state_dict())
+    expected.embedder.load_state_dict(engine.embedder.state_dict())
     close(engine.eval()(x), expected.eval()(x), rtol=0, atol=0)
 
 
@@ -126,7 +126,7 @@ def test_model_that_returns_more_than_its_prediction(case: Case) -> None:
     expected = IT3Engine(case.model, "0").eval()
     engine = IT3Engine(WithExtras(), "net.0", output="logits").eval()
     expected(case.inputs)
-    engine.embeder = copy.deepcopy(expected.embeder)
+    engine.embedder = copy.deepcopy(expected.embedder)
     close(engine(case.inputs), expected(case.inputs), rtol=0, atol=0)
 
 
@@ -138,7 +138,7 @@ def test_compiled_model_adapts_as_the_model_in_it(case: Case) -> None:
     expected = IT3Engine(case.model, case.layer).eval()
     expected(case.inputs)
     for layer in (case.layer, f"_orig_mod.{case.layer}"):
-        engine = IT3Engine(torch.compile(case.model), layer, expected.embeder).eval()
+        engine = IT3Engine(torch.compile(case.model), layer, expected.embedder).eval()
         close(engine(case.inputs), expected(case.inputs), rtol=0, atol=0)
 
 
@@ -204,7 +204,7 @@ def test_sparse_gradients() -> None:
         IT3Engine(model, "2", optimization_parameters={"max_grad_norm": 0.1}).eval() for model in (sparse, dense)
     ]
     engines[0](tokens)
-    engines[1].embeder = engines[0].embeder
+    engines[1].embedder = engines[0].embedder
     close(engines[0](tokens), engines[1](tokens), rtol=1e-12, atol=1e-12)
 
 
@@ -228,7 +228,7 @@ def test_channels_last_is_kept(device: str) -> None:
     inputs = case.inputs.to(memory_format=torch.channels_last)
     expected, engine = IT3Engine(case.model, "conv1").eval(), IT3Engine(strided, "conv1").eval()
     expected(case.inputs)
-    engine.embeder = expected.embeder
+    engine.embedder = expected.embedder
     adaptation = engine.adapt(inputs)
     close(adaptation.prediction, expected(case.inputs)[0], rtol=1e-9, atol=1e-9)
     assert dict(adaptation._weights)["conv2.weight"].is_contiguous(memory_format=torch.channels_last)
@@ -252,7 +252,7 @@ def test_users_hooks_run_in_every_pass_and_keep_their_effect(case: Case) -> None
     frozen = {"parameters": ["2.*", "4.*"]}
     engines = [IT3Engine(model, "0", optimization_parameters=frozen).eval() for model in (hooked, scaled)]
     engines[0](case.inputs)
-    engines[1].embeder = engines[0].embeder
+    engines[1].embedder = engines[0].embedder
     close(engines[0](case.inputs), engines[1](case.inputs), rtol=1e-9, atol=1e-9)
 
 
@@ -260,7 +260,7 @@ def test_functional_check_of_the_loss(case: Case) -> None:
     """uncertainty() is the distance of the two predictions of the model as it is."""
     engine = IT3Engine(case.model, case.layer)
     uncertainty = engine.uncertainty(case.inputs)
-    weights = list(engine.embeder.parameters())
+    weights = list(engine.embedder.parameters())
     y0 = case.model(case.inputs)
     y1 = reference.second_prediction(
         case.model, case.layer, lambda y, f: reference.embed(y, f, *weights), reference.add, case.inputs, y0

@@ -81,7 +81,7 @@ def test_convnext(layer: str, channels: int, size: int) -> None:
     engine = IT3Engine(convnext(channels), layer)
     channel = 3 if layer == "1.0.block.5" else 1
     assert dims(engine, torch.randn(2, 3, size, size), 4, 2) == (channel, 0, 1, 0)
-    assert engine.embeder.weight1.shape == (channels, 5)
+    assert engine.embedder.weight1.shape == (channels, 5)
 
 
 class SwinBlock(nn.Module):
@@ -111,7 +111,7 @@ def test_swin(size: int) -> None:
     for layer, channel in (("0", 3), ("1", 3), ("1.norm", 3), ("2", 1), ("3", 1), ("4", 3)):
         engine = IT3Engine(model, layer)
         assert dims(engine, x, 4, 2) == (channel, 0, 1, 0), layer
-        assert engine.embeder.weight1.shape == (8, 5)
+        assert engine.embedder.weight1.shape == (8, 5)
 
 
 class GridAttention(nn.Module):
@@ -355,7 +355,7 @@ def test_another_embedder_or_layer_is_settled_anew() -> None:
     engine = IT3Engine(model, "0")
     assert dims(engine, x, 4, 4) == (1, 0, 3, 0)
     assert dims(pickle.loads(pickle.dumps(engine)), x, 4, 4) == (1, 0, 3, 0)
-    engine.features_layer_name, engine.embeder = "1", Embedder()
+    engine.features_layer_name, engine.embedder = "1", Embedder()
     assert dims(engine, x, 4, 4) == (3, 0, 3, 0)
-    engine.embeder = Embedder(features_layout=Layout(channel_dim=2))
+    engine.embedder = Embedder(features_layout=Layout(channel_dim=2))
     assert dims(engine, x, 4, 4) == (2, 0, 3, 0)

@@ -80,7 +80,7 @@ def by_hand(engine: IT3Engine, x: Tensor) -> nn.Module:
     layer = model.get_submodule(engine.features_layer_name)
     for _ in range(STEPS["num_steps"]):
         first = model(x)
-        hook = layer.register_forward_hook(lambda _, __, out, y=first: out + engine.embeder(y, out))
+        hook = layer.register_forward_hook(lambda _, __, out, y=first: out + engine.embedder(y, out))
         second = model(x)
         hook.remove()
         optimizer.zero_grad()
@@ -113,7 +113,7 @@ def test_a_second_engine_around_the_model_goes_on_from_there() -> None:
     options = {"optimizer_name": "sgd", "lr": 0.0, "num_steps": 1, "anchor": "frozen", "copy_model": False}
     first = IT3Engine(model, "table", optimization_parameters=options).eval()
     expected = first.adapt(TOKENS).losses
-    second = IT3Engine(model, "table", first.embeder, optimization_parameters=options).eval()
+    second = IT3Engine(model, "table", first.embedder, optimization_parameters=options).eval()
     close(second.adapt(TOKENS).losses, expected)
 
 
@@ -145,7 +145,7 @@ def test_a_scripted_model_is_taken_as_it_is() -> None:
     model = kept_to_limits(Limited)
     free.load_state_dict(model.table.state_dict())
     model.table = free
-    other = IT3Engine(model, "fc", engine.embeder, optimization_parameters=STEPS).eval()
+    other = IT3Engine(model, "fc", engine.embedder, optimization_parameters=STEPS).eval()
     expected = by_hand(other, TOKENS)
     close(engine.adapt(TOKENS).prediction, expected(TOKENS).detach())
 

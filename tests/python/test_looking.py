@@ -44,7 +44,7 @@ def all_of(engine: IT3Engine) -> dict[str, Any]:
         ],
         "attributes": [sorted(vars(m)) for m in engine.modules() if not isinstance(m, torch.jit.ScriptModule)],
         "options": dict(engine.optimization_parameters),
-        "functions": (engine.distance_fn, engine.combine_fn, engine.embeder),
+        "functions": (engine.distance_fn, engine.combine_fn, engine.embedder),
         "drift": engine.drift().distance,
         "gradients": [p.grad for p in engine.parameters()],
         "needs": [p.requires_grad for p in engine.parameters()],
@@ -126,7 +126,7 @@ def test_nothing_changes_where_something_raises(look: str) -> None:
 def test_online_rows_start_with_the_weights_of_now() -> None:
     engine, batches = make("traced", **ONLINE)
     engine.adapt(batches[0][0])
-    fresh = IT3Engine(copy.deepcopy(engine.model), "conv1", engine.embeder, optimization_parameters=ONLINE).eval()
+    fresh = IT3Engine(copy.deepcopy(engine.model), "conv1", engine.embedder, optimization_parameters=ONLINE).eval()
     expected = torch.cat([(fresh.adapt(x).prediction - y).square().mean(1) for x, y in batches]).mean().item()
     rows = it3.evaluate(engine, batches, "mse").rows
     close(rows[-1]["score"], expected)
@@ -303,8 +303,8 @@ def test_a_model_whose_functions_hold_its_layers() -> None:
         it3.evaluate(engine, batches, "mse", {"online": ONLINE})
     it3.evaluate(engine, batches, "mse", {"plain": {}})
     now = all_of(engine)
-    now["tensors"] = {k: v for k, v in now["tensors"].items() if "embeder" not in k}  # the first look shapes it
-    before["tensors"] = {k: v for k, v in before["tensors"].items() if "embeder" not in k}
+    now["tensors"] = {k: v for k, v in now["tensors"].items() if "embedder" not in k}  # the first look shapes it
+    before["tensors"] = {k: v for k, v in before["tensors"].items() if "embedder" not in k}
     now["memory"], before["memory"] = (m["memory"][:6] for m in (now, before))
     assert_same(now, before)
 
@@ -315,7 +315,7 @@ def test_a_compiled_model_is_looked_at_as_the_module_in_it() -> None:
     plain = IT3Engine(model, "0", optimization_parameters={"lr": 0.05}).eval()
     batches = [(torch.randn(4, 6), torch.randn(4, 3)) for _ in range(2)]
     plain.uncertainty(batches[0][0])
-    engine = IT3Engine(torch.compile(model, backend="eager"), "0", plain.embeder, optimization_parameters={"lr": 0.05})
+    engine = IT3Engine(torch.compile(model, backend="eager"), "0", plain.embedder, optimization_parameters={"lr": 0.05})
     before = all_of(engine.eval())
     rows = it3.evaluate(engine, batches, "mse", {"online": ONLINE}).rows
     close(rows[-1]["score"], it3.evaluate(plain, batches, "mse", {"online": ONLINE}).rows[-1]["score"])

@@ -19,7 +19,7 @@ OPTIMIZERS = {
     "rmsprop": {"momentum": 0.5, "lr": 1e-3},
     "adagrad": {},
 }
-COMBINATIONS = list(itertools.product(("none", "frozen", "ema"), ("running", "batch", "blend"), OPTIMIZERS))
+COMBINATIONS = list(itertools.product(("self", "frozen", "ema"), ("running", "batch", "blend"), OPTIMIZERS))
 
 
 @pytest.mark.parametrize("per_sample", [False, True])

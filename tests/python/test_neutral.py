@@ -14,7 +14,7 @@ from torch import Tensor
 close = partial(torch.testing.assert_close, rtol=1e-10, atol=1e-10)
 
 
-@pytest.mark.parametrize("anchor", ["none", "frozen", "ema"])
+@pytest.mark.parametrize("anchor", ["self", "frozen", "ema"])
 @pytest.mark.parametrize("network", NETWORKS)
 @pytest.mark.parametrize("kind", KINDS)
 def test_adapting_agrees_with_the_formula(kind: str, network: str, anchor: str, device: str) -> None:

@@ -26,7 +26,7 @@ def with_other_norm(model: VectorCNN, prior: float) -> VectorCNN:
     return model
 
 
-@pytest.mark.parametrize("anchor", ["none", "frozen"])
+@pytest.mark.parametrize("anchor", ["self", "frozen"])
 @pytest.mark.parametrize(("options", "prior"), WAYS)
 @pytest.mark.parametrize("network", NETWORKS)
 def test_agrees_with_the_formula(network: str, options: dict, prior: float, anchor: str, device: str) -> None:

@@ -19,7 +19,7 @@ def test_restoration_agrees_with_the_formula(network: str, device: str) -> None:
     twin = copy.deepcopy(case)
     engine, _ = build(case, network, optimization_parameters={**ONLINE, "restore_probability": 0.3})
     plain, _ = build(twin, network, optimization_parameters=ONLINE)
-    plain.embeder = engine.embeder
+    plain.embedder = engine.embedder
     start = state_of(case.model)
     for call in range(3):
         plain(case.inputs)
@@ -70,7 +70,7 @@ def test_recovery_follows_its_rule(network: str) -> None:
             twin = copy.deepcopy(case.model)
             twin.load_state_dict(start)
             fresh, _ = build(type(case)(twin, case.layer, case.inputs, case.target), network)
-            fresh.embeder = engine.embeder
+            fresh.embedder = engine.embedder
             close(adaptation.prediction, fresh.adapt(inputs, **{**ONLINE, "lr": 1e-3}).prediction)
             average = least = adaptation.losses[0].item()
         else:
@@ -133,7 +133,7 @@ def test_calls_of_no_steps_forget_nothing(network: str) -> None:
     options = {"copy_model": False, "anchor": "ema"}
     engine, _ = build(case, network, optimization_parameters=options)
     other, _ = build(twin, network, optimization_parameters=options)
-    other.embeder = engine.embeder
+    other.embedder = engine.embedder
     for _ in range(2):
         engine(case.inputs)
         other(case.inputs)

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from it3 import IT3Engine
+from it3 import _C, IT3Engine, Options
 from models import Case
 
 
@@ -22,10 +22,18 @@ from models import Case
         ({"lr": 1j}, TypeError, "lr cannot be 1j, a complex"),
         ({"lr": torch.tensor(1 + 0j)}, TypeError, "lr cannot be tensor(1.+0.j), a Tensor"),
         ({"lr": b"1"}, TypeError, "lr cannot be b'1', a bytes"),
-        ({"betas": (math.nan, 0.9)}, ValueError, "betas must be two numbers from 0 to below 1, not [nan, 0.9]"),
+        (
+            {"betas": (math.nan, 0.9)},
+            ValueError,
+            "betas must be two numbers from 0 to below 1, or None, not [nan, 0.9]",
+        ),
         ({"betas": (True, 0.9)}, TypeError, "betas cannot be (True, 0.9), a tuple"),
-        ({"threshold": math.nan}, ValueError, "threshold must be a number, 0 or more, not nan"),
-        ({"per_sample": True, "chunk_size": 0}, ValueError, "chunk_size must be a whole number, 1 or more, not 0"),
+        ({"threshold": math.nan}, ValueError, "threshold must be a number, 0 or more, or None, not nan"),
+        (
+            {"per_sample": True, "chunk_size": 0},
+            ValueError,
+            "chunk_size must be a whole number, 1 or more, or None, not 0",
+        ),
         ({"num_steps": 1.5}, TypeError, "num_steps must be a whole number, 0 or more, not 1.5"),
         ({"num_steps": "3"}, TypeError, "num_steps must be a whole number, 0 or more, not '3'"),
         ({"num_steps": True}, TypeError, "num_steps must be a whole number, 0 or more, not True"),
@@ -33,12 +41,12 @@ from models import Case
         ({"lr": math.nan}, ValueError, "lr must be a number, 0 or more, not nan"),
         ({"lr": None}, TypeError, "lr must be a number, 0 or more, not None"),
         ({"lr": "1e-3"}, TypeError, "lr must be a number, 0 or more, not '1e-3'"),
-        ({"betas": (0.9, 1.0)}, ValueError, "betas must be two numbers from 0 to below 1, not [0.9, 1]"),
-        ({"betas": (0.9,)}, ValueError, "betas must be two numbers from 0 to below 1, not [0.9]"),
-        ({"betas": 0.9}, TypeError, "betas must be two numbers from 0 to below 1, not 0.9"),
-        ({"eps": -1e-8}, ValueError, "eps must be a number, 0 or more, not -1e-08"),
-        ({"weight_decay": "no"}, TypeError, "weight_decay must be a number, 0 or more, not 'no'"),
-        ({"momentum": math.inf}, ValueError, "momentum must be a number, 0 or more, not inf"),
+        ({"betas": (0.9, 1.0)}, ValueError, "betas must be two numbers from 0 to below 1, or None, not [0.9, 1]"),
+        ({"betas": (0.9,)}, ValueError, "betas must be two numbers from 0 to below 1, or None, not [0.9]"),
+        ({"betas": 0.9}, TypeError, "betas must be two numbers from 0 to below 1, or None, not 0.9"),
+        ({"eps": -1e-8}, ValueError, "eps must be a number, 0 or more, or None, not -1e-08"),
+        ({"weight_decay": "no"}, TypeError, "weight_decay must be a number, 0 or more, or None, not 'no'"),
+        ({"momentum": math.inf}, ValueError, "momentum must be a number, 0 or more, or None, not inf"),
         ({"max_grad_norm": 0}, ValueError, "max_grad_norm must be a number above 0, or None, not 0"),
         ({"copy_model": "False"}, TypeError, "copy_model must be True or False, not 'False'"),
         ({"optimizer_name": 3}, TypeError, "optimizer_name must be one of adam, adamw, sgd, rmsprop, adagrad, not 3"),
@@ -50,17 +58,17 @@ from models import Case
         ({"momentum": 0.9}, ValueError, "momentum is for sgd and rmsprop, but optimizer_name is 'adam'"),
         ({"optimizer_name": "sgd", "betas": (0.9, 0.9)}, ValueError, "betas is for adam and adamw"),
         ({"optimizer_name": "sgd", "eps": 1e-8}, ValueError, "eps is for adam, adamw, rmsprop and adagrad"),
-        ({"anchor": "froze"}, ValueError, "anchor must be one of none, frozen, ema, not 'froze'"),
-        ({"anchor": 1}, TypeError, "anchor must be one of none, frozen, ema, not 1"),
-        ({"ema_decay": 0.9}, ValueError, "ema_decay is for anchor='ema', but anchor is 'none'; leave ema_decay out"),
-        ({"anchor": "ema", "ema_decay": 1.1}, ValueError, "ema_decay must be a number from 0 to 1, not 1.1"),
+        ({"anchor": "froze"}, ValueError, "anchor must be one of self, frozen, ema, not 'froze'"),
+        ({"anchor": 1}, TypeError, "anchor must be one of self, frozen, ema, not 1"),
+        ({"ema_decay": 0.9}, ValueError, "ema_decay is for anchor='ema', but anchor is 'self'; leave ema_decay out"),
+        ({"anchor": "ema", "ema_decay": 1.1}, ValueError, "ema_decay must be a number from 0 to 1, or None, not 1.1"),
         ({"norm_statistics": True}, TypeError, "norm_statistics must be one of running, batch, blend, not True"),
         ({"norm_prior": 3}, ValueError, "norm_prior is for norm_statistics='blend', but norm_statistics is 'running'"),
         ({"prediction": "last"}, ValueError, "prediction must be one of first, second, mean, not 'last'"),
-        ({"tolerance": -1}, ValueError, "tolerance must be a number, 0 or more, not -1"),
+        ({"tolerance": -1}, ValueError, "tolerance must be a number, 0 or more, or None, not -1"),
         ({"patience": 2}, ValueError, "patience is for a tolerance, but tolerance is None"),
-        ({"tolerance": 0, "patience": 0}, ValueError, "patience must be a whole number, 1 or more, not 0"),
-        ({"threshold": "high"}, TypeError, "threshold must be a number, 0 or more, not 'high'"),
+        ({"tolerance": 0, "patience": 0}, ValueError, "patience must be a whole number, 1 or more, or None, not 0"),
+        ({"threshold": "high"}, TypeError, "threshold must be a number, 0 or more, or None, not 'high'"),
         ({"restore_probability": 2}, ValueError, "restore_probability must be a number from 0 to 1, not 2"),
         ({"recovery_factor": 1}, ValueError, "recovery_factor must be a number above 1, or None, not 1"),
         ({"weight_decy": 1}, ValueError, "no option is called 'weight_decy'; did you mean 'weight_decay'? The options"),
@@ -151,11 +159,11 @@ def test_numbers_of_other_libraries(case: Case) -> None:
 def test_what_refines_a_choice_goes_with_it(case: Case, own: dict, override: dict) -> None:
     engine = IT3Engine(case.model, case.layer, optimization_parameters={"lr": 0.1, **own}).eval()
     engine.adapt(case.inputs, num_steps=0)  # shapes the embedder
-    plain = IT3Engine(case.model, case.layer, engine.embeder, optimization_parameters={"lr": 0.1, **override}).eval()
+    plain = IT3Engine(case.model, case.layer, engine.embedder, optimization_parameters={"lr": 0.1, **override}).eval()
     assert torch.equal(engine.adapt(case.inputs, **override).prediction, plain.adapt(case.inputs).prediction)
     assert engine.optimization_parameters == {"lr": 0.1, **own}
-    with pytest.raises(ValueError, match="ema_decay is for anchor='ema', but anchor is 'none'"):
-        engine.adapt(case.inputs, anchor="none", ema_decay=0.5)
+    with pytest.raises(ValueError, match="ema_decay is for anchor='ema', but anchor is 'self'"):
+        engine.adapt(case.inputs, anchor="self", ema_decay=0.5)
 
 
 def test_none_is_the_default(case: Case) -> None:
@@ -214,7 +222,7 @@ def test_model_that_is_all_frozen_or_has_no_parameters(case: Case) -> None:
         ({"model": "net"}, TypeError, "model must be a torch.nn.Module, not a str"),
         ({"features_layer_name": "layer0"}, ValueError, "the model has no layer 'layer0'; did you mean"),
         ({"combine_fn": 3}, TypeError, "combine_fn must be callable or None, not 3"),
-        ({"embeder": "mlp"}, TypeError, "embeder must be callable or None, not 'mlp'"),
+        ({"embedder": "mlp"}, TypeError, "embedder must be callable or None, not 'mlp'"),
         ({"distance_fn": 2.0}, TypeError, "distance_fn must be callable or None, not 2.0"),
         ({"distance_fn": "mae"}, ValueError, "no distance is called 'mae'; did you mean 'mse'? The distances are mse"),
     ],
@@ -233,8 +241,8 @@ def test_arguments(case: Case, arguments: dict, error: type[Exception], message:
         ("distance_fn", lambda y1, y0: 0.5, "distance_fn must return a tensor, but returned a float"),
         ("distance_fn", lambda y1, y0: (y1 - y0).detach().mean(), "does not depend on any parameter"),
         ("combine_fn", lambda f, e: None, "combine_fn must return a tensor, but returned a NoneType"),
-        ("embeder", lambda y: [y], "embeder must return a tensor, but returned a list"),
-        ("embeder", lambda y: y, r"embedding of shape \[7, 3\] cannot be added to features of shape \[7, 8\]"),
+        ("embedder", lambda y: [y], "embedder must return a tensor, but returned a list"),
+        ("embedder", lambda y: y, r"embedding of shape \[7, 3\] cannot be added to features of shape \[7, 8\]"),
     ],
 )
 def test_functions_that_return_something_else(case: Case, name: str, function, message: str) -> None:
@@ -246,7 +254,7 @@ def test_functions_that_return_something_else(case: Case, name: str, function, m
 def test_distance_of_the_embedder_alone(case: Case) -> None:
     engine = IT3Engine(case.model, case.layer).eval()
     engine.uncertainty(case.inputs)
-    engine.distance_fn = lambda y1, y0: engine.embeder.weight1.square().mean()
+    engine.distance_fn = lambda y1, y0: engine.embedder.weight1.square().mean()
     with pytest.raises(ValueError, match="does not depend on any parameter that adapts"):
         engine(case.inputs)
 
@@ -254,3 +262,47 @@ def test_distance_of_the_embedder_alone(case: Case) -> None:
 def test_target_in_eval_mode(case: Case) -> None:
     with pytest.raises(ValueError, match=r"uses no labels"):
         IT3Engine(case.model, case.layer).eval()(case.inputs, target=case.target)
+
+
+def test_options_are_a_dictionary_of_what_is_changed(case: Case) -> None:
+    options = Options(num_steps=1, lr=0.05, anchor="frozen")
+    assert dict(options) == {"num_steps": 1, "lr": 0.05, "anchor": "frozen"}
+    assert dict(Options()) == {}
+    assert options == Options(lr=0.05, anchor="frozen", num_steps=1) != Options()
+    assert hash(options) == hash(Options(num_steps=1, lr=0.05, anchor="frozen"))
+    engine = IT3Engine(case.model, case.layer, optimization_parameters=options).eval()
+    expected = engine.adapt(case.inputs).prediction
+    plain = IT3Engine(case.model, case.layer, engine.embedder).eval()
+    assert torch.equal(plain.adapt(case.inputs, **options).prediction, expected)
+    plain.optimization_parameters = options
+    assert torch.equal(plain(case.inputs)[0], expected)
+    plain.optimization_parameters["num_steps"] = 2
+    assert options.num_steps == 1
+    assert not torch.equal(plain(case.inputs)[0], expected)
+
+
+def test_options_are_checked_where_they_are_made() -> None:
+    with pytest.raises(ValueError, match="num_steps must be a whole number, 0 or more, not -1"):
+        Options(num_steps=-1)
+    with pytest.raises(ValueError, match="ema_decay is for anchor='ema', but anchor is 'self'"):
+        Options(ema_decay=0.5)
+    with pytest.raises(TypeError, match="unexpected keyword argument 'learning_rate'"):
+        Options(learning_rate=1)
+    with pytest.raises(TypeError, match="positional"):
+        Options("adam")
+    with pytest.raises(AttributeError, match="cannot assign to field 'lr'"):
+        Options().lr = 1
+
+
+def test_defaults_are_those_of_the_core() -> None:
+    defaults = {name: value for name, value in vars(Options()).items() if value is not None}
+    core = {**_C.options_of({}), "parameters": "all"}
+    assert defaults == core
+
+
+def test_an_anchor_may_be_spelled_as_before(case: Case) -> None:
+    engine = IT3Engine(case.model, case.layer, optimization_parameters={"anchor": "self"}).eval()
+    expected = engine.adapt(case.inputs).prediction
+    for spelling in ("none", None):
+        assert torch.equal(engine.adapt(case.inputs, anchor=spelling).prediction, expected)
+        assert not torch.equal(engine.adapt(case.inputs, anchor="frozen").prediction, expected)

@@ -116,16 +116,16 @@ def test_the_chosen_output_is_the_prediction(pack: Callable, path: Any, whole: b
     x = X[:, 0]
     model = Returns(pack, whole).double().eval()
     engine = IT3Engine(model, "layer", output=path).eval()
-    plain = IT3Engine(Chosen(model, along(path)), "model.layer", engine.embeder).eval()
+    plain = IT3Engine(Chosen(model, along(path)), "model.layer", engine.embedder).eval()
     actual = engine.adapt(x)
-    weights = [w.detach() for w in engine.embeder.parameters()]
+    weights = [w.detach() for w in engine.embedder.parameters()]
     expected, losses, _ = reference.adapt(
         Chosen(model, along(path)), "model.layer", lambda y, f: reference.embed(y, f, *weights), x
     )
     close(actual.prediction, expected)
     close(actual.losses.tolist(), losses)
     close(plain.adapt(x).prediction, expected)
-    why = engine._cut_network().why_not(x)
+    why = engine._runners().why_not(x)
     assert (why != "") is whole or isinstance(pack(x, x), Record | ModelOutput), why
     engine.train()
     close(engine(x)[0], along(path)(model(x)))
@@ -210,7 +210,7 @@ def hooked_adapt(model: nn.Module, engine: IT3Engine, steps: int) -> tuple[Tenso
 
         def inject(_: Any, __: Any, output: Any, y0: Tensor = y0) -> Any:
             out, (h, c) = output
-            return out, (engine.combine_fn(h, engine.embeder(y0)), c)
+            return out, (engine.combine_fn(h, engine.embedder(y0)), c)
 
         handle = model.lstm.register_forward_hook(inject)
         y1 = model(X)
@@ -246,7 +246,7 @@ def test_injects_into_the_chosen_output_of_a_layer() -> None:
 
 def test_an_injection_without_effect_is_no_cut() -> None:
     engine = IT3Engine(Recurrent().double(), "lstm")
-    assert engine._cut_network().why_not(X) != ""
+    assert engine._runners().why_not(X) != ""
 
 
 @pytest.mark.parametrize("pack", [Pair, lambda a, b: Record(b, a), lambda a, b: ModelOutput(aux=b, logits=a)])
@@ -271,7 +271,7 @@ def test_containers_of_layers_keep_their_types(pack: Callable) -> None:
 
     engine = IT3Engine(Model().double(), "layer", layer_output="logits", optimization_parameters={"lr": 1e-4}).eval()
     engine.adapt(X[:, 0])
-    weights = [w.detach() for w in engine.embeder.parameters()]
+    weights = [w.detach() for w in engine.embedder.parameters()]
 
     def combine(output: Any, embedding: Tensor) -> Any:
         return pack(output.logits + embedding, output.aux)

@@ -17,7 +17,7 @@ def build(case: Case, **arguments) -> tuple[IT3Engine, reference.TensorFunction]
     """An engine in eval mode whose embedder has its weights, and that embedder by the formula."""
     engine = IT3Engine(case.model, case.layer, **arguments).eval()
     engine.uncertainty(case.inputs)
-    weights = [w.detach() for w in engine.embeder.parameters()]
+    weights = [w.detach() for w in engine.embedder.parameters()]
     return engine, lambda prediction, features: reference.embed(prediction, features, *weights)
 
 
@@ -126,10 +126,10 @@ def test_training_gradients(kind: str, with_target: bool, device: str) -> None:
     case.model.eval()  # batch statistics are test_training's subject
     y0, loss_ttt = engine(case.inputs, target=case.target if with_target else None)
     total = F.l1_loss(y0, case.target) + 0.7 * loss_ttt
-    parameters = [*case.model.parameters(), *engine.embeder.parameters()]
+    parameters = [*case.model.parameters(), *engine.embedder.parameters()]
     gradients = torch.autograd.grad(total, parameters)
 
-    weights = list(engine.embeder.parameters())
+    weights = list(engine.embedder.parameters())
     embed = lambda prediction, features: reference.embed(prediction, features, *weights)  # noqa: E731
     expected_y0 = case.model(case.inputs)
     signal = case.target if with_target else expected_y0

@@ -85,7 +85,7 @@ def test_a_new_embedder_takes_its_shape(network: str) -> None:
     case = make_case("cnn")
     engine = IT3Engine(NETWORKS[network](case.model.eval()), case.layer).eval()
     engine.adapt(case.inputs, per_sample=True)
-    assert engine.embeder.weight1.shape == (4, 5)
+    assert engine.embedder.weight1.shape == (4, 5)
     agrees(engine, case.inputs)
 
 
@@ -98,11 +98,11 @@ def test_distances(distance: object) -> None:
 
 def test_functions_of_the_user() -> None:
     case = make_case("mlp")
-    embeder = nn.Sequential(nn.Linear(3, 8), nn.Tanh()).double()
+    embedder = nn.Sequential(nn.Linear(3, 8), nn.Tanh()).double()
     engine = IT3Engine(
         case.model.eval(),
         case.layer,
-        embeder,
+        embedder,
         combine_fn=lambda features, embedding: features * (1 + embedding),
         distance_fn=lambda y1, y0: (y1 - y0).square().sum(),
     ).eval()
@@ -214,7 +214,7 @@ def test_errors() -> None:
         engine.adapt(case.inputs, per_sample=True, copy_model=False)
     with pytest.raises(ValueError, match="chunk_size is for per_sample=True"):
         engine.adapt(case.inputs, chunk_size=4)
-    with pytest.raises(ValueError, match="chunk_size must be a whole number, 1 or more, not 0"):
+    with pytest.raises(ValueError, match="chunk_size must be a whole number, 1 or more, or None, not 0"):
         engine.adapt(case.inputs, per_sample=True, chunk_size=0)
     with pytest.raises(TypeError, match="per_sample must be True or False, not 1"):
         engine.adapt(case.inputs, per_sample=1)

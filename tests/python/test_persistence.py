@@ -56,14 +56,14 @@ def test_state_of_an_unbuilt_engine_makes_a_built_one_unbuilt(engine: IT3Engine,
     state = copy.deepcopy(engine.state_dict())
     engine(case.inputs)
     engine.load_state_dict(state)
-    assert not engine.embeder.is_built
+    assert not engine.embedder.is_built
     assert engine(case.inputs)[1] > 0
 
 
 def test_state_of_another_size_is_an_error(engine: IT3Engine, case: Case) -> None:
     engine(case.inputs)
-    state = {**engine.state_dict(), "embeder.weight1": torch.zeros(9, 3)}
-    with pytest.raises(RuntimeError, match=r"size mismatch for embeder\.weight1"):
+    state = {**engine.state_dict(), "embedder.weight1": torch.zeros(9, 3)}
+    with pytest.raises(RuntimeError, match=r"size mismatch for embedder\.weight1"):
         engine.load_state_dict(state)
     with pytest.raises(RuntimeError, match="Missing key"):
         engine.load_state_dict(dict(engine.model.state_dict()))
@@ -72,18 +72,29 @@ def test_state_of_another_size_is_an_error(engine: IT3Engine, case: Case) -> Non
 def test_parameters_are_the_models_and_the_embedders(engine: IT3Engine) -> None:
     names = [name for name, _ in engine.named_parameters()]
     assert names == [f"model.{i}.{kind}" for i in (0, 2, 4) for kind in ("weight", "bias")] + [
-        f"embeder.{name}" for name in ("weight1", "bias1", "weight2", "bias2")
+        f"embedder.{name}" for name in ("weight1", "bias1", "weight2", "bias2")
     ]
-    assert engine.embedder is engine.embeder
+    assert engine.embeder is engine.embedder
     engine.embedder = Embedder()
-    assert engine.embedder is engine.embeder
+    assert engine.embeder is engine.embedder
+
+
+def test_checkpoints_with_the_embedders_earlier_name(engine: IT3Engine, case: Case) -> None:
+    engine(case.inputs)
+    state = {name.replace("embedder.", "embeder."): value.clone() for name, value in engine.state_dict().items()}
+    assert any(name.startswith("embeder.") for name in state)
+    before = engine.embedder.weight1.detach().clone()
+    with torch.no_grad():
+        engine.embedder.weight1.zero_()
+    engine.load_state_dict(state)
+    assert torch.equal(engine.embedder.weight1, before)
 
 
 def test_modes(engine: IT3Engine) -> None:
     assert not engine.model.training
     engine.train()
     assert engine.model.training
-    assert engine.embeder.training
+    assert engine.embedder.training
 
 
 @pytest.mark.parametrize("is_built", [True, False])
@@ -134,7 +145,7 @@ def test_autocast_adapts(device: str) -> None:
         case.model(case.inputs)  # fills the cache
         prediction, _ = engine(case.inputs)
         after = case.model(case.inputs)
-        assert {p.dtype for p in engine.embeder.parameters()} == {torch.float32}
+        assert {p.dtype for p in engine.embedder.parameters()} == {torch.float32}
     expected, _ = engine(case.inputs)
     plain = case.model(case.inputs)
     moved = (expected - plain).norm()
@@ -161,7 +172,7 @@ def online(case: Case, **options: object) -> IT3Engine:
 @pytest.mark.parametrize("options", [{}, {"optimizer_name": "sgd", "momentum": 0.9}, {"optimizer_name": "adagrad"}])
 def test_online_calls_go_on_where_the_last_one_stopped(case: Case, options: dict) -> None:
     engine = online(case, num_steps=2, **options)
-    weights = [w.detach() for w in engine.embeder.parameters()]
+    weights = [w.detach() for w in engine.embedder.parameters()]
     embed = lambda y, f: reference.embed(y, f, *weights)  # noqa: E731
     expected, _, _ = reference.adapt(case.model, case.layer, embed, case.inputs, num_steps=6, **options)
     for _ in range(2):
@@ -209,7 +220,7 @@ def test_weights_changed_by_the_user_are_a_new_start(case: Case, change: str) ->
     changed = copy.deepcopy(engine.state_dict())
     engine.reset()
     close(dict(engine.state_dict()), dict(changed), rtol=0, atol=0)
-    expected = IT3Engine(copy.deepcopy(engine.model), case.layer, engine.embeder).eval()(case.inputs)
+    expected = IT3Engine(copy.deepcopy(engine.model), case.layer, engine.embedder).eval()(case.inputs)
     close(engine(case.inputs), expected, rtol=0, atol=0)
     engine.reset()
     close(dict(engine.state_dict()), dict(changed), rtol=0, atol=0)

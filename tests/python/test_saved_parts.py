@@ -39,7 +39,7 @@ def test_a_compiled_part_of_a_model(tmp_path: Path) -> None:
     body = torch.compile(nn.Sequential(*case.model[1:]), backend="eager")
     engine = IT3Engine(nn.Sequential(case.model[0], body), "0").eval()
     engine.save(tmp_path / "engine.pt", case.inputs)
-    plain = IT3Engine(case.model, "0", engine.embeder).eval()
+    plain = IT3Engine(case.model, "0", engine.embedder).eval()
     assert_adapts_like(it3.load(tmp_path / "engine.pt"), plain, case.inputs)
     assert engine.model[1] is body
 
@@ -70,7 +70,7 @@ def test_a_subclass_of_embedder_is_saved_as_what_it_is(kind, method: str, tmp_pa
     loaded = it3.load(tmp_path / "engine.pt")
     assert_adapts_like(loaded, engine, case.inputs)
     default = IT3Engine(case.model, case.layer, Embedder()).eval()
-    default.embeder.load_state_dict(engine.embeder.state_dict(), strict=False)
+    default.embedder.load_state_dict(engine.embedder.state_dict(), strict=False)
     other = default.adapt(case.inputs, num_steps=0).second
     assert (loaded.adapt(case.inputs, num_steps=0).second - other).abs().max() > 0.05
     loaded.save(tmp_path / "again.pt", case.inputs)
@@ -80,7 +80,7 @@ def test_a_subclass_of_embedder_is_saved_as_what_it_is(kind, method: str, tmp_pa
 def test_a_subclass_that_cannot_be_scripted_is_refused(tmp_path: Path) -> None:
     case = make_case("mlp", torch.float32)
     engine = IT3Engine(case.model, case.layer, Negated()).eval()
-    with pytest.raises(ValueError, match="embeder cannot be exported by method='script'; try method='trace'"):
+    with pytest.raises(ValueError, match="embedder cannot be exported by method='script'; try method='trace'"):
         engine.save(tmp_path / "engine.pt", case.inputs)
     assert list(tmp_path.iterdir()) == []
 
@@ -90,7 +90,7 @@ def test_an_error_leaves_the_weights_of_a_subclass() -> None:
     engine = IT3Engine(case.model, case.layer, Doubled()).eval()
     with pytest.raises(Exception, match=r"shapes cannot be multiplied|size"):
         engine.adapt(torch.zeros(2, 5))
-    assert engine.embeder.scale.item() == 2.0
+    assert engine.embedder.scale.item() == 2.0
 
 
 def with_name(name: str, kind: str) -> nn.Module:

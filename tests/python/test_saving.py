@@ -34,7 +34,7 @@ def test_a_loaded_engine_equals_the_saved_one(kind: str, method: str, device: st
     assert loaded.features_layer_name == engine.features_layer_name
     assert loaded.distance_fn == "l1"
     assert loaded.optimization_parameters.items() >= engine.optimization_parameters.items()
-    exactly(loaded.embeder.state_dict(), engine.embeder.state_dict())
+    exactly(loaded.embedder.state_dict(), engine.embedder.state_dict())
     # Saved again from TorchScript, to the bit.
     loaded.save(tmp_path / "again.pt", case.inputs)
     again = it3.load(tmp_path / "again.pt")
@@ -102,7 +102,7 @@ def test_functions_of_ones_own_are_saved(method, combine, distance, consumer: Pa
     engine.save(tmp_path / "engine.pt", case.inputs, method)
     loaded = it3.load(tmp_path / "engine.pt")
     torch.testing.assert_close(loaded(case.inputs), engine(case.inputs))
-    exactly(loaded.embeder.state_dict(), embedder.state_dict())
+    exactly(loaded.embedder.state_dict(), embedder.state_dict())
     expected = loaded(case.inputs)
     loaded.save(tmp_path / "again.pt", case.inputs)
     exactly(it3.load(tmp_path / "again.pt")(case.inputs), expected)
@@ -125,7 +125,10 @@ def test_what_a_file_says_of_its_engine(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("parts", "message"),
     [
-        ({"embeder": lambda y: y @ torch.ones(3, 8)}, "embeder cannot be exported by method='script'; try method='tra"),
+        (
+            {"embedder": lambda y: y @ torch.ones(3, 8)},
+            "embedder cannot be exported by method='script'; try method='tra",
+        ),
         ({"distance_fn": lambda a, b: (a - b).mean()}, "distance_fn cannot be exported by method='script'"),
         ({"combine_fn": lambda f, e: f}, "combine_fn cannot be exported by method='script'"),
         ({"model": Undecided(), "features_layer_name": "layer"}, "gives other predictions than the eager one after 0"),

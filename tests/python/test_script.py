@@ -30,7 +30,7 @@ def engines(
     """An eager engine and one of the TorchScript module, which shares the tensors, with the same embedder."""
     eager = IT3Engine(module.eval(), layer, **arguments).eval()
     eager.uncertainty(inputs)
-    return eager, IT3Engine(HOW[how](module, inputs), layer, eager.embeder, **arguments).eval()
+    return eager, IT3Engine(HOW[how](module, inputs), layer, eager.embedder, **arguments).eval()
 
 
 def agree(module: nn.Module, layer: str, inputs: Tensor, how: str = "script") -> None:
@@ -57,7 +57,7 @@ def test_agrees_with_the_formula(kind: str, how: str, device: str) -> None:
     case = make_case(kind, device=device)
     for options in ({}, {"optimizer_name": "sgd", "momentum": 0.9, "max_grad_norm": 0.1}, {"num_steps": 10}):
         _, scripted = engines(case.model, case.layer, case.inputs, how, optimization_parameters=options)
-        weights = [w.detach() for w in scripted.embeder.parameters()]
+        weights = [w.detach() for w in scripted.embedder.parameters()]
         embed = partial(lambda weights, y, f: reference.embed(y, f, *weights), weights)
         expected, losses, model = reference.adapt(case.model, case.layer, embed, case.inputs, **options)
         adaptation = scripted.adapt(case.inputs)
@@ -320,7 +320,7 @@ def test_keeps_adapted_weights_until_reset() -> None:
     options = {"copy_model": False}
     eager, _ = engines(copy.deepcopy(case.model), case.layer, case.inputs, optimization_parameters=options)
     scripted = IT3Engine(
-        torch.jit.script(case.model), case.layer, eager.embeder, optimization_parameters=options
+        torch.jit.script(case.model), case.layer, eager.embedder, optimization_parameters=options
     ).eval()
     start = copy.deepcopy(scripted.state_dict())
     for _ in range(2):
@@ -355,7 +355,7 @@ def test_module_loaded_from_a_file(tmp_path) -> None:
     case = make_case("cnn")
     _, scripted = engines(case.model, case.layer, case.inputs)
     scripted.model.save(tmp_path / "model.pt")
-    loaded = IT3Engine(torch.jit.load(tmp_path / "model.pt"), case.layer, scripted.embeder).eval()
+    loaded = IT3Engine(torch.jit.load(tmp_path / "model.pt"), case.layer, scripted.embedder).eval()
     close(loaded(case.inputs), scripted(case.inputs), rtol=0, atol=0)
 
 
@@ -386,5 +386,5 @@ def test_exception_leaves_everything_as_it_was(at: int) -> None:
     with pytest.raises(KeyboardInterrupt):
         engine(case.inputs)
     assert torch.equal(torch.get_rng_state(), random)
-    assert not engine.embeder.is_built
+    assert not engine.embedder.is_built
     close(dict(engine.state_dict()), dict(state), rtol=0, atol=0)

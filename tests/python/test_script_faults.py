@@ -96,7 +96,7 @@ def test_places_are_indices_and_keys() -> None:
     script = torch.jit.script(Named())
     for wrong in (1.5, True, [1], (1, None)):
         with pytest.raises(TypeError, match="output must be an index, a key, or a tuple of them"):
-            _C.ScriptNetwork(script, "first", output=wrong)
+            _C.Runners(script, "first", output=wrong)
 
 
 class MaxNorm(nn.Module):

@@ -39,7 +39,7 @@ def embed(y: Tensor) -> Tensor:
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adam"])
-@pytest.mark.parametrize("anchor", ["none", "frozen"])
+@pytest.mark.parametrize("anchor", ["self", "frozen"])
 def test_buffers_over_a_parameters_memory_follow_it(optimizer: str, anchor: str) -> None:
     torch.manual_seed(0)
     model = hooked(Shared())
@@ -62,7 +62,7 @@ def test_buffers_over_a_parameters_memory_follow_it(optimizer: str, anchor: str)
 
     for _ in range(3):
         y0 = predict(None, w, passes + 1)
-        y1 = predict(y0, w if anchor == "none" else before["w"], passes + 2)
+        y1 = predict(y0, w if anchor == "self" else before["w"], passes + 2)
         passes += 2  # a working copy goes on with what its passes wrote
         expected_loss = nn.functional.mse_loss(y1, y0)
         steps.zero_grad()
@@ -142,7 +142,7 @@ def test_engines_online_on_one_model_share_its_start(network: str) -> None:
     case = make_case("mlp")
     options = {"copy_model": False, "num_steps": 1}
     a, _ = build(case, network, optimization_parameters=options)
-    b = IT3Engine(a.model, case.layer, a.embeder, optimization_parameters={**options, "parameters": ["0"]}).eval()
+    b = IT3Engine(a.model, case.layer, a.embedder, optimization_parameters={**options, "parameters": ["0"]}).eval()
     start = state_of(case.model)
 
     def is_at_start() -> bool:

@@ -110,13 +110,13 @@ def build(device: str, bomb: Bomb, place: str, options: dict[str, Any], is_built
 
         def forward(self, y: Tensor) -> Tensor:
             self.calls += 1
-            return ticking("embeder", self.fc)(y)
+            return ticking("embedder", self.fc)(y)
 
     model = Net(bomb.tick if place == "model" else lambda: None)
     engine = IT3Engine(
         model.to(device),
         "conv",
-        embeder=Embed().to(device) if place == "embeder" else None,
+        embedder=Embed().to(device) if place == "embedder" else None,
         combine_fn=ticking("combine_fn", lambda f, e: f + e[:, :, None, None]),
         distance_fn=ticking("distance_fn", distance),
         optimization_parameters=options,
@@ -137,7 +137,7 @@ def build(device: str, bomb: Bomb, place: str, options: dict[str, Any], is_built
 
 @pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
 @pytest.mark.parametrize("step", [1, 2, 3])
-@pytest.mark.parametrize("place", ["model", "embeder", "combine_fn", "distance_fn", "backward"])
+@pytest.mark.parametrize("place", ["model", "embedder", "combine_fn", "distance_fn", "backward"])
 @pytest.mark.parametrize("copy_model", [True, False])
 @pytest.mark.parametrize("parameters", ["all", "norm"])
 @pytest.mark.parametrize("is_built", [True, False])
@@ -174,7 +174,7 @@ OTHER_OPTIONS = [
 @pytest.mark.parametrize("options", OTHER_OPTIONS, ids=str)
 @pytest.mark.parametrize("neutral", [None, 5.0])
 @pytest.mark.parametrize("copy_model", [True, False])
-@pytest.mark.parametrize("place", ["model", "embeder", "distance_fn", "backward"])
+@pytest.mark.parametrize("place", ["model", "embedder", "distance_fn", "backward"])
 def test_exception_with_other_options(
     place: str, copy_model: bool, neutral: float | None, options: dict, device: str
 ) -> None:

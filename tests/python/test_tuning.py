@@ -28,16 +28,16 @@ def test_tuning_finds_what_was_planted() -> None:
     """The targets are what one setting predicts."""
     engine, batches = engine_and_batches()
     planted = {"num_steps": 3, "anchor": "frozen", "distance_fn": "l1"}
-    other = IT3Engine(engine.model, "0", engine.embeder, distance_fn="l1", optimization_parameters={"lr": 0.01}).eval()
+    other = IT3Engine(engine.model, "0", engine.embedder, distance_fn="l1", optimization_parameters={"lr": 0.01}).eval()
     data = [(x, other.adapt(x, num_steps=3, anchor="frozen").prediction) for x, _ in batches]
     before = state_of(engine)
-    search = {"num_steps": [1, 3, 5], "anchor": ["none", "frozen"], "distance_fn": [None, "l1"]}
+    search = {"num_steps": [1, 3, 5], "anchor": ["self", "frozen"], "distance_fn": [None, "l1"]}
     tuning = it3.tune(engine, data, "mse", budget=40, search=search)
     assert tuning.choice == planted
     close(tuning.score, 0.0)
     close(tuning.engine.adapt(batches[0][0]).prediction, data[0][1])
     assert set(tuning.worth) == {"anchor", "distance_fn"}  # 3 steps are the default
-    with_mse = IT3Engine(engine.model, "0", engine.embeder, optimization_parameters={"lr": 0.01}).eval()
+    with_mse = IT3Engine(engine.model, "0", engine.embedder, optimization_parameters={"lr": 0.01}).eval()
     close(
         tuning.worth["distance_fn"],
         mean_square(lambda x: with_mse.adapt(x, num_steps=3, anchor="frozen").prediction, data),
@@ -67,7 +67,7 @@ def test_tuning_with_options_that_refine_a_choice() -> None:
     engine.optimization_parameters = {"lr": 0.01, "anchor": "ema", "ema_decay": 0.5}
     tuning = it3.tune(engine, batches, "mse", budget=8)  # whose anchors are not all "ema"
     assert "ema_decay" not in tuning.choice
-    search = {"anchor": ["none", "ema"], "ema_decay": [0.0, 0.9], "optimizer_name": ["sgd", "adam"], "momentum": [0.9]}
+    search = {"anchor": ["self", "ema"], "ema_decay": [0.0, 0.9], "optimizer_name": ["sgd", "adam"], "momentum": [0.9]}
     tuning = it3.tune(engine, batches, "mse", budget=12, search=search)
     for trial in tuning.study.trials:
         choice = trial.user_attrs["choice"]

@@ -38,7 +38,7 @@ def test_stopping(network: str, tolerance: float, patience: int) -> None:
     close(adaptation.prediction, engine.adapt(case.inputs, num_steps=steps).prediction)
 
 
-@pytest.mark.parametrize("anchor", ["none", "frozen"])
+@pytest.mark.parametrize("anchor", ["self", "frozen"])
 @pytest.mark.parametrize("network", NETWORKS)
 @pytest.mark.parametrize("kind", KINDS)
 def test_threshold_agrees_with_the_formula(kind: str, network: str, anchor: str, device: str) -> None:

@@ -1,5 +1,8 @@
 #pragma once
 
+#include <cstdint>
+#include <optional>
+
 #include <it3/adaptation.h>
 #include <it3/backend/export.h>
 #include <it3/backend/graphs.h>
@@ -10,23 +13,38 @@
 
 namespace it3 {
 
+/// One call of adapt(). Borrows all that it names.
+struct AdaptCall {
+  Network& network;
+  const Method& method;
+  const Options& options;
+  const Inputs& inputs;
+  /// Where adapted weights and optimizer state are kept; null for a call that leaves no trace.
+  Online* online = nullptr;
+  /// Whether to give Adaptation::second and weights too.
+  bool with_details = false;
+  /// Where recordings of calls by this network and method are kept; null for none.
+  Graphs* graphs = nullptr;
+  /// For the core: so many samples, stacked in the inputs, each with weights of its own; see
+  /// Network::checkout_per_sample(). A caller sets Options::per_sample.
+  std::optional<std::int64_t> samples = std::nullopt;
+  /// For the core: which sample of a larger batch the first one is, for errors.
+  std::int64_t first_sample = 0;
+
+  /// The same call for other inputs.
+  AdaptCall with_inputs(const Inputs& others) const {
+    return {network, method, options, others, online, with_details, graphs, samples, first_sample};
+  }
+};
+
 /// The inner loop of IT3: up to `num_steps` optimizer steps on distance(y1, y0), then the prediction.
+///
+///     adapt({.network = network, .method = method, .options = options, .inputs = x})
 ///
 /// Works whatever the caller's grad, inference and autocast modes. Whatever is thrown by a part, the network is as it
 /// was.
 ///
-/// @param online  where adapted weights and optimizer state are kept; null for a call that leaves no trace
-/// @param with_details  whether to give Adaptation::second and weights too
-/// @param graphs  where recordings of calls by this network and method are kept; null for none
-///
 /// Raises c10::ValueError if no parameter can adapt, or if losses or the prediction are not finite.
-IT3_API Adaptation adapt(
-    Network& network,
-    const Method& method,
-    const Options& options,
-    const Inputs& inputs,
-    Online* online = nullptr,
-    bool with_details = false,
-    Graphs* graphs = nullptr);
+IT3_API Adaptation adapt(const AdaptCall& call);
 
 }  // namespace it3

@@ -64,6 +64,9 @@ class IT3_API ScriptNetwork : public Network {
   std::unique_ptr<WorkingCopy> checkout_per_sample(
       const std::vector<NamedParameter>& adapted, const Normalization& normalization, std::int64_t samples) override;
 
+  /// Makes parameters() these: the module's tensors under the names of the one that it was traced from.
+  void name_parameters(std::vector<NamedParameter> parameters) { named_ = std::move(parameters); }
+
   /// A copy of the module with other values for some of parameters(), by name.
   torch::jit::Module with_weights(const std::vector<std::pair<std::string, at::Tensor>>& weights) const;
 
@@ -85,6 +88,7 @@ class IT3_API ScriptNetwork : public Network {
   std::shared_ptr<const detail::ScriptCut> cut(const Key& key) const;
 
   torch::jit::Module module_;
+  std::optional<std::vector<NamedParameter>> named_;
   std::shared_ptr<const detail::CutPlace> place_;
   std::shared_ptr<const detail::ScriptSlots> slots_;
   mutable std::mutex mutex_;

@@ -2,34 +2,30 @@
 
 #include <ATen/ATen.h>
 
+#include <it3/backend/model_lock.h>
+
 #include "adapt/adapt_once.h"
 #include "adapt/per_sample.h"
 #include "support/without_cudnn.h"
 
 namespace it3 {
 
-Adaptation adapt(
-    Network& network,
-    const Method& method,
-    const Options& options,
-    const Inputs& inputs,
-    Online* online,
-    bool with_details,
-    Graphs* graphs) {
-  options.validate();
-  const auto turn = network.take_turn();
-  // Whoever keeps adapted weights in the model has them to himself, whatever the kind of network.
-  const auto turn_online = online != nullptr ? ModelLock(tensors_of(network.parameters())).wait() : ModelLock::Turn();
+Adaptation adapt(const AdaptCall& call) {
+  call.options.validate();
+  const auto turn = call.network.take_turn();
+  const auto parameters = call.network.parameters();
+  // Whoever keeps adapted weights writes them into the model, whatever the kind of network, when nobody reads it.
+  const auto use = call.online != nullptr ? UpgradeMutex::Use::updating : UpgradeMutex::Use::reading;
+  const auto turn_with_weights = ModelLock(tensors_of(parameters)).wait(use);
   const auto once = [&] {
-    if (options.per_sample) return detail::adapt_per_sample(network, method, options, inputs, with_details, graphs);
-    return detail::adapt_once(network, method, options, inputs, online, with_details, graphs);
+    return call.options.per_sample ? detail::adapt_per_sample(call, parameters) : detail::adapt_once(call, parameters);
   };
-  if (!network.runs_without_cudnn()) {
+  if (!call.network.runs_without_cudnn()) {
     try {
       return once();
     } catch (const std::exception& error) {
       if (!detail::is_cudnn_in_eval_mode(error)) throw;
-      network.run_without_cudnn();
+      call.network.run_without_cudnn();
     }
   }
   const detail::WithoutCudnn without_cudnn;

@@ -22,13 +22,13 @@ Objective::Objective(
     const Method& method,
     const Passes& passes,
     WorkingCopy& copy,
-    Online::Memory& memory,
+    Online::CallState& state,
     std::int64_t batch_dim)
-    : options_(options), method_(method), passes_(passes), copy_(copy), memory_(memory), batch_dim_(batch_dim) {
-  if (options.anchor != AnchorKind::ema || !memory.average.empty()) return;
-  for (const auto& value : memory.start) {
+    : options_(options), method_(method), passes_(passes), copy_(copy), state_(state), batch_dim_(batch_dim) {
+  if (options.anchor != AnchorKind::ema || !state.average.empty()) return;
+  for (const auto& value : state.start) {
     // In half precision, the small steps of an average would round to none.
-    memory.average.push_back(at::isReducedFloatingType(value.scalar_type()) ? value.to(at::kFloat) : value.clone());
+    state.average.push_back(at::isReducedFloatingType(value.scalar_type()) ? value.to(at::kFloat) : value.clone());
   }
 }
 
@@ -83,7 +83,7 @@ std::vector<at::Tensor> Objective::pull_back(
 
 LossAndGradients Objective::operator()(const FirstPass& first, const at::Tensor& rows) {
   const at::Tensor& prediction = first.prediction;
-  if (options_.anchor == AnchorKind::none) {
+  if (options_.anchor == AnchorKind::self) {
     return differentiate(passes_.second(copy_, first, prediction), prediction, rows, copy_.leaves());
   }
   // By the chain rule in two parts, as the anchor's weights may lie where the network's do: first the loss by y0, which
@@ -92,7 +92,7 @@ LossAndGradients Objective::operator()(const FirstPass& first, const at::Tensor&
   LossAndGradients by_y0;
   {
     const bool is_frozen = options_.anchor == AnchorKind::frozen;
-    const auto anchor = copy_.with_constants(is_frozen ? memory_.start : memory_.average);
+    const auto anchor = copy_.with_constants(is_frozen ? state_.start : state_.average);
     if (!prepared_) {
       const at::NoGradGuard no_grad;
       prepared_ = passes_.prepare(*anchor);
@@ -106,8 +106,8 @@ void Objective::follow() {
   if (options_.anchor != AnchorKind::ema) return;
   const at::NoGradGuard no_grad;
   const double decay = options_.ema_decay.value_or(default_decay);
-  for (std::size_t i = 0; i < memory_.average.size(); ++i) {
-    const at::Tensor& average = memory_.average[i];
+  for (std::size_t i = 0; i < state_.average.size(); ++i) {
+    const at::Tensor& average = state_.average[i];
     average.lerp_(copy_.values()[i].to(average.scalar_type()), 1 - decay);
   }
   prepared_.reset();

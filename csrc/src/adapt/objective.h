@@ -24,14 +24,14 @@ struct LossAndGradients {
 /// distance(y1, y0), with y1 from the network that is the anchor. Borrows all that it is given.
 class Objective {
  public:
-  /// @param memory  the start and, where the anchor is a moving average of earlier calls, that
+  /// @param state  the start and, where the anchor is a moving average of earlier calls, that
   /// @param batch_dim  of the predictions
   Objective(
       const Options& options,
       const Method& method,
       const Passes& passes,
       WorkingCopy& copy,
-      Online::Memory& memory,
+      Online::CallState& state,
       std::int64_t batch_dim = 0);
 
   /// @param rows  the samples that count, as indices; undefined for all, as it is with Options::per_sample
@@ -57,7 +57,7 @@ class Objective {
   const Method& method_;
   const Passes& passes_;
   WorkingCopy& copy_;
-  Online::Memory& memory_;
+  Online::CallState& state_;
   std::int64_t batch_dim_;
   std::optional<FirstPass> prepared_;  // of the anchor, until its weights change
 };

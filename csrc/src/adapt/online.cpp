@@ -57,10 +57,10 @@ bool Online::adopt(const std::vector<NamedParameter>& parameters) {
   return true;
 }
 
-Online::Memory Online::resume(const std::vector<NamedParameter>& adapted, OptimizerKind optimizer) {
+Online::CallState Online::resume(const std::vector<NamedParameter>& adapted, OptimizerKind optimizer) {
   starts().end_changed(adapted);
   if (!adopt(adapted) || !is_current()) *this = {};
-  Memory memory;
+  CallState call_state;
   const auto begun = starts().begin(adapted);
   for (std::size_t i = 0; i < adapted.size(); ++i) {
     const auto known = find(state_.start, adapted[i].name);
@@ -71,26 +71,26 @@ Online::Memory Online::resume(const std::vector<NamedParameter>& adapted, Optimi
       *this = {};
       return resume(adapted, optimizer);
     }
-    memory.start.push_back(begun[i].value);
+    call_state.start.push_back(begun[i].value);
   }
   if (names_of(adapted) != state_.stepped) state_.average = {};
   if (optimizer != state_.optimizer_name || names_of(adapted) != state_.stepped) state_.optimizer = {};
   state_.optimizer_name = optimizer;
   // Given by value: a call that fails must not change what the next one starts with.
-  memory.optimizer = state_.optimizer;
-  memory.average = state_.average;
+  call_state.optimizer = state_.optimizer;
+  call_state.average = state_.average;
   for (auto* list :
-       {&memory.optimizer.momentum, &memory.optimizer.squares, &memory.optimizer.steps, &memory.optimizer.masters,
-        &memory.average}) {
+       {&call_state.optimizer.momentum, &call_state.optimizer.squares, &call_state.optimizer.steps,
+        &call_state.optimizer.masters, &call_state.average}) {
     own_each(*list);
   }
-  return memory;
+  return call_state;
 }
 
-void Online::keep(const std::vector<NamedParameter>& adapted, Memory memory, std::optional<double> loss) {
+void Online::keep(const std::vector<NamedParameter>& adapted, CallState call_state, std::optional<double> loss) {
   starts().note(adapted);
-  state_.optimizer = std::move(memory.optimizer);
-  state_.average = std::move(memory.average);
+  state_.optimizer = std::move(call_state.optimizer);
+  state_.average = std::move(call_state.average);
   state_.stepped = names_of(adapted);
   if (loss) state_.loss_average = loss_average_with(*loss);
 }
@@ -110,7 +110,7 @@ Online::State Online::state() const { return is_current() ? state_ : State(); }
 Drift Online::drift(const Network& network) const {
   const auto turn = network.take_turn();
   const auto parameters = network.parameters();
-  const auto turn_online = ModelLock(tensors_of(parameters)).wait();
+  const auto reading = ModelLock(tensors_of(parameters)).wait(UpgradeMutex::Use::reading);
   if (starts().has_changed(parameters)) return {};  // a new start
   Drift drift;
   double whole = 0;
@@ -137,6 +137,7 @@ Drift Online::drift(const Network& network) const {
 void Online::go_back(const Network& network, State state, const std::vector<at::Tensor>& weights) {
   const at::NoGradGuard no_grad;
   const auto parameters = network.parameters();
+  const auto alone = ModelLock(tensors_of(parameters)).wait(UpgradeMutex::Use::alone);
   for (std::size_t i = 0; i < parameters.size(); ++i) {
     if (!parameters[i].tensor.is_inference()) parameters[i].tensor.detach().copy_(weights[i]);
   }
@@ -149,7 +150,7 @@ void Online::go_back(const Network& network, State state, const std::vector<at::
 void Online::reset(const Network& network) {
   const auto turn = network.take_turn();
   const auto parameters = network.parameters();
-  const auto turn_online = ModelLock(tensors_of(parameters)).wait();
+  const auto alone = ModelLock(tensors_of(parameters)).wait(UpgradeMutex::Use::alone);
   if (adopt(parameters)) {
     starts().end_changed(parameters);
     starts().go_back(parameters);

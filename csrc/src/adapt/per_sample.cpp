@@ -158,34 +158,42 @@ class ChunkSize {
 
 }  // namespace
 
-Adaptation adapt_per_sample(
-    Network& network,
-    const Method& method,
-    const Options& options,
-    const Inputs& inputs,
-    bool with_details,
-    Graphs* graphs) {
+Adaptation adapt_per_sample(const AdaptCall& call, const std::vector<NamedParameter>& parameters) {
+  Network& network = call.network;
+  const Method& method = call.method;
+  const Options& options = call.options;
   const Layout& layout = method.prediction_layout;
-  const Samples samples(inputs, method.in_dims, layout);
+  const Samples samples(call.inputs, method.in_dims, layout);
   Options alone = options;
   alone.per_sample = false;
   alone.chunk_size.reset();
+  const auto adapt_alone = [&](const Inputs& sample, std::int64_t number) {
+    return adapt_once(
+        {.network = network,
+         .method = method,
+         .options = alone,
+         .inputs = sample,
+         .with_details = call.with_details,
+         .graphs = call.graphs,
+         .first_sample = number},
+        parameters);
+  };
   if (samples.count() == 0) {
-    Adaptation empty = adapt_once(network, method, alone, inputs, nullptr, with_details, nullptr);
+    Adaptation empty = adapt_alone(call.inputs, 0);
     empty.losses = empty.losses.new_empty({0, 0});
+    empty.weights.clear();
     return empty;
   }
-  const auto adapted = options.num_steps > 0 ? select_parameters(network.parameters(), options.parameters)
-                                             : std::vector<NamedParameter>{};
+  const auto adapted =
+      options.num_steps > 0 ? select_parameters(parameters, options.parameters) : std::vector<NamedParameter>{};
   std::vector<Adaptation> parts;
   const auto one_by_one = [&] {
     parts.clear();
     for (std::int64_t i = 0; i < samples.count(); ++i) {
-      parts.push_back(
-          as_sample(adapt_once(network, method, alone, samples.slice(i, 1), nullptr, with_details, graphs), layout));
+      parts.push_back(as_sample(adapt_alone(samples.slice(i, 1), i), layout));
     }
   };
-  if (network.checkout_per_sample({}, options.normalization, 1) == nullptr) {
+  if (network.checkout_per_sample({}, options.normalization(), 1) == nullptr) {
     if (network.is_first_warning()) {
       TORCH_WARN("this kind of network cannot be run on several weights at once; the samples adapt one after another");
     }
@@ -199,8 +207,16 @@ Adaptation adapt_per_sample(
       const std::int64_t count = std::min(chunk_size.next(), samples.count() - begin);
       try {
         const Inputs chunk = samples.stack(begin, count);
-        parts.push_back(
-            unstacked(adapt_once(network, each, options, chunk, nullptr, with_details, graphs, count), layout));
+        const AdaptCall of_chunk{
+            .network = network,
+            .method = each,
+            .options = options,
+            .inputs = chunk,
+            .with_details = call.with_details,
+            .graphs = call.graphs,
+            .samples = count,
+            .first_sample = begin};
+        parts.push_back(unstacked(adapt_once(of_chunk, parameters), layout));
         begin += count;
       } catch (const std::exception& error) {
         if (!is_out_of_memory(error) || !chunk_size.shrink(count)) throw;

@@ -26,7 +26,8 @@ at::Tensor uncertainty(Network& network, const Method& method, const Inputs& inp
   without_steps.num_steps = 0;
   without_steps.threshold.reset();
   without_steps.prediction = PredictionKind::first;
-  const Adaptation unadapted = adapt(network, method, without_steps, inputs, nullptr, /*with_details=*/true);
+  const Adaptation unadapted =
+      adapt({.network = network, .method = method, .options = without_steps, .inputs = inputs, .with_details = true});
   return sample_distances(unadapted.second, unadapted.first, method.prediction_layout.batch_of(unadapted.first.dim()));
 }
 

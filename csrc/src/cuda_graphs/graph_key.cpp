@@ -43,19 +43,18 @@ void add_place(std::vector<std::int64_t>& facts, const at::Tensor& t) {
   facts.push_back(static_cast<std::int64_t>(reinterpret_cast<std::intptr_t>(t.const_data_ptr())));
 }
 
-/// The tensors in inputs, and a text of everything else in them.
+/// The tensors in inputs, and a text of everything else in them, which has their places too.
 std::pair<std::vector<at::Tensor>, std::string> take_apart(const Inputs& inputs) {
   std::vector<at::Tensor> tensors;
   std::ostringstream others;
   const auto take = [&](const c10::IValue& value) {
-    if (value.isTensor() && value.toTensor().defined()) {
-      tensors.push_back(value.toTensor());
-      return;
-    }
-    others << map_tensors(value, [&](const at::Tensor& t) {
-      tensors.push_back(t);
-      return at::Tensor();
-    }) << ',';
+    value.repr(others, [&](std::ostream& out, const c10::IValue& part) {
+      if (!part.isTensor()) return false;
+      if (part.toTensor().defined()) tensors.push_back(part.toTensor());
+      out << (part.toTensor().defined() ? "tensor" : "undefined");
+      return true;
+    });
+    others << ',';
   };
   for (const auto& value : inputs.args) take(value);
   for (const auto& [name, value] : inputs.kwargs) {
@@ -74,17 +73,23 @@ std::variant<std::string, GraphKey> graph_key(
     const Inputs& inputs,
     bool with_details,
     std::optional<std::int64_t> samples) {
-  auto [tensors, others] = take_apart(inputs);
+  std::vector<at::Tensor> tensors;
+  std::string others;
+  try {
+    std::tie(tensors, others) = take_apart(inputs);
+  } catch (const c10::Error&) {
+    return "the inputs hold other things than tensors, numbers, strings and lists, tuples and dictionaries of them";
+  }
   if (tensors.empty() || !tensors.front().is_cuda()) return "it does not run on a CUDA device";
   if (!DeviceGraph::is_available()) return "this it3 was built without CUDA";
   if (!options.cuda_graphs) return "cuda_graphs is 'off'";
   if (!options.copy_model) return "copy_model is False, so that each call starts from other weights";
   if (options.tolerance || options.threshold) return "tolerance and threshold make it depend on values";
   if (method.neutral.defined()) return "there is a neutral signal";
-  const auto dependencies = network.dependencies(options.normalization);
+  const auto dependencies = network.dependencies(options.normalization());
   if (!dependencies) return "the model runs whole, in Python or as a torch::nn module";
   if (dependencies->writes_inputs) return "the model writes to its inputs";
-  if (!method.reads) return "embeder, combine_fn or distance_fn is a function that may do more than compute";
+  if (!method.reads) return "embedder, combine_fn or distance_fn is a function that may do more than compute";
   const auto are_all_there = [device = tensors.front().device()](const auto& list) {
     return std::all_of(list.begin(), list.end(), [&](const at::Tensor& t) { return t.device() == device; });
   };

@@ -214,7 +214,14 @@ Adaptation Engine::adapt(const Inputs& inputs, bool with_details) {
   Online* const online = options.copy_model ? nullptr : &online_;
   return guarded(inputs, [&] {
     warn_if_untrained();
-    return it3::adapt(*network_, method(), options, inputs, online, with_details, &graphs_);
+    return it3::adapt(
+        {.network = *network_,
+         .method = method(),
+         .options = options,
+         .inputs = inputs,
+         .online = online,
+         .with_details = with_details,
+         .graphs = &graphs_});
   });
 }
 

@@ -61,7 +61,7 @@ EmbedderWeights make_embedder_weights(
     const Layout& features_layout) {
   TORCH_CHECK_VALUE(
       features.is_floating_point(), "the features to inject into are ", features.scalar_type(),
-      "; name a layer with a floating-point output, or give an embeder and a combine_fn");
+      "; name a layer with a floating-point output, or give an embedder and a combine_fn");
   // Under autocast features can be half precision, which weights that will be trained should not be.
   const c10::InferenceMode no_inference(false);
   const at::NoGradGuard no_grad;
@@ -98,7 +98,7 @@ at::Tensor embed(
       ": its weights are for ", weights.weight1.size(1), " and ", weights.weight1.size(0), " channels");
   TORCH_CHECK_VALUE(
       from.size(0) == to.size(0) || from.size(0) == 1, misfit(prediction, features), ": ", from.size(0),
-      " samples against ", to.size(0), "; give an embeder and a combine_fn");
+      " samples against ", to.size(0), "; give an embedder and a combine_fn");
 
   at::Tensor embedding = at::leaky_relu(pointwise(from, weights.weight1, weights.bias1));
   embedding = at::leaky_relu(pointwise(embedding, weights.weight2, weights.bias2)).to(features.scalar_type());
@@ -108,7 +108,7 @@ at::Tensor embed(
   if (from_places.empty() || to_places.empty()) return embedding;
   TORCH_CHECK_VALUE(
       from_places.size() == to_places.size() && to_places.size() <= 3, misfit(prediction, features), ": ",
-      from_places.size(), " dimensions beside samples and channels against ", to_places.size(), "; give an embeder");
+      from_places.size(), " dimensions beside samples and channels against ", to_places.size(), "; give an embedder");
   if (from_places != to_places) embedding = resize_places(embedding, to_places);
   return embedding.movedim(
       {0, 1}, {features_layout.batch_of(features.dim()), features_layout.channel_of(features.dim())});
@@ -128,7 +128,7 @@ at::Tensor broadcast_add(const at::Tensor& features, const at::Tensor& embedding
     fits = spread.size(d) == 1 || spread.size(d) == features.size(d);
   TORCH_CHECK_VALUE(
       fits, "an embedding of shape ", embedding.sizes(), " cannot be added to features of shape ", features.sizes(),
-      "; give a combine_fn, or an embeder whose output broadcasts to the features");
+      "; give a combine_fn, or an embedder whose output broadcasts to the features");
   return features + spread;
 }
 

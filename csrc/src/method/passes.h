@@ -50,6 +50,8 @@ class Passes {
     head_ = network.prepare(inputs_.next());
   }
 
+  bool has_fixed_head() const { return head_.has_value(); }
+
   /// y0 = f(x), or f(x | neutral).
   FirstPass first(TwoPass& network) const {
     std::optional<Inject> inject;

@@ -12,7 +12,7 @@ namespace {
 /// Which mutex is for which part, as long as some lock has it.
 struct Registry {
   std::mutex mutex;
-  std::unordered_map<const void*, std::weak_ptr<detail::SharedMutex>> by_part;
+  std::unordered_map<const void*, std::weak_ptr<detail::PartMutex>> by_part;
 };
 
 /// Never destroyed, because locks in other static objects may end after it.
@@ -24,20 +24,20 @@ Registry& registry() {
 }  // namespace
 
 /// A mutex for some parts.
-class detail::SharedMutex {
+class detail::PartMutex {
  public:
-  explicit SharedMutex(std::vector<const void*> parts) : parts_(std::move(parts)) {}
-  ~SharedMutex() {
+  explicit PartMutex(std::vector<const void*> parts) : parts_(std::move(parts)) {}
+  ~PartMutex() {
     const std::scoped_lock lock(registry().mutex);
     for (const void* const part : parts_) {
       const auto found = registry().by_part.find(part);
       if (found != registry().by_part.end() && found->second.expired()) registry().by_part.erase(found);
     }
   }
-  SharedMutex(const SharedMutex&) = delete;
-  SharedMutex& operator=(const SharedMutex&) = delete;
+  PartMutex(const PartMutex&) = delete;
+  PartMutex& operator=(const PartMutex&) = delete;
 
-  std::recursive_mutex mutex;
+  UpgradeMutex mutex;
 
  private:
   std::vector<const void*> parts_;
@@ -47,7 +47,7 @@ ModelLock::ModelLock(const std::vector<at::Tensor>& tensors, const std::vector<c
   std::unordered_set<const void*> all(parts.begin(), parts.end());
   for (const at::Tensor& tensor : tensors) all.insert(tensor.unsafeGetTensorImpl());
   if (all.empty()) return;
-  Turn::Mutexes mutexes;  // outlives the lock below, which ~SharedMutex takes
+  Turn::Mutexes mutexes;  // outlives the lock below, which ~PartMutex takes
   std::vector<const void*> unknown;
   {
     const std::scoped_lock lock(registry().mutex);
@@ -63,7 +63,7 @@ ModelLock::ModelLock(const std::vector<at::Tensor>& tensors, const std::vector<c
     }
     // One for all parts that no other model has, so that most models have a single one.
     if (!unknown.empty()) {
-      mutexes.push_back(std::make_shared<detail::SharedMutex>(unknown));
+      mutexes.push_back(std::make_shared<detail::PartMutex>(unknown));
       for (const void* const part : unknown) registry().by_part[part] = mutexes.back();
     }
   }
@@ -73,14 +73,15 @@ ModelLock::ModelLock(const std::vector<at::Tensor>& tensors, const std::vector<c
   mutexes_ = std::make_shared<const Turn::Mutexes>(std::move(mutexes));
 }
 
-ModelLock::Turn::Turn(std::shared_ptr<const Mutexes> mutexes) : mutexes_(std::move(mutexes)) {
+ModelLock::Turn::Turn(std::shared_ptr<const Mutexes> mutexes, UpgradeMutex::Use use)
+    : mutexes_(std::move(mutexes)), use_(use) {
   if (mutexes_ == nullptr) return;
-  for (const auto& shared : *mutexes_) shared->mutex.lock();
+  for (const auto& part : *mutexes_) part->mutex.lock(use_);
 }
 
 ModelLock::Turn::~Turn() {
   if (mutexes_ == nullptr) return;
-  for (auto shared = mutexes_->rbegin(); shared != mutexes_->rend(); ++shared) (*shared)->mutex.unlock();
+  for (auto part = mutexes_->rbegin(); part != mutexes_->rend(); ++part) (*part)->mutex.unlock(use_);
 }
 
 }  // namespace it3

@@ -1,7 +1,8 @@
-#include "network_outputs.h"
+#include <it3/backend/network_outputs.h>
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 
 #include <ATen/ATen.h>
 #include <ATen/core/grad_mode.h>
@@ -10,10 +11,10 @@
 #include "network/map_inputs.h"
 #include "support/as_real.h"
 
-namespace it3::python {
+namespace it3 {
 namespace {
 
-using it3::detail::as_real;
+using detail::as_real;
 
 /// Something else in the place of features, which normalization does not undo.
 at::Tensor other_features(const at::Tensor& features) {
@@ -44,19 +45,33 @@ double tolerance_for(const at::Tensor& t) {
 
 double norm_of(const at::Tensor& t) { return t.to(at::kDouble).norm().item<double>(); }
 
-/// By Euclidean norms, of each tensor; what is small beside all others, as gradients that are zero but for rounding,
-/// may differ more.
-bool are_close(const std::vector<at::Tensor>& actual, const std::vector<at::Tensor>& expected) {
-  if (actual.size() != expected.size()) return false;
+/// The Euclidean distance of each tensor from the right one, in parts of its norm; infinite where it is of another
+/// kind. What is small beside all others, as gradients that are zero but for rounding, may differ more.
+std::vector<double> distances(const std::vector<at::Tensor>& actual, const std::vector<at::Tensor>& expected) {
+  constexpr double infinity = std::numeric_limits<double>::infinity();
+  if (actual.size() != expected.size()) return {infinity};
   double all = 0;
   for (const at::Tensor& t : expected) all = t.defined() ? std::hypot(all, norm_of(as_real(t))) : all;
+  std::vector<double> found;
   for (std::size_t i = 0; i < actual.size(); ++i) {
     const at::Tensor &a = actual[i], &b = expected[i];
-    if (a.defined() != b.defined()) return false;
-    if (!a.defined()) continue;
-    if (a.sizes() != b.sizes() || a.scalar_type() != b.scalar_type()) return false;
-    const double difference = norm_of(as_real(a) - as_real(b));
-    if (!(difference <= tolerance_for(a) * std::max(norm_of(as_real(b)), 0.01 * all))) return false;
+    if (!a.defined() && !b.defined()) {
+      found.push_back(0);
+    } else if (a.defined() != b.defined() || a.sizes() != b.sizes() || a.scalar_type() != b.scalar_type()) {
+      found.push_back(infinity);
+    } else {
+      const double distance = norm_of(as_real(a) - as_real(b));
+      found.push_back(distance == 0 ? 0 : distance / std::max(norm_of(as_real(b)), 0.01 * all));
+    }
+  }
+  return found;
+}
+
+bool are_close(const std::vector<at::Tensor>& actual, const std::vector<at::Tensor>& expected, double rounding) {
+  const std::vector<double> found = distances(actual, expected);
+  for (std::size_t i = 0; i < found.size(); ++i) {
+    const double tolerance = i < actual.size() && actual[i].defined() ? tolerance_for(actual[i]) : 0;
+    if (!(found[i] <= std::max(tolerance, rounding))) return false;
   }
   return true;
 }
@@ -64,7 +79,7 @@ bool are_close(const std::vector<at::Tensor>& actual, const std::vector<at::Tens
 }  // namespace
 
 Inputs copies_of(const Inputs& inputs) {
-  return it3::detail::map_tensors(inputs, [](const at::Tensor& t) { return t.detach().clone(); });
+  return detail::map_tensors(inputs, [](const at::Tensor& t) { return t.detach().clone(); });
 }
 
 NetworkOutputs outputs_of(Network& network, const Inputs& inputs, const std::vector<NamedParameter>& parameters) {
@@ -97,14 +112,39 @@ NetworkOutputs outputs_of(Network& network, const Inputs& inputs, const std::vec
   return outputs;
 }
 
-std::string difference(const NetworkOutputs& actual, const NetworkOutputs& expected) {
-  if (!are_close(actual.predictions, expected.predictions)) return "it predicts otherwise";
-  if (!are_close(actual.gradients, expected.gradients)) return "it has other gradients";
+Inputs nudged(const Inputs& inputs) {
+  return detail::map_tensors(inputs, [](const at::Tensor& t) {
+    if (!t.is_floating_point()) return t.detach().clone();
+    const double rounding = t.scalar_type() == at::kDouble  ? std::numeric_limits<double>::epsilon()
+                            : t.scalar_type() == at::kFloat ? std::numeric_limits<float>::epsilon()
+                                                            : 1e-3;
+    const at::Tensor pattern = at::arange(t.numel(), t.options().dtype(at::kDouble).requires_grad(false)).cos();
+    return (t.detach() * (1 + 2 * rounding * pattern.reshape(t.sizes()))).to(t.scalar_type());
+  });
+}
+
+double rounding_of(const NetworkOutputs& nudged, const NetworkOutputs& expected) {
+  constexpr double most = 1e-2;  // what is dropped or wrong differs by more
+  double greatest = 0;
+  for (const auto part : {&NetworkOutputs::predictions, &NetworkOutputs::gradients}) {
+    for (const double distance : distances(nudged.*part, expected.*part)) {
+      if (!std::isfinite(distance)) return 0;
+      greatest = std::max(greatest, distance);
+    }
+  }
+  return std::min(10 * greatest, most);
+}
+
+std::string difference(const NetworkOutputs& actual, const NetworkOutputs& expected, double rounding) {
+  if (!are_close(actual.predictions, expected.predictions, rounding)) return "it predicts otherwise";
+  if (!are_close(actual.gradients, expected.gradients, rounding)) return "it has other gradients";
   const bool says_something = at::isfinite(expected.moved.front()).all().item<bool>();  // deep networks may overflow
   if (!says_something) return "";
-  if (!are_close({actual.moved.front()}, {expected.moved.front()})) return "it predicts otherwise with other weights";
-  if (!are_close(actual.moved, expected.moved)) return "it writes to its weights";
+  if (!are_close({actual.moved.front()}, {expected.moved.front()}, rounding)) {
+    return "it predicts otherwise with other weights";
+  }
+  if (!are_close(actual.moved, expected.moved, rounding)) return "it writes to its weights";
   return "";
 }
 
-}  // namespace it3::python
+}  // namespace it3

@@ -338,7 +338,7 @@ class Settling {
     TORCH_CHECK_VALUE(
         layout.channel_dim || !side.is_needed, "it is not clear which dimension of ", side.what, ", shape ",
         value.sizes(), ", holds the channels; give ", side.argument,
-        "=it3.Layout(channel_dim=...), or an embeder and a combine_fn of your own");
+        "=it3.Layout(channel_dim=...), or an embedder and a combine_fn of your own");
     if (layout.channel_dim == value.dim() - 1) layout.channel_dim = -1;  // so for tensors of other ranks too
     return layout;
   }

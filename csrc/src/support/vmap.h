@@ -23,7 +23,8 @@ class WithoutVmap {
 };
 
 /// Operations see one sample of each wrapped tensor, and run on all samples at once, while it lives (functorch's vmap).
-/// Autograd records them outside, on the tensors of all samples.
+/// Autograd records them outside, on the tensors of all samples. One may live inside of another, but unwrap() of the
+/// inner one cannot take what the outer one has wrapped.
 class Vmap {
  public:
   explicit Vmap(std::int64_t samples);

@@ -119,6 +119,7 @@ at::Tensor ScriptNetwork::resume(const Inputs& inputs, const FirstPass& first, c
 }
 
 std::vector<NamedParameter> ScriptNetwork::parameters() const {
+  if (named_) return *named_;
   std::vector<NamedParameter> parameters;
   std::unordered_set<const void*> seen;
   parameters.reserve(slots_->parameters.size());

@@ -32,14 +32,14 @@ at::Tensor by_formula(const Problem& problem, const Options& options, const at::
     for (std::size_t i = 0; i < copy->parameters().size(); ++i)
       copy->parameters()[i].copy_(problem.net->parameters()[i]);
     for (std::size_t i = 0; i < copy->buffers().size(); ++i) copy->buffers()[i].copy_(problem.net->buffers()[i]);
-    copy->norm->train(options.normalization.statistics == NormStatistics::batch);
+    copy->norm->train(options.norm_statistics == NormStatistics::batch);
   }
   const auto weights = net->parameters(), averages = anchor->parameters();
   const auto optimizer = optimizer_of(options.optimizer_name, weights);
   for (int step = 0; step < 3; ++step) {
     const torch::AutoGradMode with_gradients(true);
     const auto y0 = net->forward(x);
-    NetImpl& other = options.anchor == AnchorKind::none ? *net : *anchor;
+    NetImpl& other = options.anchor == AnchorKind::self ? *net : *anchor;
     const auto loss = (second_of(other, x, y0.matmul(problem.embedding)) - y0).square().mean();
     optimizer->zero_grad();
     loss.backward();
@@ -57,10 +57,10 @@ class Matrix : public testing::TestWithParam<Combination> {};
 TEST_P(Matrix, AgreesWithTheFormula) {
   Problem problem;
   Options options{.lr = 1e-2};
-  std::tie(options.anchor, options.optimizer_name, options.normalization.statistics, options.per_sample) = GetParam();
+  std::tie(options.anchor, options.optimizer_name, options.norm_statistics, options.per_sample) = GetParam();
   const auto run = [&] { return adapt(*problem.network, problem.method(), options, problem.x).prediction; };
-  const bool is_one_value = options.per_sample && options.normalization.statistics == NormStatistics::batch;
-  if (is_one_value || options.normalization.statistics == NormStatistics::blend) {
+  const bool is_one_value = options.per_sample && options.norm_statistics == NormStatistics::batch;
+  if (is_one_value || options.norm_statistics == NormStatistics::blend) {
     const auto before = problem.snapshot();
     EXPECT_ANY_THROW(run());  // which torch::nn's layers cannot do
     EXPECT_TRUE(equal(problem.snapshot(), before));
@@ -79,7 +79,7 @@ INSTANTIATE_TEST_SUITE_P(
     All,
     Matrix,
     testing::Combine(
-        testing::Values(AnchorKind::none, AnchorKind::frozen, AnchorKind::ema),
+        testing::Values(AnchorKind::self, AnchorKind::frozen, AnchorKind::ema),
         testing::Values(
             OptimizerKind::adam,
             OptimizerKind::adamw,

@@ -101,17 +101,54 @@ TEST(Threads, TrainAndAdaptInTurn) {
   EXPECT_EQ(wrong, 0);
 }
 
+TEST(Threads, WeightsAreKeptWhenNobodyReadsThem) {
+  torch::manual_seed(0);
+  torch::jit::Module module("m");
+  torch::jit::Module layer("l");
+  layer.define("def forward(self, x):\n  return torch.tanh(x)\n");
+  module.register_module("layer", layer);
+  module.register_parameter("w", torch::randn({5, 8}, f64).requires_grad_(), false);
+  module.register_parameter("v", torch::randn({8, 3}, f64).requires_grad_(), false);
+  module.define("def forward(self, x):\n  return self.layer.forward(x.matmul(self.w)).matmul(self.v)\n");
+  ScriptNetwork network(module, "layer");
+  const at::Tensor x = torch::randn({6, 5}, f64), embedding = torch::randn({3, 8}, f64);
+  std::atomic<bool> is_in_the_middle = false, has_kept = false;
+  bool waits = false;
+  const auto combine = [](const at::Tensor& f, const at::Tensor& e) { return f + e; };
+  const Method reading{
+      [&](const at::Tensor& y, const at::Tensor&) {
+        is_in_the_middle = waits;
+        for (int i = 0; waits && i < 200 && !has_kept; ++i) std::this_thread::sleep_for(std::chrono::milliseconds(1));
+        return y.matmul(embedding);
+      },
+      combine, distance_by_name("mse")};
+  const Method keeping{
+      [&](const at::Tensor& y, const at::Tensor&) { return y.matmul(embedding); }, combine, distance_by_name("mse")};
+  const auto read = [&] { return adapt(network, reading, {.num_steps = 0}, x, nullptr, true).second; };
+  const at::Tensor expected = read(), before = module.attr("v").toTensor().detach().clone();
+  waits = true;
+  Online online;
+  std::thread keeper([&] {
+    while (!is_in_the_middle) std::this_thread::yield();
+    adapt(network, keeping, {.lr = 0.1, .copy_model = false}, x, &online);
+    has_kept = true;
+  });
+  EXPECT_TRUE(torch::equal(read(), expected));
+  keeper.join();
+  EXPECT_FALSE(torch::equal(module.attr("v").toTensor(), before));
+}
+
 TEST(ModelLock, IsSharedByWhoeverNamesAPart) {
   const auto t = torch::randn({2});
   const ModelLock first({t}), second({t, torch::randn({2})});
-  auto turn = std::make_unique<ModelLock::Turn>(first.wait());
+  auto turn = std::make_unique<ModelLock::Turn>(first.wait(UpgradeMutex::Use::alone));
   {
-    const auto again = second.wait();
-    const auto nothing = ModelLock().wait();
+    const auto again = second.wait(UpgradeMutex::Use::alone);
+    const auto nothing = ModelLock().wait(UpgradeMutex::Use::alone);
   }
   std::atomic<bool> has_come = false;
   std::thread other([&] {
-    const auto its_turn = ModelLock({t}).wait();
+    const auto its_turn = ModelLock({t}).wait(UpgradeMutex::Use::alone);
     has_come = true;
   });
   std::this_thread::sleep_for(std::chrono::milliseconds(20));
@@ -119,6 +156,30 @@ TEST(ModelLock, IsSharedByWhoeverNamesAPart) {
   turn.reset();
   other.join();
   EXPECT_TRUE(has_come);
+}
+
+TEST(UpgradeMutex, IsTakenBesideOthersAsItsUseAllows) {
+  using Use = UpgradeMutex::Use;
+  const std::vector<Use> uses = {Use::reading, Use::updating, Use::alone};
+  // What another thread may have while this one has: reading, updating, alone.
+  const std::vector<std::vector<bool>> allowed = {{true, true, false}, {true, false, false}, {false, false, false}};
+  for (std::size_t mine = 0; mine < uses.size(); ++mine) {
+    for (std::size_t its = 0; its < uses.size(); ++its) {
+      UpgradeMutex mutex;
+      mutex.lock(uses[mine]);
+      bool is_free = false;
+      std::thread([&] {
+        is_free = mutex.try_lock(uses[its]);
+        if (is_free) mutex.unlock(uses[its]);
+      }).join();
+      EXPECT_EQ(is_free, allowed[mine][its]) << mine << ' ' << its;
+      EXPECT_TRUE(mutex.try_lock(uses[its]));  // by the thread that has it
+      mutex.unlock(uses[its]);
+      mutex.unlock(uses[mine]);
+      EXPECT_TRUE(mutex.try_lock(Use::alone));
+      mutex.unlock(Use::alone);
+    }
+  }
 }
 
 }  // namespace

@@ -59,7 +59,8 @@ TEST_F(SavedEngine, KeepsTheNeutralSignalAndEveryOption) {
   Options options;
   options.anchor = AnchorKind::ema;
   options.ema_decay = 0.5;
-  options.normalization = {NormStatistics::blend, 4};
+  options.norm_statistics = NormStatistics::blend;
+  options.norm_prior = 4;
   options.prediction = PredictionKind::mean;
   options.tolerance = 0.1;
   options.patience = 2;

@@ -62,21 +62,21 @@ TEST(Options, AreValidatedHoweverTheyAreSet) {
   says({.eps = -1}, "eps must be a number, 0 or more");
   says({.weight_decay = nan}, "weight_decay must be a number, 0 or more");
   says({.optimizer_name = OptimizerKind::sgd, .momentum = -1}, "momentum must be a number, 0 or more");
-  says({.anchor = AnchorKind::ema, .ema_decay = 2}, "ema_decay must be a number from 0 to 1, not 2.0");
-  says({.normalization = {NormStatistics::blend, -1}}, "norm_prior must be a number, 0 or more");
+  says({.anchor = AnchorKind::ema, .ema_decay = 2}, "ema_decay must be a number from 0 to 1, or None, not 2.0");
+  says({.norm_statistics = NormStatistics::blend, .norm_prior = -1}, "norm_prior must be a number, 0 or more");
   says({.tolerance = nan}, "tolerance must be a number, 0 or more");
-  says({.tolerance = 0.1, .patience = 0}, "patience must be a whole number, 1 or more, not 0");
-  says({.threshold = nan}, "threshold must be a number, 0 or more, not nan");
+  says({.tolerance = 0.1, .patience = 0}, "patience must be a whole number, 1 or more, or None, not 0");
+  says({.threshold = nan}, "threshold must be a number, 0 or more, or None, not nan");
   says({.restore_probability = 1.5}, "restore_probability must be a number from 0 to 1");
   says({.recovery_factor = nan}, "recovery_factor must be a number above 1, or None, not nan");
-  says({.per_sample = true, .chunk_size = 0}, "chunk_size must be a whole number, 1 or more, not 0");
-  says({.amp = at::kDouble}, "amp must be one of bf16, fp16, not 'Double'");
+  says({.per_sample = true, .chunk_size = 0}, "chunk_size must be a whole number, 1 or more, or None, not 0");
+  says({.amp = at::kDouble}, "amp must be one of bf16, fp16, or None, not 'Double'");
   says({.max_grad_norm = nan}, "max_grad_norm must be a number above 0, or None, not nan");
   says({.parameters = {}}, "parameters must be 'all', 'norm', or one or more patterns");
   says({.optimizer_name = static_cast<OptimizerKind>(9)}, "optimizer_name must be one of adam, adamw, sgd, rmsprop");
-  says({.anchor = static_cast<AnchorKind>(-1)}, "anchor must be one of none, frozen, ema, not -1");
+  says({.anchor = static_cast<AnchorKind>(-1)}, "anchor must be one of self, frozen, ema, not -1");
   says({.prediction = static_cast<PredictionKind>(3)}, "prediction must be one of first, second, mean, not 3");
-  says({.normalization = {static_cast<NormStatistics>(7)}}, "norm_statistics must be one of running, batch, blend");
+  says({.norm_statistics = static_cast<NormStatistics>(7)}, "norm_statistics must be one of running, batch, blend");
   says({.momentum = 0.9}, "momentum is for sgd and rmsprop");
 }
 
@@ -113,6 +113,38 @@ TEST(Options, AreValidatedByEveryCallOfAnEngine) {
   EXPECT_THROW(engine.set_neutral(torch::tensor(std::nan(""))), c10::ValueError);
   EXPECT_THROW(engine.set_neutral(torch::tensor(c10::complex<float>(0, 1))), c10::ValueError);
   EXPECT_TRUE(equal(problem.snapshot(), before));
+}
+
+TEST(Options, TakeEarlierSpellings) {
+  for (const OptionValue& spelling : {OptionValue("none"s), OptionValue()}) {
+    Options options{.anchor = AnchorKind::ema};
+    options.set("anchor", spelling);
+    EXPECT_EQ(options.anchor, AnchorKind::self);
+  }
+}
+
+TEST(Options, AreDescribedByOneTable) {
+  const Options defaults;
+  std::vector<std::string> names;
+  for (const OptionInfo& info : option_infos()) {
+    names.push_back(info.name);
+    EXPECT_FALSE(info.type.empty() || info.accepted.empty() || info.default_text.empty()) << info.name;
+    EXPECT_EQ(info.documentation.back(), '.') << info.name;
+  }
+  for (const auto& [name, value] : defaults.values()) {
+    EXPECT_EQ(std::count(names.begin(), names.end(), name), 1) << name;
+  }
+  const auto info_of = [&](const std::string& name) {
+    return option_infos()[static_cast<std::size_t>(std::find(names.begin(), names.end(), name) - names.begin())];
+  };
+  EXPECT_EQ(info_of("lr").default_text, "0.0001");
+  EXPECT_EQ(info_of("num_steps").default_text, "3");
+  EXPECT_EQ(info_of("momentum").default_text, "None");
+  EXPECT_EQ(info_of("momentum").type, "float | None");
+  EXPECT_EQ(info_of("copy_model").default_text, "True");
+  EXPECT_EQ(info_of("anchor").default_text, "'self'");
+  EXPECT_EQ(info_of("anchor").type, R"(Literal["self", "frozen", "ema"])");
+  EXPECT_EQ(info_of("recovery_factor").accepted, "a number above 1, or None");
 }
 
 TEST(Options, OptimizerNamesGoThereAndBack) {

@@ -49,17 +49,17 @@ TEST(ModuleNetwork, NormalizesByTheBatchAndSaysThatItCannotBlend) {
   Problem problem;
   Options options;
   options.num_steps = 0;
-  options.normalization.statistics = NormStatistics::batch;
+  options.norm_statistics = NormStatistics::batch;
   const auto before = problem.snapshot();
   const auto prediction = adapt(*problem.network, problem.method(), options, problem.x).prediction;
   EXPECT_TRUE(equal(problem.snapshot(), before));
   EXPECT_FALSE(problem.net->norm->is_training());
   problem.net->norm->train();
   EXPECT_TRUE(close(prediction, problem.net->forward(problem.x)));
-  options.normalization.statistics = NormStatistics::blend;
+  options.norm_statistics = NormStatistics::blend;
   EXPECT_THROW(adapt(*problem.network, problem.method(), options, problem.x), c10::ValueError);
   torch::nn::Sequential plain({{"a", torch::nn::Linear(5, 4)}, {"b", torch::nn::Linear(4, 3)}});
-  options.normalization.statistics = NormStatistics::batch;
+  options.norm_statistics = NormStatistics::batch;
   EXPECT_THROW(
       Engine(std::make_shared<ModuleNetwork>(plain, "a"), options).adapt(torch::randn({2, 5})), c10::ValueError);
 }

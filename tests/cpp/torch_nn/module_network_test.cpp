@@ -124,7 +124,7 @@ TEST(ModuleNetwork, AdaptsInEvalModeAndGivesTheFlagsBack) {
   Engine engine(std::make_shared<ModuleNetwork>(model, "drop"));
   const auto x = torch::randn({6, 5});
   for (const auto statistics : {NormStatistics::running, NormStatistics::batch}) {
-    engine.options.normalization.statistics = statistics;
+    engine.options.norm_statistics = statistics;
     model->eval();
     const auto expected = engine.adapt(x);
     model->train();

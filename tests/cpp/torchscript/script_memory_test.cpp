@@ -78,11 +78,11 @@ TEST(ScriptMemory, ViewsFollowTheParameterThatTheyLieOver) {
       return (signal ? h + signal->matmul(embedding) : h).matmul(view);
     };
     const Method method = method_by(embedding);
-    for (const auto anchor : {AnchorKind::none, AnchorKind::frozen}) {
+    for (const auto anchor : {AnchorKind::self, AnchorKind::frozen}) {
       Options options;
       options.anchor = anchor;
       const auto adapted = adapt(network, method, options, x);
-      if (anchor == AnchorKind::none) expect_same(adapted, by_formula(formula, {big}, options));
+      if (anchor == AnchorKind::self) expect_same(adapted, by_formula(formula, {big}, options));
     }
     Options each;
     each.per_sample = true;

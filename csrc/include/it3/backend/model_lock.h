@@ -6,11 +6,12 @@
 #include <ATen/core/Tensor.h>
 
 #include <it3/backend/export.h>
+#include <it3/backend/upgrade_mutex.h>
 
 namespace it3 {
 
 namespace detail {
-class SharedMutex;
+class PartMutex;
 }
 
 /// What keeps threads from using a model's own tensors and flags at once. All locks that name one part, a tensor or a
@@ -24,8 +25,8 @@ class IT3_API ModelLock {
   /// @param parts  addresses of other things that are used, such as its modules
   explicit ModelLock(const std::vector<at::Tensor>& tensors, const std::vector<const void*>& parts = {});
 
-  /// Other threads wait while it lives. The thread that holds it may hold it again; it is destroyed in the thread that
-  /// made it.
+  /// Other threads wait while it lives, as far as the use of its mutexes says. It is destroyed in the thread that made
+  /// it.
   class IT3_API Turn {
    public:
     Turn() = default;
@@ -35,13 +36,14 @@ class IT3_API ModelLock {
 
    private:
     friend class ModelLock;
-    using Mutexes = std::vector<std::shared_ptr<detail::SharedMutex>>;
-    explicit Turn(std::shared_ptr<const Mutexes> mutexes);
+    using Mutexes = std::vector<std::shared_ptr<detail::PartMutex>>;
+    Turn(std::shared_ptr<const Mutexes> mutexes, UpgradeMutex::Use use);
     std::shared_ptr<const Mutexes> mutexes_;
+    UpgradeMutex::Use use_ = UpgradeMutex::Use::reading;
   };
 
   /// Waits for other threads. A caller that holds Python's interpreter lock gives it up first.
-  Turn wait() const { return Turn(mutexes_); }
+  Turn wait(UpgradeMutex::Use use) const { return Turn(mutexes_, use); }
 
  private:
   std::shared_ptr<const Turn::Mutexes> mutexes_;

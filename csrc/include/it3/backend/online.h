@@ -34,7 +34,7 @@ struct Drift {
 class IT3_API Online {
  public:
   /// What a call starts with and changes, one tensor a parameter in each list.
-  struct Memory {
+  struct CallState {
     /// Empty if the parameters, or the optimizer, are not those of the last call.
     OptimizerState optimizer = {};
     std::vector<at::Tensor> start = {};
@@ -43,11 +43,11 @@ class IT3_API Online {
   };
 
   /// Copies for these parameters, before they are checked out.
-  Memory resume(const std::vector<NamedParameter>& adapted, OptimizerKind optimizer);
+  CallState resume(const std::vector<NamedParameter>& adapted, OptimizerKind optimizer);
 
   /// Remembers the state after a call, and the loss before its first step if it counts for has_collapsed(). To be
   /// called when the weights have been committed.
-  void keep(const std::vector<NamedParameter>& adapted, Memory memory, std::optional<double> loss = {});
+  void keep(const std::vector<NamedParameter>& adapted, CallState call_state, std::optional<double> loss = {});
 
   /// Whether a call with this loss before its first step means collapse; see Options::recovery_factor.
   bool has_collapsed(double loss, double recovery_factor) const;

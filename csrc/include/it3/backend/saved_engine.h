@@ -69,7 +69,7 @@ IT3_API Notes take_notes(ScriptNetwork& network, const Method& method, const Inp
 IT3_API void save_engine(const SavedEngine& engine, const std::string& path);
 
 /// Reads an engine that save_engine() wrote, on a device, or on those it was saved from.
-/// Raises c10::Error, naming the file, if it is missing, damaged, of another kind or of a newer format.
+/// Raises c10::Error, naming the file, if it is missing, damaged, of another kind or of another format.
 IT3_API SavedEngine load_engine(const std::string& path, std::optional<c10::Device> device = {});
 
 /// Writes a module as plain TorchScript, as save_engine() writes an engine.

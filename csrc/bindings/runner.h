@@ -1,0 +1,38 @@
+#pragma once
+
+#include <memory>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <variant>
+
+#include <torch/csrc/utils/pybind.h>
+
+#include <it3/backend/samples.h>
+#include <it3/network.h>
+
+namespace it3::python {
+
+/// The network of one call, and what it is called with.
+struct NetworkCall {
+  std::shared_ptr<Network> network;
+  Inputs inputs;
+  std::optional<InDims> in_dims;
+};
+
+/// A way of running a model of Python's. To add one, derive a class, and name it in runners.cpp.
+class Runner {
+ public:
+  virtual ~Runner() = default;
+
+  /// For people: "cut at the layer, traced by torch.fx".
+  virtual std::string_view how() const = 0;
+
+  /// The network for a call with these inputs, or why the model cannot be run so. An eager model is, as long as the
+  /// network lives, for reading, or for this thread alone.
+  ///
+  /// @param in_dims  in torch.vmap's convention, or None
+  virtual std::variant<NetworkCall, std::string> resolve(const py::object& inputs, const py::object& in_dims) = 0;
+};
+
+}  // namespace it3::python

@@ -1,0 +1,105 @@
+#include "runners.h"
+
+#include <utility>
+
+#include <c10/util/Exception.h>
+#include <torch/csrc/jit/python/pybind_utils.h>
+
+#include "eager_cut.h"
+#include "in_dims_from_python.h"
+#include "module_tree.h"
+#include "output_choice.h"
+#include "python_network.h"
+#include "python_values.h"
+#include "script_from_python.h"
+#include "shared_model_lock.h"
+
+namespace it3::python {
+namespace {
+
+/// A TorchScript module, cut at the layer.
+class ScriptRunner : public Runner {
+ public:
+  explicit ScriptRunner(std::shared_ptr<ScriptNetwork> network) : network_(std::move(network)) {}
+
+  std::string_view how() const override { return "cut at the layer, a TorchScript module"; }
+
+  std::variant<NetworkCall, std::string> resolve(const py::object& inputs, const py::object& in_dims) override {
+    return NetworkCall{network_, script_inputs_from(*network_, inputs), in_dims_of_script(*network_, inputs, in_dims)};
+  }
+
+ private:
+  std::shared_ptr<ScriptNetwork> network_;
+};
+
+/// An eager module, run whole.
+class HookedRunner : public Runner {
+ public:
+  HookedRunner(py::object model, std::string layer, py::object output, py::object layer_output)
+      : model_(std::move(model)),
+        layer_(std::move(layer)),
+        output_(std::move(output)),
+        layer_output_(std::move(layer_output)) {}
+
+  std::string_view how() const override { return "run whole, with a hook on the layer"; }
+
+  std::variant<NetworkCall, std::string> resolve(const py::object& inputs, const py::object& in_dims) override {
+    const py::object layer = submodule_of(model_, layer_);
+    auto hold = std::make_shared<SharedModelLock::Hold>(SharedModelLock::of(model_), SharedModelLock::Use::alone);
+    auto network = std::make_shared<PythonNetwork>(
+        model_, layer, layer_, inputs, output_choice(output_, "output", true),
+        output_choice(layer_output_, "layer_output", false).path);
+    return NetworkCall{
+        with_hold(std::move(network), std::move(hold)), Inputs(tensors_in(inputs)),
+        in_dims_of_tensors(inputs, in_dims)};
+  }
+
+ private:
+  py::object model_;
+  std::string layer_;
+  py::object output_;
+  py::object layer_output_;
+};
+
+}  // namespace
+
+Runners::Runners(
+    const py::object& model, const std::string& layer, const py::object& output, const py::object& layer_output) {
+  if (torch::jit::as_module(model)) {
+    script_network_ = script_network_from(model, layer, output, layer_output);
+    runners_.push_back(std::make_unique<ScriptRunner>(script_network_));
+  } else {
+    runners_.push_back(std::make_unique<EagerCut>(model, layer, output, layer_output));
+    runners_.push_back(std::make_unique<HookedRunner>(model, layer, output, layer_output));
+  }
+}
+
+NetworkCall Runners::resolve(const py::object& inputs, const py::object& in_dims) const {
+  for (const auto& runner : runners_) {
+    auto call = runner->resolve(inputs, in_dims);
+    if (auto* const found = std::get_if<NetworkCall>(&call)) return std::move(*found);
+  }
+  TORCH_INTERNAL_ASSERT(false, "no runner takes the model");
+}
+
+NetworkCall Runners::resolve_for_training(const py::object& inputs, const py::object& in_dims) const {
+  return std::get<NetworkCall>(runners_.back()->resolve(inputs, in_dims));
+}
+
+std::string Runners::explain(const py::object& inputs) const {
+  std::string reasons;
+  for (const auto& runner : runners_) {
+    const auto call = runner->resolve(inputs, py::none());
+    if (std::holds_alternative<NetworkCall>(call)) return c10::str(runner->how(), reasons);
+    reasons += ": " + std::get<std::string>(call);
+  }
+  return reasons;
+}
+
+std::string Runners::why_not(const py::object& inputs) const {
+  const auto call = runners_.front()->resolve(inputs, py::none());
+  const auto* const reason = std::get_if<std::string>(&call);
+  return reason != nullptr ? *reason : "";
+}
+
+}  // namespace it3::python

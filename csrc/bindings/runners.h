@@ -1,0 +1,44 @@
+#pragma once
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include <torch/csrc/utils/pybind.h>
+
+#include <it3/script_network.h>
+
+#include "runner.h"
+
+namespace it3::python {
+
+/// The ways of running a model, injected into at a layer.
+class Runners {
+ public:
+  /// @param model  a torch.nn.Module or torch.jit.ScriptModule
+  /// @param output  which of the model's outputs is the prediction, or None
+  /// @param layer_output  which of the layer's outputs is injected into, or None
+  Runners(const py::object& model, const std::string& layer, const py::object& output, const py::object& layer_output);
+
+  /// What a call adapts: by the first way that can run it.
+  NetworkCall resolve(const py::object& inputs, const py::object& in_dims) const;
+
+  /// What a call trains: by the last way, which takes all. An eager model is never cut then, as each of its passes
+  /// draws its own random numbers.
+  NetworkCall resolve_for_training(const py::object& inputs, const py::object& in_dims) const;
+
+  /// How a call with these inputs would run and, where it is not the first way, why.
+  std::string explain(const py::object& inputs) const;
+
+  /// Why a call with these inputs is not run in the first way; empty if it is.
+  std::string why_not(const py::object& inputs) const;
+
+  /// The network of a TorchScript module; null for another model.
+  std::shared_ptr<ScriptNetwork> script_network() const { return script_network_; }
+
+ private:
+  std::shared_ptr<ScriptNetwork> script_network_;
+  std::vector<std::unique_ptr<Runner>> runners_;  // in the order in which they are tried
+};
+
+}  // namespace it3::python

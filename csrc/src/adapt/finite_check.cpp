@@ -1,0 +1,81 @@
+#include "adapt/finite_check.h"
+
+#include <algorithm>
+#include <cmath>
+#include <string_view>
+
+#include <ATen/ATen.h>
+#include <c10/util/Exception.h>
+
+#include <it3/backend/samples.h>
+#include <it3/backend/uncertainty.h>
+
+#include "support/as_real.h"
+#include "support/sample_names.h"
+
+namespace it3::detail {
+
+at::Tensor report_on(
+    const at::Tensor& losses,
+    const at::Tensor& prediction,
+    const at::Tensor& unadapted,
+    const std::vector<at::Tensor>& weights) {
+  std::vector<at::Tensor> parts = {losses.flatten()};
+  for (const at::Tensor& t : {prediction, unadapted}) {
+    const auto [least, greatest] = at::aminmax(as_real(t));
+    parts.push_back(least.reshape({1}));
+    parts.push_back(greatest.reshape({1}));
+  }
+  if (weights.empty()) return at::cat(parts);
+  at::Tensor sum = at::zeros({1}, losses.options().dtype(at::kDouble));
+  for (const at::Tensor& norm : at::_foreach_norm(weights)) sum += norm.to(sum.device(), at::kDouble);
+  parts.push_back(sum);
+  return at::cat(parts);
+}
+
+std::string what_is_not_finite(const LoopOutcome& outcome, std::int64_t first_sample) {
+  if (!outcome.report.defined()) return "";
+  const at::Tensor& losses = outcome.result.losses;
+  const at::Tensor on_cpu = outcome.report.to(at::kCPU).to(at::kDouble);
+  const double* const values = on_cpu.const_data_ptr<double>();
+  const std::int64_t count = losses.numel(), width = std::max<std::int64_t>(1, count / losses.size(0));
+  for (std::int64_t i = 0; i < count; ++i) {
+    if (std::isfinite(values[i])) continue;
+    return c10::str(
+        "the loss ", losses.dim() > 1 ? c10::str("of sample ", first_sample + i % width, " ") : "", "at step ",
+        i / width + 1, " of ", losses.size(0), " is ", std::isnan(values[i]) ? "nan" : "infinite");
+  }
+  if (on_cpu.size(0) > count + 4 && !std::isfinite(values[count + 4])) return "an adapted weight is not finite";
+  const auto are_finite = [&](std::int64_t i) { return std::isfinite(values[i]) && std::isfinite(values[i + 1]); };
+  if (are_finite(count)) return "";
+  // Some models predict such values by themselves.
+  bool is_own = !are_finite(count + 2);
+  if (is_own && outcome.unadapted.defined() && outcome.unadapted.sizes() == outcome.result.prediction.sizes()) {
+    const auto is_new = outcome.result.prediction.isfinite().logical_not().logical_and(outcome.unadapted.isfinite());
+    is_own = !is_new.any().item<bool>();
+  }
+  return is_own ? "" : "the adapted prediction is not finite";
+}
+
+at::Tensor non_finite_inputs(const Inputs& inputs, const Method& method, bool spares_masks) {
+  try {
+    return Samples(inputs, method.in_dims, method.prediction_layout).are_finite(spares_masks).logical_not();
+  } catch (const c10::ValueError&) {
+    return {};
+  }
+}
+
+std::string blame_samples(const AdaptCall& call) {
+  const auto blame = [&](std::string_view what, const at::Tensor& non_finite) {
+    const bool has_any = non_finite.defined() && non_finite.any().item<bool>();
+    return has_any ? c10::str(
+                         ", as the ", what, " for ", names_of_samples(non_finite, call.first_sample), " are not finite")
+                   : "";
+  };
+  const std::string of_predictions =
+      blame("predictions", uncertainty(call.network, call.method, call.inputs, call.options).isfinite().logical_not());
+  return of_predictions.empty() ? blame("inputs", non_finite_inputs(call.inputs, call.method, /*spares_masks=*/false))
+                                : of_predictions;
+}
+
+}  // namespace it3::detail

@@ -1,0 +1,85 @@
+#include "adapt/sample_choice.h"
+
+#include <limits>
+#include <string>
+
+#include <ATen/ATen.h>
+#include <c10/util/Exception.h>
+
+#include <it3/backend/samples.h>
+#include <it3/backend/uncertainty.h>
+
+#include "adapt/finite_check.h"
+#include "adapt/held_weights.h"
+#include "support/sample_names.h"
+
+namespace it3::detail {
+namespace {
+
+/// Distances, NaN for samples whose inputs are not finite: their predictions may be, as of a tanh, but no gradients.
+at::Tensor without_non_finite_inputs(const at::Tensor& distances, const AdaptCall& call) {
+  const at::Tensor non_finite = non_finite_inputs(call.inputs, call.method, /*spares_masks=*/true);
+  if (!non_finite.defined() || non_finite.sizes() != distances.sizes()) return distances;
+  return distances.masked_fill(non_finite.to(distances.device()), std::numeric_limits<double>::quiet_NaN());
+}
+
+/// The inputs with the samples whose distance is not finite replaced by one that adapts: as part of the batch, even
+/// with no weight in the loss, they would make gradients NaN.
+Inputs with_finite_samples(const AdaptCall& call, const at::Tensor& distances, const at::Tensor& rows) {
+  const at::Tensor non_finite = distances.isfinite().logical_not();
+  const std::string names = names_of_samples(non_finite, call.first_sample);
+  std::optional<Samples> samples;
+  try {
+    samples.emplace(call.inputs, call.method.in_dims, call.method.prediction_layout);
+  } catch (const c10::ValueError& error) {
+    TORCH_CHECK_VALUE(
+        false, "the predictions for ", names,
+        " are not finite, and they cannot be left out: ", error.what_without_backtrace());
+  }
+  TORCH_CHECK_VALUE(
+      samples->count() == distances.size(0), "the predictions for ", names,
+      " are not finite, and they cannot be left out: the inputs have ", samples->count(), " samples, the prediction ",
+      distances.size(0), "; give in_dims");
+  return samples->select(at::where(non_finite, rows[0], at::arange(distances.size(0), rows.options())));
+}
+
+}  // namespace
+
+SampleChoice::SampleChoice(const AdaptCall& call, WorkingCopy& copy, const Passes& passes, const at::Tensor& neutral)
+    : call_(call), passes_(passes) {
+  if (!call.options.threshold) return;
+  before_ = detail::answer_of(copy, passes, call.options.prediction, /*with_second=*/true);
+  if (!call.samples) batch_dim_ = call.method.prediction_layout.batch_of(before_.first.dim());
+  at::Tensor distances = sample_distances(before_.second, before_.first, batch_dim_);
+  distances = without_non_finite_inputs(distances, call);
+  adapted_ = distances > *call.options.threshold;
+  has_any_ = adapted_.any().item<bool>();
+  if (call.samples) return;
+  rows_ = adapted_.nonzero().flatten();
+  if (has_any_ && !distances.isfinite().all().item<bool>()) leave_out_non_finite(distances, copy, neutral);
+}
+
+void SampleChoice::leave_out_non_finite(const at::Tensor& distances, WorkingCopy& copy, const at::Tensor& neutral) {
+  finite_samples_ = with_finite_samples(call_, distances, rows_);
+  finite_inputs_.emplace(finite_samples_, finite_samples_, call_.network.may_write_inputs());
+  finite_passes_.emplace(call_.method, *finite_inputs_, neutral, call_.options.amp.has_value());
+  if (passes_.has_fixed_head()) finite_passes_->fix_head(copy);
+}
+
+Answer SampleChoice::answer_of(WorkingCopy& copy) const {
+  if (!has_any_) {
+    const bool has_second = call_.with_details || call_.options.prediction != PredictionKind::first;
+    return {before_.first, has_second ? before_.second : at::Tensor(), before_.prediction};
+  }
+  const Answer answer = detail::answer_of(copy, passes_, call_.options.prediction, call_.with_details);
+  if (!adapted_.defined()) return answer;
+  const auto chosen = [&](const at::Tensor& a, const at::Tensor& b) {
+    if (!a.defined() || a.dim() == 0) return a;
+    return at::where(along_samples(adapted_, a, batch_dim_), a, b);
+  };
+  return {
+      chosen(answer.first, before_.first), chosen(answer.second, before_.second),
+      chosen(answer.prediction, before_.prediction)};
+}
+
+}  // namespace it3::detail

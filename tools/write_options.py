@@ -1,0 +1,113 @@
+"""Write what is made from the core's table of options: python/it3/options.py, and the table in README.md.
+
+With --check, only say whether they are as they would be written.
+"""
+
+import re
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+from it3 import _C
+
+ROOT = Path(__file__).parent.parent
+
+HEAD = '''"""The options of an engine. Written by tools/write_options.py from the core's table; change that instead."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import Any, Literal
+
+from it3 import _C
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options(Mapping[str, Any]):
+    """How to adapt; may be given wherever a dictionary of options is taken, as which it has those that are changed.
+
+    Parameters
+    ----------
+'''
+TAIL = '''
+    Raises
+    ------
+    ValueError, TypeError
+        For values that are not accepted.
+    """
+
+'''
+METHODS = '''
+    def __post_init__(self) -> None:
+        """Raise for what is not accepted."""
+        _C.options_of(dict(self))
+
+    def _changed(self) -> dict[str, Any]:
+        values = {field.name: (getattr(self, field.name), field.default) for field in fields(self)}
+        return {name: value for name, (value, default) in values.items() if value is not default and value != default}
+
+    def __getitem__(self, name: str) -> Any:
+        """Return the value of an option that is changed."""
+        return self._changed()[name]
+
+    def __iter__(self) -> Iterator[str]:
+        """Return the names of the options that are changed."""
+        return iter(self._changed())
+
+    def __len__(self) -> int:
+        """Return how many options are changed."""
+        return len(self._changed())
+'''
+
+
+def default_of(info: _C.OptionInfo) -> str:
+    """Return a default as the dataclass has it, which must not be a list."""
+    return {"['all']": "'all'"}.get(info.default_text, info.default_text)
+
+
+def python() -> str:
+    """Return the module with the dataclass."""
+    text = HEAD
+    for info in _C.option_infos():
+        documentation = info.documentation.replace("`", "``").replace("\N{MINUS SIGN}", "-")
+        text += f"    {info.name}\n"
+        text += textwrap.fill(documentation, 120, initial_indent=8 * " ", subsequent_indent=8 * " ") + "\n"
+    text += TAIL
+    for info in _C.option_infos():
+        text += f"    {info.name}: {info.type} = {default_of(info)}\n"
+    ruff = [Path(sys.executable).parent / "ruff", "format", "--stdin-filename", "options.py", "-"]
+    return subprocess.run(ruff, input=text + METHODS, capture_output=True, text=True, check=True, cwd=ROOT).stdout
+
+
+def readme() -> str:
+    """Return README.md with the table in it."""
+    rows = ["| name | default | accepted | |", "| --- | --- | --- | --- |"]
+    for info in _C.option_infos():
+        default = default_of(info).replace("'", '"')
+        accepted = info.accepted.removesuffix(", or None")
+        rows.append(
+            f"| `{info.name}` | `{default}` | {accepted} | {info.documentation} |".replace("(x | y0)", "(x \\| y0)")
+        )
+    old = (ROOT / "README.md").read_text()
+    return re.sub(
+        r"(<!-- options -->\n).*?(?=<!-- end -->)", lambda m: m[1] + "\n".join(rows) + "\n", old, flags=re.DOTALL
+    )
+
+
+def main() -> int:
+    """Write or check."""
+    stale = []
+    for path, text in ((ROOT / "python/it3/options.py", python()), (ROOT / "README.md", readme())):
+        if path.exists() and path.read_text() == text:
+            continue
+        stale.append(path.name)
+        if "--check" not in sys.argv:
+            path.write_text(text)
+    if "--check" in sys.argv and stale:
+        print(f"stale: {', '.join(stale)}; run tools/write_options.py")
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
