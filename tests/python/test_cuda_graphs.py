@@ -8,7 +8,7 @@ import torch
 from it3 import IT3Engine
 from kinds_of_network import build
 from models import KINDS, BranchesOnValues, make_case
-from torch import nn
+from torch import Tensor, nn
 
 pytestmark = pytest.mark.cuda
 close = partial(torch.testing.assert_close, rtol=1e-9, atol=1e-10)
@@ -113,6 +113,29 @@ def test_changes_are_seen() -> None:
     for _ in range(3):
         agrees(engine, x)
     agrees(engine, x.to(memory_format=torch.channels_last))
+
+
+class TakesOneOfTwo(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer, self.last = nn.Linear(5, 8), nn.Linear(8, 3)
+
+    def forward(self, a: Tensor | None, b: Tensor | None) -> Tensor:
+        h = torch.zeros(7, 5, device="cuda", dtype=torch.float64)
+        if a is not None:
+            h = h + 2 * a
+        if b is not None:
+            h = h - 5 * b
+        return self.last(self.layer(h).tanh())
+
+
+def test_calls_of_other_arguments_are_told_apart() -> None:
+    torch.manual_seed(0)
+    engine = IT3Engine(torch.jit.script(TakesOneOfTwo().double().cuda()), "layer").eval()
+    x = torch.randn(7, 5, dtype=torch.float64, device="cuda")
+    replay(engine, (x, None))
+    agrees(engine, (None, x))
+    agrees(engine, (x, None))
 
 
 def test_streams_may_change() -> None:
