@@ -9,7 +9,7 @@ FLOORS = (
     {"adapt", "files"},
     {"cuda_graphs", "torch_nn", "torchscript"},
     {"method"},
-    {"network"},
+    {"autograd", "network"},
     {"support"},
 )
 # Public headers without a source file of their name; those of no room are for all.

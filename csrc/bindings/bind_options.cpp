@@ -1,3 +1,4 @@
+#include <it3/backend/plain_backward.h>
 #include <it3/options.h>
 
 #include "bindings.h"
@@ -13,6 +14,9 @@ void bind_options(py::module_& module) {
       .def_readonly("accepted", &OptionInfo::accepted, "In words.")
       .def_readonly("default_text", &OptionInfo::default_text, "As Python writes it.")
       .def_readonly("documentation", &OptionInfo::documentation);
+  module.def(
+      "use_plain_backward", &use_plain_backward, py::arg("on"),
+      "Whether plain autograd graphs are run backwards without torch's engine, as they are from the start.");
   module.def("option_infos", &option_infos, "All options, in the order in which they are documented.");
   module.def(
       "options_of", translated([](const py::dict& options) { return to_python(options_from(options)); }),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import collections.abc
 import torch
 import typing
-__all__: list[str] = ['Adaptation', 'Drift', 'EngineParts', 'LayerKind', 'Layout', 'ModelHold', 'Online', 'OptionInfo', 'Origin', 'Runners', 'Watch', 'adapt', 'arguments_of', 'batch_norm', 'broadcast_add', 'channel_dim_of_kind', 'check_distance', 'check_feedback', 'check_in_dims', 'check_injection', 'check_output_choice', 'chosen_output', 'copies_with_shared_memory', 'describe_layouts', 'embed', 'is_between_distributions', 'is_elementwise', 'kind_of_layer', 'load_engine', 'make_embedder_weights', 'option_infos', 'options_of', 'overridden', 'peak_memory', 'quantile_of', 'replace_at', 'sample_distances', 'save_engine', 'settle_layouts', 'submodule_of', 'training_losses', 'uncertainty', 'untrained_warning', 'why_not_recorded']
+__all__: list[str] = ['Adaptation', 'Drift', 'EngineParts', 'LayerKind', 'Layout', 'ModelHold', 'Online', 'OptionInfo', 'Origin', 'Runners', 'Watch', 'adapt', 'arguments_of', 'batch_norm', 'broadcast_add', 'channel_dim_of_kind', 'check_distance', 'check_feedback', 'check_in_dims', 'check_injection', 'check_output_choice', 'chosen_output', 'copies_with_shared_memory', 'describe_layouts', 'embed', 'is_between_distributions', 'is_elementwise', 'kind_of_layer', 'load_engine', 'make_embedder_weights', 'option_infos', 'options_of', 'overridden', 'peak_memory', 'quantile_of', 'replace_at', 'sample_distances', 'save_engine', 'settle_layouts', 'submodule_of', 'training_losses', 'uncertainty', 'untrained_warning', 'use_plain_backward', 'why_not_recorded']
 class Layout:
     """
     Which dimensions of a tensor are its samples and its channels.
@@ -322,6 +322,10 @@ def training_losses(parts: EngineParts, inputs: typing.Any, target: torch.Tensor
 def uncertainty(parts: EngineParts, inputs: typing.Any, options: dict) -> torch.Tensor:
     """
     The distance between the two predictions of each sample: (B,).
+    """
+def use_plain_backward(on: bool) -> None:
+    """
+    Whether plain autograd graphs are run backwards without torch's engine, as they are from the start.
     """
 def why_not_recorded(parts: EngineParts, inputs: typing.Any, options: dict) -> str:
     """

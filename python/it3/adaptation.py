@@ -81,6 +81,11 @@ class Adaptation:
         return _C.sample_distances(self.second, self.first, self._prediction_layout.batch_of(self.first.dim()))
 
     @property
+    def loss(self) -> Tensor:
+        """The loss before the last step: a scalar, or (B,) with ``per_sample``; 0 where there was no step."""
+        return self.losses[-1] if self.steps else self.losses.new_zeros(self.losses.shape[1:])
+
+    @property
     def steps(self) -> int:
         """The number of optimizer steps done."""
         return len(self.losses)

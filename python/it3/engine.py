@@ -1,8 +1,9 @@
 """The engine: a model, an embedder and how to adapt."""
 
+import os
 import warnings
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -116,7 +117,7 @@ class IT3Engine(EngineWithParts):
         target_probability: float | None = None,
         output: Any = None,
         layer_output: Any = None,
-        feedback: str = "auto",
+        feedback: Literal["auto", "probabilities", "prediction"] = "auto",
         in_dims: Any = None,
         prediction_layout: _C.Layout | None = None,
         features_layout: _C.Layout | None = None,
@@ -287,7 +288,9 @@ class IT3Engine(EngineWithParts):
         graph = f"no CUDA graph: {why_not}" if why_not else "replayed as a CUDA graph from the second like call on"
         return f"{path}; {graph}; {layouts}"
 
-    def save(self, path: Any, example_inputs: Any, method: Any = "script") -> None:
+    def save(
+        self, path: str | os.PathLike[str], example_inputs: Any, method: Literal["script", "trace"] = "script"
+    ) -> None:
         """Write the engine to one file; see :func:`it3.save`."""
         from it3.saving import save  # noqa: PLC0415  (it needs this class)
 

@@ -1,7 +1,7 @@
 """What an engine gives the core."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -26,7 +26,7 @@ class EngineWithParts(nn.Module):
     combine_fn: TensorFunction | None
     distance_fn: TensorFunction | str
     neutral: Tensor | float | None
-    feedback: str
+    feedback: Literal["auto", "probabilities", "prediction"]
     in_dims: Any
     output: Any
     layer_output: Any

@@ -9,6 +9,7 @@ from typing import Any
 
 import it3
 import torch
+from it3 import _C
 from torch import Tensor
 
 from differential.check import same, snapshot, unchanged
@@ -25,6 +26,9 @@ FAMILIES: dict[str, Callable[[], list[Animal]]] = {
     "transformers": of_transformers,
 }
 
+
+NODE_KINDS: set[str] = set()
+"""Of the autograd graphs of the models gone through."""
 
 OPTIONS = {"num_steps": 1, "lr": 1e-3, "optimizer_name": "sgd"}
 
@@ -119,6 +123,39 @@ def compare(animal: Animal) -> None:
             raise Difference(f"{use}: there is a result, which {animal.refused or expected} should forbid")
         else:
             agree_on(use, given, expected, enclosure.twin.state_dict())
+            if use == "adapt":
+                agree_with_torchs_engine(engine, animal, given)
+
+
+def agree_with_torchs_engine(engine: it3.IT3Engine, animal: Animal, given: it3.Adaptation) -> None:
+    """Without the core's own backward pass, all is the same to the bit."""
+    _C.use_plain_backward(False)
+    try:
+        other = engine.adapt(animal.inputs())
+    finally:
+        _C.use_plain_backward(True)
+    for name in ("prediction", "losses"):
+        if not torch.equal(getattr(given, name).nan_to_num(), getattr(other, name).nan_to_num()):
+            raise Difference(f"adapt: {name} differs by torch's own backward pass")
+    for name, weight in given._weights.items():
+        if not torch.equal(weight.nan_to_num(), other._weights[name].nan_to_num()):
+            raise Difference(f"adapt: adapted {name} differs by torch's own backward pass")
+    NODE_KINDS.update(node_kinds(call(engine.model, animal.inputs()), animal.output))
+
+
+def node_kinds(out: Any, path: tuple[Any, ...] | None) -> set[str]:
+    """Return the names of the nodes in the autograd graph of a model's prediction."""
+    prediction = at_path(out, path if path is not None else (first_path(out) or ()))
+    kinds: set[str] = set()
+    seen, nodes = set(), [prediction.grad_fn]
+    while nodes:
+        node = nodes.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        kinds.add(re.sub(r"\d+$", "", node.name()))
+        nodes += [following for following, _ in node.next_functions]
+    return kinds
 
 
 def check_refusal(animal: Animal, error: ValueError, expected: Any) -> None:
@@ -152,7 +189,9 @@ def main() -> int:
             except Exception as error:
                 differing += 1
                 print(f"{animal.name:36} DIFFERS: {type(error).__name__}: {str(error)[:400]}", flush=True)
-    print(f"{total} models, {differing} differ")
+    print(
+        f"{total} models, {differing} differ; {len(NODE_KINDS)} kinds of autograd nodes: {' '.join(sorted(NODE_KINDS))}"
+    )
     return 1 if differing else 0
 
 

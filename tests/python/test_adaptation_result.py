@@ -116,3 +116,13 @@ def test_tied_and_odd_tensors() -> None:
     model.odd1 *= 2
     with pytest.raises(ValueError, match="did not adapt 'odd1' and holds no copy"):
         adaptation.state_dict()
+
+
+@pytest.mark.parametrize("options", [{}, {"num_steps": 0}, {"per_sample": True}, {"per_sample": True, "num_steps": 0}])
+def test_loss_is_what_the_call_returns(options: dict) -> None:
+    case = make_case("mlp")
+    engine = IT3Engine(case.model, case.layer, optimization_parameters=options).eval()
+    returned = engine(case.inputs)[1]
+    loss = engine.adapt(case.inputs).loss
+    assert loss.shape == returned.shape
+    assert torch.equal(loss, returned)

@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <mutex>
 #include <optional>
 #include <string>
 #include <type_traits>
@@ -118,6 +119,9 @@ class IT3_API Network : public TwoPass {
   /// while what it returns lives. Without waiting where the passes share nothing that changes.
   virtual ModelLock::Turn take_turn() const { return {}; }
 
+  /// The lock on some of the model's tensors, which is kept for calls that name the same ones.
+  ModelLock lock_on(const std::vector<at::Tensor>& tensors) const;
+
   /// True at the first call only: for what is said once a network.
   bool is_first_warning() { return !has_warned_.exchange(true); }
 
@@ -163,6 +167,9 @@ class IT3_API Network : public TwoPass {
  private:
   std::atomic<bool> has_warned_ = false;
   std::atomic<bool> runs_without_cudnn_ = false;
+  mutable std::mutex kept_lock_mutex_;
+  mutable std::vector<const void*> kept_lock_tensors_;
+  mutable ModelLock kept_lock_;
 };
 
 }  // namespace it3

@@ -2,8 +2,6 @@
 
 #include <ATen/ATen.h>
 
-#include <it3/backend/model_lock.h>
-
 #include "adapt/adapt_once.h"
 #include "adapt/per_sample.h"
 #include "support/without_cudnn.h"
@@ -16,7 +14,7 @@ Adaptation adapt(const AdaptCall& call) {
   const auto parameters = call.network.parameters();
   // Whoever keeps adapted weights writes them into the model, whatever the kind of network, when nobody reads it.
   const auto use = call.online != nullptr ? UpgradeMutex::Use::updating : UpgradeMutex::Use::reading;
-  const auto turn_with_weights = ModelLock(tensors_of(parameters)).wait(use);
+  const auto turn_with_weights = call.network.lock_on(tensors_of(parameters)).wait(use);
   const auto once = [&] {
     return call.options.per_sample ? detail::adapt_per_sample(call, parameters) : detail::adapt_once(call, parameters);
   };

@@ -10,7 +10,6 @@
 #include <c10/core/InferenceMode.h>
 #include <c10/util/Exception.h>
 
-#include <it3/backend/model_lock.h>
 #include <it3/backend/online.h>
 #include <it3/backend/selection.h>
 
@@ -117,7 +116,7 @@ Adaptation adapt_once(const AdaptCall& given, const std::vector<NamedParameter>&
     refuse(problem, call);
   }
   if (online != nullptr && has_moved) {
-    const auto alone = ModelLock(tensors_of(parameters)).wait(UpgradeMutex::Use::alone);
+    const auto alone = call.network.lock_on(tensors_of(parameters)).wait(UpgradeMutex::Use::alone);
     loop.copy->commit();
     loop.copy.reset();
     online->keep(adapted, std::move(loop.state), watched);

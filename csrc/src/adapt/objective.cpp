@@ -4,7 +4,7 @@
 #include <ATen/core/grad_mode.h>
 #include <c10/util/Exception.h>
 
-#include "adapt/gradients.h"
+#include "autograd/gradients.h"
 #include "method/measured_distance.h"
 
 namespace it3::detail {

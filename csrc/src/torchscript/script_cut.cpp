@@ -119,6 +119,95 @@ std::shared_ptr<Graph> whole_with(
   return graph;
 }
 
+/// The nodes of a graph in two parts.
+struct Parts {
+  std::vector<Node*> head;
+  std::vector<Node*> tail;
+};
+
+Parts parts_of(Graph& graph, Value* features) {
+  Parts parts{{}, tail_nodes(graph, features)};
+  const std::unordered_set<Node*> in_tail(parts.tail.begin(), parts.tail.end());
+  for (Node* node : graph.nodes()) {
+    if (!in_tail.contains(node)) parts.head.push_back(node);
+  }
+  return parts;
+}
+
+/// What the tail reads of what the head made: constants are made again, other values cross.
+struct Crossing {
+  std::vector<Node*> constants;
+  std::vector<Value*> values;
+};
+
+Crossing crossing_of(Graph& graph, const Parts& parts, Value* features) {
+  Crossing crossing;
+  const std::unordered_set<Node*> in_tail(parts.tail.begin(), parts.tail.end());
+  std::unordered_set<Value*> seen(graph.inputs().begin(), graph.inputs().end());
+  seen.insert(features);
+  const auto need = [&](Value* value) {
+    if (in_tail.contains(value->node()) || !seen.insert(value).second) return;
+    if (value->node()->kind() == c10::prim::Constant) {
+      crossing.constants.push_back(value->node());
+    } else {
+      crossing.values.push_back(value);
+    }
+  };
+  for (Node* node : parts.tail) {
+    for (Value* value : reads_of(node)) need(value);
+  }
+  for (Value* value : graph.outputs()) need(value);
+  return crossing;
+}
+
+template <typename T>
+std::vector<T> joined(std::vector<T> first, const std::vector<T>& second) {
+  first.insert(first.end(), second.begin(), second.end());
+  return first;
+}
+
+/// Notes where lifted tensors, the last inputs, are read.
+void note_reads(ScriptCut& cut, const Parts& parts, const std::vector<Value*>& inputs, bool has_any_layout) {
+  std::unordered_set<Value*> read_in_head;
+  for (Node* node : parts.head) read_in_head.merge(reads_of(node));
+  for (std::size_t i = 0; i < cut.lifted.size(); ++i) {
+    Value* const input = inputs[cut.inputs + i];
+    cut.lifted[i].is_in_head = read_in_head.contains(input);
+    cut.lifted[i].is_convolution_weight = has_any_layout && is_convolution_weight(input);
+  }
+}
+
+/// Notes what is written to.
+///
+/// @param handed  what the head gives the tail
+void note_writes(
+    ScriptCut& cut,
+    const ScriptWrites& writes,
+    const Parts& parts,
+    const std::vector<Value*>& handed,
+    bool in_eval_mode) {
+  for (Value* value : handed) cut.written_in_tail.push_back(writes.write(parts.tail, value));
+  for (std::size_t i = 0; i < cut.inputs + cut.lifted.size(); ++i) {
+    const bool in_head = writes.write_input(parts.head, i), in_tail = writes.write_input(parts.tail, i);
+    if (i < cut.inputs) {
+      cut.written_in_tail.push_back(in_tail);
+      cut.writes_inputs |= in_head || in_tail;
+    } else {
+      cut.lifted[i - cut.inputs].is_written = in_head || in_tail;
+      cut.repeats_head |= in_eval_mode && in_head;
+    }
+  }
+}
+
+/// Notes what depends on chance, and what the head repeats.
+void note_chance(ScriptCut& cut, const Parts& parts) {
+  const bool head_may_differ = std::any_of(parts.head.begin(), parts.head.end(), may_differ);
+  cut.draws_random_numbers = head_may_differ || std::any_of(parts.tail.begin(), parts.tail.end(), may_differ);
+  const bool writes_lifted =
+      std::any_of(cut.lifted.begin(), cut.lifted.end(), [](const LiftedTensor& t) { return t.is_written; });
+  cut.is_head_fixed = !head_may_differ && !cut.writes_inputs && !writes_lifted;
+}
+
 }  // namespace
 
 bool ScriptCut::is_current() const {
@@ -139,77 +228,27 @@ ScriptCut cut_script(
   if (per_sample) set_per_sample_layers(graph);
   const bool has_any_layout = allow_any_layout(flat.graph);
 
-  const std::vector<Node*> tail = tail_nodes(graph, flat.features);
-  const std::unordered_set<Node*> in_tail(tail.begin(), tail.end());
-  std::vector<Node*> head;
-  for (Node* node : graph.nodes()) {
-    if (!in_tail.contains(node)) head.push_back(node);
-  }
-
-  // What the tail reads and the head made: constants are made again, other values cross.
+  const Parts parts = parts_of(graph, flat.features);
+  const Crossing crossing = crossing_of(graph, parts, flat.features);
   const std::vector<Value*> inputs = graph.inputs().vec();
-  std::vector<Node*> constants;
-  std::vector<Value*> crossing;
-  std::unordered_set<Value*> seen(inputs.begin(), inputs.end());
-  seen.insert(flat.features);
-  const auto need = [&](Value* value) {
-    if (in_tail.contains(value->node()) || !seen.insert(value).second) return;
-    if (value->node()->kind() == c10::prim::Constant) {
-      constants.push_back(value->node());
-    } else {
-      crossing.push_back(value);
-    }
-  };
-  for (Node* node : tail) {
-    for (Value* value : reads_of(node)) need(value);
-  }
-  for (Value* value : graph.outputs()) need(value);
-
-  std::vector<Value*> handed = {flat.features};
-  handed.insert(handed.end(), crossing.begin(), crossing.end());
-  std::vector<Value*> tail_inputs = handed;
-  tail_inputs.insert(tail_inputs.end(), inputs.begin(), inputs.end());
-  std::vector<Node*> tail_and_constants = constants;
-  tail_and_constants.insert(tail_and_constants.end(), tail.begin(), tail.end());
+  const std::vector<Value*> handed = joined({flat.features}, crossing.values);
 
   static std::atomic<std::uint64_t> last_id = 0;
   ScriptCut cut;
   cut.id = ++last_id;
   cut.place = place;
-  cut.head = torch::jit::Code(build(inputs, head, handed), "it3_head");
-  cut.tail = torch::jit::Code(build(tail_inputs, tail_and_constants, graph.outputs().vec()), "it3_tail");
+  cut.head = torch::jit::Code(build(inputs, parts.head, handed), "it3_head");
+  cut.tail = torch::jit::Code(
+      build(joined(handed, inputs), joined(crossing.constants, parts.tail), graph.outputs().vec()), "it3_tail");
   cut.whole = torch::jit::Code(whole_with(module, in_eval_mode, normalization), "it3_whole");
   cut.inputs = inputs.size() - flat.lifted.size();
-  cut.crossing = crossing.size();
+  cut.crossing = crossing.values.size();
   cut.folded = flat.folded;
   cut.output = flat.output;
   cut.lifted = flat.lifted;
-  cut.draws_random_numbers =
-      std::any_of(head.begin(), head.end(), may_differ) || std::any_of(tail.begin(), tail.end(), may_differ);
-  std::unordered_set<Value*> read_in_head;
-  for (Node* node : head) read_in_head.merge(reads_of(node));
-  for (std::size_t i = 0; i < cut.lifted.size(); ++i) {
-    Value* const input = inputs[cut.inputs + i];
-    cut.lifted[i].is_in_head = read_in_head.contains(input);
-    cut.lifted[i].is_convolution_weight = has_any_layout && is_convolution_weight(input);
-  }
-
-  const ScriptWrites writes(flat.graph);
-  for (Value* value : handed) cut.written_in_tail.push_back(writes.write(tail, value));
-  for (std::size_t i = 0; i < inputs.size(); ++i) {
-    const bool in_head = writes.write_input(head, i), in_tail_part = writes.write_input(tail, i);
-    if (i < cut.inputs) {
-      cut.written_in_tail.push_back(in_tail_part);
-      cut.writes_inputs |= in_head || in_tail_part;
-    } else {
-      LiftedTensor& lifted = cut.lifted[i - cut.inputs];
-      lifted.is_written = in_head || in_tail_part;
-      cut.repeats_head |= in_eval_mode && in_head;
-    }
-  }
-  const bool writes_lifted =
-      std::any_of(cut.lifted.begin(), cut.lifted.end(), [](const LiftedTensor& t) { return t.is_written; });
-  cut.is_head_fixed = std::none_of(head.begin(), head.end(), may_differ) && !cut.writes_inputs && !writes_lifted;
+  note_reads(cut, parts, inputs, has_any_layout);
+  note_writes(cut, ScriptWrites(flat.graph), parts, handed, in_eval_mode);
+  note_chance(cut, parts);
   return cut;
 }
 

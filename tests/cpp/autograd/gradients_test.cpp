@@ -1,4 +1,4 @@
-#include "adapt/gradients.h"
+#include "autograd/gradients.h"
 
 #include <gtest/gtest.h>
 #include <torch/torch.h>

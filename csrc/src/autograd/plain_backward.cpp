@@ -1,23 +1,25 @@
-#include "adapt/gradients.h"
+#include "autograd/plain_backward.h"
 
-#include <algorithm>
-#include <optional>
+#include <atomic>
 #include <queue>
 #include <unordered_map>
+#include <utility>
 
 #include <ATen/ATen.h>
 #include <ATen/core/LegacyTypeDispatch.h>
 #include <ATen/core/grad_mode.h>
 #include <c10/core/impl/VirtualGuardImpl.h>
-#include <c10/util/Exception.h>
 #include <torch/csrc/autograd/anomaly_mode.h>
-#include <torch/csrc/autograd/autograd.h>
 #include <torch/csrc/autograd/engine.h>
 #include <torch/csrc/autograd/function.h>
 #include <torch/csrc/autograd/variable.h>
 
-namespace it3::detail {
+#include <it3/backend/plain_backward.h>
+
+namespace it3 {
 namespace {
+
+std::atomic<bool> is_on = true;
 
 using torch::autograd::Edge;
 using torch::autograd::Node;
@@ -157,25 +159,14 @@ class PlainBackward {
 
 }  // namespace
 
-std::vector<at::Tensor> gradients_of(
-    const at::Tensor& output, const std::vector<at::Tensor>& leaves, bool is_plain, const at::Tensor& gradient) {
-  std::optional<TensorVector> gradients;
-  if (!output.requires_grad()) {
-    gradients.emplace();
-  } else {
-    const at::Tensor start = gradient.defined() ? gradient : at::ones_like(output);
-    if (is_plain) gradients = PlainBackward::run(output, start, leaves);
-    if (!gradients) {
-      gradients = torch::autograd::grad(
-          {output}, leaves, {start}, /*retain_graph=*/std::nullopt, /*create_graph=*/false,
-          /*allow_unused=*/true);
-    }
-  }
-  TORCH_CHECK_VALUE(
-      std::any_of(gradients->begin(), gradients->end(), [](const auto& g) { return g.defined(); }),
-      "the distance does not depend on any parameter that adapts; check that distance_fn, combine_fn and the model do "
-      "not detach, and which parameters are selected");
-  return std::move(*gradients);
+void use_plain_backward(bool on) { is_on = on; }
+
+bool uses_plain_backward() { return is_on; }
+
+std::optional<std::vector<at::Tensor>> detail::plain_backward(
+    const at::Tensor& output, const at::Tensor& gradient, const std::vector<at::Tensor>& leaves) {
+  if (!is_on) return std::nullopt;
+  return PlainBackward::run(output, gradient, leaves);
 }
 
-}  // namespace it3::detail
+}  // namespace it3

@@ -1,0 +1,20 @@
+#include <it3/network.h>
+
+#include <algorithm>
+
+namespace it3 {
+
+ModelLock Network::lock_on(const std::vector<at::Tensor>& tensors) const {
+  const std::scoped_lock guard(kept_lock_mutex_);
+  const bool is_known = std::equal(
+      tensors.begin(), tensors.end(), kept_lock_tensors_.begin(), kept_lock_tensors_.end(),
+      [](const at::Tensor& t, const void* known) { return t.unsafeGetTensorImpl() == known; });
+  if (!is_known) {
+    kept_lock_tensors_.clear();
+    for (const at::Tensor& t : tensors) kept_lock_tensors_.push_back(t.unsafeGetTensorImpl());
+    kept_lock_ = ModelLock(tensors);
+  }
+  return kept_lock_;
+}
+
+}  // namespace it3
