@@ -198,6 +198,11 @@ std::optional<EagerCut::Attempt> EagerCut::attempt(const py::object& inputs, con
       model_, layer, layer_, inputs, output_choice(output_, "output", true),
       output_choice(layer_output_, "layer_output", false).path);
 
+  const auto turn = [&] {
+    const py::gil_scoped_release no_gil;
+    return hooked.take_turn();
+  }();
+
   const py::object plan = py::module_::import("it3.tracing").attr("Plan")(model_, layer, output_, layer_output_);
   const KeeperScope keeper(plan.attr("keeper"));
   const auto why_not = [&] { return plan.attr("why_not")().cast<std::string>(); };
@@ -266,13 +271,19 @@ EagerCut::Attempt EagerCut::compared(
     return failed("its prediction does not depend on what is injected");
   }
   WriteGuard writes(parameters);
+  std::string how;
   try {
-    const NetworkOutputs actual = outputs_of(*cut, tensors, trainable);
+    NetworkOutputs actual;
+    {
+      const it3::detail::RandomStateGuard start(tensors_of(parameters), /*always=*/true);
+      actual = outputs_of(*cut, tensors, trainable);
+    }
     if (writes.undo()) return failed("its forward() writes to its parameters");
-    std::string how = difference(actual, expected);
+    how = difference(actual, expected);
     if (!how.empty()) {
       const it3::detail::RandomStateGuard start(tensors_of(parameters), /*always=*/true);
-      how = difference(actual, expected, rounding_of(outputs_of(hooked, nudged(tensors), trainable), expected));
+      const NetworkOutputs nudged_outputs = outputs_of(hooked, nudged(tensors), trainable);
+      how = difference(actual, expected, &nudged_outputs);
     }
     if (!how.empty()) return failed("traced, " + how);
   } catch (const std::exception& error) {

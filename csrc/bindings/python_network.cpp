@@ -234,6 +234,16 @@ at::Tensor PythonNetwork::resume(const Inputs& inputs, const FirstPass&, const I
   return run(inputs, inject);
 }
 
+ModelLock::Turn PythonNetwork::take_turn() const {
+  std::vector<at::Tensor> tensors;
+  {
+    const py::gil_scoped_acquire gil;
+    tensors = tensors_of(parameters_of(model_));
+    for (auto& buffer : buffers_of(model_)) tensors.push_back(std::move(buffer));
+  }
+  return ModelLock(tensors).wait(UpgradeMutex::Use::alone);
+}
+
 std::vector<NamedParameter> PythonNetwork::parameters() const {
   const py::gil_scoped_acquire gil;
   return parameters_of(model_);

@@ -35,6 +35,8 @@ class PythonNetwork : public Network {
       OutputChoice output = {},
       std::optional<OutputPath> layer_output = std::nullopt);
 
+  /// Alone, as other storage is swapped into the model's tensors, which other models may share.
+  ModelLock::Turn take_turn() const override;
   FirstPass predict(const Inputs& inputs, const Inject* inject = nullptr) override;
   FirstPass prepare(const Inputs&) override;
   at::Tensor resume(const Inputs& inputs, const FirstPass&, const Inject* inject) override;

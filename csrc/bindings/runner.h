@@ -28,8 +28,8 @@ class Runner {
   /// For people: "cut at the layer, traced by torch.fx".
   virtual std::string_view how() const = 0;
 
-  /// The network for a call with these inputs, or why the model cannot be run so. An eager model is, as long as the
-  /// network lives, for reading, or for this thread alone.
+  /// The network for a call with these inputs, or why the model cannot be run so. While the network of an eager model
+  /// lives, it holds the model's SharedModelLock: for reading if it is cut, else alone.
   ///
   /// @param in_dims  in torch.vmap's convention, or None
   virtual std::variant<NetworkCall, std::string> resolve(const py::object& inputs, const py::object& in_dims) = 0;

@@ -153,6 +153,32 @@ def test_weights_are_kept_when_nobody_reads_them(kind: Callable[[], nn.Module]) 
     assert torch.equal(after, model(X))
 
 
+class Part(nn.Module):
+    """Runs cut, around layers that another model has too."""
+
+    def __init__(self, whole: Recurrent) -> None:
+        super().__init__()
+        self.layer, self.fc = whole.layer, whole.fc
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc(self.layer(x).tanh())
+
+
+def test_models_that_share_a_part() -> None:
+    """A call that runs whole has other weights in tensors that the cut of another model reads."""
+    torch.manual_seed(0)
+    whole = Recurrent().double().eval()
+    part, h = Part(whole), torch.randn(5, 8, dtype=torch.float64)
+    options = {"lr": 0.5}
+    hooked = IT3Engine(whole, "layer", optimization_parameters=options).eval()
+    cut = IT3Engine(part, "layer", optimization_parameters={"num_steps": 0}).eval()
+    hooked.adapt(X)
+    expected = cut.adapt(h).prediction
+    calls = [lambda: hooked.adapt(X).prediction, lambda: cut.adapt(h).prediction] * 30
+    for i, actual in enumerate(run_in_threads(calls)):
+        assert i % 2 == 0 or torch.equal(actual, expected)
+
+
 def test_a_model_may_be_adapted_while_it_adapts() -> None:
     """The lock is recursive: here the distance adapts the same model."""
     torch.manual_seed(0)

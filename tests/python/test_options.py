@@ -1,6 +1,8 @@
 """Options are checked where they are given, with errors that say what is accepted."""
 
+import copy
 import math
+import pickle
 
 import numpy as np
 import pytest
@@ -264,12 +266,14 @@ def test_target_in_eval_mode(case: Case) -> None:
         IT3Engine(case.model, case.layer).eval()(case.inputs, target=case.target)
 
 
-def test_options_are_a_dictionary_of_what_is_changed(case: Case) -> None:
+def test_options_are_a_dictionary_of_what_is_given(case: Case) -> None:
     options = Options(num_steps=1, lr=0.05, anchor="frozen")
-    assert dict(options) == {"num_steps": 1, "lr": 0.05, "anchor": "frozen"}
+    assert options == {"num_steps": 1, "lr": 0.05, "anchor": "frozen"} == dict(options)
     assert dict(Options()) == {}
-    assert options == Options(lr=0.05, anchor="frozen", num_steps=1) != Options()
-    assert hash(options) == hash(Options(num_steps=1, lr=0.05, anchor="frozen"))
+    assert options == Options(lr=0.05, anchor="frozen", num_steps=1) != Options(num_steps=1)
+    for duplicate in (copy.copy(options), copy.deepcopy(options), pickle.loads(pickle.dumps(options))):
+        assert duplicate == options
+        assert duplicate.lr == 0.05
     engine = IT3Engine(case.model, case.layer, optimization_parameters=options).eval()
     expected = engine.adapt(case.inputs).prediction
     plain = IT3Engine(case.model, case.layer, engine.embedder).eval()
@@ -279,6 +283,7 @@ def test_options_are_a_dictionary_of_what_is_changed(case: Case) -> None:
     plain.optimization_parameters["num_steps"] = 2
     assert options.num_steps == 1
     assert not torch.equal(plain(case.inputs)[0], expected)
+    assert plain.adapt(case.inputs, **Options(num_steps=3)).steps == 3  # a default that is given counts
 
 
 def test_options_are_checked_where_they_are_made() -> None:
@@ -292,10 +297,14 @@ def test_options_are_checked_where_they_are_made() -> None:
         Options("adam")
     with pytest.raises(AttributeError, match="cannot assign to field 'lr'"):
         Options().lr = 1
+    with pytest.raises(TypeError, match=r"num_steps must be a whole number, 0 or more, not 3\.0"):
+        Options(num_steps=3.0)
+    with pytest.raises(TypeError, match="per_sample must be True or False, not 0"):
+        Options(per_sample=0)
 
 
 def test_defaults_are_those_of_the_core() -> None:
-    defaults = {name: value for name, value in vars(Options()).items() if value is not None}
+    defaults = {name: value for name, value in vars(Options()).items() if value is not None and name != "_given"}
     core = {**_C.options_of({}), "parameters": "all"}
     assert defaults == core
 

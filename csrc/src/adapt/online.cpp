@@ -110,8 +110,8 @@ Online::State Online::state() const { return is_current() ? state_ : State(); }
 Drift Online::drift(const Network& network) const {
   const auto turn = network.take_turn();
   const auto parameters = network.parameters();
-  const auto reading = ModelLock(tensors_of(parameters)).wait(UpgradeMutex::Use::reading);
-  if (starts().has_changed(parameters)) return {};  // a new start
+  const auto updating = ModelLock(tensors_of(parameters)).wait(UpgradeMutex::Use::updating);  // as calls that keep
+  if (starts().has_changed(parameters)) return {};                                            // a new start
   Drift drift;
   double whole = 0;
   for (const auto& parameter : parameters) {
@@ -150,6 +150,7 @@ void Online::go_back(const Network& network, State state, const std::vector<at::
 void Online::reset(const Network& network) {
   const auto turn = network.take_turn();
   const auto parameters = network.parameters();
+  const auto updating = ModelLock(tensors_of(parameters)).wait(UpgradeMutex::Use::updating);
   const auto alone = ModelLock(tensors_of(parameters)).wait(UpgradeMutex::Use::alone);
   if (adopt(parameters)) {
     starts().end_changed(parameters);

@@ -22,7 +22,7 @@ const std::vector<Option>& option_table();
 /// A value as Python writes it.
 std::string to_text(const OptionValue& value);
 
-/// The names that the options of choices take, in the order of their enumerations.
+/// The names of OptimizerKind, in its order.
 const std::vector<std::string_view>& optimizer_names();
 
 }  // namespace it3::detail

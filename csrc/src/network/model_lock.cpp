@@ -76,7 +76,13 @@ ModelLock::ModelLock(const std::vector<at::Tensor>& tensors, const std::vector<c
 ModelLock::Turn::Turn(std::shared_ptr<const Mutexes> mutexes, UpgradeMutex::Use use)
     : mutexes_(std::move(mutexes)), use_(use) {
   if (mutexes_ == nullptr) return;
-  for (const auto& part : *mutexes_) part->mutex.lock(use_);
+  std::size_t taken = 0;
+  try {
+    for (; taken < mutexes_->size(); ++taken) (*mutexes_)[taken]->mutex.lock(use_);
+  } catch (...) {
+    while (taken-- > 0) (*mutexes_)[taken]->mutex.unlock(use_);
+    throw;
+  }
 }
 
 ModelLock::Turn::~Turn() {

@@ -67,13 +67,33 @@ std::vector<double> distances(const std::vector<at::Tensor>& actual, const std::
   return found;
 }
 
-bool are_close(const std::vector<at::Tensor>& actual, const std::vector<at::Tensor>& expected, double rounding) {
+/// How far each output is from the one that it is compared with, see distances().
+struct NudgedOutputs {
+  std::vector<double> predictions, gradients, moved;
+};
+
+/// @param nudged  how far a nudge has moved each, see distances(); empty if that is not known
+bool are_close(
+    const std::vector<at::Tensor>& actual, const std::vector<at::Tensor>& expected, const std::vector<double>& nudged) {
   const std::vector<double> found = distances(actual, expected);
   for (std::size_t i = 0; i < found.size(); ++i) {
     const double tolerance = i < actual.size() && actual[i].defined() ? tolerance_for(actual[i]) : 0;
+    const double rounding = i < nudged.size() ? std::min(10 * nudged[i], 1e-2) : 0;
     if (!(found[i] <= std::max(tolerance, rounding))) return false;
   }
   return true;
+}
+
+/// How far a nudge has moved the outputs; nothing if one of them has jumped.
+NudgedOutputs moved_by_nudge(const NetworkOutputs& nudged, const NetworkOutputs& expected) {
+  constexpr double jump = 5e-3;
+  NudgedOutputs moved{
+      distances(nudged.predictions, expected.predictions), distances(nudged.gradients, expected.gradients),
+      distances(nudged.moved, expected.moved)};
+  for (const auto* part : {&moved.predictions, &moved.gradients}) {
+    if (std::any_of(part->begin(), part->end(), [](double distance) { return !(distance <= jump); })) return {};
+  }
+  return moved;
 }
 
 }  // namespace
@@ -123,27 +143,16 @@ Inputs nudged(const Inputs& inputs) {
   });
 }
 
-double rounding_of(const NetworkOutputs& nudged, const NetworkOutputs& expected) {
-  constexpr double most = 1e-2;  // what is dropped or wrong differs by more
-  double greatest = 0;
-  for (const auto part : {&NetworkOutputs::predictions, &NetworkOutputs::gradients}) {
-    for (const double distance : distances(nudged.*part, expected.*part)) {
-      if (!std::isfinite(distance)) return 0;
-      greatest = std::max(greatest, distance);
-    }
-  }
-  return std::min(10 * greatest, most);
-}
-
-std::string difference(const NetworkOutputs& actual, const NetworkOutputs& expected, double rounding) {
-  if (!are_close(actual.predictions, expected.predictions, rounding)) return "it predicts otherwise";
-  if (!are_close(actual.gradients, expected.gradients, rounding)) return "it has other gradients";
+std::string difference(const NetworkOutputs& actual, const NetworkOutputs& expected, const NetworkOutputs* nudged) {
+  const NudgedOutputs rounding = nudged != nullptr ? moved_by_nudge(*nudged, expected) : NudgedOutputs();
+  if (!are_close(actual.predictions, expected.predictions, rounding.predictions)) return "it predicts otherwise";
+  if (!are_close(actual.gradients, expected.gradients, rounding.gradients)) return "it has other gradients";
   const bool says_something = at::isfinite(expected.moved.front()).all().item<bool>();  // deep networks may overflow
   if (!says_something) return "";
-  if (!are_close({actual.moved.front()}, {expected.moved.front()}, rounding)) {
+  if (!are_close({actual.moved.front()}, {expected.moved.front()}, rounding.moved)) {
     return "it predicts otherwise with other weights";
   }
-  if (!are_close(actual.moved, expected.moved, rounding)) return "it writes to its weights";
+  if (!are_close(actual.moved, expected.moved, rounding.moved)) return "it writes to its weights";
   return "";
 }
 

@@ -158,6 +158,56 @@ TEST(ModelLock, IsSharedByWhoeverNamesAPart) {
   EXPECT_TRUE(has_come);
 }
 
+TEST(UpgradeMutex, RefusesToWaitForWhoMayWaitForIt) {
+  using Use = UpgradeMutex::Use;
+  UpgradeMutex mutex;
+  mutex.lock(Use::reading);
+  std::atomic<bool> has_it = false;
+  std::thread other([&] {
+    mutex.lock(Use::updating);
+    has_it = true;
+    mutex.lock(Use::alone);  // waits for this thread
+    mutex.unlock(Use::alone);
+    mutex.unlock(Use::updating);
+  });
+  while (!has_it) std::this_thread::yield();
+  EXPECT_THROW(mutex.lock(Use::updating), c10::Error);
+  EXPECT_THROW(mutex.lock(Use::alone), c10::Error);
+  mutex.lock(Use::reading);
+  mutex.unlock(Use::reading);
+  mutex.unlock(Use::reading);
+  other.join();
+}
+
+TEST(ModelLock, LetsWhoUpdatesComeToItsEnd) {
+  // One of two models with a part in common updates, another thread wants the part alone, and a third one reads all.
+  using Use = UpgradeMutex::Use;
+  const auto own = torch::randn({2}), shared = torch::randn({2});
+  const ModelLock part({shared}), whole({own, shared});
+  std::atomic<int> ended = 0;
+  std::atomic<bool> waits = false;
+  std::thread alone, reads;
+  {
+    const auto updating = whole.wait(Use::updating);
+    alone = std::thread([&] {
+      waits = true;
+      const auto turn = part.wait(Use::alone);
+      ++ended;
+    });
+    while (!waits) std::this_thread::yield();
+    std::this_thread::sleep_for(std::chrono::milliseconds(20));
+    reads = std::thread([&] {
+      const auto turn = whole.wait(Use::reading);
+      ++ended;
+    });
+    std::this_thread::sleep_for(std::chrono::milliseconds(20));
+    const auto turn = whole.wait(Use::alone);
+  }
+  alone.join();
+  reads.join();
+  EXPECT_EQ(ended, 2);
+}
+
 TEST(UpgradeMutex, IsTakenBesideOthersAsItsUseAllows) {
   using Use = UpgradeMutex::Use;
   const std::vector<Use> uses = {Use::reading, Use::updating, Use::alone};

@@ -14,8 +14,9 @@ namespace detail {
 class PartMutex;
 }
 
-/// What keeps threads from using a model's own tensors and flags at once. All locks that name one part, a tensor or a
-/// module, share a mutex for it, so that engines around one model, or around models with a part in common, take turns.
+/// What keeps threads from using a model's own tensors and flags in ways that do not go together: see UpgradeMutex. All
+/// locks that name one part, a tensor or a module, share a mutex for it, so that they hold for engines around one
+/// model, and around models with a part in common.
 class IT3_API ModelLock {
  public:
   /// A lock on nothing, which never waits.
@@ -25,8 +26,7 @@ class IT3_API ModelLock {
   /// @param parts  addresses of other things that are used, such as its modules
   explicit ModelLock(const std::vector<at::Tensor>& tensors, const std::vector<const void*>& parts = {});
 
-  /// Other threads wait while it lives, as far as the use of its mutexes says. It is destroyed in the thread that made
-  /// it.
+  /// Has the lock for its use while it lives. It is destroyed in the thread that made it.
   class IT3_API Turn {
    public:
     Turn() = default;
@@ -42,7 +42,8 @@ class IT3_API ModelLock {
     UpgradeMutex::Use use_ = UpgradeMutex::Use::reading;
   };
 
-  /// Waits for other threads. A caller that holds Python's interpreter lock gives it up first.
+  /// Waits for other threads. A caller that holds Python's interpreter lock gives it up first. Raises what
+  /// UpgradeMutex::lock() raises.
   Turn wait(UpgradeMutex::Use use) const { return Turn(mutexes_, use); }
 
  private:

@@ -24,15 +24,15 @@ outputs_of(Network& network, const Inputs& inputs, const std::vector<NamedParame
 
 /// How outputs differ from those that are right, by more than rounding; empty if they do not.
 ///
-/// @param rounding  see rounding_of(); 0 for a network that does not amplify it
-IT3_API std::string difference(const NetworkOutputs& actual, const NetworkOutputs& expected, double rounding = 0);
+/// @param nudged  those of the right network on nudged() inputs, if it may amplify rounding. Each tensor may then
+/// differ
+///                by ten times as much as the nudge has changed it, and at most by a hundredth of its norm. Nothing is
+///                allowed where the nudge has changed one by more than a two-hundredth: it has met a jump, as of a mask
+IT3_API std::string difference(
+    const NetworkOutputs& actual, const NetworkOutputs& expected, const NetworkOutputs* nudged = nullptr);
 
 /// The same inputs, each number off by as much as rounding makes.
 IT3_API Inputs nudged(const Inputs& inputs);
-
-/// How much of its norm rounding may change a network's output: ten times what a nudge of the inputs has changed, and
-/// at most a hundredth. In deep networks of float32, where some ReLU turns on, it is about a thousandth.
-IT3_API double rounding_of(const NetworkOutputs& nudged, const NetworkOutputs& expected);
 
 /// The same inputs in memory of their own, as forward() may write to them.
 IT3_API Inputs copies_of(const Inputs& inputs);

@@ -29,8 +29,8 @@ struct Drift {
 /// The start belongs to the model: all who adapt one share it, and where one of them goes back, the others forget what
 /// they had. Weights that somebody else changed since the last call, by training or by loading, are a new start.
 ///
-/// Calls of adapt(), drift() and reset() by threads take turns, those of several Online around one model too. The other
-/// functions are for adapt(), in its turn.
+/// Calls of adapt() that keep weights, drift() and reset() by threads take turns, those of several Online around one
+/// model too. The other functions are for adapt(), in its turn.
 class IT3_API Online {
  public:
   /// What a call starts with and changes, one tensor a parameter in each list.
