@@ -1,4 +1,5 @@
 #include <ATen/ATen.h>
+#include <torch/csrc/autograd/python_variable.h>
 
 #include <it3/adapt.h>
 #include <it3/backend/feedback.h>
@@ -46,19 +47,38 @@ class InputsAsGiven {
   KeptState objects_;
 };
 
-/// A context manager: meanwhile, no thread has other weights in the model.
+/// A context manager: meanwhile, no thread has other weights in the model, nor writes adapted ones into it.
 class ModelHold {
  public:
   ModelHold(py::object model, bool is_alone)
       : model_(std::move(model)), use_(is_alone ? SharedModelLock::Use::alone : SharedModelLock::Use::reading) {}
 
-  void enter() { hold_.emplace(SharedModelLock::of(model_), use_); }
-  void exit() { hold_.reset(); }
+  void enter() {
+    std::vector<at::Tensor> parameters;
+    if (py::isinstance(model_, py::module_::import("torch.nn").attr("Module"))) {  // an embedder may be a function
+      for (const py::handle parameter : py::iter(model_.attr("parameters")())) {
+        parameters.push_back(THPVariable_Unpack(parameter.ptr()));
+      }
+    }
+    hold_.emplace(SharedModelLock::of(model_), use_);
+    try {
+      const py::gil_scoped_release no_gil;  // other threads may need it to come to their ends
+      turn_.emplace(ModelLock(parameters).wait(use_));
+    } catch (...) {
+      hold_.reset();
+      throw;
+    }
+  }
+  void exit() {
+    turn_.reset();
+    hold_.reset();
+  }
 
  private:
   py::object model_;
   SharedModelLock::Use use_;
   std::optional<SharedModelLock::Hold> hold_;
+  std::optional<ModelLock::Turn> turn_;
 };
 
 /// Whether the inputs could tell; the embedder has no more shape than before.
@@ -246,9 +266,9 @@ void bind_engine(py::module_& module) {
       .def(py::pickle(&state_of, &online_from));
 
   py::class_<ModelHold>(
-      module, "ModelHold", "Waits until no thread has other weights in an eager model, and keeps it so meanwhile.")
+      module, "ModelHold", "Waits until no thread has other weights in a model or writes any into it, and keeps it so.")
       .def(py::init<py::object, bool>(), py::arg("model"), py::arg("is_alone") = false)
-      .def("__enter__", &ModelHold::enter)
+      .def("__enter__", translated([](ModelHold& hold) { hold.enter(); }))
       .def(
           "__exit__", [](ModelHold& hold, const py::object&, const py::object&, const py::object&) { hold.exit(); },
           py::arg("type"), py::arg("value"), py::arg("traceback"));

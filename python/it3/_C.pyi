@@ -146,7 +146,7 @@ class Online:
         """
 class ModelHold:
     """
-    Waits until no thread has other weights in an eager model, and keeps it so meanwhile.
+    Waits until no thread has other weights in a model or writes any into it, and keeps it so.
     """
     def __enter__(self) -> None:
         ...

@@ -2,12 +2,13 @@
 
 import copy
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
-from it3 import IT3Engine
+from it3 import _C, IT3Engine
 from torch import Tensor, nn
 
 X = torch.randn(5, 4, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
@@ -151,6 +152,24 @@ def test_weights_are_kept_when_nobody_reads_them(kind: Callable[[], nn.Module]) 
     assert torch.equal(actual, expected)
     assert keeps.drift().distance > 0
     assert torch.equal(after, model(X))
+
+
+@pytest.mark.parametrize("kind", [Recurrent, Cut, lambda: torch.jit.script(Cut())])
+def test_weights_are_kept_when_nobody_copies_them(kind: Callable[[], nn.Module]) -> None:
+    """As a state dict and a file do."""
+    torch.manual_seed(0)
+    model = kind().double().eval()
+    keeps = IT3Engine(model, "layer", optimization_parameters={"copy_model": False, "lr": 0.1}).eval()
+    keeps.adapt(X)
+    before = [p.detach().clone() for p in model.parameters()]
+    with ThreadPoolExecutor(1) as pool:
+        with _C.ModelHold(model):
+            adaptation = pool.submit(keeps.adapt, X)
+            time.sleep(0.2)
+            assert not adaptation.done()
+            assert all(torch.equal(p, b) for p, b in zip(model.parameters(), before, strict=True))
+        adaptation.result()
+    assert not all(torch.equal(p, b) for p, b in zip(model.parameters(), before, strict=True))
 
 
 class Part(nn.Module):

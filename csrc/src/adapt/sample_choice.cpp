@@ -71,8 +71,11 @@ Answer SampleChoice::answer_of(WorkingCopy& copy) const {
     const bool has_second = call_.with_details || call_.options.prediction != PredictionKind::first;
     return {before_.first, has_second ? before_.second : at::Tensor(), before_.prediction};
   }
-  const Answer answer = detail::answer_of(copy, passes_, call_.options.prediction, call_.with_details);
-  if (!adapted_.defined()) return answer;
+  const auto answer_now = [&] {
+    return detail::answer_of(copy, passes_, call_.options.prediction, call_.with_details);
+  };
+  if (!adapted_.defined()) return answer_now();
+  const Answer answer = answer_now();
   const auto chosen = [&](const at::Tensor& a, const at::Tensor& b) {
     if (!a.defined() || a.dim() == 0) return a;
     return at::where(along_samples(adapted_, a, batch_dim_), a, b);

@@ -41,7 +41,9 @@ class SampleChoice {
   const Passes& passes() const { return finite_passes_ ? *finite_passes_ : passes_; }
 
   /// The network's first prediction as it was, if it is known; else the one given.
-  at::Tensor first_or(at::Tensor prediction) const { return before_.first.defined() ? before_.first : prediction; }
+  at::Tensor first_or(const at::Tensor& prediction) const {
+    return before_.first.defined() ? before_.first : prediction;
+  }
 
   /// The adapted answer for the samples that adapted, and the one from before for the others.
   Answer answer_of(WorkingCopy& copy) const;

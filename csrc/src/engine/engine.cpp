@@ -277,6 +277,7 @@ void Engine::save(const std::string& path, const Inputs& example_inputs) {
   }
   saved.notes = std::move(notes);
   if (is_default) saved.embedder = embedder_->weights();  // shaped by now
+  const auto reading = network.lock_on(tensors_of(network.parameters())).wait(UpgradeMutex::Use::reading);
   save_engine(saved, path);
 }
 
@@ -291,7 +292,9 @@ void Engine::save_adapted(const Adaptation& adaptation, const std::string& path)
   TORCH_CHECK_VALUE(
       adaptation.steps() == 0 || !adaptation.weights.empty(),
       "this adaptation does not hold its weights; call adapt(inputs, /*with_details=*/true), without per_sample");
-  save_module(script_of(network_).with_weights(adaptation.weights), path);
+  const ScriptNetwork& network = script_of(network_);
+  const auto reading = network.lock_on(tensors_of(network.parameters())).wait(UpgradeMutex::Use::reading);
+  save_module(network.with_weights(adaptation.weights), path);
 }
 
 }  // namespace it3
