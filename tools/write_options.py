@@ -15,15 +15,15 @@ ROOT = Path(__file__).parent.parent
 
 HEAD = '''"""The options of an engine. Written by tools/write_options.py from the core's table; change that instead."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, Self
+from typing import Literal
 
-from it3 import _C
+from it3.given_options import GivenOptions
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Options(Mapping[str, Any]):
+class Options(GivenOptions):
     """How to adapt; may be given wherever a dictionary of options is taken: it is one of those that were given to it.
 
     Parameters
@@ -36,31 +36,6 @@ TAIL = '''
         For values that are not accepted.
     """
 
-'''
-METHODS = '''
-    def __new__(cls, **given: Any) -> Self:
-        """Note which options are given, if only their defaults."""
-        self = super().__new__(cls)
-        object.__setattr__(self, "_given", tuple(given))
-        return self
-
-    def __post_init__(self) -> None:
-        """Raise for what is not accepted."""
-        _C.options_of(dict(self))
-
-    def __getitem__(self, name: str) -> Any:
-        """Return the value of an option that was given."""
-        if name not in self._given:
-            raise KeyError(name)
-        return getattr(self, name)
-
-    def __iter__(self) -> Iterator[str]:
-        """Return the names of the options that were given."""
-        return iter(self._given)
-
-    def __len__(self) -> int:
-        """Return how many options were given."""
-        return len(self._given)
 '''
 
 
@@ -76,11 +51,11 @@ def python() -> str:
         documentation = info.documentation.replace("`", "``").replace("\N{MINUS SIGN}", "-")
         text += f"    {info.name}\n"
         text += textwrap.fill(documentation, 120, initial_indent=8 * " ", subsequent_indent=8 * " ") + "\n"
-    text += TAIL + "    _given: ClassVar[tuple[str, ...]]\n\n"
+    text += TAIL
     for info in _C.option_infos():
         text += f"    {info.name}: {info.type} = {default_of(info)}\n"
     ruff = [Path(sys.executable).parent / "ruff", "format", "--stdin-filename", "options.py", "-"]
-    return subprocess.run(ruff, input=text + METHODS, capture_output=True, text=True, check=True, cwd=ROOT).stdout
+    return subprocess.run(ruff, input=text, capture_output=True, text=True, check=True, cwd=ROOT).stdout
 
 
 def readme() -> str:

@@ -1,14 +1,14 @@
 """The options of an engine. Written by tools/write_options.py from the core's table; change that instead."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, Self
+from typing import Literal
 
-from it3 import _C
+from it3.given_options import GivenOptions
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Options(Mapping[str, Any]):
+class Options(GivenOptions):
     """How to adapt; may be given wherever a dictionary of options is taken: it is one of those that were given to it.
 
     Parameters
@@ -87,8 +87,6 @@ class Options(Mapping[str, Any]):
         For values that are not accepted.
     """
 
-    _given: ClassVar[tuple[str, ...]]
-
     optimizer_name: Literal["adam", "adamw", "sgd", "rmsprop", "adagrad"] = "adam"
     num_steps: int = 3
     lr: float = 0.0001
@@ -113,27 +111,3 @@ class Options(Mapping[str, Any]):
     recovery_factor: float | None = None
     cuda_graphs: Literal["off", "auto"] = "auto"
     amp: Literal["bf16", "fp16"] | None = None
-
-    def __new__(cls, **given: Any) -> Self:
-        """Note which options are given, if only their defaults."""
-        self = super().__new__(cls)
-        object.__setattr__(self, "_given", tuple(given))
-        return self
-
-    def __post_init__(self) -> None:
-        """Raise for what is not accepted."""
-        _C.options_of(dict(self))
-
-    def __getitem__(self, name: str) -> Any:
-        """Return the value of an option that was given."""
-        if name not in self._given:
-            raise KeyError(name)
-        return getattr(self, name)
-
-    def __iter__(self) -> Iterator[str]:
-        """Return the names of the options that were given."""
-        return iter(self._given)
-
-    def __len__(self) -> int:
-        """Return how many options were given."""
-        return len(self._given)

@@ -24,10 +24,10 @@ outputs_of(Network& network, const Inputs& inputs, const std::vector<NamedParame
 
 /// How outputs differ from those that are right, by more than rounding; empty if they do not.
 ///
-/// @param nudged  those of the right network on nudged() inputs, if it may amplify rounding. Each tensor may then
-/// differ
-///                by ten times as much as the nudge has changed it, and at most by a hundredth of its norm. Nothing is
-///                allowed where the nudge has changed one by more than a two-hundredth: it has met a jump, as of a mask
+/// @param nudged  those of the right network on nudged() inputs, if it may amplify rounding
+///
+/// Each tensor may then differ by ten times as much as the nudge has changed it, at most by a hundredth of its norm. If
+/// the nudge has changed one by more than a two-hundredth, it has met a jump, as of a mask, and allows nothing more.
 IT3_API std::string difference(
     const NetworkOutputs& actual, const NetworkOutputs& expected, const NetworkOutputs* nudged = nullptr);
 
