@@ -1,19 +1,10 @@
-#include <functional>
 #include <limits>
 
+#include "error_of.h"
 #include "per_sample_problem.h"
 
 namespace it3::test {
 namespace {
-
-std::string error_of(const std::function<void()>& work) {
-  try {
-    work();
-  } catch (const c10::ValueError& error) {
-    return error.what_without_backtrace();
-  }
-  return "no c10::ValueError";
-}
 
 TEST(AdaptPerSample, CannotKeepTheWeightsOfManySamples) {
   PerSampleProblem problem;

@@ -5,6 +5,7 @@
 
 #include <torch/csrc/jit/ir/ir.h>
 
+#include "error_of.h"
 #include "network_fixture.h"
 #include "support/vmap.h"
 
@@ -70,15 +71,6 @@ const LiftedTensor& lifted(const ScriptCut& cut, const std::string& name) {
     if (tensor.name == name) return tensor;
   }
   throw std::out_of_range(name);
-}
-
-std::string error_of(const std::function<void()>& work) {
-  try {
-    work();
-  } catch (const c10::ValueError& error) {
-    return error.what_without_backtrace();
-  }
-  return "no c10::ValueError";
 }
 
 struct Cut : testing::Test {
