@@ -81,6 +81,9 @@ class ModelHold {
   std::optional<ModelLock::Turn> turn_;
 };
 
+/// A model without inputs, for its parameters.
+PythonNetwork parameters_only(const py::object& model) { return {model, py::none(), "", py::none()}; }
+
 /// Whether the inputs could tell; the embedder has no more shape than before.
 bool check_injection_of_parts(const EngineParts& parts, const py::object& inputs) {
   const bool has_shape = !parts.embeds_to_features || parts.embedder.attr("is_built").cast<bool>();
@@ -101,6 +104,7 @@ bool check_injection_of_parts(const EngineParts& parts, const py::object& inputs
 Adaptation adapt_parts(
     const EngineParts& parts, const py::object& inputs, const py::dict& options, Online* online, bool with_details) {
   const Options parsed = options_from(options);
+  if (!parsed.copy_model) Online::check_outside_of_calls(parameters_only(parts.runners->model()));
   const UnbuiltOnError unbuilt(parts);
   const SwappedBuffers buffers = embedder_buffers(parts);
   const NetworkCall call = parts.runners->resolve(inputs, parts.in_dims);
@@ -215,9 +219,6 @@ Online online_from(const py::tuple& saved) {
   return Online(std::move(state));
 }
 
-/// A model without inputs, for its parameters.
-PythonNetwork parameters_only(const py::object& model) { return {model, py::none(), "", py::none()}; }
-
 }  // namespace
 
 void bind_engine(py::module_& module) {
@@ -249,8 +250,9 @@ void bind_engine(py::module_& module) {
       .def(py::init<>())
       .def(
           "reset", translated([](Online& online, const py::object& model) {
-            const SharedModelLock::Hold hold(SharedModelLock::of(model), SharedModelLock::Use::alone);
             const PythonNetwork network = parameters_only(model);
+            Online::check_outside_of_calls(network);
+            const SharedModelLock::Hold hold(SharedModelLock::of(model), SharedModelLock::Use::alone);
             const py::gil_scoped_release no_gil;  // other threads may need it to come to their ends
             online.reset(network);
           }),

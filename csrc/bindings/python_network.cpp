@@ -5,6 +5,7 @@
 #include <ATen/ATen.h>
 #include <ATen/core/grad_mode.h>
 #include <c10/util/Exception.h>
+#include <torch/csrc/autograd/graph_task.h>
 #include <torch/csrc/autograd/python_variable.h>
 
 #include "every_parameter.h"
@@ -168,8 +169,13 @@ PythonNetwork::PythonNetwork(
 
 py::object PythonNetwork::recomputation_check() const {
   return py::cpp_function([layer_name = layer_name_](py::handle, py::handle, py::handle) {
+    const bool is_known = RunningScope::is_any();
     TORCH_CHECK_VALUE(
-        RunningScope::is_any(), "the layer '", layer_name,
+        is_known || torch::autograd::get_current_graph_task_id() != -1, "the layer '", layer_name,
+        "' is called by the embedder or the distance, in which the model, as it is not cut at the layer, has its "
+        "adapted weights; give them a copy of the model");
+    TORCH_CHECK_VALUE(
+        is_known, "the layer '", layer_name,
         "' is called again by the backward pass, as activation checkpointing does, which would not see the injection; "
         "switch checkpointing off while the model adapts, or name a layer outside of the checkpointed blocks");
   });

@@ -36,6 +36,7 @@ class PythonNetwork : public Network {
       std::optional<OutputPath> layer_output = std::nullopt);
 
   /// Alone, as other storage is swapped into the model's tensors, which other models may share.
+  bool swaps_weights() const override { return true; }
   ModelLock::Turn take_turn() const override;
   FirstPass predict(const Inputs& inputs, const Inject* inject = nullptr) override;
   FirstPass prepare(const Inputs&) override;

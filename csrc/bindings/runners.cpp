@@ -64,7 +64,8 @@ class HookedRunner : public Runner {
 }  // namespace
 
 Runners::Runners(
-    const py::object& model, const std::string& layer, const py::object& output, const py::object& layer_output) {
+    const py::object& model, const std::string& layer, const py::object& output, const py::object& layer_output)
+    : model_(model) {
   if (torch::jit::as_module(model)) {
     script_network_ = script_network_from(model, layer, output, layer_output);
     runners_.push_back(std::make_unique<ScriptRunner>(script_network_));

@@ -33,10 +33,13 @@ class Runners {
   /// Why a call with these inputs is not run in the first way; empty if it is.
   std::string why_not(const py::object& inputs) const;
 
+  const py::object& model() const { return model_; }
+
   /// The network of a TorchScript module; null for another model.
   std::shared_ptr<ScriptNetwork> script_network() const { return script_network_; }
 
  private:
+  py::object model_;
   std::shared_ptr<ScriptNetwork> script_network_;
   std::vector<std::unique_ptr<Runner>> runners_;  // in the order in which they are tried
 };

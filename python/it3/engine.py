@@ -93,6 +93,9 @@ class IT3Engine(EngineWithParts):
     where it is not cut, adapting lends it other weights for the length of a call, and other calls of engines wait. To
     call the model itself meanwhile is for the program to prevent.
 
+    The embedder and the functions may compute with weights of the model, such as an embedding's that is tied to its
+    last layer: they get those of before the call. Where the model is not cut, that is an error.
+
     A cut is made at the first call of each kind, compared with the model (predictions and gradients), and made anew
     when the model changes: its layers, their attributes and hooks.
 

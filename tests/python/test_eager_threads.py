@@ -198,10 +198,11 @@ def test_models_that_share_a_part() -> None:
         assert i % 2 == 0 or torch.equal(actual, expected)
 
 
-def test_a_model_may_be_adapted_while_it_adapts() -> None:
-    """The lock is recursive: here the distance adapts the same model."""
+@pytest.mark.parametrize("kind", [Recurrent, Cut])
+def test_a_model_that_is_cut_may_be_adapted_while_it_adapts(kind: type[nn.Module]) -> None:
+    """The locks are recursive: here the distance adapts the same model."""
     torch.manual_seed(0)
-    model = Recurrent().double().eval()
+    model = kind().double().eval()
     inner = IT3Engine(model, "fc", optimization_parameters={"num_steps": 0}).eval()
     inner.adapt(X)
 
@@ -211,7 +212,12 @@ def test_a_model_may_be_adapted_while_it_adapts() -> None:
 
     outer = IT3Engine(model, "layer", distance_fn=distance).eval()
     plain = IT3Engine(model, "layer", outer.embedder).eval()
-    assert torch.equal(outer.adapt(X).prediction, plain.adapt(X).prediction)
+    if kind is Cut:
+        assert torch.equal(outer.adapt(X).prediction, plain.adapt(X).prediction)
+        return
+    with pytest.raises(ValueError, match=r"the distance computes with 'lstm\.weight"):  # the adapted ones
+        outer.adapt(X)
+    assert torch.isfinite(plain.adapt(X).prediction).all()
 
 
 def test_reasons_are_those_of_the_call() -> None:
@@ -226,3 +232,54 @@ def test_reasons_are_those_of_the_call() -> None:
     reasons = run_in_threads([lambda: cut.why_not(X), lambda: cut.why_not(Opaque())] * 50)
     assert set(reasons[::2]) == {""}
     assert set(reasons[1::2]) == {"the inputs hold other things than tensors, numbers and strings"}
+
+
+def test_a_model_trained_inside_a_call_beside_one_that_keeps_weights() -> None:
+    """Both calls come to an end: one of them with its result, the other one with it or with a clear error."""
+    torch.manual_seed(0)
+    model = Cut().double()
+    target = torch.zeros(5, 3, dtype=torch.float64)
+    trains = IT3Engine(model, "layer").train()
+    trains(X, target=target)
+    both_are_inside = threading.Barrier(2)
+    is_inside = threading.local()
+
+    def distance(a: Tensor, b: Tensor) -> Tensor:
+        if has_looked and not getattr(is_inside, "value", False):
+            is_inside.value = True
+            both_are_inside.wait(5)
+            if is_inside.trains:
+                time.sleep(0.2)  # until the other call wants to write
+                trains(X, target=target)
+        return (a - b).square().mean()
+
+    has_looked = False
+    reads = IT3Engine(model, "layer", distance_fn=distance, optimization_parameters={"num_steps": 1}).eval()
+    keeps = IT3Engine(model, "layer", distance_fn=distance, optimization_parameters={"copy_model": False}).eval()
+    expected = reads.adapt(X).prediction
+    keeps.adapt(X)
+    keeps.reset()
+    before = copy.deepcopy(model.state_dict())
+    has_looked = True
+    outcomes: dict[str, Tensor | RuntimeError] = {}
+
+    def call(name: str, engine: IT3Engine) -> None:
+        is_inside.trains = name == "reads"
+        try:
+            outcomes[name] = engine.adapt(X).prediction
+        except RuntimeError as error:
+            outcomes[name] = error
+
+    threads = [threading.Thread(target=call, args=a, daemon=True) for a in (("reads", reads), ("keeps", keeps))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(30)
+    assert set(outcomes) == {"reads", "keeps"}
+    errors = [str(o) for o in outcomes.values() if isinstance(o, RuntimeError)]
+    assert len(errors) == 1
+    assert "wait for each other for ever" in errors[0]
+    has_looked = False
+    keeps.reset()
+    torch.testing.assert_close(model.state_dict(), before, rtol=0, atol=0)
+    assert torch.equal(reads.adapt(X).prediction, expected)

@@ -31,9 +31,9 @@ struct AdaptCall {
   /// For the core: which sample of a larger batch the first one is, for errors.
   std::int64_t first_sample = 0;
 
-  /// The same call for other inputs.
-  AdaptCall with_inputs(const Inputs& others) const {
-    return {network, method, options, others, online, with_details, graphs, samples, first_sample};
+  /// The same call by another method, for other inputs.
+  AdaptCall with(const Method& other, const Inputs& others) const {
+    return {network, other, options, others, online, with_details, graphs, samples, first_sample};
   }
 };
 

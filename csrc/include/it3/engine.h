@@ -32,6 +32,9 @@ namespace it3 {
 /// that keep adapted weights (Options::copy_model false), which start from what the last one left. `options` and the
 /// neutral signal are not to be changed while another thread calls. See Network for what else a program must not do
 /// with the model meanwhile.
+///
+/// The functions may compute with weights of a ScriptNetwork's module: they get those of before the call. With a
+/// ModuleNetwork, which has adapted weights in the model itself meanwhile, adapt() raises c10::ValueError.
 class IT3_API Engine {
  public:
   /// @param embed  the default embedder, another module's holder or function of (prediction, features), or a

@@ -83,6 +83,7 @@ class IT3_API ModuleNetwork : public Network {
   explicit ModuleNetwork(const torch::nn::ModuleHolder<Impl>& module)
       : ModuleNetwork(module.is_empty() ? std::shared_ptr<Impl>() : module.ptr()) {}
 
+  bool swaps_weights() const override { return true; }
   ModelLock::Turn take_turn() const override { return lock_.wait(UpgradeMutex::Use::alone); }
   FirstPass predict(const Inputs& inputs, const Inject* inject = nullptr) override;
   FirstPass prepare(const Inputs& inputs) override;

@@ -137,6 +137,12 @@ class IT3_API Network : public TwoPass {
     return std::nullopt;
   }
 
+  /// Whether a working copy has its weights in the model's own tensors while it lives.
+  virtual bool swaps_weights() const { return false; }
+
+  /// Whether this thread is inside of a call on the model, or on another one with a parameter in common.
+  bool is_in_use_here() const;
+
   /// Whether a pass may write to the tensors that it is called with. Each pass then gets copies.
   virtual bool may_write_inputs() const { return true; }
 

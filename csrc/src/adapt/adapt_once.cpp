@@ -17,6 +17,7 @@
 #include "adapt/inner_loop.h"
 #include "adapt/online_guard.h"
 #include "cuda_graphs/graph_cache.h"
+#include "method/functions_apart.h"
 #include "network/pass_inputs.h"
 #include "support/mixed_precision.h"
 #include "support/random_state_guard.h"
@@ -44,7 +45,7 @@ LoopResult run_or_replay(
       LoopResult loop;
       loop.outcome = call.graphs->cache().run(*known, call.inputs, [&](const Inputs& static_inputs) {
         PassInputs static_pass_inputs(static_inputs, static_inputs, /*may_be_written=*/false);
-        return inner_loop(call.with_inputs(static_inputs), adapted, static_pass_inputs, {}).outcome;
+        return inner_loop(call.with(call.method, static_inputs), adapted, static_pass_inputs, {}).outcome;
       });
       return loop;
     }
@@ -82,13 +83,15 @@ Adaptation recover(const AdaptCall& call, const std::vector<NamedParameter>& par
 
 Adaptation adapt_once(const AdaptCall& given, const std::vector<NamedParameter>& parameters) {
   const GradientMode gradient_mode;
-  const Inputs inputs = as_constants(given.inputs);
-  const AdaptCall call = given.with_inputs(inputs);
-  const Options& options = call.options;
+  const Options& options = given.options;
   const auto device = parameters.empty() ? at::kCPU : parameters.front().tensor.device().type();
   const MixedPrecision mixed_precision(options.amp, device);
   const auto adapted =
       options.num_steps > 0 ? select_parameters(parameters, options.parameters) : std::vector<NamedParameter>{};
+  const Inputs inputs = as_constants(given.inputs);
+  std::optional<Method> apart;
+  if (given.network.swaps_weights() && !adapted.empty()) apart = functions_apart(given.method, adapted);
+  const AdaptCall call = given.with(apart ? *apart : given.method, inputs);
   const RandomStateGuard random_state(tensors_of(parameters));
 
   Online* const online = call.online;

@@ -5,6 +5,7 @@
 
 #include <ATen/ATen.h>
 #include <ATen/core/grad_mode.h>
+#include <c10/util/Exception.h>
 
 #include "network/starts.h"
 
@@ -132,6 +133,14 @@ Drift Online::drift(const Network& network) const {
   }
   drift.relative = whole > 0 ? drift.distance / whole : 0;
   return drift;
+}
+
+void Online::check_outside_of_calls(const Network& network) {
+  TORCH_CHECK(
+      !network.is_in_use_here(),
+      "an engine was to keep adapted weights (copy_model=False), or to reset them, from inside of another call on the "
+      "same model, as by an embedder or a distance; that would change weights which the outer call computes with. Do "
+      "it before or after that call");
 }
 
 void Online::go_back(const Network& network, State state, const std::vector<at::Tensor>& weights) {

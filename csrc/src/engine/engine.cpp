@@ -212,6 +212,7 @@ Losses Engine::losses(
 
 Adaptation Engine::adapt(const Inputs& inputs, bool with_details) {
   Online* const online = options.copy_model ? nullptr : &online_;
+  if (online != nullptr) Online::check_outside_of_calls(*network_);
   return guarded(inputs, [&] {
     warn_if_untrained();
     return it3::adapt(
@@ -243,7 +244,10 @@ void Engine::set_neutral(at::Tensor neutral) {
   method_.neutral = std::move(neutral);
 }
 
-void Engine::reset() { online_.reset(*network_); }
+void Engine::reset() {
+  Online::check_outside_of_calls(*network_);
+  online_.reset(*network_);
+}
 
 Drift Engine::drift() const { return online_.drift(*network_); }
 

@@ -73,6 +73,11 @@ ModelLock::ModelLock(const std::vector<at::Tensor>& tensors, const std::vector<c
   mutexes_ = std::make_shared<const Turn::Mutexes>(std::move(mutexes));
 }
 
+bool ModelLock::is_held() const {
+  return mutexes_ != nullptr &&
+         std::any_of(mutexes_->begin(), mutexes_->end(), [](const auto& part) { return part->mutex.is_held(); });
+}
+
 ModelLock::Turn::Turn(std::shared_ptr<const Mutexes> mutexes, UpgradeMutex::Use use)
     : mutexes_(std::move(mutexes)), use_(use) {
   if (mutexes_ == nullptr) return;

@@ -17,4 +17,6 @@ ModelLock Network::lock_on(const std::vector<at::Tensor>& tensors) const {
   return kept_lock_;
 }
 
+bool Network::is_in_use_here() const { return lock_on(tensors_of(parameters())).is_held(); }
+
 }  // namespace it3

@@ -179,6 +179,57 @@ TEST(UpgradeMutex, RefusesToWaitForWhoMayWaitForIt) {
   other.join();
 }
 
+TEST(UpgradeMutex, RefusesACircleOfWaitsThroughSeveralMutexes) {
+  // Three threads, each with the mutex that the one before it wants: the last one to wait would wait for ever.
+  using Use = UpgradeMutex::Use;
+  constexpr int count = 3;
+  std::vector<UpgradeMutex> mutexes(count);
+  std::atomic<int> have_own = 0, refused = 0, ended = 0;
+  std::vector<std::thread> threads;
+  for (int i = 0; i < count; ++i) {
+    threads.emplace_back([&, i] {
+      UpgradeMutex &own = mutexes[i], &next = mutexes[(i + 1) % count];
+      own.lock(i == 0 ? Use::reading : i == 1 ? Use::updating : Use::alone);
+      ++have_own;
+      while (have_own < count) std::this_thread::yield();
+      try {
+        next.lock(Use::alone);
+        next.unlock(Use::alone);
+      } catch (const c10::Error&) {
+        ++refused;
+      }
+      own.unlock(i == 0 ? Use::reading : i == 1 ? Use::updating : Use::alone);
+      ++ended;
+    });
+  }
+  for (auto& thread : threads) thread.join();
+  EXPECT_EQ(ended, count);
+  EXPECT_EQ(refused, 1);
+  for (auto& mutex : mutexes) EXPECT_TRUE(mutex.try_lock(Use::alone));
+  for (auto& mutex : mutexes) mutex.unlock(Use::alone);
+}
+
+TEST(UpgradeMutex, LetsWhoWaitsForTwoReadersComeToItsEnd) {
+  // No circle: a thread that has one mutex waits for another one, whose reader waits for nobody.
+  using Use = UpgradeMutex::Use;
+  UpgradeMutex first, second;
+  std::atomic<bool> reads = false, has_waited = false;
+  std::thread reader([&] {
+    second.lock(Use::reading);
+    reads = true;
+    std::this_thread::sleep_for(std::chrono::milliseconds(20));
+    EXPECT_FALSE(has_waited);
+    second.unlock(Use::reading);
+  });
+  while (!reads) std::this_thread::yield();
+  first.lock(Use::reading);
+  second.lock(Use::alone);
+  has_waited = true;
+  second.unlock(Use::alone);
+  first.unlock(Use::reading);
+  reader.join();
+}
+
 TEST(ModelLock, LetsWhoUpdatesComeToItsEnd) {
   // One of two models with a part in common updates, another thread wants the part alone, and a third one reads all.
   using Use = UpgradeMutex::Use;

@@ -46,6 +46,9 @@ class IT3_API ModelLock {
   /// UpgradeMutex::lock() raises.
   Turn wait(UpgradeMutex::Use use) const { return Turn(mutexes_, use); }
 
+  /// Whether this thread has the lock, or another one on a part of it.
+  bool is_held() const;
+
  private:
   std::shared_ptr<const Turn::Mutexes> mutexes_;
 };

@@ -58,6 +58,10 @@ class IT3_API Online {
   /// How far the network's weights are from their start.
   Drift drift(const Network& network) const;
 
+  /// Raises c10::Error where this thread is inside of a call on the network's model, which computes with the weights
+  /// that a call which keeps others, or reset(), would write to. To be asked before either.
+  static void check_outside_of_calls(const Network& network);
+
   /// Writes the weights of the start into the network, whoever adapted it, and forgets everything. Writes nothing where
   /// nothing was adapted.
   void reset(const Network& network);

@@ -2,8 +2,8 @@
 
 #include <condition_variable>
 #include <map>
-#include <mutex>
 #include <thread>
+#include <vector>
 
 #include <it3/backend/export.h>
 
@@ -22,16 +22,18 @@ class IT3_API UpgradeMutex {
   /// Whether it was free for this use, and has been taken.
   bool try_lock(Use use);
 
-  /// Waits until it is free. Who wants to read lets those pass that want it alone, unless a thread updates, which may
-  /// wait for readers itself.
+  /// Waits until it is free. A thread that has no such mutex, and wants to read, lets those pass that want it alone.
   ///
-  /// Raises c10::Error where a thread that reads would have to wait for another one that updates, or that has the mutex
-  /// and waits as well: these may wait for the thread in turn. Only calls on a model from inside of another call on it,
-  /// as by a distance that adapts, come to that, and only in several threads at once.
+  /// Raises c10::Error where the thread would wait for ever, because those that it waits for wait, through any number
+  /// of mutexes and threads, for one that it has. Only calls on a model from inside of another call come to that, as by
+  /// a distance that adapts, and only in several threads at once.
   void lock(Use use);
 
   /// Gives back what this thread has taken.
   void unlock(Use use);
+
+  /// Whether this thread has it, for whatever use.
+  bool is_held() const;
 
  private:
   struct Uses {
@@ -39,14 +41,15 @@ class IT3_API UpgradeMutex {
     int& of(Use use);
   };
 
-  bool any_other(bool (*has_it)(const Uses&)) const;
+  /// The threads that keep another one from this use, as they have the mutex for one that does not go with it.
+  std::vector<std::thread::id> in_the_way_of(std::thread::id thread, Use use) const;
   bool is_free(Use use) const;
+  void take(Use use);
+  static bool would_wait_for_ever(std::thread::id thread);
 
-  std::mutex mutex_;
   std::condition_variable changed_;
   std::map<std::thread::id, Uses> threads_;  // that have it, and how often
   int waiting_ = 0;                          // threads that want it alone
-  int waiting_owners_ = 0;                   // threads that have it, and wait to use it otherwise
 };
 
 }  // namespace it3

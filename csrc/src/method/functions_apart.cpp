@@ -1,0 +1,89 @@
+#include "method/functions_apart.h"
+
+#include <initializer_list>
+#include <memory>
+#include <string>
+#include <unordered_map>
+#include <utility>
+
+#include <ATen/record_function.h>
+#include <c10/util/Exception.h>
+
+namespace it3::detail {
+namespace {
+
+/// Notes the first of some weights that an operation takes in this thread while it lives.
+class WeightWatch {
+ public:
+  /// @param arguments  what the function is called with, which may be a weight
+  WeightWatch(const std::vector<NamedParameter>& weights, std::initializer_list<at::Tensor> arguments)
+      : outer_(std::exchange(current, this)) {
+    for (const auto& weight : weights) names_.emplace(storage_of(weight.tensor), &weight.name);
+    for (const at::Tensor& argument : arguments) names_.erase(storage_of(argument));
+    at::RecordFunctionCallback look([](const at::RecordFunction& operation) -> std::unique_ptr<at::ObserverContext> {
+      for (const c10::IValue& input : operation.inputs()) current->look_at(input);
+      return nullptr;
+    });
+    handle_ = at::addThreadLocalCallback(look.needsInputs(true).scopes({at::RecordScope::FUNCTION}));
+  }
+  ~WeightWatch() {
+    at::removeCallback(handle_);
+    current = outer_;
+  }
+  WeightWatch(const WeightWatch&) = delete;
+  WeightWatch& operator=(const WeightWatch&) = delete;
+
+  void check(const char* function) const {
+    TORCH_CHECK_VALUE(
+        found_ == nullptr, function, " computes with '", *found_,
+        "', a weight of the model that adapts. This model is not cut at the layer, so that the adapted weights are in "
+        "the model itself meanwhile, and ",
+        function,
+        " would change with them. Give it a copy of the weight, or leave the weight out by the option 'parameters'");
+  }
+
+ private:
+  /// Null for a tensor without one.
+  static const c10::StorageImpl* storage_of(const at::Tensor& tensor) {
+    return tensor.defined() && tensor.has_storage() ? tensor.storage().unsafeGetStorageImpl() : nullptr;
+  }
+
+  void look_at(const c10::IValue& input) {
+    if (input.isTensor()) {
+      const auto known = names_.find(storage_of(input.toTensor()));
+      if (found_ == nullptr && known != names_.end()) found_ = known->second;
+    } else if (input.isList()) {
+      for (const c10::IValue& item : input.toListRef()) look_at(item);
+    }
+  }
+
+  static inline thread_local WeightWatch* current = nullptr;
+
+  WeightWatch* outer_;
+  std::unordered_map<const c10::StorageImpl*, const std::string*> names_;
+  const std::string* found_ = nullptr;
+  at::CallbackHandle handle_ = 0;
+};
+
+template <typename Function>
+Function watched(const char* name, Function function, const std::vector<NamedParameter>& weights) {
+  return [name, function = std::move(function), &weights](const at::Tensor& a, const at::Tensor& b) {
+    const WeightWatch watch(weights, {a, b});
+    at::Tensor result = function(a, b);
+    watch.check(name);
+    return result;
+  };
+}
+
+}  // namespace
+
+Method functions_apart(Method method, const std::vector<NamedParameter>& adapted) {
+  method.embed = watched("the embedder", std::move(method.embed), adapted);
+  method.combine = watched("combine", std::move(method.combine), adapted);
+  if (method.distance.name.empty()) {
+    method.distance.to_prediction = watched("the distance", std::move(method.distance.to_prediction), adapted);
+  }
+  return method;
+}
+
+}  // namespace it3::detail
