@@ -91,7 +91,7 @@ bool check_injection_of_parts(const EngineParts& parts, const py::object& inputs
   const InputsAsGiven as_given(inputs);
   {
     const UnbuiltOnError unbuilt(parts);
-    const SwappedBuffers buffers = embedder_buffers(parts);
+    const EmbedderBuffers buffers(parts);
     const NetworkCall call = parts.runners->resolve_for_training(inputs, parts.in_dims);
     const Method method = method_of(parts, call);
     const py::gil_scoped_release no_gil;
@@ -106,7 +106,7 @@ Adaptation adapt_parts(
   const Options parsed = options_from(options);
   if (!parsed.copy_model) Online::check_outside_of_calls(parameters_only(parts.runners->model()));
   const UnbuiltOnError unbuilt(parts);
-  const SwappedBuffers buffers = embedder_buffers(parts);
+  const EmbedderBuffers buffers(parts);
   const NetworkCall call = parts.runners->resolve(inputs, parts.in_dims);
   const Method method = method_of(parts, call);
   const py::gil_scoped_release no_gil;
@@ -139,7 +139,7 @@ std::tuple<at::Tensor, at::Tensor, bool> losses_of_parts(
 at::Tensor uncertainty_of_parts(const EngineParts& parts, const py::object& inputs, const py::dict& options) {
   const Options parsed = options_from(options);
   const UnbuiltOnError unbuilt(parts);
-  const SwappedBuffers buffers = embedder_buffers(parts);
+  const EmbedderBuffers buffers(parts);
   const NetworkCall call = parts.runners->resolve(inputs, parts.in_dims);
   const Method method = method_of(parts, call);
   const py::gil_scoped_release no_gil;

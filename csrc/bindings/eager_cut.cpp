@@ -26,6 +26,7 @@ namespace {
 
 constexpr int most_changes = 10;
 constexpr std::size_t most_attempts = 10;
+constexpr int most_not_finite = 10;
 
 /// Collects the tensors in inputs, in the order of torch's pytree, and tells everything else by a text. False if there
 /// is something of another kind.
@@ -163,8 +164,9 @@ std::variant<NetworkCall, std::string> EagerCut::resolve(const py::object& input
     const auto lock = guard();
     if (attempts_.contains(others)) continue;
     auto made = attempt(inputs, without_inference_tensors(Inputs(tensors)));
-    if (!made) return "the model raises an exception";
-    attempts_.emplace(others, std::move(*made));
+    if (made.verdict == Attempt::Verdict::raises) return made.why;
+    if (made.verdict == Attempt::Verdict::not_finite && ++not_finite_ <= most_not_finite) return made.why;
+    attempts_.emplace(others, std::move(made));
   }
 }
 
@@ -188,7 +190,7 @@ void EagerCut::keep_up() {
   std::erase_if(attempts_, [&](const auto& a) { return change == structure || a.second.network != nullptr; });
 }
 
-std::optional<EagerCut::Attempt> EagerCut::attempt(const py::object& inputs, const Inputs& tensors) const {
+EagerCut::Attempt EagerCut::attempt(const py::object& inputs, const Inputs& tensors) const {
   const c10::InferenceMode no_inference(false);
   const at::AutoGradMode with_gradients(true);
   const std::vector<NamedParameter> parameters = parameters_of(model_);
@@ -216,7 +218,7 @@ std::optional<EagerCut::Attempt> EagerCut::attempt(const py::object& inputs, con
     const Arguments arguments = own_arguments();
     plan.attr("record")(arguments.args, arguments.kwargs);
   } catch (const std::exception&) {
-    return std::nullopt;
+    return Attempt{nullptr, "the model raises an exception", nullptr, Attempt::Verdict::raises};
   }
   if (std::string why = why_not(); !why.empty()) return Attempt{nullptr, std::move(why), nullptr};
 
@@ -266,6 +268,11 @@ EagerCut::Attempt EagerCut::compared(
   {
     const py::gil_scoped_acquire gil;
     if (has_changed_before || watch->has_changed()) return failed("its forward() changes what it reads of Python");
+  }
+  if (!expected.predictions[0].isfinite().all().item<bool>()) {
+    return {
+        nullptr, "its predictions were not finite, by which a cut cannot be compared", nullptr,
+        Attempt::Verdict::not_finite};
   }
   if (at::equal(expected.predictions[0], expected.predictions[1])) {
     return failed("its prediction does not depend on what is injected");

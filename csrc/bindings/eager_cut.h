@@ -37,14 +37,14 @@ class EagerCut : public Runner {
     std::shared_ptr<Network> network;  // null if it failed
     std::string why;
     std::shared_ptr<const Watch> watch;  // what forward() read, where there is a network
+    enum class Verdict { final, not_finite, raises } verdict = Verdict::final;  // if not final, other inputs may tell
   };
 
   /// Forgets the cuts that changes of the module have made wrong.
   void keep_up();
   /// Why no call can be cut; empty if one may be.
   std::string obstacle() const;
-  /// Nothing if the model itself raises an exception, which the next inputs may not do.
-  std::optional<Attempt> attempt(const py::object& inputs, const Inputs& tensors) const;
+  Attempt attempt(const py::object& inputs, const Inputs& tensors) const;
   Attempt compared(
       std::shared_ptr<ScriptNetwork> cut,
       Network& hooked,
@@ -60,6 +60,7 @@ class EagerCut : public Runner {
   py::object layer_output_;
   std::unique_ptr<ModuleSnapshot> snapshot_;
   std::map<std::string, Attempt> attempts_;  // by what of the inputs is no tensor
+  int not_finite_ = 0;                       // attempts of that verdict
   int changes_ = 0;                          // of attributes, since the structure changed
 };
 

@@ -110,10 +110,11 @@ UnbuiltOnError::~UnbuiltOnError() {
   }
 }
 
-SwappedBuffers embedder_buffers(const EngineParts& parts) {
-  const bool has_own = !parts.script_embedder && !is_default_embedder(parts.embedder);
-  if (!has_own || !py::hasattr(parts.embedder, "_buffers")) return SwappedBuffers({});
-  return SwappedBuffers({parts.embedder});
+EmbedderBuffers::EmbedderBuffers(const EngineParts& parts) {
+  if (parts.script_embedder || is_default_embedder(parts.embedder)) return;
+  if (!py::hasattr(parts.embedder, "_buffers") || buffers_of(parts.embedder).empty()) return;
+  hold_.emplace(SharedModelLock::of(parts.embedder), SharedModelLock::Use::alone);
+  buffers_.emplace(std::vector<py::object>{parts.embedder});
 }
 
 Method method_of(const EngineParts& parts, const NetworkCall& call) {

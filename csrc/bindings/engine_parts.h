@@ -40,8 +40,16 @@ struct EngineParts {
   DistanceFunction script_distance = script_function_from(distance_fn);
 };
 
-/// Swaps in copies of the buffers of an embedder of the user's own, if it is an eager module.
-SwappedBuffers embedder_buffers(const EngineParts& parts);
+/// Swaps in copies of the buffers of an embedder of the user's own, if it is an eager module. Meanwhile, other threads
+/// wait to use it.
+class EmbedderBuffers {
+ public:
+  explicit EmbedderBuffers(const EngineParts& parts);
+
+ private:
+  std::optional<SharedModelLock::Hold> hold_;  // ends last
+  std::optional<SwappedBuffers> buffers_;
+};
 
 /// Makes a default embedder that had no shape yet empty again if it is destroyed by an exception. Meanwhile other
 /// threads wait to use it.

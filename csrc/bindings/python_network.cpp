@@ -168,7 +168,8 @@ PythonNetwork::PythonNetwork(
       objects_(inputs_) {}
 
 py::object PythonNetwork::recomputation_check() const {
-  return py::cpp_function([layer_name = layer_name_](py::handle, py::handle, py::handle) {
+  return py::cpp_function([layer_name = layer_name_, layer = layer_.ptr()](py::handle module, py::handle, py::handle) {
+    if (module.ptr() != layer) return;  // of a copy that was made meanwhile, with its hooks
     const bool is_known = RunningScope::is_any();
     TORCH_CHECK_VALUE(
         is_known || torch::autograd::get_current_graph_task_id() != -1, "the layer '", layer_name,
@@ -210,7 +211,7 @@ FirstPass PythonNetwork::prepare(const Inputs&) { return {}; }
 at::Tensor PythonNetwork::run_injected(const Inputs& inputs, const Inject& inject) {
   const bool has_gradients = at::GradMode::is_enabled();
   bool was_called = false;
-  const py::cpp_function hook([&](py::handle, py::handle, py::handle output) {
+  const auto at_layer = [&](py::handle output) -> py::object {
     was_called = true;
     TORCH_CHECK_VALUE(
         at::GradMode::is_enabled() || !has_gradients, "the layer '", layer_name_,
@@ -222,6 +223,10 @@ at::Tensor PythonNetwork::run_injected(const Inputs& inputs, const Inject& injec
     };
     const auto is_tensor = [](py::handle object) { return THPVariable_Check(object.ptr()); };
     return replace_at(output, layer_output_, injected, is_tensor, layer_name_);
+  };
+  // A copy of the model that another thread makes meanwhile has the hook too, and keeps it. It does nothing there.
+  const py::cpp_function hook([&at_layer, layer = layer_.ptr()](py::handle module, py::handle, py::handle output) {
+    return module.ptr() == layer ? at_layer(output) : py::none();
   });
   const HookScope scope(layer_, hook);
   at::Tensor second = prediction_in(call_model(inputs), output_);

@@ -1,9 +1,10 @@
 """The engine: a model, an embedder and how to adapt."""
 
+import copy
 import os
 import warnings
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import torch
 from torch import Tensor, nn
@@ -318,6 +319,20 @@ class IT3Engine(EngineWithParts):
         self._has_warned = True
         if isinstance(self.embedder, nn.Module) and next(self.embedder.parameters(), None) is not None:
             warnings.warn(_C.untrained_warning, stacklevel=stacklevel)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        """Copy when no other thread has adapted weights in the model."""
+        other = type(self).__new__(type(self))
+        memo[id(self)] = other
+        with _C.ModelHold(eager(self.model)):
+            state = copy.deepcopy(self.__getstate__(), memo)
+        other.__setstate__(state)  # type: ignore[no-untyped-call]
+        return other
+
+    def state_dict(self, *args: Any, **kwargs: Any) -> Any:
+        """Return the weights when no other thread has adapted ones in the model; see torch.nn.Module."""
+        with _C.ModelHold(eager(self.model)):
+            return super().state_dict(*args, **kwargs)
 
     def get_extra_state(self) -> Tensor:
         """Return what a state dict holds beside weights: whether the embedder is trained, and for probabilities."""

@@ -283,3 +283,63 @@ def test_a_model_trained_inside_a_call_beside_one_that_keeps_weights() -> None:
     keeps.reset()
     torch.testing.assert_close(model.state_dict(), before, rtol=0, atol=0)
     assert torch.equal(reads.adapt(X).prediction, expected)
+
+
+def test_copies_made_while_another_thread_adapts_are_of_the_model_as_it_is() -> None:
+    torch.manual_seed(0)
+    model = Recurrent().double().eval()
+    engine = IT3Engine(model, "layer", optimization_parameters={"lr": 0.1}).eval()
+    expected, plain = engine.adapt(X).prediction, model(X).detach()
+    ends = threading.Event()
+
+    def adapt() -> None:
+        while not ends.is_set():
+            engine.adapt(X)
+
+    thread = threading.Thread(target=adapt)
+    thread.start()
+    copies = [copy.deepcopy(engine) for _ in range(30)]
+    states = [engine.state_dict() for _ in range(30)]
+    ends.set()
+    thread.join()
+    for other, state in zip(copies, states, strict=True):
+        assert torch.equal(other.model(X), plain)
+        assert torch.equal(other.adapt(X).prediction, expected)
+        for name, value in model.state_dict().items():
+            assert torch.equal(state[f"model.{name}"], value)
+
+
+def test_a_copy_of_the_model_that_another_thread_made_meanwhile_runs_as_it_does() -> None:
+    """It has the hook of that moment, which does nothing in it."""
+    torch.manual_seed(0)
+    model = Recurrent().double().eval()
+    copies: list[nn.Module] = []
+
+    def embed(prediction: Tensor) -> Tensor:
+        if not copies:
+            copies.append(copy.deepcopy(model))
+        return prediction.sum(1, keepdim=True).expand(-1, 8)
+
+    IT3Engine(model, "layer", embed).eval().adapt(X, num_steps=0)
+    torch.testing.assert_close(copies[0](X), model(X), rtol=0, atol=1e-12)
+
+
+def test_an_embedder_that_counts_its_calls_is_as_it_was() -> None:
+    class Counts(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.register_buffer("calls", torch.zeros(()))
+
+        def forward(self, prediction: Tensor) -> Tensor:
+            self.calls += 1
+            return prediction.sum(1, keepdim=True).expand(-1, 8) * self.calls
+
+    torch.manual_seed(0)
+    embedder = Counts()
+    buffer = embedder.calls
+    engine = IT3Engine(Cut().double().eval(), "layer", embedder).eval()
+    expected = engine.adapt(X).prediction
+    actual = run_in_threads([lambda: engine.adapt(X).prediction] * 60)
+    assert all(torch.equal(a, expected) for a in actual)
+    assert embedder.calls is buffer
+    assert embedder.calls == 0

@@ -71,3 +71,13 @@ def test_what_only_looks_like_rounding_is_no_reason_to_use_a_wrong_cut(kind: str
     x[::2, ::2] = -1
     engine = IT3Engine(LosesPrecision(kind).eval(), "layer").eval()
     assert engine._runners().why_not(x).startswith("traced, it ")
+
+
+def test_a_first_batch_that_is_not_finite_does_not_keep_later_ones_from_a_cut() -> None:
+    engine = IT3Engine(nn.Sequential(nn.Linear(6, 8), nn.Tanh(), nn.Linear(8, 3)).double(), "0").eval()
+    x = torch.randn(4, 6, dtype=torch.float64)
+    odd = x.clone()
+    odd[1, 2] = torch.nan
+    assert engine._runners().why_not(odd) == "its predictions were not finite, by which a cut cannot be compared"
+    assert engine._runners().why_not(x) == ""
+    assert engine._runners().why_not(odd) == ""

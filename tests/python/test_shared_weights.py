@@ -104,6 +104,28 @@ def test_the_model_itself_is_not_called_by_its_functions() -> None:
     torch.testing.assert_close(adapted(model, by(start)), adapted(cut, by(cut)), rtol=0, atol=1e-12)
 
 
+LIKENESSES: dict[str, Callable[[Tensor, nn.Linear], Tensor]] = {
+    "type_as": lambda y, last: y.type_as(last.weight),
+    "zeros_like": lambda y, last: y + torch.zeros_like(last.bias),
+    "new_ones": lambda y, last: y * last.bias.new_ones(2),
+    "to": lambda y, last: y.to(last.weight),
+    "shape": lambda y, last: y / last.weight.shape[0],
+}
+
+
+@pytest.mark.parametrize("how", LIKENESSES)
+def test_to_make_a_tensor_like_a_weight_is_no_such_use(how: str) -> None:
+    model = fresh(Whole)
+    engine = IT3Engine(model, "layer", lambda y: embed(LIKENESSES[how](y, model.last))).eval()
+    assert engine.adapt(X, num_steps=1).losses.isfinite().all()
+
+
+def test_a_function_that_returns_a_weight_uses_it() -> None:
+    model = fresh(Whole)
+    with pytest.raises(ValueError, match=r"computes with 'last\.weight'"):
+        adapted(model, {"embedder": lambda y: model.last.weight[:1].detach().expand(len(y), -1)})
+
+
 def test_features_that_are_a_weight_are_no_such_use() -> None:
     class Learned(nn.Module):
         def __init__(self) -> None:

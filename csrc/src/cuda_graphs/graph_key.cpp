@@ -96,7 +96,17 @@ std::variant<std::string, GraphKey> graph_key(
   if (!are_all_there(tensors) || !are_all_there(dependencies->tensors) || !are_all_there(*method.reads)) {
     return "not all tensors are on one device";
   }
-  GraphKey key{options, with_details, samples, context_now(), dependencies->program, {}, std::move(others)};
+  GraphKey key{
+      options,
+      with_details,
+      samples,
+      context_now(),
+      dependencies->program,
+      {},
+      std::move(others),
+      method.distance.name,
+      method.prediction_layout,
+      method.feeds_probabilities};
   for (const at::Tensor& t : tensors) add_kind(key.tensors, t);
   for (const at::Tensor& t : dependencies->tensors) add_place(key.tensors, t);
   for (const at::Tensor& t : *method.reads) add_place(key.tensors, t);

@@ -22,6 +22,9 @@ struct GraphKey {
   std::uint64_t program = 0;
   std::vector<std::int64_t> tensors;  // what they look like, and where those lie that are no inputs
   std::string others;                 // the inputs, tensors left out
+  std::string distance;               // its name
+  Layout prediction_layout = {};
+  bool feeds_probabilities = false;
 
   bool operator==(const GraphKey&) const = default;
 };

@@ -1,8 +1,10 @@
 #include "method/functions_apart.h"
 
+#include <algorithm>
 #include <initializer_list>
 #include <memory>
 #include <string>
+#include <string_view>
 #include <unordered_map>
 #include <utility>
 
@@ -20,8 +22,11 @@ class WeightWatch {
       : outer_(std::exchange(current, this)) {
     for (const auto& weight : weights) names_.emplace(storage_of(weight.tensor), &weight.name);
     for (const at::Tensor& argument : arguments) names_.erase(storage_of(argument));
+    names_.erase(nullptr);
     at::RecordFunctionCallback look([](const at::RecordFunction& operation) -> std::unique_ptr<at::ObserverContext> {
-      for (const c10::IValue& input : operation.inputs()) current->look_at(input);
+      for (const c10::IValue& input : read_by(operation.name(), operation.inputs())) {
+        for (WeightWatch* watch = current; watch != nullptr; watch = watch->outer_) watch->look_at(input);
+      }
       return nullptr;
     });
     handle_ = at::addThreadLocalCallback(look.needsInputs(true).scopes({at::RecordScope::FUNCTION}));
@@ -42,12 +47,7 @@ class WeightWatch {
         " would change with them. Give it a copy of the weight, or leave the weight out by the option 'parameters'");
   }
 
- private:
-  /// Null for a tensor without one.
-  static const c10::StorageImpl* storage_of(const at::Tensor& tensor) {
-    return tensor.defined() && tensor.has_storage() ? tensor.storage().unsafeGetStorageImpl() : nullptr;
-  }
-
+  /// Takes note of a value if it is a weight.
   void look_at(const c10::IValue& input) {
     if (input.isTensor()) {
       const auto known = names_.find(storage_of(input.toTensor()));
@@ -55,6 +55,19 @@ class WeightWatch {
     } else if (input.isList()) {
       for (const c10::IValue& item : input.toListRef()) look_at(item);
     }
+  }
+
+ private:
+  /// The inputs of an operation whose values it reads: not those by whose shape, type or device it makes another
+  /// tensor.
+  static at::ArrayRef<const c10::IValue> read_by(std::string_view operation, at::ArrayRef<const c10::IValue> inputs) {
+    if (operation.ends_with("_like") || operation.starts_with("aten::new_")) return {};
+    return operation.ends_with("_as") ? inputs.slice(0, std::min<std::size_t>(inputs.size(), 1)) : inputs;
+  }
+
+  /// Null for a tensor without one.
+  static const c10::StorageImpl* storage_of(const at::Tensor& tensor) {
+    return tensor.defined() && tensor.has_storage() ? tensor.storage().unsafeGetStorageImpl() : nullptr;
   }
 
   static inline thread_local WeightWatch* current = nullptr;
@@ -68,8 +81,9 @@ class WeightWatch {
 template <typename Function>
 Function watched(const char* name, Function function, const std::vector<NamedParameter>& weights) {
   return [name, function = std::move(function), &weights](const at::Tensor& a, const at::Tensor& b) {
-    const WeightWatch watch(weights, {a, b});
+    WeightWatch watch(weights, {a, b});
     at::Tensor result = function(a, b);
+    watch.look_at(result);
     watch.check(name);
     return result;
   };

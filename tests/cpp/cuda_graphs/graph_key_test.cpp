@@ -68,6 +68,22 @@ struct Call {
   std::optional<std::int64_t> samples;
 };
 
+TEST(GraphKey, TellsMethodsApart) {
+  Call call;
+  const GraphKey before = call.key();
+  const Method method = call.method;
+  call.method.feeds_probabilities = true;  // as after training by class indices
+  EXPECT_FALSE(before == call.key());
+  call.method = method;
+  call.method.distance = distance_by_name("l1");
+  EXPECT_FALSE(before == call.key());
+  call.method = method;
+  call.method.prediction_layout = {.channel_dim = 2};
+  EXPECT_FALSE(before == call.key());
+  call.method = method;
+  EXPECT_TRUE(before == call.key());
+}
+
 TEST(GraphKey, IsEqualForCallsThatDifferOnlyInTheMemoryOfInputs) {
   Call call;
   const GraphKey before = call.key();

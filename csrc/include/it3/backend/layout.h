@@ -26,6 +26,8 @@ struct IT3_API Layout {
 
   /// The batch dimension of a tensor of `rank` dimensions.
   std::int64_t batch_of(std::int64_t rank) const { return rank < 3 ? 0 : batch_dim; }
+
+  bool operator==(const Layout&) const = default;
 };
 
 /// The channel dimension that a layer of this class works on: -1 for Linear, LayerNorm, LSTM, MultiheadAttention, ...;
