@@ -47,21 +47,22 @@ class InputsAsGiven {
   KeptState objects_;
 };
 
-/// A context manager: meanwhile, no thread has other weights in the model, nor writes adapted ones into it.
+/// A context manager: meanwhile, no thread has other weights in the model, nor writes adapted ones into it. Or, alone,
+/// no other thread looks at an embedder before its first call, or gives it its shape.
 class ModelHold {
  public:
   ModelHold(py::object model, bool is_alone)
       : model_(std::move(model)), use_(is_alone ? SharedModelLock::Use::alone : SharedModelLock::Use::reading) {}
 
   void enter() {
-    std::vector<at::Tensor> parameters;
-    if (py::isinstance(model_, py::module_::import("torch.nn").attr("Module"))) {  // an embedder may be a function
+    hold_.emplace(SharedModelLock::of(model_), use_);
+    // Who has an embedder alone leaves its weights to others: they may be the model's, whose calls come to their ends.
+    if (use_ == SharedModelLock::Use::alone) return;
+    try {
+      std::vector<at::Tensor> parameters;
       for (const py::handle parameter : py::iter(model_.attr("parameters")())) {
         parameters.push_back(THPVariable_Unpack(parameter.ptr()));
       }
-    }
-    hold_.emplace(SharedModelLock::of(model_), use_);
-    try {
       const py::gil_scoped_release no_gil;  // other threads may need it to come to their ends
       turn_.emplace(ModelLock(parameters).wait(use_));
     } catch (...) {

@@ -38,6 +38,7 @@ std::optional<EmbedderWeights> plain_weights(py::handle embedder) {
   for (const char* hooks : {"_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks"}) {
     if (PyObject_Size(py::object(embedder.attr(hooks)).ptr()) != 0) return std::nullopt;
   }
+  if (py::dict(embedder.attr("__dict__")).contains("forward")) return std::nullopt;
   const py::dict parameters = embedder.attr("_parameters");
   const auto weight = [&](const char* name) { return THPVariable_Unpack(parameters[name].ptr()); };
   EmbedderWeights weights{weight("weight1"), weight("bias1"), weight("weight2"), weight("bias2")};

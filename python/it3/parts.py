@@ -66,8 +66,10 @@ class EngineWithParts(nn.Module):
     def _feeds_probabilities(self) -> bool:
         if self.feedback != "auto":
             return self.feedback == "probabilities"
-        is_between = isinstance(self.distance_fn, str) and _C.is_between_distributions(self.distance_fn)
-        return is_between or self._learned_probabilities
+        return self._is_between_distributions() or self._learned_probabilities
+
+    def _is_between_distributions(self) -> bool:
+        return isinstance(self.distance_fn, str) and _C.is_between_distributions(self.distance_fn)
 
     def _take_layouts(self) -> None:
         """Take the layouts that are given, with the engine or its embedder; the next call settles the others."""
@@ -93,7 +95,8 @@ class EngineWithParts(nn.Module):
         keeper = None if isinstance(model, torch.jit.ScriptModule) else Keeper(Reads(model))
         try:
             is_default = isinstance(self.embedder, Embedder)
-            has_classes = self._feeds_probabilities() or self.distance_fn == "cosine"
+            compares_classes = self._is_between_distributions() or self.distance_fn == "cosine"
+            has_classes = compares_classes or self._feeds_probabilities()
             needed = (is_default or has_classes, is_default)
             self._prediction_layout, self._features_layout = settle_layouts(
                 self._parts(), model, self._layer_name(), inputs, self.training, needed=needed
@@ -111,9 +114,16 @@ class EngineWithParts(nn.Module):
             name = "embedder"
         if name == "optimization_parameters" and not isinstance(value, dict):
             value = dict(value)  # of an it3.Options, which cannot be changed
+        model = self._modules.get("model")
+        is_other_model = name == "model" and (model is None or eager(model) is not eager(value))
         super().__setattr__(name, value)
+        if is_other_model:
+            self.__dict__["_online"] = _C.Online()  # a copied engine's has a start that no model has yet
         if name in ("model", "features_layer_name", "embedder"):
             self._take_layouts()
+        needs_classes = name in ("distance_fn", "feedback", "_learned_probabilities")
+        if needs_classes and self.__dict__.get("_has_looked") and self._prediction_layout.channel_dim is None:
+            self._has_looked = False  # where they are may have stayed open, as nothing needed it
         if name not in ("training", "optimization_parameters", "target_probability", "is_trained", "_has_warned"):
             self.__dict__["_known_parts"] = None
 

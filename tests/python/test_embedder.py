@@ -32,6 +32,21 @@ def test_channels_of_token_features_are_last(layer: str, has_vector_output: bool
     assert engine.embedder.weight1.grad.abs().sum() > 0
 
 
+def test_a_forward_of_the_instance_is_called() -> None:
+    torch.manual_seed(0)
+    model, x = nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 3)).double().eval(), torch.randn(5, 4).double()
+    embedder = Embedder()
+    engine = IT3Engine(model, "0", embedder).eval()
+    engine.adapt(x)
+
+    def doubled(prediction: Tensor, features: Tensor) -> Tensor:
+        return 2 * Embedder.forward(embedder, prediction, features)
+
+    expected = IT3Engine(model, "0", embedder, lambda f, e: f + 2 * e).eval().adapt(x).prediction
+    embedder.forward = doubled
+    torch.testing.assert_close(engine.adapt(x).prediction, expected, rtol=0, atol=1e-12)
+
+
 def test_channel_dimension_can_be_given() -> None:
     class Unknown(nn.Module):
         def __init__(self):

@@ -359,3 +359,41 @@ def test_another_embedder_or_layer_is_settled_anew() -> None:
     assert dims(engine, x, 4, 4) == (3, 0, 3, 0)
     engine.embedder = Embedder(features_layout=Layout(channel_dim=2))
     assert dims(engine, x, 4, 4) == (2, 0, 3, 0)
+
+
+class TwoOpenDimensions(nn.Module):
+    """(B, 4) to (B, 5, 7), by no layer that tells which of the two are the classes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(4, 8)
+        self.p, self.q = nn.Parameter(torch.randn(2, 5)), nn.Parameter(torch.randn(4, 7))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.einsum("bij,ik,jl->bkl", self.layer(x).tanh().view(-1, 2, 4), self.p, self.q)
+
+
+@pytest.mark.parametrize("distance", ["kl", "cosine"])
+@pytest.mark.parametrize("feedback", ["auto", "prediction"])
+def test_distances_between_classes_need_them_whatever_is_fed_back(distance: str, feedback: str) -> None:
+    embed = nn.Sequential(nn.Flatten(), nn.Linear(35, 8))
+    engine = IT3Engine(TwoOpenDimensions(), "layer", embed, distance_fn=distance, feedback=feedback).eval()
+    with pytest.raises(ValueError, match="it is not clear which dimension of the prediction"):
+        engine.adapt(torch.randn(6, 4))
+
+
+@pytest.mark.parametrize("change", ["distance_fn", "feedback", "learned"])
+def test_classes_that_are_needed_later_are_asked_for(change: str) -> None:
+    torch.manual_seed(0)
+    engine = IT3Engine(TwoOpenDimensions(), "layer", lambda y: y.sum((1, 2))[:, None].expand(-1, 8)).eval()
+    x = torch.randn(6, 4)
+    engine.adapt(x)
+    if change == "distance_fn":
+        engine.distance_fn = "kl"
+    elif change == "feedback":
+        engine.feedback = "probabilities"
+    else:
+        engine.train()(x, target=torch.randint(0, 7, (6, 5)))
+        engine.eval()
+    with pytest.raises(ValueError, match="it is not clear which dimension of the prediction"):
+        engine.adapt(x)

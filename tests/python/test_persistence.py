@@ -44,6 +44,20 @@ def test_copies_of_an_online_engine_go_on_as_it_does(engine: IT3Engine, case: Ca
         close(dict(duplicate.model.state_dict()), dict(start), rtol=0, atol=0)
 
 
+def test_the_start_of_a_model_is_not_written_into_another_one(engine: IT3Engine, case: Case) -> None:
+    engine.optimization_parameters["copy_model"] = False
+    engine.adapt(case.inputs)
+    other = copy.deepcopy(engine)
+    other.model = copy.deepcopy(case.model)
+    with torch.no_grad():
+        for parameter in other.model.parameters():
+            parameter.mul_(2)
+    before = copy.deepcopy(other.model.state_dict())
+    assert other.drift().distance == 0
+    other.reset()
+    torch.testing.assert_close(other.model.state_dict(), before, rtol=0, atol=0)
+
+
 def test_saved_file_loads_into_a_fresh_engine(engine: IT3Engine, case: Case, tmp_path, device: str) -> None:
     expected = engine(case.inputs)
     torch.save(engine.state_dict(), tmp_path / "engine.pt")

@@ -1,6 +1,7 @@
 """Functions that compute with weights of the model: those of before the call, or an error where that cannot be."""
 
 import copy
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -174,3 +175,32 @@ def test_weights_are_not_kept_from_inside_of_a_call(kind: type[nn.Module], what:
     torch.testing.assert_close(model.state_dict(), kept, rtol=0, atol=0)
     keeps.reset()
     torch.testing.assert_close(model.state_dict(), start, rtol=0, atol=0)
+
+
+def test_first_calls_with_a_tied_embedder_beside_other_threads() -> None:
+    model = fresh(Cut)
+    tied = Tied(model.last)
+    engine = IT3Engine(model, "layer", tied).eval()
+    expected = engine.adapt(X).prediction
+    ends = threading.Event()
+    wrong: list[Any] = []
+
+    def adapt() -> None:
+        while not ends.is_set():
+            try:
+                if not torch.equal(engine.adapt(X).prediction, expected):
+                    wrong.append("another result")
+            except RuntimeError as error:
+                wrong.append(error)
+
+    threads = [threading.Thread(target=adapt) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    try:
+        for _ in range(20):
+            assert torch.equal(IT3Engine(model, "layer", tied).eval().adapt(X).prediction, expected)
+    finally:
+        ends.set()
+        for thread in threads:
+            thread.join()
+    assert not wrong

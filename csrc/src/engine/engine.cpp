@@ -75,6 +75,12 @@ void check_functions(const Method& method) {
       "the distance of an it3::Engine is null; give a function of two predictions, or leave it out");
 }
 
+/// Whether distance or feedback need to know where the prediction has its classes or components.
+bool needs_classes(const std::string& distance, Feedback feedback, bool learned_probabilities) {
+  return distance == "cosine" || is_between_distributions(distance) || feedback == Feedback::probabilities ||
+         (feedback == Feedback::automatic && learned_probabilities);
+}
+
 }  // namespace
 
 /// Calls until one has told what an engine has to know come one after another: one that fails leaves the embedder
@@ -82,6 +88,8 @@ void check_functions(const Method& method) {
 struct Engine::FirstCall {
   std::mutex mutex;
   std::atomic<bool> is_over = false;
+  std::atomic<bool> needed_classes =
+      false;  // whether layouts were settled for a use that compares or feeds back classes
   std::atomic<bool> has_warned = false;
 };
 
@@ -133,15 +141,14 @@ void Engine::set_default_combine() {
 void Engine::settle(const Inputs& inputs) {
   if (are_layouts_settled_) return;
   const bool is_default = !embedder_.is_empty();
-  const std::string& distance = method_.distance.name;
-  const bool has_classes =
-      feedback == Feedback::probabilities || is_between_distributions(distance) || distance == "cosine";
+  const bool has_classes = needs_classes(method_.distance.name, feedback, learned_probabilities_);
   layouts_ = settle_layouts(
       *network_, inputs, layouts_, network_->origin_of_prediction(), network_->origin_of_features(),
       network_->layer_name(), {is_default || has_classes, is_default});
   if (is_default) embedder_->set_layouts(layouts_.prediction, layouts_.features);
   if (has_default_combine_) set_default_combine();
   are_layouts_settled_ = true;
+  first_call_->needed_classes = has_classes;
 }
 
 bool Engine::look_at_first(const Inputs& inputs) {
@@ -155,8 +162,14 @@ bool Engine::look_at_first(const Inputs& inputs) {
 template <typename Call>
 auto Engine::guarded(const Inputs& inputs, const Call& call) {
   const auto turn = network_->take_turn();  // before the other lock, as in calls by the network's own functions
+  // What needs the classes may have come later: other feedback, or what training has taught.
+  const bool needs_classes_now = needs_classes(method_.distance.name, feedback, learned_probabilities_);
+  const bool is_known = first_call_->is_over && (first_call_->needed_classes || !needs_classes_now);
   std::unique_lock<std::mutex> lock;
-  if (!first_call_->is_over) lock = std::unique_lock(first_call_->mutex);
+  if (!is_known) {
+    lock = std::unique_lock(first_call_->mutex);
+    if (needs_classes_now && !first_call_->needed_classes) are_layouts_settled_ = false;
+  }
   const ClearOnError clear(embedder_);
   const bool has_told = !lock.owns_lock() || look_at_first(inputs);
   auto result = call();

@@ -1,3 +1,4 @@
+#include "error_of.h"
 #include "network_fixture.h"
 
 namespace it3::test {
@@ -119,6 +120,36 @@ TEST(Engine, TakesModelsAndFunctionsInEveryForm) {
   Engine again(std::shared_ptr<Network>(&of_two, [](Network*) {}), {}, embed, nullptr, distance);
   EXPECT_TRUE(close(again.adapt({problem.x / 2, problem.x / 2}).prediction, expected));
   EXPECT_EQ(moved.parameters().size(), pointer->parameters().size());
+}
+
+/// (B, 4) to (B, 5, 7), by no layer that tells which of the two are the classes.
+struct TwoOpenDimensionsImpl : torch::nn::Module {
+  at::Tensor forward(const at::Tensor& x) {
+    return torch::einsum("bij,ik,jl->bkl", {point(layer(x)).tanh().view({-1, 2, 4}), p, q});
+  }
+
+  torch::nn::Linear layer = register_module("layer", torch::nn::Linear(4, 8));
+  InjectionPoint point = register_module("point", InjectionPoint());
+  at::Tensor p = register_parameter("p", torch::randn({2, 5})), q = register_parameter("q", torch::randn({4, 7}));
+};
+TORCH_MODULE(TwoOpenDimensions);
+
+TEST(Engine, AsksForClassesThatAreNeededLater) {
+  const auto x = torch::randn({6, 4});
+  const Embed embed = [](const at::Tensor& y, const at::Tensor&) { return y.sum({1, 2}).unsqueeze(1).expand({-1, 8}); };
+  for (const bool learns : {false, true}) {
+    Engine engine(TwoOpenDimensions(), {}, embed);
+    engine.adapt(x);
+    if (learns) {
+      engine.losses(x, torch::randint(7, {6, 5}));
+    } else {
+      engine.feedback = Feedback::probabilities;
+    }
+    const std::string error = error_of([&] { engine.adapt(x); });
+    EXPECT_NE(error.find("it is not clear which dimension of the prediction"), std::string::npos) << error;
+    engine.set_prediction_layout({.channel_dim = 2});
+    EXPECT_EQ(engine.adapt(x).steps(), 3);
+  }
 }
 
 }  // namespace
