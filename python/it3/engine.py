@@ -92,7 +92,7 @@ class IT3Engine(EngineWithParts):
     Inputs are a tensor, a tuple or list (positional arguments) or a mapping (keyword arguments). Targets have the
     prediction's shape, or are class indices without its channel dimension. Threads may share an engine, and a model:
     where it is not cut, adapting lends it other weights for the length of a call, and other calls of engines wait. To
-    call the model itself meanwhile is for the program to prevent.
+    call the model itself, or to pickle it, meanwhile is for the program to prevent.
 
     The embedder and the functions may compute with weights of the model, such as an embedding's that is tied to its
     last layer: they get those of before the call. Where the model is not cut, that is an error.
