@@ -19,6 +19,9 @@ OPTIMIZERS = {
     "adagrad": torch.optim.Adagrad,
 }
 
+# A loss that overflows names itself as what is not finite; in float32 it may do so at an earlier step than here.
+NOT_FINITE = "nan|infinit|not finite"
+
 
 def normalize_by(model: nn.Module, statistics: str, prior: float) -> None:
     found = False
@@ -196,7 +199,7 @@ def adapt(
             break  # an empty batch has no loss
         if not loss.isfinite():
             kept.model.load_state_dict(before_call)
-            raise Refusal("nan|infinit|not finite")
+            raise Refusal(NOT_FINITE)
         if call.is_over(loss.item()):
             break
         if call.has_collapsed(loss.item()):
@@ -210,7 +213,7 @@ def adapt(
         y0, y1 = (_merged(a, b, rows, method) for a, b in zip((y0, y1), before, strict=True))
     prediction = {"first": y0, "second": y1, "mean": (y0 + y1) / 2}[call.options["prediction"]]
     if call.losses and not prediction.isfinite().all() and rows is None:
-        raise Refusal("not finite")
+        raise Refusal(NOT_FINITE)
     memory_of = {p.untyped_storage().data_ptr() for p in call.adapted}
     state = {
         name: value.detach().clone()
