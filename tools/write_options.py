@@ -16,7 +16,7 @@ ROOT = Path(__file__).parent.parent
 HEAD = '''"""The options of an engine. Written by tools/write_options.py from the core's table; change that instead."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import InitVar, dataclass
 from typing import Literal
 
 from it3.given_options import GivenOptions
@@ -29,11 +29,20 @@ class Options(GivenOptions):
     Parameters
     ----------
 '''
-TAIL = '''
+TAIL = '''    online
+        Another spelling of ``copy_model``, which holds its opposite. None says nothing.
+
     Raises
     ------
     ValueError, TypeError
         For values that are not accepted.
+
+    Examples
+    --------
+    >>> options = it3.Options(num_steps=2, lr=1e-3)
+    >>> dict(options)
+    {'num_steps': 2, 'lr': 0.001}
+    >>> engine = it3.IT3Engine(model, "0", optimization_parameters=options)
     """
 
 '''
@@ -54,6 +63,7 @@ def python() -> str:
     text += TAIL
     for info in _C.option_infos():
         text += f"    {info.name}: {info.type} = {default_of(info)}\n"
+    text += "    online: InitVar[bool | None] = None\n"
     ruff = [Path(sys.executable).parent / "ruff", "format", "--stdin-filename", "options.py", "-"]
     return subprocess.run(ruff, input=text, capture_output=True, text=True, check=True, cwd=ROOT).stdout
 

@@ -9,7 +9,13 @@
 namespace it3::python {
 
 void bind_embedder(py::module_& module) {
-  py::class_<Layout>(module, "Layout", "Which dimensions of a tensor are its samples and its channels.")
+  py::class_<Layout>(
+      module, "Layout",
+      "Which dimensions of a tensor are its samples and its channels.\n\n"
+      "Examples\n--------\n"
+      ">>> layout = it3.Layout(channel_dim=-1, batch_dim=1)  # (places, samples, channels)\n"
+      ">>> layout.channel_of(3), layout.batch_of(3)\n"
+      "(2, 1)\n")
       .def(
           py::init([](std::optional<std::int64_t> channel_dim, std::int64_t batch_dim) {
             return Layout{channel_dim, batch_dim};
@@ -21,6 +27,12 @@ void bind_embedder(py::module_& module) {
           "channel_of", translated([](const Layout& layout, std::int64_t rank) { return layout.channel_of(rank); }),
           py::arg("rank"), "The channel dimension of a tensor of so many dimensions, counted from 0.")
       .def("batch_of", &Layout::batch_of, py::arg("rank"), "The batch dimension of a tensor of so many dimensions.")
+      .def(
+          "__eq__",
+          [](const Layout& a, const py::object& b) { return py::isinstance<Layout>(b) && a == b.cast<Layout>(); })
+      .def(
+          "__hash__",
+          [](const Layout& layout) { return py::hash(py::make_tuple(layout.channel_dim, layout.batch_dim)); })
       .def(
           "__repr__",
           [](const Layout& layout) {

@@ -14,6 +14,7 @@
 #include "in_dims_from_python.h"
 #include "module_tree.h"
 #include "python_network.h"
+#include "python_parts.h"
 #include "python_values.h"
 #include "script_from_python.h"
 #include "support/full_float32.h"
@@ -116,6 +117,13 @@ std::string first_line(std::string_view text) {
   return begin == std::string_view::npos ? "" : std::string(text.substr(begin, text.find('\n', begin) - begin));
 }
 
+/// Torch.fx replaces methods of all modules while it traces, so that only one thread may.
+ModelLock::Turn turn_to_trace() {
+  static const char torch_fx = 0;
+  const py::gil_scoped_release no_gil;  // other threads need it to come to their ends
+  return ModelLock({}, {&torch_fx}).wait(UpgradeMutex::Use::alone);
+}
+
 }  // namespace
 
 std::shared_ptr<Network> with_hold(std::shared_ptr<Network> network, std::shared_ptr<SharedModelLock::Hold> hold) {
@@ -205,7 +213,7 @@ EagerCut::Attempt EagerCut::attempt(const py::object& inputs, const Inputs& tens
     return hooked.take_turn();
   }();
 
-  const py::object plan = py::module_::import("it3.tracing").attr("Plan")(model_, layer, output_, layer_output_);
+  const py::object plan = python_parts().tracing_plan(model_, layer, output_, layer_output_);
   const KeeperScope keeper(plan.attr("keeper"));
   const auto why_not = [&] { return plan.attr("why_not")().cast<std::string>(); };
   if (std::string why = why_not(); !why.empty()) return Attempt{nullptr, std::move(why), nullptr};
@@ -227,8 +235,9 @@ EagerCut::Attempt EagerCut::attempt(const py::object& inputs, const Inputs& tens
     const EvalScope eval(model_);
     const SwappedState state(model_);
     const Arguments arguments = own_arguments();
+    const auto alone = turn_to_trace();
     const py::object script = plan.attr("trace")(arguments.args, arguments.kwargs);
-    cut = script_network_from(script, py::module_::import("it3.tracing").attr("FEATURES").cast<std::string>());
+    cut = script_network_from(script, python_parts().traced_features);
   } catch (py::error_already_set& error) {
     const std::string line = first_line(py::str(error.value()).cast<std::string>());
     return Attempt{nullptr, "it cannot be traced: " + line, nullptr};

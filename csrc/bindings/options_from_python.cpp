@@ -88,16 +88,35 @@ std::vector<std::pair<std::string, OptionValue>> settings_from(const py::dict& v
   return settings;
 }
 
+/// The dictionary with `copy_model` for `online`, which is another spelling of its opposite, or says nothing by None.
+py::dict in_one_spelling(const py::dict& values) {
+  if (!values.contains("online")) return values;
+  Options::check_spellings(settings_from(values));
+  py::dict result;
+  for (const auto& [key, value] : values) {
+    if (!key.equal(py::str("online"))) {
+      result[key] = value;
+    } else if (!value.is_none()) {
+      Options options;
+      options.set("online", value_from("online", value));
+      result["copy_model"] = options.copy_model;
+    }
+  }
+  return result;
+}
+
 }  // namespace
 
-Options options_from(const py::dict& values) {
+Options options_from(const py::dict& given) {
+  const py::dict values = in_one_spelling(given);
   Options options;
   for (const auto& [name, value] : settings_from(values)) options.set(name, value);
   options.validate();
   return options;
 }
 
-py::dict overridden(const py::dict& values, const py::dict& others) {
+py::dict overridden(const py::dict& given, const py::dict& given_others) {
+  const py::dict values = in_one_spelling(given), others = in_one_spelling(given_others);
   Options options;
   for (const auto& [name, value] : settings_from(values)) {
     if (!others.contains(name.c_str())) options.set(name, value);

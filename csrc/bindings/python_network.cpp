@@ -9,8 +9,10 @@
 #include <torch/csrc/autograd/python_variable.h>
 
 #include "every_parameter.h"
+#include "python_parts.h"
 #include "python_values.h"
 #include "shared_model_lock.h"
+#include "translated.h"
 
 namespace it3::python {
 namespace {
@@ -102,8 +104,15 @@ class PythonWorkingCopy : private ModelAlone, public SwappedWorkingCopy {
         buffers_({network.model_}, values()),
         state_(network.model_) {
     if (normalization.statistics == NormStatistics::running) return;
-    const py::object type = py::module_::import("it3.norm_statistics").attr("OtherStatistics");
-    network_.norm_statistics_ = type(static_cast<int>(normalization.statistics), normalization.prior);
+    network_.norm_statistics_ = python_parts().other_statistics(
+        py::cpp_function(
+            translated([normalization](
+                           const at::Tensor& x, const at::Tensor& running_mean, const at::Tensor& running_var,
+                           const std::optional<at::Tensor>& weight, const std::optional<at::Tensor>& bias, double eps) {
+              return batch_norm(
+                  x, weight.value_or(at::Tensor()), bias.value_or(at::Tensor()), running_mean, running_var, eps,
+                  normalization);
+            })));
   }
   ~PythonWorkingCopy() override {
     const py::gil_scoped_acquire gil;

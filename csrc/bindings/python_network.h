@@ -59,7 +59,7 @@ class PythonNetwork : public Network {
   std::string layer_name_;
   py::object inputs_;
   std::vector<c10::IValue> tensors_;
-  py::object norm_statistics_ = py::none();  // a working copy's it3.norm_statistics.OtherStatistics, or None
+  py::object norm_statistics_ = py::none();  // a working copy's PythonParts::other_statistics, or None
   OutputChoice output_;
   std::optional<OutputPath> layer_output_;
   std::optional<KeptState> given_;  // the model's, before the last pass that was not a working copy's

@@ -56,15 +56,10 @@ int main(int argc, char** argv) {
             << error(adapted.prediction) << "; |y1 - y0| clean " << engine.uncertainty(clean).mean().item<float>()
             << ", shifted " << engine.uncertainty(shifted).mean().item<float>() << '\n';
 
-  // Save the model and the embedder, and read them into new ones.
-  torch::save(model, (folder / "model.pt").string());
-  torch::save(engine.embedder(), (folder / "embedder.pt").string());
-  torch::nn::Sequential loaded_model = make_model();
-  it3::Embedder loaded_embedder;
-  torch::load(loaded_model, (folder / "model.pt").string());
-  torch::load(loaded_embedder, (folder / "embedder.pt").string());
-  loaded_model->eval();
-  it3::Engine loaded(std::make_shared<it3::ModuleNetwork>(loaded_model, "encoder"), engine.options, loaded_embedder);
+  // Save what was trained, and read it into a new engine.
+  engine.save_state((folder / "state.pt").string());
+  it3::Engine loaded(std::make_shared<it3::ModuleNetwork>(make_model(), "encoder"), engine.options);
+  loaded.load_state((folder / "state.pt").string());
   const bool equal = torch::equal(loaded.adapt(shifted).prediction, adapted.prediction);
   std::cout << "the engine that was read back adapts " << (equal ? "equally" : "differently") << '\n';
   return equal ? 0 : 1;

@@ -5,12 +5,22 @@ from __future__ import annotations
 import collections.abc
 import torch
 import typing
-__all__: list[str] = ['Adaptation', 'Drift', 'EngineParts', 'LayerKind', 'Layout', 'ModelHold', 'Online', 'OptionInfo', 'Origin', 'Runners', 'Watch', 'adapt', 'arguments_of', 'batch_norm', 'broadcast_add', 'channel_dim_of_kind', 'check_distance', 'check_feedback', 'check_in_dims', 'check_injection', 'check_output_choice', 'chosen_output', 'copies_with_shared_memory', 'describe_layouts', 'embed', 'is_between_distributions', 'is_elementwise', 'kind_of_layer', 'load_engine', 'make_embedder_weights', 'option_infos', 'options_of', 'overridden', 'peak_memory', 'quantile_of', 'replace_at', 'sample_distances', 'save_engine', 'settle_layouts', 'submodule_of', 'training_losses', 'uncertainty', 'untrained_warning', 'use_plain_backward', 'why_not_recorded']
+__all__: list[str] = ['Adaptation', 'Drift', 'EmbedderHold', 'Engine', 'EngineSetup', 'LayerKind', 'Layout', 'ModelHold', 'OptionInfo', 'Origin', 'Watch', 'arguments_of', 'broadcast_add', 'channel_dim_of_kind', 'check_distance', 'check_feedback', 'check_in_dims', 'check_output_choice', 'chosen_output', 'copies_with_shared_memory', 'embed', 'is_elementwise', 'kind_of_layer', 'load_engine', 'make_embedder_weights', 'option_infos', 'options_of', 'overridden', 'peak_memory', 'quantile_of', 'replace_at', 'sample_distances', 'submodule_of', 'untrained_warning', 'use_plain_backward', 'use_python_parts']
 class Layout:
     """
     Which dimensions of a tensor are its samples and its channels.
+    
+    Examples
+    --------
+    >>> layout = it3.Layout(channel_dim=-1, batch_dim=1)  # (places, samples, channels)
+    >>> layout.channel_of(3), layout.batch_of(3)
+    (2, 1)
     """
+    def __eq__(self, arg0: typing.Any) -> bool:
+        ...
     def __getstate__(self) -> tuple[int | None, int]:
+        ...
+    def __hash__(self) -> int:
         ...
     def __init__(self, channel_dim: typing.SupportsInt | typing.SupportsIndex | None = None, batch_dim: typing.SupportsInt | typing.SupportsIndex = 0) -> None:
         ...
@@ -126,24 +136,6 @@ class Drift:
         """
         The distance over the norm of the start.
         """
-class Online:
-    """
-    What stays between calls that keep adapted weights.
-    """
-    def __getstate__(self) -> tuple:
-        ...
-    def __init__(self) -> None:
-        ...
-    def __setstate__(self, arg0: tuple) -> None:
-        ...
-    def drift(self, model: typing.Any) -> Drift:
-        """
-        How far the model's weights are from those of the start.
-        """
-    def reset(self, model: typing.Any) -> None:
-        """
-        Writes the weights of the start back into the model, and forgets everything.
-        """
 class ModelHold:
     """
     Waits until no thread has other weights in a model or writes any into it, and keeps it so.
@@ -152,28 +144,104 @@ class ModelHold:
         ...
     def __exit__(self, type: typing.Any, value: typing.Any, traceback: typing.Any) -> None:
         ...
-    def __init__(self, model: typing.Any, is_alone: bool = False) -> None:
+    def __init__(self, model: typing.Any) -> None:
         ...
-class Runners:
+class EngineSetup:
     """
-    The ways of running a model.
+    What an engine's attributes were at one moment, for the calls that begin then.
     """
-    def __init__(self, model: typing.Any, layer_name: str, output: typing.Any = None, layer_output: typing.Any = None) -> None:
-        ...
-    def explain(self, inputs: typing.Any) -> str:
+    def explain(self, inputs: typing.Any, options: dict) -> str:
         """
-        How a call with these inputs would run, and why.
+        How a call would run, whether it is replayed as a CUDA graph, and where channels and samples are.
         """
-    def why_not(self, inputs: typing.Any) -> str:
+    def uncertainty(self, inputs: typing.Any, options: dict) -> torch.Tensor:
+        """
+        The distance between the two predictions of each sample: (B,).
+        """
+    def why_not_cut(self, inputs: typing.Any) -> str:
         """
         Why a call is not cut at the layer, but runs the model itself; empty if it is cut.
         """
-class EngineParts:
-    """
-    A model, the layer to inject at, and the functions between them.
-    """
-    def __init__(self, runners: Runners, embedder: typing.Any, embeds_to_features: bool, combine_fn: typing.Any, distance_fn: typing.Any, prediction_layout: Layout, features_layout: Layout, neutral: torch.Tensor | None, in_dims: typing.Any, feeds_probabilities: bool) -> None:
+    @property
+    def features_layout(self) -> Layout:
         ...
+    @property
+    def has_neutral(self) -> bool:
+        ...
+    @property
+    def is_looked_at(self) -> bool:
+        ...
+    @property
+    def layer_name(self) -> str:
+        ...
+    @property
+    def model(self) -> typing.Any:
+        ...
+    @property
+    def prediction_layout(self) -> Layout:
+        ...
+class EmbedderHold:
+    """
+    Waits until no thread gives a setup's embedder its shape or looks at it, and keeps it so.
+    """
+    def __enter__(self) -> None:
+        ...
+    def __exit__(self, type: typing.Any, value: typing.Any, traceback: typing.Any) -> None:
+        ...
+    def __init__(self, setup: EngineSetup) -> None:
+        ...
+class Engine:
+    """
+    The engine behind an it3.IT3Engine, its face.
+    """
+    is_trained: bool
+    learned_probabilities: bool
+    def __getstate__(self) -> tuple:
+        ...
+    def __init__(self, is_trained: bool) -> None:
+        ...
+    def __setstate__(self, arg0: tuple) -> None:
+        ...
+    def adapt(self, setup: EngineSetup, inputs: typing.Any, options: dict, with_details: bool = False) -> Adaptation:
+        """
+        The inner loop of IT3 on one batch; keeps what it adapted if copy_model is False.
+        """
+    def drift(self, model: typing.Any) -> Drift:
+        """
+        How far the model's weights are from those of the start.
+        """
+    def keep_up(self, face: typing.Any) -> None:
+        """
+        Forgets what belongs to attributes that the face has no more; before an engine is pickled, and behind that.
+        """
+    def look_at_first(self, setup: EngineSetup, inputs: typing.Any, of_prediction: Origin | None, of_features: Origin | None) -> EngineSetup:
+        """
+        Settles where channels and samples are, and checks that what is injected reaches the prediction.
+        """
+    def losses(self, setup: EngineSetup, inputs: typing.Any, target: torch.Tensor | None, target_probability: typing.SupportsFloat | typing.SupportsIndex | None) -> tuple[torch.Tensor, torch.Tensor]:
+        """
+        (y0, loss_ttt), the two terms of ZigZag's training loss.
+        """
+    def reset(self, model: typing.Any) -> None:
+        """
+        Writes the weights of the start back into the model, and forgets everything that was kept.
+        """
+    def save(self, setup: EngineSetup, path: str, inputs: typing.Any, options: dict) -> None:
+        """
+        Writes an engine of TorchScript parts to one archive.
+        """
+    def setup_of(self, face: typing.Any) -> EngineSetup:
+        """
+        What the face's attributes are now; what is made of them is kept while they are the same.
+        """
+    def sibling(self) -> Engine:
+        """
+        An engine that knows what this one does, but has no adapted weights to keep or to go back to.
+        """
+    def takes_warning(self, options: dict) -> bool:
+        """
+        True once, where these options adapt an engine that was never trained.
+        """
 class OptionInfo:
     """
     What is known of an option, for people and for other languages.
@@ -199,17 +267,9 @@ class OptionInfo:
         """
         As Python writes it.
         """
-def adapt(parts: EngineParts, inputs: typing.Any, options: dict, online: Online, with_details: bool = False) -> Adaptation:
-    """
-    The inner loop of IT3 on one batch; keeps what it adapted in `online` if copy_model is False.
-    """
 def arguments_of(inputs: typing.Any) -> tuple[tuple, dict]:
     """
     The positional and keyword arguments that a model is called with for these inputs.
-    """
-def batch_norm(x: torch.Tensor, running_mean: torch.Tensor, running_var: torch.Tensor, weight: torch.Tensor | None, bias: torch.Tensor | None, eps: typing.SupportsFloat | typing.SupportsIndex, statistics: typing.SupportsInt | typing.SupportsIndex, prior: typing.SupportsFloat | typing.SupportsIndex | None) -> torch.Tensor:
-    """
-    Batch normalization in eval mode by the statistics asked for.
     """
 def broadcast_add(features: torch.Tensor, embedding: torch.Tensor, features_layout: Layout) -> torch.Tensor:
     """
@@ -231,10 +291,6 @@ def check_in_dims(in_dims: typing.Any) -> None:
     """
     Raises TypeError for what in_dims cannot be.
     """
-def check_injection(parts: EngineParts, inputs: typing.Any) -> bool:
-    """
-    Raises ValueError if what is injected does not reach the prediction; whether the inputs could tell.
-    """
 def check_output_choice(output: typing.Any, layer_output: typing.Any) -> None:
     """
     Raises TypeError for what is no path, nor a function.
@@ -247,17 +303,9 @@ def copies_with_shared_memory(tensors: collections.abc.Sequence[torch.Tensor]) -
     """
     Copies of tensors; those that lie over the same memory do so in their copies too.
     """
-def describe_layouts(parts: EngineParts, inputs: typing.Any) -> str:
-    """
-    Where features and prediction have their channels and samples, in words.
-    """
 def embed(prediction: torch.Tensor, features: torch.Tensor, weight1: torch.Tensor, bias1: torch.Tensor, weight2: torch.Tensor, bias2: torch.Tensor, prediction_layout: Layout, features_layout: Layout) -> torch.Tensor:
     """
     The default embedder: LeakyReLU(Linear(LeakyReLU(Linear(prediction)))) over channels.
-    """
-def is_between_distributions(name: str) -> bool:
-    """
-    Whether the distance of this name is one between class distributions.
     """
 def is_elementwise(class_name: str) -> bool:
     """
@@ -269,7 +317,7 @@ def kind_of_layer(class_name: str, tensor: collections.abc.Callable[[str], torch
     """
 def load_engine(path: str) -> dict:
     """
-    Reads what save_engine() wrote, but for the TorchScript modules, which torch.jit.load reads.
+    Reads what Engine.save() wrote, but for the TorchScript modules, which torch.jit.load reads.
     """
 def make_embedder_weights(prediction: torch.Tensor, features: torch.Tensor, prediction_layout: Layout, features_layout: Layout) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
     """
@@ -303,33 +351,17 @@ def sample_distances(second: torch.Tensor, first: torch.Tensor, batch_dim: typin
     """
     The Euclidean distance between two predictions of each sample: (B,).
     """
-def save_engine(path: str, parts: EngineParts, options: dict, example_inputs: typing.Any, facts: dict) -> None:
-    """
-    Writes an engine of TorchScript parts to one archive.
-    """
-def settle_layouts(parts: EngineParts, inputs: typing.Any, of_prediction: Origin | None, of_features: Origin | None, needed: tuple[bool, bool]) -> tuple[Layout, Layout]:
-    """
-    The layouts of (prediction, features), by plain passes. Raises ValueError where one that is needed stays open.
-    """
 def submodule_of(model: typing.Any, name: str) -> typing.Any:
     """
     The submodule of a dotted name. Raises ValueError, with the nearest name, if there is none.
-    """
-def training_losses(parts: EngineParts, inputs: typing.Any, target: torch.Tensor | None = None, target_probability: typing.SupportsFloat | typing.SupportsIndex | None = None) -> tuple[torch.Tensor, torch.Tensor, bool]:
-    """
-    (y0, loss_ttt), the two terms of ZigZag's training loss; and whether it is class probabilities that such targets teach to feed back.
-    """
-def uncertainty(parts: EngineParts, inputs: typing.Any, options: dict) -> torch.Tensor:
-    """
-    The distance between the two predictions of each sample: (B,).
     """
 def use_plain_backward(on: bool) -> None:
     """
     Whether plain autograd graphs are run backwards without torch's engine, as they are from the start.
     """
-def why_not_recorded(parts: EngineParts, inputs: typing.Any, options: dict) -> str:
+def use_python_parts(embedder_class: typing.Any, tracing_plan: typing.Any, traced_features: str, other_statistics: typing.Any) -> None:
     """
-    Why a call is not recorded and replayed as a CUDA graph; empty if it is.
+    Takes what of it3 is written in Python, and called by the core's bindings.
     """
 __version__: str = '0.1.0'
 untrained_warning: str = "this engine's embedder was never trained, so that adaptation follows noise: IT3 needs its own training of the model and the embedder, by the losses of the engine in train mode. If the embedder was trained elsewhere, set is_trained"

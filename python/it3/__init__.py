@@ -14,9 +14,10 @@ from it3.adaptation import Adaptation
 from it3.embedder import Embedder
 from it3.engine import IT3Engine
 from it3.evaluation import Evaluation, evaluate
+from it3.loading import load
 from it3.options import Options
 from it3.paths import cmake_prefix_path
-from it3.saving import load, save
+from it3.saving import save
 
 if TYPE_CHECKING:
     from it3.tuning import Tuning, tune

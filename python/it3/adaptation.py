@@ -44,6 +44,16 @@ class Adaptation:
         Which samples adapted, (B,) of booleans; None without the option ``threshold``.
     recovered
         Whether the network had collapsed and went back to the start before this batch.
+
+    Examples
+    --------
+    >>> adaptation = engine.adapt(x, num_steps=3, threshold=None)
+    >>> adaptation.steps, adaptation.prediction.shape
+    (3, torch.Size([32, 1]))
+    >>> bool(adaptation.loss == adaptation.losses[-1])
+    True
+    >>> torch.equal(adaptation.uncertainty, (adaptation.second - adaptation.first).norm(dim=1))
+    True
     """
 
     prediction: Tensor
@@ -100,6 +110,11 @@ class Adaptation:
         ValueError
             With ``per_sample``, where each sample had weights of its own, which are not kept; and if tensors of the
             model that did not adapt have changed since the adaptation.
+
+        Examples
+        --------
+        >>> list(adaptation.state_dict())
+        ['0.weight', '0.bias', '2.weight', '2.bias']
         """
         if self.losses.dim() > 1:
             raise ValueError("with per_sample each sample had weights of its own, which are not kept; adapt one alone")
@@ -149,6 +164,12 @@ class Adaptation:
         ValueError
             If the engine has a neutral signal: the plain model, into which nothing is injected, predicts otherwise. And
             see :meth:`state_dict`.
+
+        Examples
+        --------
+        >>> adapted = adaptation.model()
+        >>> torch.allclose(adapted(x), adaptation.prediction)
+        True
         """
         if self._has_neutral:
             raise ValueError(
@@ -184,6 +205,12 @@ class Adaptation:
         ------
         ValueError
             For a model that cannot be exported so, and if the exported one gives other results.
+
+        Examples
+        --------
+        >>> adaptation.save("adapted.pt", example_inputs=x)
+        >>> torch.allclose(torch.jit.load("adapted.pt")(x), adaptation.prediction)
+        True
         """
         if method not in ("script", "trace", "export"):
             raise ValueError(f"method must be 'script', 'trace' or 'export', not {method!r}")

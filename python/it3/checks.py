@@ -23,3 +23,13 @@ def eager(model: nn.Module) -> nn.Module:
     """Return the module inside torch.compile's wrapper, which would ignore the hook."""
     inner = getattr(model, "_orig_mod", model)
     return inner if isinstance(inner, nn.Module) else model
+
+
+def check_model(model: object) -> None:
+    """Raise TypeError or ValueError for what is no model, and for a model that is wrapped to run in parallel."""
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"model must be a torch.nn.Module, not a {type(model).__name__}")
+    if isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel):
+        raise ValueError(
+            f"model is wrapped in {type(model).__name__}; give model.module, and wrap the engine to train in parallel"
+        )

@@ -24,6 +24,14 @@ class Embedder(nn.Module):
         Where the channels and samples are. By default the engine settles it at the first call. In an embedder that is
         used by itself, predictions and features of up to three dimensions have their channels last, others in
         dimension 1.
+
+    Examples
+    --------
+    >>> embedder = it3.Embedder()
+    >>> embedder(torch.randn(4, 3), torch.randn(4, 16)).shape
+    torch.Size([4, 16])
+    >>> embedder.is_built, embedder
+    (True, Embedder(prediction_channels=3, features_channels=16))
     """
 
     weight1: nn.Parameter
@@ -45,11 +53,23 @@ class Embedder(nn.Module):
         return self.weight1.numel() != 0
 
     def settle_layouts(self, prediction_layout: _C.Layout, features_layout: _C.Layout) -> None:
-        """Set where channels and samples are, for an engine that has found out."""
+        """Set where channels and samples are, for an engine that has found out.
+
+        Examples
+        --------
+        >>> it3.Embedder().settle_layouts(it3.Layout(channel_dim=-1), it3.Layout(channel_dim=1))
+        """
         self._layouts = (prediction_layout, features_layout)
 
     def clear(self) -> None:
-        """Make the parameters empty again; the next forward shapes them anew. A subclass's own stay as they are."""
+        """Make the parameters empty again; the next forward shapes them anew. A subclass's own stay as they are.
+
+        Examples
+        --------
+        >>> embedder.clear()
+        >>> embedder
+        Embedder(not built)
+        """
         for name in _WEIGHTS:
             parameter = getattr(self, name)
             parameter.data = parameter.data.new_empty(0)
@@ -73,6 +93,12 @@ class Embedder(nn.Module):
         ------
         ValueError
             If the two shapes cannot be brought together; both are named.
+
+        Examples
+        --------
+        >>> features = torch.randn(2, 16, 4, 4)
+        >>> it3.Embedder()(torch.randn(2, 3, 8, 8), features).shape
+        torch.Size([2, 16, 4, 4])
         """
         layouts = self._layouts
         if not self.is_built:

@@ -1,10 +1,9 @@
 """The engine: a model, an embedder and how to adapt."""
 
-import copy
 import os
 import warnings
-from collections.abc import Callable, Iterable, Mapping
-from typing import Any, Literal, Self
+from collections.abc import Iterable
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -12,15 +11,25 @@ from torch import Tensor, nn
 from it3 import _C
 from it3.adaptation import Adaptation
 from it3.calibration import calibration_inputs
-from it3.checks import callable_or_none, eager, like_of
+from it3.checks import eager
 from it3.embedder import Embedder
+from it3.engine_attributes import EngineAttributes
+from it3.first_look import look_at_first
 from it3.kept import kept_random_state, own_copy
-from it3.layer_names import layer_name_of
-from it3.parts import EngineWithParts, TensorFunction
-from it3.torch_ttt_checkpoints import rename_torch_ttt_keys
+from it3.norm_statistics import OtherStatistics
+from it3.saved_file import SavedEngine
+from it3.saving import save as save_engine
+from it3.tracing import FEATURES, Plan
+
+_C.use_python_parts(Embedder, Plan, FEATURES, OtherStatistics)
+
+_ARGUMENTS = (
+    *("model", "features_layer_name", "embedder", "combine_fn", "distance_fn", "optimization_parameters", "neutral"),
+    *("target_probability", "output", "layer_output", "feedback", "in_dims", "prediction_layout", "features_layout"),
+)
 
 
-class IT3Engine(EngineWithParts):
+class IT3Engine(EngineAttributes):
     """Idempotent Test-Time Training around a model (IT3, ICML 2025, arXiv 2410.04201).
 
     In train mode, ``engine(inputs, target=y)`` returns ``(y0, loss_ttt)``: the prediction f(x) for the user's own
@@ -103,77 +112,22 @@ class IT3Engine(EngineWithParts):
     In train mode each of the two passes normalizes by its own batch, but the running statistics of batch normalization
     are those of the first. Behind the named layer, they do not fit y1 in eval mode: name a layer behind the last batch
     normalization, or train with ``neutral`` and ``target_probability``, where one pass has both kinds of sample.
+
+    Examples
+    --------
+    >>> model = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 1))
+    >>> engine = it3.IT3Engine(model, "0", optimization_parameters={"num_steps": 2, "lr": 1e-3})
+    >>> optimizer = torch.optim.Adam(engine.parameters())
+    >>> x, y = torch.randn(32, 8), torch.randn(32, 1)
+    >>> prediction, loss_ttt = engine(x, target=y)
+    >>> (F.mse_loss(prediction, y) + loss_ttt).backward()
+    >>> optimizer.step()
+    >>> prediction, loss = engine.eval()(x)
+    >>> prediction.shape
+    torch.Size([32, 1])
+
+    The examples of the methods go on from here.
     """
-
-    _prediction_layout: _C.Layout
-    _features_layout: _C.Layout
-
-    def __init__(
-        self,
-        model: nn.Module,
-        features_layer_name: str | nn.Module,
-        embedder: nn.Module | Callable[..., Tensor] | None = None,
-        combine_fn: TensorFunction | None = None,
-        distance_fn: TensorFunction | str | None = None,
-        optimization_parameters: Mapping[str, Any] | None = None,
-        *,
-        neutral: Tensor | float | None = None,
-        target_probability: float | None = None,
-        output: Any = None,
-        layer_output: Any = None,
-        feedback: Literal["auto", "probabilities", "prediction"] = "auto",
-        in_dims: Any = None,
-        prediction_layout: _C.Layout | None = None,
-        features_layout: _C.Layout | None = None,
-        embeder: nn.Module | Callable[..., Tensor] | None = None,
-    ) -> None:
-        super().__init__()
-        if embeder is not None and embedder is not None:
-            raise TypeError("embeder is torch-ttt's spelling of embedder; give one of the two")
-        embedder = embeder if embedder is None else embedder
-        _check_model(model)
-        features_layer_name = layer_name_of(model, features_layer_name)
-        _C.check_output_choice(output, layer_output)
-        self.model = model
-        self.features_layer_name = features_layer_name
-        self.output = output
-        self.layer_output = layer_output
-        self.optimization_parameters = dict(optimization_parameters or {})
-        _C.options_of(self.optimization_parameters)
-        self.combine_fn = callable_or_none("combine_fn", combine_fn)
-        if isinstance(distance_fn, str):
-            _C.check_distance(distance_fn)
-            self.distance_fn: TensorFunction | str = distance_fn
-        else:
-            self.distance_fn = callable_or_none("distance_fn", distance_fn) or "mse"
-
-        plain = eager(model)
-        self._given_layouts = (prediction_layout, features_layout)
-        _C.submodule_of(plain, self._layer_name())  # raises if there is none
-        with torch.inference_mode(False):  # weights made in it could not be trained
-            self.embedder = Embedder() if embedder is None else callable_or_none("embedder", embedder)
-        own = self.embedder if isinstance(self.embedder, Embedder) else None
-        if own is not None and not own.is_built:
-            own.to(like_of(plain))  # so that loading a state dict keeps the model's device and dtype
-        _C.check_feedback(feedback)
-        self.feedback = feedback
-        _C.check_in_dims(in_dims)
-        self.in_dims = in_dims
-        self.is_trained = own is not None and own.is_built
-        """Whether the embedder was trained, by this engine or, as one that has its shape is taken to be, elsewhere."""
-        self._learned_probabilities = False
-        self._has_warned = False
-        self.neutral = neutral
-        self.target_probability = target_probability
-        self.notes: dict[str, Any] = {}
-        """What the file that the engine was loaded from says of the network's class, inputs and outputs."""
-        self._online = _C.Online()
-        self._known_runners: tuple[nn.Module, str, Any, Any, _C.Runners] | None = None
-
-    @property
-    def embeder(self) -> Any:
-        """The embedder, as torch-ttt spells it."""
-        return self.embedder
 
     def forward(self, inputs: Any, target: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Train or adapt, by the engine's mode.
@@ -195,19 +149,19 @@ class IT3Engine(EngineWithParts):
         ValueError
             For a target in eval mode, or one that does not fit the prediction; where nothing can adapt; where losses
             are not finite.
+
+        Examples
+        --------
+        >>> prediction, loss = engine(x)
+        >>> loss.shape
+        torch.Size([])
         """
         if self.training:
-            parts = self._parts_for(inputs)
-            prediction, loss, learns = _C.training_losses(parts, inputs, target, self.target_probability)
-            if not self.is_trained:
-                self.is_trained = True
-            if learns and not self._learned_probabilities:
-                self._learned_probabilities = True
-            return prediction, loss
+            return self._core.losses(self._setup_for(inputs), inputs, target, self.target_probability)
         if target is not None:
             raise ValueError("a target was given in eval mode, where adaptation uses no labels; call train() to train")
         self._warn_if_untrained(self.optimization_parameters, stacklevel=5)  # two of torch.nn lie between
-        result = _C.adapt(self._parts_for(inputs), inputs, self.optimization_parameters, self._online)
+        result = self._core.adapt(self._setup_for(inputs), inputs, self.optimization_parameters)
         return result.prediction, result.loss()
 
     def adapt(self, inputs: Any, **overrides: Any) -> Adaptation:
@@ -220,10 +174,18 @@ class IT3Engine(EngineWithParts):
         **overrides
             Optimization parameters for this call. What the engine's say beside about a choice that these change, such
             as ``ema_decay`` about ``anchor="ema"``, is left out.
+
+        Examples
+        --------
+        >>> adaptation = engine.adapt(x, num_steps=5, anchor="frozen")
+        >>> adaptation.losses.shape
+        torch.Size([5])
         """
-        options = _C.overridden(self.optimization_parameters, overrides) if overrides else self.optimization_parameters
+        given = self.optimization_parameters
+        options = _C.overridden(given, overrides) if overrides else given
         self._warn_if_untrained(options, stacklevel=3)
-        result = _C.adapt(self._parts_for(inputs), inputs, options, self._online, with_details=True)
+        setup = self._setup_for(inputs)
+        result = self._core.adapt(setup, inputs, options, with_details=True)
         return Adaptation(
             prediction=result.prediction,
             first=result.first,
@@ -232,14 +194,20 @@ class IT3Engine(EngineWithParts):
             adapted_samples=result.adapted_samples,
             recovered=result.recovered,
             _weights=dict(result.weights),
-            _source=eager(self.model),
-            _has_neutral=self.neutral is not None,
-            _prediction_layout=self.prediction_layout,
+            _source=setup.model,
+            _has_neutral=setup.has_neutral,
+            _prediction_layout=setup.prediction_layout,
         )
 
     def uncertainty(self, inputs: Any) -> Tensor:
-        """Return the distance ‖y1 - y0‖ of each sample, (B,), without adapting: larger where the model is less sure."""
-        return _C.uncertainty(self._parts_for(inputs), inputs, self.optimization_parameters)
+        """Return the distance ‖y1 - y0‖ of each sample, (B,), without adapting: larger where the model is less sure.
+
+        Examples
+        --------
+        >>> engine.uncertainty(x).shape
+        torch.Size([32])
+        """
+        return self._setup_for(inputs).uncertainty(inputs, self.optimization_parameters)
 
     def calibrate(self, clean: Iterable[Any], quantile: float = 0.95, *, has_targets: bool | None = None) -> float:
         """Set the option ``threshold`` to a quantile of :meth:`uncertainty` over data that need no adaptation.
@@ -267,6 +235,12 @@ class IT3Engine(EngineWithParts):
         ValueError, TypeError
             For a quantile outside [0, 1], if there are no batches, for a batch of two tensors where the model can take
             two inputs, and for what are no batches.
+
+        Examples
+        --------
+        >>> threshold = engine.calibrate([(x, y)], quantile=0.9)
+        >>> engine.adapt(x).adapted_samples.sum()
+        tensor(4)
         """
         distances = []
         with kept_random_state():
@@ -277,35 +251,54 @@ class IT3Engine(EngineWithParts):
         return threshold
 
     def drift(self) -> _C.Drift:
-        """Return how far the weights are from those that :meth:`reset` goes back to: Euclidean norms."""
-        return self._online.drift(eager(self.model))
+        """Return how far the weights are from those that :meth:`reset` goes back to: Euclidean norms.
+
+        Examples
+        --------
+        >>> engine.drift().distance
+        0.0
+        """
+        return self._core.drift(eager(self.model))
 
     def explain(self, inputs: Any) -> str:
         """Return how a call with these inputs would run, and why.
 
         The network, whether a CUDA graph is replayed, and where features and prediction have their channels and
         samples.
+
+        Examples
+        --------
+        >>> engine.explain(x).split(";")[0]
+        'cut at the layer, traced by torch.fx'
         """
-        path = self._runners().explain(inputs)
-        layouts = _C.describe_layouts(self._parts_for(inputs), inputs)
-        why_not = _C.why_not_recorded(self._parts(), inputs, self.optimization_parameters)
-        graph = f"no CUDA graph: {why_not}" if why_not else "replayed as a CUDA graph from the second like call on"
-        return f"{path}; {graph}; {layouts}"
+        return self._setup_for(inputs).explain(inputs, self.optimization_parameters)
 
     def save(
         self, path: str | os.PathLike[str], example_inputs: Any, method: Literal["script", "trace"] = "script"
     ) -> None:
-        """Write the engine to one file; see :func:`it3.save`."""
-        from it3.saving import save  # noqa: PLC0415  (it needs this class)
+        """Write the engine to one file; see :func:`it3.save`.
 
-        save(self, path, example_inputs, method)
+        Examples
+        --------
+        >>> engine.save("engine.pt", example_inputs=x)
+        """
+        save_engine(self, path, example_inputs, method)
 
     def reset(self) -> None:
         """Go back to the weights from before the first call that kept adapted ones (``copy_model`` False).
 
         Weights that were trained or loaded since the last such call stay: they are a new start.
+
+        Examples
+        --------
+        >>> adaptation = engine.adapt(x, online=True, threshold=None)
+        >>> engine.drift().distance > 0
+        True
+        >>> engine.reset()
+        >>> engine.drift().distance
+        0.0
         """
-        self._online.reset(eager(self.model))
+        self._core.reset(eager(self.model))
 
     def extra_repr(self) -> str:
         """Return where and how the engine adapts, for print()."""
@@ -313,48 +306,31 @@ class IT3Engine(EngineWithParts):
             f"features_layer_name={self.features_layer_name!r}, optimization_parameters={self.optimization_parameters}"
         )
 
-    def _warn_if_untrained(self, options: Mapping[str, Any], stacklevel: int) -> None:
-        if self.is_trained or self._has_warned or options.get("num_steps") == 0:
+    def _setup_for(self, inputs: Any) -> _C.EngineSetup:
+        """Return what a call is made with, of which the first is preceded by a look."""
+        setup = self._core.setup_of(self)
+        if setup.is_looked_at:
+            return setup
+        with _C.EmbedderHold(setup):  # other threads wait for what it finds
+            setup = self._core.setup_of(self)
+            return setup if setup.is_looked_at else look_at_first(self._core, setup, inputs, self.training)
+
+    def _warn_if_untrained(self, options: dict[str, Any], stacklevel: int) -> None:
+        if not self._core.takes_warning(options):
             return
-        self._has_warned = True
         if isinstance(self.embedder, nn.Module) and next(self.embedder.parameters(), None) is not None:
             warnings.warn(_C.untrained_warning, stacklevel=stacklevel)
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
-        """Copy when no other thread has adapted weights in the model."""
-        other = type(self).__new__(type(self))
-        memo[id(self)] = other
-        with _C.ModelHold(eager(self.model)):
-            state = copy.deepcopy(self.__getstate__(), memo)
-        other.__setstate__(state)  # type: ignore[no-untyped-call]
+    def _with(self, **parts: Any) -> "IT3Engine":
+        """Make an engine like this one, of other parts."""
+        other = IT3Engine(**{name: getattr(self, name) for name in _ARGUMENTS} | parts)
+        other.set_extra_state(self.get_extra_state())
         return other
 
-    def state_dict(self, *args: Any, **kwargs: Any) -> Any:
-        """Return the weights when no other thread has adapted ones in the model; see torch.nn.Module."""
-        with _C.ModelHold(eager(self.model)):
-            return super().state_dict(*args, **kwargs)
-
-    def get_extra_state(self) -> Tensor:
-        """Return what a state dict holds beside weights: whether the embedder is trained, and for probabilities."""
-        return torch.tensor([self.is_trained, self._learned_probabilities])
-
-    def set_extra_state(self, state: Tensor) -> None:
-        """Take what :meth:`get_extra_state` gave."""
-        self.is_trained, self._learned_probabilities = state.tolist()
-
-    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
-        rename_torch_ttt_keys(state_dict, prefix, isinstance(self.embedder, Embedder))
-        # Of torch-ttt and of earlier checkpoints, which were written after training.
-        state_dict.setdefault(f"{prefix}_extra_state", torch.tensor([True, False]))
-        super()._load_from_state_dict(state_dict, prefix, *args)
-
-
-def _check_model(model: object) -> None:
-    if not isinstance(model, nn.Module):
-        raise TypeError(f"model must be a torch.nn.Module, not a {type(model).__name__}")
-    if isinstance(model, IT3Engine):
-        raise TypeError("model is an IT3Engine, which adapts by itself; give the model in it, engine.model")
-    if isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel):
-        raise ValueError(
-            f"model is wrapped in {type(model).__name__}; give model.module, and wrap the engine to train in parallel"
-        )
+    @staticmethod
+    def _from_saved(saved: SavedEngine) -> "IT3Engine":
+        """Make the engine that a file holds, in eval mode."""
+        engine = IT3Engine(**saved.arguments)
+        engine.set_extra_state(torch.tensor([saved.is_trained, saved.learned_probabilities]))
+        engine.notes = saved.notes
+        return engine.eval()

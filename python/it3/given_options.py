@@ -17,9 +17,14 @@ class GivenOptions(Mapping[str, Any]):
         object.__setattr__(self, "_given", tuple(given))
         return self
 
-    def __post_init__(self) -> None:
-        """Raise for what is not accepted."""
-        _C.options_of(dict(self))
+    def __post_init__(self, online: bool | None) -> None:
+        """Raise for what is not accepted, and note ``online`` as what it is another spelling of."""
+        given = {name: getattr(self, name) for name in self._given if name != "online"}
+        if online is not None:
+            given["copy_model"] = _C.options_of({**given, "online": online})["copy_model"]
+            object.__setattr__(self, "copy_model", given["copy_model"])
+        _C.options_of(given)
+        object.__setattr__(self, "_given", tuple(given))
 
     def __getitem__(self, name: str) -> Any:
         """Return the value of an option that was given."""

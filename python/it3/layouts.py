@@ -9,39 +9,29 @@ from torch import Tensor, nn
 from it3 import _C
 
 
-def settle_layouts(
-    parts: _C.EngineParts, model: nn.Module, layer_name: str, inputs: Any, is_training: bool, needed: tuple[bool, bool]
-) -> tuple[_C.Layout, _C.Layout]:
-    """Return where an engine's prediction and features have their channels and samples.
+def origins_of(
+    model: nn.Module, layer_name: str, inputs: Any, is_training: bool
+) -> tuple[_C.Origin | None, _C.Origin | None]:
+    """Return the layers that a model's prediction, and the output of its layer, come from.
+
+    Of a TorchScript module, whose graph tells, None.
 
     Parameters
     ----------
-    parts
-        The engine's. Layouts in them whose ``channel_dim`` is set are taken as they are.
     model, layer_name
         The engine's model, and its layer.
     inputs
         What the model is called with.
     is_training
         Whether the call trains, and a lazy model may take its shapes from it.
-    needed
-        Whether it is an error if the prediction's, and the features', stay open.
-
-    Raises
-    ------
-    ValueError
-        For a layout that is needed and stays open.
-    IndexError
-        For a given one that the tensor does not have.
     """
     if isinstance(model, torch.jit.ScriptModule):
-        return _C.settle_layouts(parts, inputs, None, None, needed)
+        return None, None
     if is_training and any(nn.parameter.is_lazy(parameter) for parameter in model.parameters()):
         arguments, keywords = _C.arguments_of(inputs)
         with torch.no_grad():
             model(*arguments, **keywords)  # gives the parameters their shapes, as the first call would
-    layer = _C.submodule_of(model, layer_name)
-    return _C.settle_layouts(parts, inputs, origin_of(model, model), origin_of(layer, model), needed)
+    return origin_of(model, model), origin_of(_C.submodule_of(model, layer_name), model)
 
 
 def origin_of(layer: nn.Module, model: nn.Module) -> _C.Origin:

@@ -1,7 +1,8 @@
 """Engines like a given one, by which it can be tried without changing it, and batches to try it on."""
 
+import copy
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -9,15 +10,17 @@ from torch.utils import _pytree as pytree
 
 from it3 import _C
 from it3.checks import eager as eager_of
-from it3.engine import IT3Engine
 from it3.export import copy_of
 from it3.kept import kept_random_state, own_copy
+
+if TYPE_CHECKING:
+    from it3.engine import IT3Engine
 
 Batches = list[tuple[Any, Any]]
 Loader = Iterable[tuple[Any, Any]] | Callable[[int], Iterable[tuple[Any, Any]]]
 
 
-def with_settings(engine: IT3Engine, settings: Mapping[str, Any]) -> IT3Engine:
+def with_settings(engine: "IT3Engine", settings: Mapping[str, Any]) -> "IT3Engine":
     """Make an engine that adapts by other settings, which leaves the given one and its model as they are.
 
     It is around the same model, or, where adapted weights are kept (``copy_model`` False), around a copy, and knows
@@ -39,24 +42,18 @@ def with_settings(engine: IT3Engine, settings: Mapping[str, Any]) -> IT3Engine:
     if _C.options_of(other.optimization_parameters)["copy_model"]:
         return other
     other._modules["model"] = eager_of(engine.model)  # a wrapper of torch.compile is not run anyhow
-    runners, other.__dict__["_known_runners"] = other.__dict__["_known_runners"], None
     with _C.ModelHold(other._modules["model"]):
         twin: IT3Engine = copy_of(other)
-    other.__dict__["_known_runners"] = runners
-    twin.__dict__["_known_parts"] = None
-    twin.__dict__["_online"] = _C.Online()
     return twin
 
 
-def sibling(engine: IT3Engine, settings: Mapping[str, Any]) -> IT3Engine:
+def sibling(engine: "IT3Engine", settings: Mapping[str, Any]) -> "IT3Engine":
     """Make an engine around the same model and functions with other settings; see :func:`with_settings`."""
     options = options_with(engine, settings)
-    other = type(engine).__new__(type(engine))
+    other = copy.copy(engine)
     # With dictionaries of its own, of modules and of options among them.
-    own = {name: value.copy() if isinstance(value, dict | set) else value for name, value in vars(engine).items()}
+    own = {name: value.copy() for name, value in vars(engine).items() if isinstance(value, dict | set)}
     other.__dict__.update(own)
-    other.__dict__["_known_parts"] = None
-    other.__dict__["_online"] = _C.Online()
     other.optimization_parameters = options
     distance = settings.get("distance_fn")
     if isinstance(distance, str):
@@ -69,7 +66,7 @@ def sibling(engine: IT3Engine, settings: Mapping[str, Any]) -> IT3Engine:
     return other
 
 
-def options_with(engine: IT3Engine, settings: Mapping[str, Any]) -> dict[str, Any]:
+def options_with(engine: "IT3Engine", settings: Mapping[str, Any]) -> dict[str, Any]:
     """Return the engine's options with those of some settings in their place."""
     if not isinstance(settings, Mapping):
         raise TypeError(f"settings must be a mapping, such as {{'num_steps': 1}}, not a {type(settings).__name__}")
@@ -77,7 +74,7 @@ def options_with(engine: IT3Engine, settings: Mapping[str, Any]) -> dict[str, An
     return _C.overridden(engine.optimization_parameters, options)
 
 
-def check_separate(twin: IT3Engine, engine: IT3Engine, inputs: Any) -> None:
+def check_separate(twin: "IT3Engine", engine: "IT3Engine", inputs: Any) -> None:
     """Check that a copy of an engine's model does not read the model's own parameters.
 
     Functions are not copied: a hook or a forward() that is a function over a layer calls that very layer.
@@ -87,17 +84,17 @@ def check_separate(twin: IT3Engine, engine: IT3Engine, inputs: Any) -> None:
     ValueError
         If it does.
     """
-    copy, model = eager_of(twin.model), eager_of(engine.model)
-    if copy is model or isinstance(copy, torch.jit.ScriptModule):
+    other, model = eager_of(twin.model), eager_of(engine.model)
+    if other is model or isinstance(other, torch.jit.ScriptModule):
         return
     names = {id(parameter): name for name, parameter in model.named_parameters()}
     args, kwargs = _C.arguments_of(own_copy(inputs))
-    modes = [(module, module.training, dict(module._buffers)) for module in copy.modules()]
-    values = [(tensor, tensor.detach().clone()) for tensor in (*copy.parameters(), *copy.buffers())]
+    modes = [(module, module.training, dict(module._buffers)) for module in other.modules()]
+    values = [(tensor, tensor.detach().clone()) for tensor in (*other.parameters(), *other.buffers())]
     try:
-        copy.eval()
+        other.eval()
         with kept_random_state(), torch.inference_mode(False), torch.enable_grad():
-            outputs = copy(*args, **kwargs)
+            outputs = other(*args, **kwargs)
     finally:
         for module, mode, buffers in modes:
             module.training = mode

@@ -1,7 +1,7 @@
 """The options of an engine. Written by tools/write_options.py from the core's table; change that instead."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import InitVar, dataclass
 from typing import Literal
 
 from it3.given_options import GivenOptions
@@ -66,7 +66,8 @@ class Options(GivenOptions):
         Of ``per_sample``: how many samples adapt at once. None: what fits into half of the free memory.
     copy_model
         Whether every call starts from the same weights and leaves them as they were. False keeps adapted weights,
-        optimizer state and anchor from call to call, until ``engine.reset()``.
+        optimizer state and anchor from call to call, until ``engine.reset()``. ``online=True`` is another spelling of
+        False.
     restore_probability
         The probability with which each weight, after each step, goes back to its value at the start (the stochastic
         restoration of CoTTA, arXiv 2203.13591).
@@ -80,11 +81,20 @@ class Options(GivenOptions):
     amp
         ``"bf16"`` or ``"fp16"``: the passes run in mixed precision by autocast. Weights, losses, gradients and
         predictions stay float32; in fp16, gradients are scaled on their way so that small ones do not vanish.
+    online
+        Another spelling of ``copy_model``, which holds its opposite. None says nothing.
 
     Raises
     ------
     ValueError, TypeError
         For values that are not accepted.
+
+    Examples
+    --------
+    >>> options = it3.Options(num_steps=2, lr=1e-3)
+    >>> dict(options)
+    {'num_steps': 2, 'lr': 0.001}
+    >>> engine = it3.IT3Engine(model, "0", optimization_parameters=options)
     """
 
     optimizer_name: Literal["adam", "adamw", "sgd", "rmsprop", "adagrad"] = "adam"
@@ -111,3 +121,4 @@ class Options(GivenOptions):
     recovery_factor: float | None = None
     cuda_graphs: Literal["off", "auto"] = "auto"
     amp: Literal["bf16", "fp16"] | None = None
+    online: InitVar[bool | None] = None

@@ -1,8 +1,7 @@
 """Engines in one file, which C++ reads too."""
 
-import io
 import os
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -10,7 +9,6 @@ from torch import Tensor, nn
 from it3 import _C
 from it3.checks import eager as eager_of
 from it3.embedder import Embedder
-from it3.engine import IT3Engine
 from it3.export import (
     FunctionOfOne,
     FunctionOfTwo,
@@ -20,19 +18,20 @@ from it3.export import (
     complete_file,
     copy_of,
     move_weights,
-    quiet_torchscript,
     to_torchscript,
     uncompiled,
     unreadable,
 )
 from it3.kept import counts_writes, kept_random_state, own_copy
 from it3.looking import sibling
+from it3.saved_file import read_engine
 
-_FUNCTIONS = ("embedder", "combine", "distance")
+if TYPE_CHECKING:
+    from it3.engine import IT3Engine
 
 
 def save(
-    engine: IT3Engine,
+    engine: "IT3Engine",
     path: str | os.PathLike[str],
     example_inputs: Any,
     method: Method = "script",
@@ -60,6 +59,12 @@ def save(
     ValueError
         For parts that cannot be exported, for names that TorchScript writes but cannot read, and if the engine in the
         file gives other results than this one.
+
+    Examples
+    --------
+    >>> it3.save(engine, "engine.pt", example_inputs=x)
+    >>> torch.jit.load("engine.pt")(x).shape  # the plain network
+    torch.Size([32, 1])
     """
     if callable(engine.output):
         raise ValueError("output is a function, which a file cannot hold; give the place of the prediction")
@@ -68,21 +73,16 @@ def save(
         eager = _copy_to_export(engine)
         exported = _exported(eager, example_inputs, method)
         with complete_file(path) as file:
-            options = engine.optimization_parameters
-            facts = {
-                "feedback": engine.feedback,
-                "is_trained": engine.is_trained,
-                "learned_probabilities": engine._learned_probabilities,
-            }
-            _C.save_engine(file, exported._parts(), options, own_copy(example_inputs), facts)
+            setup = exported._setup_for(example_inputs)
+            exported._core.save(setup, file, own_copy(example_inputs), engine.optimization_parameters)
             try:
-                saved = load(file)
-                saved._has_warned = True  # of an embedder that was never trained, which is no matter here
+                saved = engine._from_saved(read_engine(file))
             except Exception as error:
                 parts = (eager.model, eager.embedder, eager.combine_fn, eager.distance_fn)
                 raise unreadable(error, *(part for part in parts if isinstance(part, nn.Module))) from error
             original = sibling(engine, {})
-            original.is_trained = True  # nobody is to be warned
+            for each in (original, saved, eager):
+                each.is_trained = True  # nobody is to be warned here
             how = f"exported by {method!r}, the engine"
             _check_same(saved, original, example_inputs, how)
             move_weights(saved.model, eager.model)  # copies both
@@ -91,63 +91,7 @@ def save(
             check_same_writes(saved.model, eager.model, example_inputs, f"{how} leaves other weights")
 
 
-def load(path: str | os.PathLike[str], device: torch.device | str | None = None) -> IT3Engine:
-    """Read an engine that :func:`it3.save` or C++ wrote, in eval mode.
-
-    Parameters
-    ----------
-    path
-        The file.
-    device
-        Where its tensors go; by default, where they were.
-
-    Raises
-    ------
-    RuntimeError
-        Naming the file, if it is missing, damaged, no engine, or of another format.
-    """
-    saved = _C.load_engine(os.fspath(path))
-    archives: dict[str, Any] = {f"it3_{name}": "" for name in _FUNCTIONS}
-    with quiet_torchscript():
-        model = torch.jit.load(os.fspath(path), map_location=device, _extra_files=archives)
-        functions = {
-            name: torch.jit.load(io.BytesIO(archive), map_location=device)
-            for name, archive in zip(_FUNCTIONS, archives.values(), strict=True)
-            if archive
-        }
-    engine = IT3Engine(
-        model,
-        saved["layer"],
-        functions.get("embedder") or _default_embedder(saved, device or _device_of(model)),
-        functions.get("combine"),
-        functions.get("distance") or saved["distance"],
-        optimization_parameters=saved["options"],
-        neutral=saved["neutral"],
-        output=saved["output"],
-        layer_output=saved["layer_output"],
-        feedback=saved["feedback"],
-        in_dims=saved["in_dims"],
-        prediction_layout=saved["prediction_layout"],
-        features_layout=saved["features_layout"],
-    )
-    engine.is_trained, engine._learned_probabilities = saved["is_trained"], saved["learned_probabilities"]
-    engine.notes = saved["notes"]
-    return engine.eval()
-
-
-def _default_embedder(saved: dict[str, Any], device: torch.device | str) -> Embedder:
-    weights = dict(zip(("weight1", "bias1", "weight2", "bias2"), saved["embedder"], strict=True))
-    # Its dtype comes first, as loading a state dict rounds to it.
-    embedder = Embedder(saved["prediction_layout"], saved["features_layout"]).to(weights["weight1"].dtype)
-    embedder.load_state_dict(weights)
-    return embedder.to(device)
-
-
-def _device_of(model: nn.Module) -> torch.device:
-    return next((p.device for p in model.parameters()), torch.device("cpu"))
-
-
-def _copy_to_export(engine: IT3Engine) -> IT3Engine:
+def _copy_to_export(engine: "IT3Engine") -> "IT3Engine":
     """Copy what exporting could change: the user's own modules stay in the modes that they are in."""
     embedder = engine.embedder
     if isinstance(embedder, nn.Module) and type(embedder) is not Embedder:
@@ -157,7 +101,7 @@ def _copy_to_export(engine: IT3Engine) -> IT3Engine:
     return _of_parts(engine, model, embedder, engine.combine_fn, engine.distance_fn)
 
 
-def _exported(eager: IT3Engine, example_inputs: Any, method: Method) -> IT3Engine:
+def _exported(eager: "IT3Engine", example_inputs: Any, method: Method) -> "IT3Engine":
     """Make an engine of TorchScript parts."""
     calls = _calls_of(eager, example_inputs)
     return _of_parts(
@@ -179,7 +123,7 @@ def _check_finite(distances: Tensor) -> None:
         )
 
 
-def _check_same(saved: IT3Engine, eager: IT3Engine, example_inputs: Any, how: str) -> None:
+def _check_same(saved: "IT3Engine", eager: "IT3Engine", example_inputs: Any, how: str) -> None:
     """Raise ValueError if an engine does not adapt as another one does."""
     can_adapt = all(map(counts_writes, eager_of(eager.model).parameters()))
     for steps in (0, 1) if can_adapt else (0,):
@@ -202,26 +146,12 @@ def _check_same(saved: IT3Engine, eager: IT3Engine, example_inputs: Any, how: st
             check_close(getattr(actual, name), getattr(expected, name), said, 1e-2, noise)
 
 
-def _of_parts(engine: IT3Engine, model: nn.Module, embedder: Any, combine_fn: Any, distance_fn: Any) -> IT3Engine:
+def _of_parts(engine: "IT3Engine", model: nn.Module, embedder: Any, combine_fn: Any, distance_fn: Any) -> "IT3Engine":
     """Make an engine like another one, of other parts."""
-    other = IT3Engine(
-        model,
-        _layer_in(model, engine.features_layer_name),
-        embedder,
-        combine_fn,
-        distance_fn,
-        engine.optimization_parameters,
-        neutral=engine.neutral,
-        output=engine.output,
-        layer_output=engine.layer_output,
-        feedback=engine.feedback,
-        in_dims=engine.in_dims,
-        prediction_layout=engine.prediction_layout,
-        features_layout=engine.features_layout,
+    layer = _layer_in(model, engine.features_layer_name)
+    return engine._with(
+        model=model, features_layer_name=layer, embedder=embedder, combine_fn=combine_fn, distance_fn=distance_fn
     )
-    other.is_trained, other._learned_probabilities = True, engine._learned_probabilities  # nobody is to be warned
-    other._has_looked = True  # the engine has run
-    return other
 
 
 def _layer_in(model: nn.Module, name: str) -> str:
@@ -263,7 +193,7 @@ class _Recorder(Embedder):
         return embedding
 
 
-def _calls_of(engine: IT3Engine, inputs: Any) -> dict[str, tuple[Tensor, ...]]:
+def _calls_of(engine: "IT3Engine", inputs: Any) -> dict[str, tuple[Tensor, ...]]:
     """Return the arguments with which an engine calls its functions."""
     combined: tuple[Tensor, ...] = ()
     combine_fn = engine.combine_fn

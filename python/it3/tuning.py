@@ -51,6 +51,14 @@ class Tuning:
         search, so that these are on the bright side.
     study
         Optuna's record of all trials.
+
+    Examples
+    --------
+    >>> tuning = it3.tune(engine, [(x, y)], "mse", budget=2, search={"lr": [1e-4, 1e-3]})
+    >>> tuning.choice["lr"] in (1e-4, 1e-3)
+    True
+    >>> tuning.engine.optimization_parameters["lr"] == tuning.choice["lr"]
+    True
     """
 
     engine: IT3Engine
@@ -109,6 +117,12 @@ def tune(
     ValueError, TypeError
         For an unknown option or metric, no batches, predictions and targets that do not fit, and if no trial gave
         finite predictions.
+
+    Examples
+    --------
+    >>> tuning = it3.tune(engine, [(x, y)], "mse", budget=3, search={"num_steps": [1, 3], "lr": (1e-4, 1e-2)})
+    >>> sorted(tuning.choice)
+    ['lr', 'num_steps']
     """
     by_name = _by_name(engines)
     if isinstance(budget, bool) or not isinstance(budget, int) or budget < 1:
@@ -119,6 +133,7 @@ def tune(
         batches = batches_of(loader, seed)
         if search is None:
             search = _usable(next(iter(by_name.values())), batches[0][0])
+        search = _in_one_spelling(search)
         for engine in by_name.values():
             _check_search(search, engine)
 
@@ -202,7 +217,6 @@ def _by_name(engines: object) -> dict[str, IT3Engine]:
 def _score(engine: IT3Engine, settings: Mapping[str, Any], batches: Batches, metric: Metric) -> float:
     """Return the mean of the samples' scores. Raises _FailedTrialError if adapting so fails, or is not finite."""
     total, count = 0.0, 0
-    layout = engine.prediction_layout
     other = with_settings(engine, settings)
     if other.model is not engine.model:
         check_separate(other, engine, batches[0][0])
@@ -212,11 +226,21 @@ def _score(engine: IT3Engine, settings: Mapping[str, Any], batches: Batches, met
         except ValueError as error:  # such as a loss that is not finite
             raise _FailedTrialError(str(error)) from error
         try:
-            score, samples = metric.sum(prediction, targets, layout)
+            score, samples = metric.sum(prediction, targets, other.prediction_layout)
         except NotFiniteError as error:
             raise _FailedTrialError(str(error)) from error
         total, count = total + score, count + samples
     return total / count
+
+
+def _in_one_spelling(search: Mapping[str, Values]) -> Mapping[str, Values]:
+    """Search ``copy_model`` for ``online``, which is another spelling of its opposite."""
+    if "online" not in search:
+        return search
+    if "copy_model" in search:
+        raise ValueError("online is another spelling of copy_model; search one of the two")
+    choices = [_C.options_of({"online": value})["copy_model"] for value in search["online"]]
+    return {option: values for option, values in search.items() if option != "online"} | {"copy_model": choices}
 
 
 def _check_search(search: Mapping[str, Values], engine: IT3Engine) -> None:
@@ -244,7 +268,8 @@ def _check_search(search: Mapping[str, Values], engine: IT3Engine) -> None:
 def _without_idle(engine: IT3Engine, choice: Mapping[str, Any]) -> dict[str, Any]:
     """Leave out what says more about a choice that is not made, such as ``ema_decay`` without the anchor "ema"."""
     options = {option: value for option, value in choice.items() if option != "distance_fn"}
-    used = _C.overridden({**engine.optimization_parameters, **options}, {})
+    own = _C.overridden(engine.optimization_parameters, {})  # in one spelling
+    used = _C.overridden({**own, **options}, {})
     return {option: value for option, value in choice.items() if option == "distance_fn" or option in used}
 
 

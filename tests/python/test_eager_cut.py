@@ -36,7 +36,7 @@ def engine_of(model: nn.Module, inputs: object = None, layer: str = "layer", **a
 
 
 def why_not(engine: IT3Engine, inputs: object = None) -> str:
-    return engine._runners().why_not(X if inputs is None else inputs)
+    return engine._core.setup_of(engine).why_not_cut(X if inputs is None else inputs)
 
 
 def agrees(engine: IT3Engine, x: Tensor | None = None) -> None:
@@ -393,4 +393,4 @@ def test_convolutions_are_cut_on_every_device(device: str) -> None:
     engine = IT3Engine(model.to(device).eval(), "0").eval()
     x = torch.randn(256, 1, 28, 28, device=device)
     engine.uncertainty(x)
-    assert engine._runners().why_not(x) == ""
+    assert engine._core.setup_of(engine).why_not_cut(x) == ""

@@ -33,7 +33,7 @@ def engine_of(model: nn.Module) -> IT3Engine:
 
 
 def why_not(engine: IT3Engine) -> str:
-    return engine._runners().why_not(X)
+    return engine._core.setup_of(engine).why_not_cut(X)
 
 
 def expected_of(engine: IT3Engine) -> Tensor:
@@ -155,8 +155,8 @@ def test_plain_models_pay_nothing_for_it() -> None:
     model = nn.Sequential(nn.Linear(6, 8), nn.Tanh(), nn.Linear(8, 3)).double().eval()
     engine = IT3Engine(model, "0").eval()
     engine(X)
-    cut = engine._runners()
+    setup = engine._core.setup_of(engine)
     start = perf_counter()
     for _ in range(1000):
-        cut.why_not(X)
+        setup.why_not_cut(X)
     assert (perf_counter() - start) / 1000 < 100e-6  # about 2 µs on an idle machine

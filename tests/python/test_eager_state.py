@@ -31,7 +31,7 @@ class Plain(nn.Module):
 
 
 def why_not(engine: IT3Engine, x: Tensor) -> str:
-    return engine._runners().why_not(x)
+    return engine._core.setup_of(engine).why_not_cut(x)
 
 
 def agrees(engine: IT3Engine, x: Tensor, **options: Any) -> None:
@@ -116,7 +116,6 @@ def test_modes_that_flip_need_no_new_cut() -> None:
 
     engine = IT3Engine(Counts().double(), "layer").eval()
     engine.adapt(X)
-    engine._runners()
     before = len(calls)
     for training in (True, False, True):
         engine.model.train(training)
@@ -322,7 +321,7 @@ class WritesToInput(Plain):
 def test_making_a_cut_leaves_the_inputs() -> None:
     engine = IT3Engine(WritesToInput().double().eval(), "layer").eval()
     x = X.clone()
-    engine._runners().why_not(x)
+    engine._core.setup_of(engine).why_not_cut(x)
     exact(x, X)
 
 

@@ -224,12 +224,12 @@ def test_reasons_are_those_of_the_call() -> None:
     model = Cut().double().eval()
     engine = IT3Engine(model, "layer").eval()
     engine.adapt(X)
-    cut = engine._runners()
+    setup = engine._core.setup_of(engine)
 
     class Opaque:
         x = X
 
-    reasons = run_in_threads([lambda: cut.why_not(X), lambda: cut.why_not(Opaque())] * 50)
+    reasons = run_in_threads([lambda: setup.why_not_cut(X), lambda: setup.why_not_cut(Opaque())] * 50)
     assert set(reasons[::2]) == {""}
     assert set(reasons[1::2]) == {"the inputs hold other things than tensors, numbers and strings"}
 

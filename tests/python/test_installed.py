@@ -1,13 +1,16 @@
 """C++ projects outside of it3 find what the wheel and `cmake --install` carry, and adapt as Python does."""
 
+from collections import OrderedDict
 from pathlib import Path
 
 import it3
 import pytest
 import torch
+import torch.nn.functional as F
 from installed import assert_adapts_the_same, build_against, install, run
 from it3 import IT3Engine
 from models import KINDS, make_case
+from torch import nn
 
 
 def save_engine(kind: str, path: Path) -> torch.Tensor:
@@ -33,11 +36,20 @@ def test_a_program_built_against_the_library_alone(library: str, tmp_path: Path)
     assert_adapts_the_same(program, tmp_path / "engine.pt", inputs)
 
 
-def test_the_example_trains_adapts_and_saves(tmp_path: Path) -> None:
+def test_the_examples_train_adapt_and_save(tmp_path: Path) -> None:
     build = build_against(it3.cmake_prefix_path, "examples/cpp", tmp_path / "build")
     told = run(build / "train_adapt_save", tmp_path)
     first_losses = [float(line.split("= ")[1].split(",")[0]) for line in told.splitlines() if "d(f(x), y)" in line]
     assert first_losses[-1] < 0.2 * first_losses[0]
     assert "adapts equally" in told
-    assert (tmp_path / "model.pt").exists()
-    assert (tmp_path / "embedder.pt").exists()
+    model = nn.Sequential(
+        OrderedDict(encoder=nn.Linear(8, 64), relu1=nn.ReLU(), hidden=nn.Linear(64, 64), relu2=nn.ReLU())
+        | OrderedDict(head=nn.Linear(64, 1))
+    )
+    engine = it3.IT3Engine(model, "encoder")
+    engine.load_state_dict(torch.load(tmp_path / "state.pt", weights_only=False)["state_dict"])
+    assert engine.is_trained
+    x = torch.randn(512, 8)
+    y = (x[:, 0].sin() + x[:, 1] * x[:, 2]).unsqueeze(1)
+    assert F.mse_loss(model(x), y) < 0.5 * y.var()
+    assert "adapted by it3 and by hand" in run(build / "own_network", tmp_path)  # which fails if they differ

@@ -15,7 +15,7 @@ def dims(engine: IT3Engine, inputs: object, features_rank: int, prediction_rank:
     """Return the dimensions of the features' channels and samples, and of the prediction's, after a call."""
     engine.uncertainty(inputs)
     found = []
-    ranks = ((engine._features_layout, features_rank), (engine._prediction_layout, prediction_rank))
+    ranks = ((engine.features_layout, features_rank), (engine.prediction_layout, prediction_rank))
     for layout, rank in ranks:
         channel = layout.channel_dim
         if channel is None:  # of tensors without places
@@ -332,8 +332,8 @@ def test_nobody_notices_the_passes() -> None:
         flags = [module.training for module in model.modules()]
         x = torch.randn(2, 3, 5, 5)
         values, state = x.clone(), torch.get_rng_state()
-        engine._parts_for(x)
-        assert engine._features_layout.channel_dim == -1
+        engine._setup_for(x)
+        assert engine.features_layout.channel_dim == -1
         assert torch.equal(x, values)
         assert torch.equal(torch.get_rng_state(), state)
         torch.testing.assert_close(dict(model.state_dict()), dict(before), rtol=0, atol=0)

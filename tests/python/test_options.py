@@ -1,6 +1,7 @@
 """Options are checked where they are given, with errors that say what is accepted."""
 
 import copy
+import dataclasses
 import math
 import pickle
 
@@ -315,3 +316,44 @@ def test_an_anchor_may_be_spelled_as_before(case: Case) -> None:
     for spelling in ("none", None):
         assert torch.equal(engine.adapt(case.inputs, anchor=spelling).prediction, expected)
         assert not torch.equal(engine.adapt(case.inputs, anchor="frozen").prediction, expected)
+
+
+def test_online_is_another_spelling(case: Case) -> None:
+    x = case.inputs
+    for options in ({"online": True}, Options(online=True), Options(copy_model=False)):
+        engine = IT3Engine(copy.deepcopy(case.model), case.layer, optimization_parameters=options).eval()
+        engine.adapt(x)
+        assert engine.drift().distance > 0
+        engine.reset()
+        engine.adapt(x, online=False)
+        assert engine.drift().distance == 0
+        engine.adapt(x, online=None)  # which says nothing
+        assert engine.drift().distance > 0
+    engine = IT3Engine(case.model, case.layer).eval()
+    engine.adapt(x, online=True)
+    assert engine.drift().distance > 0
+    engine.reset()
+    online = Options(online=True, lr=1e-3)
+    assert dict(online) == {"lr": 1e-3, "copy_model": False}
+    assert dict(Options(online=None)) == {}
+    assert not dataclasses.replace(online, lr=1e-2).copy_model
+    assert dataclasses.replace(online, copy_model=True).copy_model
+    assert dataclasses.replace(Options(copy_model=True), online=None).copy_model
+    engine.adapt(x, online=None, copy_model=False)
+    assert engine.drift().distance > 0
+
+
+@pytest.mark.parametrize("online", [True, False])
+def test_spellings_that_contradict_one_another_are_an_error(case: Case, online: bool) -> None:
+    message = f"online={online} is another spelling of copy_model={not online}, but copy_model is {online} too"
+    both = {"online": online, "copy_model": online}
+    with pytest.raises(ValueError, match=message):
+        IT3Engine(case.model, case.layer, optimization_parameters=both)
+    with pytest.raises(ValueError, match=message):
+        Options(**both)
+    engine = IT3Engine(case.model, case.layer).eval()
+    with pytest.raises(ValueError, match=message):
+        engine.adapt(case.inputs, **both)
+    with pytest.raises(TypeError, match="online must be True or False, not 1"):
+        engine.adapt(case.inputs, online=1)
+    Options(online=online, copy_model=not online)

@@ -41,7 +41,7 @@ def test_networks_that_amplify_rounding_are_cut(gradient: float, why: str) -> No
     torch.manual_seed(0)
     x = torch.randn(8, 3, 32, 32)
     engine = IT3Engine(AmplifiesRounding(gradient).eval(), "layer").eval()
-    assert engine._runners().why_not(x) == why
+    assert engine._core.setup_of(engine).why_not_cut(x) == why
 
 
 class LosesPrecision(nn.Module):
@@ -70,7 +70,7 @@ def test_what_only_looks_like_rounding_is_no_reason_to_use_a_wrong_cut(kind: str
     x = torch.randn(16, 6)
     x[::2, ::2] = -1
     engine = IT3Engine(LosesPrecision(kind).eval(), "layer").eval()
-    assert engine._runners().why_not(x).startswith("traced, it ")
+    assert engine._core.setup_of(engine).why_not_cut(x).startswith("traced, it ")
 
 
 def test_a_first_batch_that_is_not_finite_does_not_keep_later_ones_from_a_cut() -> None:
@@ -78,6 +78,9 @@ def test_a_first_batch_that_is_not_finite_does_not_keep_later_ones_from_a_cut() 
     x = torch.randn(4, 6, dtype=torch.float64)
     odd = x.clone()
     odd[1, 2] = torch.nan
-    assert engine._runners().why_not(odd) == "its predictions were not finite, by which a cut cannot be compared"
-    assert engine._runners().why_not(x) == ""
-    assert engine._runners().why_not(odd) == ""
+    assert (
+        engine._core.setup_of(engine).why_not_cut(odd)
+        == "its predictions were not finite, by which a cut cannot be compared"
+    )
+    assert engine._core.setup_of(engine).why_not_cut(x) == ""
+    assert engine._core.setup_of(engine).why_not_cut(odd) == ""

@@ -189,6 +189,18 @@ def test_what_samples_share_is_told_by_in_dims(in_dims: object) -> None:
     assert together.losses.shape == (3, 4)
 
 
+@pytest.mark.parametrize("in_dims", [(0, None), {"x": 0, "prototypes": None}])
+def test_in_dims_are_saved_as_they_were_given(in_dims: object, tmp_path: Path) -> None:
+    x, prototypes = torch.randn(4, 6).double(), torch.randn(4, 5).double()
+    engine = engine_of(Prototypes(), "layer", x, prototypes, in_dims=in_dims)
+    inputs = {"x": x, "prototypes": prototypes} if isinstance(in_dims, dict) else (x, prototypes)
+    engine.save(tmp_path / "engine.pt", inputs)
+    loaded = it3.load(tmp_path / "engine.pt")
+    assert loaded.in_dims == in_dims
+    expected, actual = (e.adapt(inputs, per_sample=True).prediction for e in (engine, loaded))
+    torch.testing.assert_close(actual, expected)
+
+
 @pytest.mark.parametrize("in_dims", [(0,), (0, None, 0), {"x": 0}, (0, 5), (0, (0, 0)), 3])
 def test_in_dims_that_do_not_fit_are_an_error(in_dims: object) -> None:
     x, prototypes = torch.randn(4, 6).double(), torch.randn(4, 5).double()

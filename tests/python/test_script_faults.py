@@ -9,7 +9,7 @@ import pytest
 import reference
 import torch
 import torch.nn.functional as F
-from it3 import _C, IT3Engine
+from it3 import IT3Engine
 from torch import Tensor, nn
 
 close = partial(torch.testing.assert_close, rtol=1e-10, atol=1e-10)
@@ -95,8 +95,8 @@ def test_the_prediction_in_a_named_tuple(output) -> None:
 def test_places_are_indices_and_keys() -> None:
     script = torch.jit.script(Named())
     for wrong in (1.5, True, [1], (1, None)):
-        with pytest.raises(TypeError, match="output must be an index, a key, or a tuple of them"):
-            _C.Runners(script, "first", output=wrong)
+        with pytest.raises(TypeError, match="output must be an index, a key, or a tuple of the"):
+            IT3Engine(script, "first", output=wrong).adapt(torch.randn(4, 6))
 
 
 class MaxNorm(nn.Module):

@@ -77,7 +77,9 @@ class Snapshot:
             assert all(torch.equal(a, b) for a, b in zip(self.cuda_random, now.cuda_random, strict=True))
 
 
-def build(device: str, bomb: Bomb, place: str, options: dict[str, Any], is_built: bool) -> tuple[IT3Engine, Tensor]:
+def build(
+    device: str, bomb: Bomb, place: str, options: dict[str, Any], is_built: bool, neutral: float | None = None
+) -> tuple[IT3Engine, Tensor]:
     torch.manual_seed(0)
     inputs = torch.randn(4, 1, 6, 6).to(device)
 
@@ -120,6 +122,7 @@ def build(device: str, bomb: Bomb, place: str, options: dict[str, Any], is_built
         combine_fn=ticking("combine_fn", lambda f, e: f + e[:, :, None, None]),
         distance_fn=ticking("distance_fn", distance),
         optimization_parameters=options,
+        neutral=neutral,
     ).eval()
     if is_built:
         at, bomb.at = bomb.at, -1
@@ -180,9 +183,9 @@ def test_exception_with_other_options(
 ) -> None:
     for at in (1, 2, 3, 4, 5):
         bomb = Bomb(at, KeyboardInterrupt)
-        engine, inputs = build(device, bomb, place, {"copy_model": copy_model, "num_steps": 5, **options}, True)
+        all_options = {"copy_model": copy_model, "num_steps": 5, **options}
+        engine, inputs = build(device, bomb, place, all_options, True, neutral)
         engine.model.norm.eval()
-        engine.neutral = neutral
         before = Snapshot(engine)
         with pytest.raises(KeyboardInterrupt):
             engine(inputs)

@@ -134,3 +134,18 @@ def test_settings_that_fail_are_passed_over() -> None:
     tuning = it3.tune(engine, batches, "mse", budget=6, search={"lr": [1e300, 1e-3]})
     assert tuning.choice == {"lr": 1e-3}
     assert tuning.worth["lr"] != tuning.worth["lr"]  # the engine's own gives nothing to compare with
+
+
+def test_online_is_searched_as_what_it_is_another_spelling_of() -> None:
+    engine, batches = engine_and_batches()
+    tuning = it3.tune(engine, batches, "mse", budget=4, search={"online": [True, False], "lr": [0.1]})
+    assert set(tuning.choice) == {"copy_model", "lr"}
+    assert {trial.user_attrs["choice"]["copy_model"] for trial in tuning.study.trials} == {True, False}
+    engine.optimization_parameters["online"] = True
+    assert set(it3.tune(engine, batches, "mse", budget=2, search={"copy_model": [True, False]}).choice) == {
+        "copy_model"
+    }
+    with pytest.raises(ValueError, match="online is another spelling of copy_model; search one of the two"):
+        it3.tune(engine, batches, "mse", budget=2, search={"online": [True], "copy_model": [True]})
+    with pytest.raises(TypeError, match="online must be True or False, not 'yes'"):
+        it3.tune(engine, batches, "mse", budget=2, search={"online": ["yes"]})

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <map>
 #include <memory>
 #include <optional>
 #include <string>
@@ -16,7 +17,6 @@
 #include <it3/backend/online.h>
 #include <it3/backend/samples.h>
 #include <it3/backend/saved_engine.h>
-#include <it3/backend/settle_layouts.h>
 #include <it3/embedder.h>
 #include <it3/method.h>
 #include <it3/module_network.h>
@@ -81,16 +81,20 @@ class IT3_API Engine {
   std::optional<InDims> in_dims = std::nullopt;
 
   /// Where predictions have their samples and channels. Unless given, what the kinds of the network's layers tell.
-  const Layout& prediction_layout() const { return layouts_.prediction; }
+  Layout prediction_layout() const;
   void set_prediction_layout(const Layout& layout);
+
+  /// If set, losses() trains with one pass, as the authors' programs do; see training_losses().
+  std::optional<double> target_probability = std::nullopt;
 
   /// Whether the embedder was trained: by losses() of this engine, before it was saved or loaded, or elsewhere, which
   /// an embedder that has its shape when the engine is made is taken for. adapt() warns once if it was not.
-  bool is_trained = false;
+  bool is_trained() const;
+  void set_trained(bool is_trained);
 
   /// The signal that stands for "no prediction yet", in training and at test time; see Method::neutral.
-  const at::Tensor& neutral() const { return method_.neutral; }
-  /// Raises c10::ValueError unless it is finite real numbers.
+  at::Tensor neutral() const;
+  /// Undefined for none. Raises c10::ValueError unless it is finite real numbers.
   void set_neutral(at::Tensor neutral);
 
   /// The default embedder, null if another is used. Its parameters belong into the training optimizer, beside the
@@ -101,10 +105,7 @@ class IT3_API Engine {
   std::vector<at::Tensor> parameters() const;
 
   /// See training_losses().
-  Losses losses(
-      const Inputs& inputs,
-      const std::optional<at::Tensor>& target = {},
-      std::optional<double> target_probability = {});
+  Losses losses(const Inputs& inputs, const std::optional<at::Tensor>& target = {});
 
   /// See it3::adapt(). With Options::copy_model false, adapted weights stay until reset().
   Adaptation adapt(const Inputs& inputs, bool with_details = false);
@@ -135,35 +136,32 @@ class IT3_API Engine {
   /// load_engine().
   static Engine load(const std::string& path, std::optional<c10::Device> device = {});
 
+  /// Writes what training and adaptation have changed: the network's parameters and buffers, the default embedder,
+  /// whether it is trained, and what calls with Options::copy_model false keep. With it, an engine that a program makes
+  /// around a like network goes on where this one is, reset() included. See write_state().
+  void save_state(const std::string& path) const;
+
+  /// Takes what save_state() wrote; tensors keep their devices and dtypes. Raises c10::ValueError, with the names, for
+  /// a state of another network or embedder, and c10::Error for a file that read_state() refuses. Nothing has changed
+  /// then.
+  void load_state(const std::string& path);
+
   /// Writes the adapted network as plain TorchScript, which needs no it3. Raises c10::ValueError unless the network is
   /// a ScriptNetwork, and the adaptation has details.
   void save_adapted(const Adaptation& adaptation, const std::string& path) const;
 
  private:
-  struct FirstCall;
-  void set_default_combine();
-  /// The method as feedback, layouts and in_dims say now.
-  Method method() const;
-  /// What is found out before the first call: settle() and check_injection(). Whether the inputs could tell.
-  bool look_at_first(const Inputs& inputs);
-  /// What a call gives; in its turn and, until one has succeeded, alone, behind look_at_first().
-  template <typename Call>
-  auto guarded(const Inputs& inputs, const Call& call);
-  void warn_if_untrained();
-  /// Settles the layouts, see settle_layouts(), unless that is done.
-  void settle(const Inputs& inputs);
+  struct State;
+  /// Gives `work` what a call of these inputs is made with; a first one is preceded by look_at_first().
+  template <typename Work>
+  auto call(const Inputs& inputs, const Work& work);
+
+  /// By the names of a state, see EngineState.
+  std::map<std::string, at::Tensor> tensors() const;
 
   std::shared_ptr<Network> network_;
   Embedder embedder_;
-  Layouts layouts_;
-  bool are_layouts_settled_ = false;
-  bool has_default_combine_;
-  /// Whether training had class indices as targets for predictions that are no probabilities.
-  bool learned_probabilities_ = false;
-  Method method_;
-  Online online_;
-  Graphs graphs_;
-  std::unique_ptr<FirstCall> first_call_;
+  std::unique_ptr<State> state_;
 };
 
 }  // namespace it3

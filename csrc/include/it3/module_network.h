@@ -7,6 +7,7 @@
 #include <string>
 #include <type_traits>
 #include <unordered_set>
+#include <utility>
 #include <vector>
 
 #include <torch/nn/cloneable.h>
@@ -89,6 +90,7 @@ class IT3_API ModuleNetwork : public Network {
   FirstPass prepare(const Inputs& inputs) override;
   at::Tensor resume(const Inputs& inputs, const FirstPass& first, const Inject* inject) override;
   std::vector<NamedParameter> parameters() const override;
+  std::vector<std::pair<std::string, at::Tensor>> named_tensors() const override;
   std::string layer_name() const override { return layer_; }
   Origin origin_of_prediction() const override;
   Origin origin_of_features() const override;

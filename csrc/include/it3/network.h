@@ -132,6 +132,9 @@ class IT3_API Network : public TwoPass {
   /// Every floating-point or complex parameter, frozen ones too, each once; tied ones under their first name.
   virtual std::vector<NamedParameter> parameters() const = 0;
 
+  /// Every parameter and buffer, under each of its names, as far as they are known: parameters() by default.
+  virtual std::vector<std::pair<std::string, at::Tensor>> named_tensors() const;
+
   /// Nothing where the passes may do more than compute with torch's operations.
   virtual std::optional<Dependencies> dependencies(const Normalization& /*normalization*/) const {
     return std::nullopt;

@@ -73,10 +73,13 @@ struct IT3_API Options {
   /// norm_statistics and norm_prior.
   Normalization normalization() const { return {norm_statistics, norm_prior}; }
 
-  /// Sets one option by its name.
+  /// Sets one option by its name; `online` is another spelling of the opposite of `copy_model`.
   /// Raises c10::ValueError for an unknown name or a value out of range, c10::TypeError for a value of another type;
   /// the message names the option, the value and what is accepted.
   void set(std::string_view name, const OptionValue& value);
+
+  /// Raises c10::ValueError if one option is given in two spellings that contradict one another.
+  static void check_spellings(const std::vector<std::pair<std::string, OptionValue>>& settings);
 
   /// The options that are set, by name, as set() takes them.
   std::vector<std::pair<std::string, OptionValue>> values() const;

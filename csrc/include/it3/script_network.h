@@ -54,6 +54,7 @@ class IT3_API ScriptNetwork : public Network {
   FirstPass prepare(const Inputs& inputs) override;
   at::Tensor resume(const Inputs& inputs, const FirstPass& first, const Inject* inject) override;
   std::vector<NamedParameter> parameters() const override;
+  std::vector<std::pair<std::string, at::Tensor>> named_tensors() const override;
   std::string layer_name() const override { return layer(); }
   Origin origin_of_prediction() const override;
   Origin origin_of_features() const override;

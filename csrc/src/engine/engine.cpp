@@ -1,12 +1,16 @@
 #include <it3/engine.h>
 
-#include <atomic>
-#include <exception>
+#include <map>
 #include <mutex>
+#include <string>
+#include <utility>
 
 #include <c10/util/Exception.h>
 
-#include <it3/backend/neutral.h>
+#include <it3/backend/engine_core.h>
+#include <it3/backend/engine_setup.h>
+#include <it3/backend/engine_state.h>
+#include <it3/backend/first_call.h>
 #include <it3/backend/script_function.h>
 #include <it3/backend/uncertainty.h>
 #include <it3/injection.h>
@@ -15,20 +19,30 @@
 namespace it3 {
 namespace {
 
+/// it3::Embedder, of which every call is embed().
+class ModuleEmbedder : public LazyEmbedder {
+ public:
+  explicit ModuleEmbedder(Embedder module) : LazyEmbedder(module.get()), module_(std::move(module)) {}
+
+  bool is_built() const override { return module_->is_built(); }
+  void clear() override { module_->clear(); }
+  Layouts layouts() const override { return {module_->prediction_layout(), module_->features_layout()}; }
+  void set_layouts(const Layouts& layouts) override { module_->set_layouts(layouts.prediction, layouts.features); }
+  EmbedderWeights weights() const override { return module_->weights(); }
+  bool is_plain() const override { return true; }
+  at::Tensor operator()(const at::Tensor& prediction, const at::Tensor& features) override {
+    return module_->forward(prediction, features);
+  }
+
+ private:
+  mutable Embedder module_;
+};
+
 ScriptNetwork& script_of(const std::shared_ptr<Network>& network) {
   auto* const script = dynamic_cast<ScriptNetwork*>(network.get());
   TORCH_CHECK_VALUE(
       script != nullptr, "only an engine around a ScriptNetwork can be saved; export the model to TorchScript");
   return *script;
-}
-
-/// The module of a function that can be saved.
-template <typename Function>
-const torch::jit::Module& module_of(const Function& function, const char* name, const char* alternative) {
-  const auto* const script = function.template target<ScriptFunction>();
-  TORCH_CHECK_VALUE(
-      script != nullptr, name, " is a function that cannot be saved; use an it3::ScriptFunction, or ", alternative);
-  return script->module();
 }
 
 Embed embed_of(const SavedEngine& saved) {
@@ -37,22 +51,6 @@ Embed embed_of(const SavedEngine& saved) {
   embedder->set_weights(std::get<EmbedderWeights>(saved.embedder));
   return embedder;
 }
-
-/// Makes an embedder that had no shape yet empty again if it is destroyed by an exception.
-class ClearOnError {
- public:
-  explicit ClearOnError(const Embedder& embedder)
-      : embedder_(!embedder.is_empty() && !embedder->is_built() ? embedder : Embedder(nullptr)) {}
-  ~ClearOnError() {
-    if (!embedder_.is_empty() && std::uncaught_exceptions() > exceptions_) embedder_->clear();
-  }
-  ClearOnError(const ClearOnError&) = delete;
-  ClearOnError& operator=(const ClearOnError&) = delete;
-
- private:
-  Embedder embedder_;
-  int exceptions_ = std::uncaught_exceptions();
-};
 
 Distance distance_of(const SavedEngine& saved) {
   if (const auto* module = std::get_if<torch::jit::Module>(&saved.distance)) return Distance(ScriptFunction(*module));
@@ -65,32 +63,108 @@ std::shared_ptr<Network> checked(std::shared_ptr<Network> network) {
   return network;
 }
 
-void check_functions(const Method& method) {
-  const auto* const embedder = method.embed.target<Embedder>();
-  TORCH_CHECK_VALUE(
-      method.embed != nullptr && (embedder == nullptr || !embedder->is_empty()),
-      "the embed of an it3::Engine is null; give an it3::Embedder(), or a function of (prediction, features)");
-  TORCH_CHECK_VALUE(
-      method.distance.to_prediction != nullptr && method.distance.to_target != nullptr,
-      "the distance of an it3::Engine is null; give a function of two predictions, or leave it out");
+/// Null for another embedder.
+Embedder default_embedder_in(const Embed& embed) {
+  const auto* const embedder = embed.target<Embedder>();
+  return embedder != nullptr ? *embedder : Embedder(nullptr);
 }
 
-/// Whether distance or feedback need to know where the prediction has its classes or components.
-bool needs_classes(const std::string& distance, Feedback feedback, bool learned_probabilities) {
-  return distance == "cosine" || is_between_distributions(distance) || feedback == Feedback::probabilities ||
-         (feedback == Feedback::automatic && learned_probabilities);
+std::string joined(const std::vector<std::string>& names) {
+  std::string all;
+  for (const std::string& name : names) all += (all.empty() ? "" : ", ") + name;
+  return all;
+}
+
+/// Raises c10::ValueError unless the tensors of a file are those of an engine, by names and shapes; an embedder's may
+/// be empty.
+void check_fits(const std::map<std::string, at::Tensor>& saved, const std::map<std::string, at::Tensor>& own) {
+  std::vector<std::string> missing, unknown, others;
+  for (const auto& [name, tensor] : own) {
+    const auto found = saved.find(name);
+    if (found == saved.end()) {
+      missing.push_back(name);
+      continue;
+    }
+    const bool can_be_empty = name.starts_with("embedder.");
+    const bool is_empty = can_be_empty && (tensor.numel() == 0 || found->second.numel() == 0);
+    if (!is_empty && found->second.sizes() != tensor.sizes()) {
+      others.push_back(c10::str(name, " ", found->second.sizes(), " for ", tensor.sizes()));
+    }
+  }
+  for (const auto& [name, tensor] : saved) {
+    if (!own.contains(name)) unknown.push_back(name);
+  }
+  std::vector<std::string> faults;
+  if (!missing.empty()) faults.push_back("it lacks " + joined(missing));
+  if (!unknown.empty()) faults.push_back("it has " + joined(unknown) + ", which the engine does not");
+  if (!others.empty()) faults.push_back("it has other shapes: " + joined(others));
+  TORCH_CHECK_VALUE(faults.empty(), "the state is of another engine: ", joined(faults));
+}
+
+EngineSetup setup_of(const Embedder& embedder, Embed embed, Combine combine, std::optional<Distance> distance) {
+  EngineFunctions functions{
+      .combine = std::move(combine), .distance = distance ? std::move(*distance) : distance_by_name("mse")};
+  if (!embedder.is_empty()) {
+    functions.embedder = std::make_shared<ModuleEmbedder>(embedder);
+  } else if (embed.target<Embedder>() == nullptr) {
+    functions.embed = std::move(embed);
+  }
+  EngineSetup setup{.functions = std::move(functions)};
+  setup.check();
+  if (setup.functions.embedder != nullptr) setup.layouts = setup.functions.embedder->layouts();
+  return setup;
 }
 
 }  // namespace
 
-/// Calls until one has told what an engine has to know come one after another: one that fails leaves the embedder
-/// without a shape.
-struct Engine::FirstCall {
-  std::mutex mutex;
-  std::atomic<bool> is_over = false;
-  std::atomic<bool> needed_classes =
-      false;  // whether layouts were settled for a use that compares or feeds back classes
-  std::atomic<bool> has_warned = false;
+/// What stays between calls, and the setup of the next one.
+struct Engine::State {
+  explicit State(EngineSetup first)
+      : core(first.functions.embedder != nullptr && first.functions.embedder->is_built()),
+        setup(std::make_shared<EngineSetup>(std::move(first))) {}
+
+  /// The setup of a call with this feedback.
+  std::shared_ptr<const EngineSetup> setup_for(Feedback feedback) {
+    const std::scoped_lock lock(mutex);
+    const bool learned = core.learned_probabilities;
+    if (setup->feedback != feedback || setup->learned_probabilities != learned) {
+      EngineSetup changed = *setup;
+      changed.feedback = feedback;
+      changed.learned_probabilities = learned;
+      take(std::move(changed));
+    }
+    return setup;
+  }
+
+  /// Replaces the setup by one that `change` has changed.
+  template <typename Change>
+  void change_setup(const Change& change) {
+    const std::scoped_lock lock(mutex);
+    EngineSetup changed = *setup;
+    change(changed);
+    changed.check();
+    take(std::move(changed));
+  }
+
+  /// Replaces a setup by what looking at it gave, unless it was replaced meanwhile.
+  std::shared_ptr<const EngineSetup> looked(const std::shared_ptr<const EngineSetup>& at, EngineSetup gave) {
+    auto settled = std::make_shared<const EngineSetup>(std::move(gave));
+    const std::scoped_lock lock(mutex);
+    if (setup == at) setup = settled;
+    return settled;
+  }
+
+  EngineCore core;
+
+ private:
+  void take(EngineSetup changed) {
+    changed.is_looked_at = changed.is_looked_at && !changed.lacks_classes();
+    changed.graphs = std::make_shared<Graphs>();
+    setup = std::make_shared<const EngineSetup>(std::move(changed));
+  }
+
+  std::mutex mutex;  // of the setup
+  std::shared_ptr<const EngineSetup> setup;
 };
 
 Engine::Engine(Engine&&) noexcept = default;
@@ -101,20 +175,8 @@ Engine::Engine(
     std::shared_ptr<Network> network, Options options_, Embed embed, Combine combine, std::optional<Distance> distance)
     : options(std::move(options_)),
       network_(checked(std::move(network))),
-      embedder_(nullptr),
-      has_default_combine_(combine == nullptr),
-      method_{std::move(embed), std::move(combine), distance ? std::move(*distance) : distance_by_name("mse")},
-      first_call_(std::make_unique<FirstCall>()) {
-  check_functions(method_);
-  if (const auto* embedder = method_.embed.target<Embedder>()) {
-    embedder_ = *embedder;
-    layouts_ = {embedder_->prediction_layout(), embedder_->features_layout()};
-    is_trained = embedder_->is_built();
-  }
-  if (has_default_combine_) set_default_combine();
-  method_.takes_any_layout = has_default_combine_ && !embedder_.is_empty();
-  if (method_.takes_any_layout && !method_.distance.name.empty()) method_.reads = embedder_->parameters();
-}
+      embedder_(default_embedder_in(embed)),
+      state_(std::make_unique<State>(setup_of(embedder_, std::move(embed), std::move(combine), std::move(distance)))) {}
 
 Engine::Engine(SavedEngine saved)
     : Engine(
@@ -123,62 +185,40 @@ Engine::Engine(SavedEngine saved)
           embed_of(saved),
           saved.combine ? Combine(ScriptFunction(*saved.combine)) : nullptr,
           distance_of(saved)) {
-  layouts_ = {saved.prediction_layout, saved.features_layout};
-  if (has_default_combine_) set_default_combine();
-  method_.neutral = saved.neutral;
   in_dims = saved.in_dims;
   feedback = saved.feedback;
-  is_trained = saved.is_trained;
-  learned_probabilities_ = saved.learned_probabilities;
+  state_->core.is_trained = saved.is_trained;
+  state_->core.learned_probabilities = saved.learned_probabilities;
+  state_->change_setup([&](EngineSetup& setup) {
+    setup.layouts = {saved.prediction_layout, saved.features_layout};
+    setup.neutral = saved.neutral;
+  });
 }
 
-void Engine::set_default_combine() {
-  method_.combine = [layout = layouts_.features](const at::Tensor& features, const at::Tensor& embedding) {
-    return broadcast_add(features, embedding, layout);
+template <typename Work>
+auto Engine::call(const Inputs& inputs, const Work& work) {
+  const auto turn = network_->take_turn();  // before the other locks, as in calls by the network's own functions
+  auto setup = state_->setup_for(feedback);
+  const FirstUse first_use(setup->functions.embedder);
+  const auto call_by = [&](const EngineSetup& current) {
+    return EngineCall{*network_, inputs, current, current.method(in_dims)};
   };
-}
-
-void Engine::settle(const Inputs& inputs) {
-  if (are_layouts_settled_) return;
-  const bool is_default = !embedder_.is_empty();
-  const bool has_classes = needs_classes(method_.distance.name, feedback, learned_probabilities_);
-  layouts_ = settle_layouts(
-      *network_, inputs, layouts_, network_->origin_of_prediction(), network_->origin_of_features(),
-      network_->layer_name(), {is_default || has_classes, is_default});
-  if (is_default) embedder_->set_layouts(layouts_.prediction, layouts_.features);
-  if (has_default_combine_) set_default_combine();
-  are_layouts_settled_ = true;
-  first_call_->needed_classes = has_classes;
-}
-
-bool Engine::look_at_first(const Inputs& inputs) {
-  settle(inputs);
-  const bool has_shape = embedder_.is_empty() || embedder_->is_built();
-  const bool has_told = check_injection(*network_, method(), inputs);
-  if (!has_shape) embedder_->clear();  // the call itself draws its weights
-  return has_told;
-}
-
-template <typename Call>
-auto Engine::guarded(const Inputs& inputs, const Call& call) {
-  const auto turn = network_->take_turn();  // before the other lock, as in calls by the network's own functions
-  // What needs the classes may have come later: other feedback, or what training has taught.
-  const bool needs_classes_now = needs_classes(method_.distance.name, feedback, learned_probabilities_);
-  const bool is_known = first_call_->is_over && (first_call_->needed_classes || !needs_classes_now);
-  std::unique_lock<std::mutex> lock;
-  if (!is_known) {
-    lock = std::unique_lock(first_call_->mutex);
-    if (needs_classes_now && !first_call_->needed_classes) are_layouts_settled_ = false;
+  if (!setup->is_looked_at) {
+    const auto& embedder = setup->functions.embedder;
+    const ModelLock lock = embedder != nullptr ? embedder->lock() : ModelLock({}, {state_.get()});
+    const auto alone = lock.wait(UpgradeMutex::Use::alone);
+    setup = state_->setup_for(feedback);
+    if (!setup->is_looked_at) {
+      setup = state_->looked(
+          setup, look_at_first(call_by(*setup), network_->origin_of_prediction(), network_->origin_of_features()));
+    }
   }
-  const ClearOnError clear(embedder_);
-  const bool has_told = !lock.owns_lock() || look_at_first(inputs);
-  auto result = call();
-  if (lock.owns_lock()) first_call_->is_over = has_told;
-  return result;
+  return work(call_by(*setup));
 }
 
 std::string Engine::explain_layouts(const Inputs& inputs) {
-  return guarded(inputs, [&] { return describe_layouts(*network_, inputs, layouts_); });
+  return call(
+      inputs, [](const EngineCall& call) { return describe_layouts(call.network, call.inputs, call.setup.layouts); });
 }
 
 std::vector<at::Tensor> Engine::parameters() const {
@@ -189,58 +229,43 @@ std::vector<at::Tensor> Engine::parameters() const {
   return all;
 }
 
+Layout Engine::prediction_layout() const { return state_->setup_for(feedback)->layouts.prediction; }
+
 void Engine::set_prediction_layout(const Layout& layout) {
-  layouts_.prediction = layout;
-  are_layouts_settled_ = first_call_->is_over = false;
-}
-
-Method Engine::method() const {
-  Method now = method_;
-  now.prediction_layout = layouts_.prediction;
-  now.in_dims = in_dims;
-  const bool is_named = !now.distance.name.empty();
-  if (is_named) now.distance = distance_by_name(method_.distance.name, layouts_.prediction);
-  now.feeds_probabilities =
-      feedback == Feedback::probabilities ||
-      (feedback == Feedback::automatic && (learned_probabilities_ || is_between_distributions(now.distance.name)));
-  return now;
-}
-
-void Engine::warn_if_untrained() {
-  if (is_trained || options.num_steps == 0 || first_call_->has_warned.exchange(true)) return;
-  TORCH_WARN(untrained_warning);
-}
-
-Losses Engine::losses(
-    const Inputs& inputs, const std::optional<at::Tensor>& target, std::optional<double> target_probability) {
-  return guarded(inputs, [&] {
-    Losses losses = training_losses(*network_, method(), inputs, target, target_probability);
-    is_trained = true;
-    if (losses.has_class_targets && !learned_probabilities_) {
-      learned_probabilities_ = !are_probabilities(losses.prediction, layouts_.prediction);
-    }
-    return losses;
+  state_->change_setup([&](EngineSetup& setup) {
+    setup.layouts.prediction = layout;
+    setup.is_looked_at = false;
   });
 }
 
+bool Engine::is_trained() const { return state_->core.is_trained; }
+
+void Engine::set_trained(bool is_trained) { state_->core.is_trained = is_trained; }
+
+at::Tensor Engine::neutral() const { return state_->setup_for(feedback)->neutral; }
+
+void Engine::set_neutral(at::Tensor neutral) {
+  state_->change_setup([&](EngineSetup& setup) { setup.neutral = std::move(neutral); });
+}
+
+Losses Engine::losses(const Inputs& inputs, const std::optional<at::Tensor>& target) {
+  return call(inputs, [&](const EngineCall& call) { return state_->core.losses(call, target, target_probability); });
+}
+
 Adaptation Engine::adapt(const Inputs& inputs, bool with_details) {
-  Online* const online = options.copy_model ? nullptr : &online_;
-  if (online != nullptr) Online::check_outside_of_calls(*network_);
-  return guarded(inputs, [&] {
-    warn_if_untrained();
-    return it3::adapt(
-        {.network = *network_,
-         .method = method(),
-         .options = options,
-         .inputs = inputs,
-         .online = online,
-         .with_details = with_details,
-         .graphs = &graphs_});
+  if (!options.copy_model) Online::check_outside_of_calls(*network_);
+  return call(inputs, [&](const EngineCall& call) {
+    if (state_->core.takes_warning(options)) {
+      TORCH_WARN(untrained_warning);
+    }
+    return state_->core.adapt(call, options, with_details);
   });
 }
 
 at::Tensor Engine::uncertainty(const Inputs& inputs) {
-  return guarded(inputs, [&] { return it3::uncertainty(*network_, method(), inputs, options); });
+  return call(inputs, [&](const EngineCall& call) {
+    return it3::uncertainty(call.network, call.method, call.inputs, options);
+  });
 }
 
 double Engine::calibrate(const std::vector<Inputs>& clean, double quantile) {
@@ -252,50 +277,57 @@ double Engine::calibrate(const std::vector<Inputs>& clean, double quantile) {
   return threshold;
 }
 
-void Engine::set_neutral(at::Tensor neutral) {
-  check_neutral(neutral);
-  method_.neutral = std::move(neutral);
-}
-
 void Engine::reset() {
   Online::check_outside_of_calls(*network_);
-  online_.reset(*network_);
+  state_->setup_for(feedback)->online->reset(*network_);
 }
 
-Drift Engine::drift() const { return online_.drift(*network_); }
+Drift Engine::drift() const { return state_->setup_for(feedback)->online->drift(*network_); }
 
 void Engine::save(const std::string& path, const Inputs& example_inputs) {
   ScriptNetwork& network = script_of(network_);
-  options.validate();
-  Notes notes = guarded(example_inputs, [&] { return take_notes(network, method(), example_inputs); });
-  const bool is_default = !embedder_.is_empty();
-  SavedEngine saved{
-      network.module(),
-      network.layer(),
-      EmbedderWeights{},
-      layouts_.prediction,
-      layouts_.features,
-      {},
-      {},
-      options,
-      method_.neutral,
-      {},
-      network.output(),
-      network.layer_output(),
-      in_dims,
-      feedback,
-      is_trained,
-      learned_probabilities_};
-  if (!is_default) saved.embedder = module_of(method_.embed, "embed", "the default embedder");
-  if (!has_default_combine_) saved.combine = module_of(method_.combine, "combine", "the default");
-  saved.distance = method_.distance.name;
-  if (method_.distance.name.empty()) {
-    saved.distance = module_of(method_.distance.to_prediction, "distance", "a distance by its name");
+  call(example_inputs, [&](const EngineCall& call) { state_->core.save(network, call, options, in_dims, path); });
+}
+
+std::map<std::string, at::Tensor> Engine::tensors() const {
+  std::map<std::string, at::Tensor> tensors;
+  for (const auto& [name, tensor] : network_->named_tensors()) tensors.emplace("model." + name, tensor);
+  if (!embedder_.is_empty()) {
+    for (const auto& parameter : embedder_->named_parameters()) {
+      tensors.emplace("embedder." + parameter.key(), parameter.value());
+    }
   }
-  saved.notes = std::move(notes);
-  if (is_default) saved.embedder = embedder_->weights();  // shaped by now
-  const auto reading = network.lock_on(tensors_of(network.parameters())).wait(UpgradeMutex::Use::reading);
-  save_engine(saved, path);
+  return tensors;
+}
+
+void Engine::save_state(const std::string& path) const {
+  const auto turn = network_->take_turn();
+  const auto reading = network_->lock_on(tensors_of(network_->parameters())).wait(UpgradeMutex::Use::reading);
+  const EngineCore& core = state_->core;
+  const auto online = state_->setup_for(feedback)->online;
+  write_state({tensors(), core.is_trained, core.learned_probabilities, online->state()}, path);
+}
+
+void Engine::load_state(const std::string& path) {
+  Online::check_outside_of_calls(*network_);
+  EngineState saved = read_state(path);
+  const auto turn = network_->take_turn();
+  const auto parameters = network_->parameters();
+  const auto alone = network_->lock_on(tensors_of(parameters)).wait(UpgradeMutex::Use::alone);
+  const auto own = tensors();
+  const auto device = parameters.empty() ? c10::Device(at::kCPU) : parameters.front().tensor.device();
+  check_fits(saved.tensors, own);
+  const at::NoGradGuard no_grad;
+  for (const auto& [name, tensor] : own) {
+    const at::Tensor& value = saved.tensors.at(name);
+    if (tensor.sizes() != value.sizes()) {  // an embedder's without shape, which has no dtype and device of its own yet
+      tensor.set_data(at::empty(value.sizes(), value.options().device(device)));
+    }
+    tensor.copy_(value);
+  }
+  state_->core.is_trained = saved.is_trained;
+  state_->core.learned_probabilities = saved.learned_probabilities;
+  state_->change_setup([&](EngineSetup& setup) { setup.online = std::make_shared<Online>(std::move(saved.online)); });
 }
 
 Engine Engine::load(const std::string& path, std::optional<c10::Device> device) {
@@ -304,7 +336,7 @@ Engine Engine::load(const std::string& path, std::optional<c10::Device> device) 
 
 void Engine::save_adapted(const Adaptation& adaptation, const std::string& path) const {
   TORCH_CHECK_VALUE(
-      !method_.neutral.defined(),
+      !neutral().defined(),
       "this engine predicts by injecting a neutral signal, which the plain network does not; save the engine instead");
   TORCH_CHECK_VALUE(
       adaptation.steps() == 0 || !adaptation.weights.empty(),

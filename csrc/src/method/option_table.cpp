@@ -289,7 +289,8 @@ const std::vector<Option>& option_table() {
       boolean(
           "copy_model", &Options::copy_model,
           "Whether every call starts from the same weights and leaves them as they were. False keeps adapted weights, "
-          "optimizer state and anchor from call to call, until `engine.reset()`."),
+          "optimizer state and anchor from call to call, until `engine.reset()`. `online=True` is another spelling of "
+          "False."),
       number(
           "restore_probability", &Options::restore_probability, share,
           "The probability with which each weight, after each step, goes back to its value at the start (the "

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <array>
 #include <cctype>
+#include <optional>
 #include <tuple>
 #include <utility>
 
@@ -53,7 +54,6 @@ constexpr std::array<std::pair<std::string_view, std::string_view>, 34> synonyms
     {"teacher", "anchor"},
     {"statistics", "norm_statistics"},
     {"batch_norm", "norm_statistics"},
-    {"online", "copy_model"},
     {"episodic", "copy_model"},
     {"tol", "tolerance"},
     {"early_stopping", "tolerance"},
@@ -131,6 +131,13 @@ const auto& refinements() {
 }  // namespace
 
 void Options::set(std::string_view name, const OptionValue& value) {
+  if (name == "online") {
+    const bool* const is_online = std::get_if<bool>(&value);
+    const bool is_given = !std::holds_alternative<std::monostate>(value);
+    TORCH_CHECK_TYPE(is_online != nullptr || !is_given, "online must be True or False, not ", detail::to_text(value));
+    if (is_given) copy_model = !*is_online;
+    return;
+  }
   if (const Option* const option = option_called(name)) return option->set(*this, value);
   std::vector<std::string_view> names;
   for (const Option& option : option_table()) names.emplace_back(option.info.name);
@@ -164,7 +171,21 @@ void Options::validate() const {
   last_valid = *this;
 }
 
+void Options::check_spellings(const std::vector<std::pair<std::string, OptionValue>>& settings) {
+  const auto value_of = [&](std::string_view name) {
+    const auto found = std::find_if(settings.begin(), settings.end(), [&](const auto& s) { return s.first == name; });
+    const bool* const value = found != settings.end() ? std::get_if<bool>(&found->second) : nullptr;
+    return value != nullptr ? std::optional(*value) : std::nullopt;
+  };
+  const auto is_online = value_of("online"), copies = value_of("copy_model");
+  TORCH_CHECK_VALUE(
+      !is_online || !copies || *is_online != *copies, "online=", *is_online ? "True" : "False",
+      " is another spelling of copy_model=", *is_online ? "False" : "True", ", but copy_model is ",
+      *copies ? "True" : "False", " too; give one of the two");
+}
+
 void Options::override_with(const std::vector<std::pair<std::string, OptionValue>>& others) {
+  check_spellings(others);
   Options changed = *this;
   for (const auto& [name, value] : others) changed.set(name, value);
   for (const auto& refinement : refinements()) {

@@ -73,21 +73,30 @@ ModelLock::ModelLock(const std::vector<at::Tensor>& tensors, const std::vector<c
   mutexes_ = std::make_shared<const Turn::Mutexes>(std::move(mutexes));
 }
 
+ModelLock::Turn ModelLock::wait(UpgradeMutex::Use use) const {
+  std::size_t taken = 0;
+  try {
+    for (; mutexes_ != nullptr && taken < mutexes_->size(); ++taken) (*mutexes_)[taken]->mutex.lock(use);
+  } catch (...) {
+    while (taken-- > 0) (*mutexes_)[taken]->mutex.unlock(use);
+    throw;
+  }
+  return {mutexes_, use};
+}
+
+std::optional<ModelLock::Turn> ModelLock::try_take(UpgradeMutex::Use use) const {
+  std::size_t taken = 0;
+  for (; mutexes_ != nullptr && taken < mutexes_->size(); ++taken) {
+    if ((*mutexes_)[taken]->mutex.try_lock(use)) continue;
+    while (taken-- > 0) (*mutexes_)[taken]->mutex.unlock(use);
+    return std::nullopt;
+  }
+  return Turn(mutexes_, use);
+}
+
 bool ModelLock::is_held() const {
   return mutexes_ != nullptr &&
          std::any_of(mutexes_->begin(), mutexes_->end(), [](const auto& part) { return part->mutex.is_held(); });
-}
-
-ModelLock::Turn::Turn(std::shared_ptr<const Mutexes> mutexes, UpgradeMutex::Use use)
-    : mutexes_(std::move(mutexes)), use_(use) {
-  if (mutexes_ == nullptr) return;
-  std::size_t taken = 0;
-  try {
-    for (; taken < mutexes_->size(); ++taken) (*mutexes_)[taken]->mutex.lock(use_);
-  } catch (...) {
-    while (taken-- > 0) (*mutexes_)[taken]->mutex.unlock(use_);
-    throw;
-  }
 }
 
 ModelLock::Turn::~Turn() {

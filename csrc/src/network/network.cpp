@@ -17,6 +17,12 @@ ModelLock Network::lock_on(const std::vector<at::Tensor>& tensors) const {
   return kept_lock_;
 }
 
+std::vector<std::pair<std::string, at::Tensor>> Network::named_tensors() const {
+  std::vector<std::pair<std::string, at::Tensor>> tensors;
+  for (const auto& parameter : parameters()) tensors.emplace_back(parameter.name, parameter.tensor);
+  return tensors;
+}
+
 bool Network::is_in_use_here() const { return lock_on(tensors_of(parameters())).is_held(); }
 
 }  // namespace it3

@@ -353,6 +353,13 @@ std::vector<NamedParameter> ModuleNetwork::parameters() const {
   return parameters;
 }
 
+std::vector<std::pair<std::string, at::Tensor>> ModuleNetwork::named_tensors() const {
+  std::vector<std::pair<std::string, at::Tensor>> tensors;
+  for (const auto& parameter : module_->named_parameters()) tensors.emplace_back(parameter.key(), parameter.value());
+  for (const auto& buffer : module_->named_buffers()) tensors.emplace_back(buffer.key(), buffer.value());
+  return tensors;
+}
+
 Origin ModuleNetwork::origin_of_prediction() const {
   return detail::origin_of_chain(point_ == nullptr ? module_->children() : std::vector{module_});
 }

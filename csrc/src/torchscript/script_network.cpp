@@ -136,6 +136,13 @@ std::vector<NamedParameter> ScriptNetwork::parameters() const {
   return parameters;
 }
 
+std::vector<std::pair<std::string, at::Tensor>> ScriptNetwork::named_tensors() const {
+  std::vector<std::pair<std::string, at::Tensor>> tensors;
+  for (const auto& parameter : module_.named_parameters()) tensors.emplace_back(parameter.name, parameter.value);
+  for (const auto& buffer : module_.named_buffers()) tensors.emplace_back(buffer.name, buffer.value);
+  return tensors;
+}
+
 std::optional<Dependencies> ScriptNetwork::dependencies(const Normalization& normalization) const {
   const auto current = cut(normalization);
   return Dependencies{detail::lifted_tensors(*current, /*writable=*/true), current->id, current->writes_inputs};

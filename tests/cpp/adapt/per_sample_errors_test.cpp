@@ -14,7 +14,7 @@ TEST(AdaptPerSample, CannotKeepTheWeightsOfManySamples) {
   const std::string expected = "per_sample is for copy_model=True, but copy_model is False; ";
   EXPECT_EQ(error_of([&] { adapt(network, problem.method(), options, problem.x); }).find(expected), 0);
   Engine engine(std::make_shared<ScriptNetwork>(problem.module, "layer"), options);
-  engine.is_trained = true;
+  engine.set_trained(true);
   EXPECT_EQ(error_of([&] { engine.adapt(problem.x); }).find(expected), 0);
 }
 

@@ -273,7 +273,7 @@ TEST(AdaptPerSample, PutsSamplesWhereThePredictionsLayoutHasThem) {
 TEST(AdaptPerSample, IsWhatAnEngineDoesByItsOptions) {
   PerSampleProblem problem;
   Engine engine(std::make_shared<ScriptNetwork>(problem.module, "layer"), {.lr = 1e-2});
-  engine.is_trained = true;
+  engine.set_trained(true);
   engine.uncertainty(problem.x);  // shapes the embedder
   std::vector<Adaptation> alone;
   for (const at::Tensor& sample : problem.x.split(1)) alone.push_back(engine.adapt(sample));

@@ -358,7 +358,7 @@ TEST(ModuleNetwork, WarnsOnceThatSamplesAdaptOneAfterAnother) {
   } handler;
   Problem problem;
   Engine engine(problem.network, {.per_sample = true});
-  engine.is_trained = true;  // of which it would warn too
+  engine.set_trained(true);  // of which it would warn too
   c10::WarningUtils::WarningHandlerGuard guard(&handler);
   const c10::WarningUtils::WarnAlways always(true);
   for (int call = 0; call < 3; ++call) engine.adapt(problem.x);

@@ -1,6 +1,8 @@
 #pragma once
 
 #include <memory>
+#include <optional>
+#include <utility>
 #include <vector>
 
 #include <ATen/core/Tensor.h>
@@ -37,14 +39,18 @@ class IT3_API ModelLock {
    private:
     friend class ModelLock;
     using Mutexes = std::vector<std::shared_ptr<detail::PartMutex>>;
-    Turn(std::shared_ptr<const Mutexes> mutexes, UpgradeMutex::Use use);
+    /// By mutexes that have been taken.
+    Turn(std::shared_ptr<const Mutexes> mutexes, UpgradeMutex::Use use) : mutexes_(std::move(mutexes)), use_(use) {}
     std::shared_ptr<const Mutexes> mutexes_;
     UpgradeMutex::Use use_ = UpgradeMutex::Use::reading;
   };
 
   /// Waits for other threads. A caller that holds Python's interpreter lock gives it up first. Raises what
   /// UpgradeMutex::lock() raises.
-  Turn wait(UpgradeMutex::Use use) const { return Turn(mutexes_, use); }
+  Turn wait(UpgradeMutex::Use use) const;
+
+  /// Nothing where it would have to wait.
+  std::optional<Turn> try_take(UpgradeMutex::Use use) const;
 
   /// Whether this thread has the lock, or another one on a part of it.
   bool is_held() const;

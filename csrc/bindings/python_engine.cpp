@@ -1,0 +1,259 @@
+#include "python_engine.h"
+
+#include <utility>
+
+#include <ATen/ATen.h>
+#include <c10/util/Exception.h>
+
+#include <it3/backend/first_call.h>
+#include <it3/backend/graphs.h>
+#include <it3/backend/script_function.h>
+#include <it3/backend/uncertainty.h>
+
+#include "in_dims_from_python.h"
+#include "module_tree.h"
+#include "online_state.h"
+#include "options_from_python.h"
+#include "python_network.h"
+#include "python_values.h"
+#include "shared_model_lock.h"
+#include "swapped_state.h"
+
+namespace it3::python {
+namespace {
+
+using Setup = PythonEngine::Setup;
+
+/// Swaps in copies of the buffers of an embedder of the user's own, if it is an eager module. Meanwhile, other threads
+/// wait to use it.
+class EmbedderBuffers {
+ public:
+  explicit EmbedderBuffers(const PythonSetup& setup) {
+    const EngineFunctions& functions = setup.core.functions;
+    const py::object& embedder = setup.attributes.embedder;
+    const bool is_eager = functions.embedder != nullptr ? !functions.embedder->is_plain()
+                                                        : functions.embed.target<ScriptFunction>() == nullptr;
+    if (!is_eager || !py::hasattr(embedder, "_buffers") || buffers_of(embedder).empty()) return;
+    hold_.emplace(SharedModelLock::of(embedder), SharedModelLock::Use::alone);  // it may be another engine's model
+    buffers_.emplace(std::vector<py::object>{embedder});
+  }
+
+ private:
+  std::optional<SharedModelLock::Hold> hold_;  // ends last
+  std::optional<SwappedBuffers> buffers_;
+};
+
+/// Puts the objects in the inputs back as they were, as a model may write to them.
+class InputsAsGiven {
+ public:
+  explicit InputsAsGiven(const py::object& inputs) : objects_(inputs) {}
+  ~InputsAsGiven() {
+    const py::error_scope pending;
+    objects_.restore();
+    PyErr_Clear();
+  }
+  InputsAsGiven(const InputsAsGiven&) = delete;
+  InputsAsGiven& operator=(const InputsAsGiven&) = delete;
+
+ private:
+  KeptState objects_;
+};
+
+using Resolve = NetworkCall (Runners::*)(const py::object& inputs, const py::object& in_dims) const;
+
+/// Gives `work` what a call of these inputs is made with, without the GIL.
+template <typename Work>
+auto call(const Setup& setup, const py::object& inputs, Resolve resolve, const Work& work) {
+  std::optional<FirstUse> first_use;
+  if (const auto& embedder = setup->core.functions.embedder; !FirstUse::is_over(embedder)) {
+    const py::gil_scoped_release no_gil;
+    first_use.emplace(embedder);
+  }
+  const NetworkCall network_call = (setup->runners.get()->*resolve)(inputs, setup->attributes.in_dims);
+  const EngineCall call{
+      *network_call.network, network_call.inputs, setup->core, setup->core.method(network_call.in_dims)};
+  const py::gil_scoped_release no_gil;
+  return work(call);
+}
+
+int visit_each(const Attributes& all, visitproc visit, void* arg) {
+  for (const py::object* attribute :
+       {&all.model, &all.layer, &all.output, &all.layer_output, &all.embedder, &all.combine_fn, &all.distance_fn,
+        &all.neutral, &all.feedback, &all.in_dims, &all.given_layouts}) {
+    Py_VISIT(attribute->ptr());
+  }
+  return 0;
+}
+
+/// A model without inputs, for its parameters.
+PythonNetwork parameters_only(const py::object& model) { return {model, py::none(), "", py::none()}; }
+
+}  // namespace
+
+Setup PythonEngine::setup_of(const py::object& face) {
+  Attributes now = Attributes::of(face);
+  Setup known = setup_;
+  const bool learned = core.learned_probabilities;
+  if (known != nullptr && known->attributes.are(now) && known->core.learned_probabilities == learned) return known;
+  auto made = known != nullptr ? std::make_shared<PythonSetup>(now, learned, *known)
+                               : std::make_shared<PythonSetup>(std::move(now), learned, known_);
+  set_model(made->runners->model());
+  made->core.online = online_;
+  const Setup last = std::exchange(setup_, made);  // ends when there is a new one, as that may run Python's code
+  known_.reset();
+  return made;
+}
+
+void PythonEngine::set_model(const py::object& model) {
+  if (model_ && !model_.is(model)) online_ = std::make_shared<Online>();
+  model_ = model;
+}
+
+void PythonEngine::keep_up(const py::object& face) {
+  Attributes now = Attributes::of(face);
+  set_model(without_compile(now.model));
+  if (setup_ != nullptr && !setup_->attributes.have_layouts_of(now)) setup_.reset();
+  if (known_ && !known_->attributes.have_layouts_of(now)) known_.reset();
+  if (const auto restored = std::exchange(restored_, std::nullopt)) known_ = {std::move(now), *restored};
+}
+
+Setup PythonEngine::look_at_first(
+    const Setup& setup,
+    const py::object& inputs,
+    const std::optional<Origin>& of_prediction,
+    const std::optional<Origin>& of_features) {
+  const InputsAsGiven as_given(inputs);
+  const EmbedderBuffers buffers(*setup);
+  EngineSetup looked = call(setup, inputs, &Runners::resolve_for_training, [&](const EngineCall& call) {
+    return it3::look_at_first(
+        call, of_prediction ? *of_prediction : call.network.origin_of_prediction(),
+        of_features ? *of_features : call.network.origin_of_features());
+  });
+  auto settled = std::make_shared<PythonSetup>(*setup, std::move(looked));
+  if (setup_ == setup) setup_ = settled;  // else attributes have changed meanwhile
+  return settled;
+}
+
+Adaptation PythonEngine::adapt(
+    const Setup& setup, const py::object& inputs, const py::dict& options, bool with_details) {
+  const Options parsed = options_from(options);
+  if (!parsed.copy_model) Online::check_outside_of_calls(parameters_only(setup->runners->model()));
+  const EmbedderBuffers buffers(*setup);
+  return call(
+      setup, inputs, &Runners::resolve, [&](const EngineCall& call) { return core.adapt(call, parsed, with_details); });
+}
+
+std::pair<at::Tensor, at::Tensor> PythonEngine::losses(
+    const Setup& setup,
+    const py::object& inputs,
+    const std::optional<at::Tensor>& target,
+    std::optional<double> target_probability) {
+  return call(setup, inputs, &Runners::resolve_for_training, [&](const EngineCall& call) {
+    Losses losses = core.losses(call, target, target_probability);
+    return std::pair(std::move(losses.prediction), std::move(losses.loss_ttt));
+  });
+}
+
+void PythonEngine::save(
+    const Setup& setup, const std::string& path, const py::object& inputs, const py::dict& options) const {
+  const Options parsed = options_from(options);
+  const auto network = setup->runners->script_network();
+  TORCH_CHECK(network != nullptr, "the model must have been exported to TorchScript");
+  const py::object& given = setup->attributes.in_dims;
+  const auto in_dims = given.is_none() ? std::nullopt : std::optional(in_dims_from(given));
+  call(setup, inputs, &Runners::resolve, [&](const EngineCall& call) {
+    core.save(*network, call, parsed, in_dims, path);
+  });
+}
+
+void PythonEngine::reset(const py::object& model) {
+  set_model(model);
+  const auto online = online_;
+  const PythonNetwork network = parameters_only(model);
+  Online::check_outside_of_calls(network);
+  const SharedModelLock::Hold hold(SharedModelLock::of(model), SharedModelLock::Use::alone);
+  const py::gil_scoped_release no_gil;  // other threads may need it to come to their ends
+  online->reset(network);
+}
+
+Drift PythonEngine::drift(const py::object& model) {
+  set_model(model);
+  const auto online = online_;
+  const SharedModelLock::Hold hold(SharedModelLock::of(model), SharedModelLock::Use::reading);
+  const PythonNetwork network = parameters_only(model);
+  const py::gil_scoped_release no_gil;
+  return online->drift(network);
+}
+
+std::shared_ptr<PythonEngine> PythonEngine::sibling() const {
+  auto other = std::make_shared<PythonEngine>(*this);
+  other->online_ = std::make_shared<Online>();
+  if (setup_ != nullptr) {
+    EngineSetup own = setup_->core;
+    own.online = other->online_;
+    other->setup_ = std::make_shared<PythonSetup>(*setup_, std::move(own));
+  }
+  return other;
+}
+
+py::tuple PythonEngine::state() const {
+  std::optional<std::pair<Layout, Layout>> layouts;
+  if (setup_ != nullptr) {
+    layouts = {setup_->core.layouts.prediction, setup_->core.layouts.features};
+  } else if (known_) {
+    layouts = {known_->layouts.prediction, known_->layouts.features};
+  }
+  return py::make_tuple(
+      core.is_trained.load(), core.learned_probabilities.load(), core.has_warned.load(), layouts, state_of(*online_));
+}
+
+std::shared_ptr<PythonEngine> PythonEngine::from_state(const py::tuple& state) {
+  auto engine = std::make_shared<PythonEngine>(state[0].cast<bool>());
+  engine->core.learned_probabilities = state[1].cast<bool>();
+  engine->core.has_warned = state[2].cast<bool>();
+  if (const auto layouts = state[3].cast<std::optional<std::pair<Layout, Layout>>>()) {
+    engine->restored_ = {layouts->first, layouts->second};
+  }
+  engine->online_ = std::make_shared<Online>(online_from(state[4]));
+  return engine;
+}
+
+int PythonEngine::traverse(visitproc visit, void* arg) const {
+  Py_VISIT(model_.ptr());
+  if (known_) {
+    if (const int stop = visit_each(known_->attributes, visit, arg); stop != 0) return stop;
+  }
+  const bool is_own = setup_ != nullptr && setup_.use_count() == 1;  // else a call has it too
+  return is_own ? visit_each(setup_->attributes, visit, arg) : 0;
+}
+
+void PythonEngine::clear() {
+  const Setup setup = std::exchange(setup_, nullptr);
+  const auto known = std::exchange(known_, std::nullopt);
+  const py::object model = std::exchange(model_, py::object());
+}
+
+at::Tensor uncertainty_of(const Setup& setup, const py::object& inputs, const py::dict& options) {
+  const Options parsed = options_from(options);
+  const EmbedderBuffers buffers(*setup);
+  return call(setup, inputs, &Runners::resolve, [&](const EngineCall& call) {
+    return uncertainty(call.network, call.method, call.inputs, parsed);
+  });
+}
+
+std::string explain(const Setup& setup, const py::object& inputs, const py::dict& options) {
+  const Options parsed = options_from(options);
+  const InputsAsGiven as_given(inputs);
+  const std::string how = setup->runners->explain(inputs);
+  const std::string layouts = call(setup, inputs, &Runners::resolve_for_training, [](const EngineCall& call) {
+    return describe_layouts(call.network, call.inputs, call.setup.layouts);
+  });
+  const std::string why_not = call(setup, inputs, &Runners::resolve, [&](const EngineCall& call) {
+    return Graphs::why_not(call.network, call.method, parsed, call.inputs);
+  });
+  return how + "; " +
+         (why_not.empty() ? "replayed as a CUDA graph from the second like call on" : "no CUDA graph: " + why_not) +
+         "; " + layouts;
+}
+
+}  // namespace it3::python

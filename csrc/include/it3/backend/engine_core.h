@@ -1,0 +1,62 @@
+#pragma once
+
+#include <atomic>
+#include <optional>
+#include <string>
+
+#include <ATen/core/Tensor.h>
+
+#include <it3/adapt.h>
+#include <it3/backend/engine_setup.h>
+#include <it3/backend/export.h>
+#include <it3/backend/losses.h>
+#include <it3/backend/samples.h>
+#include <it3/options.h>
+#include <it3/script_network.h>
+
+namespace it3 {
+
+/// An engine without its network and its setup, which each call brings with it: what stays from call to call.
+/// it3::Engine is one with a network; so is Python's, whose network depends on the inputs. Threads may share it.
+class IT3_API EngineCore {
+ public:
+  /// @param was_trained  whether the embedder was trained elsewhere
+  explicit EngineCore(bool was_trained) : is_trained(was_trained) {}
+
+  /// Knows what the other one does.
+  EngineCore(const EngineCore& other);
+  EngineCore& operator=(const EngineCore&) = delete;
+
+  /// See training_losses(). The engine is trained afterwards.
+  Losses losses(
+      const EngineCall& call, const std::optional<at::Tensor>& target, std::optional<double> target_probability);
+
+  /// See it3::adapt(). Adapted weights are kept unless Options::copy_model says otherwise.
+  Adaptation adapt(const EngineCall& call, const Options& options, bool with_details);
+
+  /// Writes an engine around the call's network, which is `network`, to a file, see save_engine(). Raises
+  /// c10::ValueError unless the functions are the default ones, by name, or ScriptFunctions. The embedder has its
+  /// shape.
+  ///
+  /// @param in_dims  as they were given for inputs of any form; those of the call are for its own
+  void save(
+      ScriptNetwork& network,
+      const EngineCall& call,
+      const Options& options,
+      const std::optional<InDims>& in_dims,
+      const std::string& path) const;
+
+  /// True once, where `options` adapt an engine that was never trained: then people are to be told `untrained_warning`.
+  bool takes_warning(const Options& options);
+
+  /// Whether the embedder was trained, by this engine or elsewhere.
+  std::atomic<bool> is_trained;
+
+  /// Whether training had class indices as targets for predictions that are no probabilities by themselves.
+  std::atomic<bool> learned_probabilities = false;
+
+  /// Whether takes_warning() was true.
+  std::atomic<bool> has_warned = false;
+};
+
+}  // namespace it3

@@ -1,0 +1,89 @@
+#include <it3/backend/engine_core.h>
+
+#include <c10/util/Exception.h>
+
+#include <it3/backend/saved_engine.h>
+#include <it3/backend/script_function.h>
+
+namespace it3 {
+namespace {
+
+/// The module of a function that can be saved.
+template <typename Function>
+const torch::jit::Module& module_of(const Function& function, const char* name, const char* alternative) {
+  const auto* const script = function.template target<ScriptFunction>();
+  TORCH_CHECK_VALUE(
+      script != nullptr, name, " is a function that cannot be saved; use an it3::ScriptFunction, or ", alternative);
+  return script->module();
+}
+
+}  // namespace
+
+EngineCore::EngineCore(const EngineCore& other)
+    : is_trained(other.is_trained.load()),
+      learned_probabilities(other.learned_probabilities.load()),
+      has_warned(other.has_warned.load()) {}
+
+Losses EngineCore::losses(
+    const EngineCall& call, const std::optional<at::Tensor>& target, std::optional<double> target_probability) {
+  Losses losses = training_losses(call.network, call.method, call.inputs, target, target_probability);
+  is_trained = true;
+  if (losses.has_class_targets && !learned_probabilities) {
+    learned_probabilities = !are_probabilities(losses.prediction, call.method.prediction_layout);
+  }
+  return losses;
+}
+
+Adaptation EngineCore::adapt(const EngineCall& call, const Options& options, bool with_details) {
+  return it3::adapt(
+      {.network = call.network,
+       .method = call.method,
+       .options = options,
+       .inputs = call.inputs,
+       .online = options.copy_model ? nullptr : call.setup.online.get(),
+       .with_details = with_details,
+       .graphs = call.setup.graphs.get()});
+}
+
+bool EngineCore::takes_warning(const Options& options) {
+  return !is_trained && options.num_steps != 0 && !has_warned.exchange(true);
+}
+
+void EngineCore::save(
+    ScriptNetwork& network,
+    const EngineCall& call,
+    const Options& options,
+    const std::optional<InDims>& in_dims,
+    const std::string& path) const {
+  options.validate();
+  const auto& [embedder, embed, combine, distance] = call.setup.functions;
+  SavedEngine saved{
+      network.module(),
+      network.layer(),
+      EmbedderWeights{},
+      call.setup.layouts.prediction,
+      call.setup.layouts.features,
+      {},
+      {},
+      options,
+      call.setup.neutral,
+      take_notes(network, call.method, call.inputs),
+      network.output(),
+      network.layer_output(),
+      in_dims,
+      call.setup.feedback,
+      is_trained,
+      learned_probabilities};
+  if (embedder != nullptr) {
+    saved.embedder = embedder->weights();  // shaped by now
+  } else {
+    saved.embedder = module_of(embed, "embed", "the default embedder");
+  }
+  if (combine != nullptr) saved.combine = module_of(combine, "combine", "the default");
+  saved.distance = distance.name;
+  if (distance.name.empty()) saved.distance = module_of(distance.to_prediction, "distance", "a distance by its name");
+  const auto reading = network.lock_on(tensors_of(network.parameters())).wait(UpgradeMutex::Use::reading);
+  save_engine(saved, path);
+}
+
+}  // namespace it3

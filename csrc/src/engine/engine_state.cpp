@@ -1,0 +1,126 @@
+#include <it3/backend/engine_state.h>
+
+#include <filesystem>
+#include <fstream>
+#include <iterator>
+#include <optional>
+#include <utility>
+#include <vector>
+
+#include <ATen/ATen.h>
+#include <c10/util/Exception.h>
+#include <torch/csrc/api/include/torch/serialize.h>
+
+#include <it3/options.h>
+
+#include "support/error_text.h"
+
+namespace it3 {
+namespace {
+
+using Tensors = std::vector<at::Tensor>;
+using Dict = c10::impl::GenericDict;
+using TensorDict = c10::Dict<std::string, at::Tensor>;
+
+constexpr const char* flags_name = "_extra_state";
+
+c10::IValue list_of(const Tensors& tensors) {
+  const c10::impl::GenericList list(c10::OptionalType::create(c10::TensorType::get()));
+  for (const at::Tensor& t : tensors) list.push_back(t.defined() ? c10::IValue(t) : c10::IValue());
+  return list;
+}
+
+Tensors tensors_from(const c10::IValue& list) {
+  Tensors tensors;
+  for (const c10::IValue& item : list.toListRef()) tensors.push_back(item.isNone() ? at::Tensor() : item.toTensor());
+  return tensors;
+}
+
+Dict online_to_dict(const Online::State& state) {
+  const TensorDict start;
+  for (const auto& s : state.start) start.insert(s.name, s.value);
+  const Dict dict(c10::StringType::get(), c10::AnyType::get());
+  dict.insert("start", start);
+  dict.insert("optimizer", std::string(to_string(state.optimizer_name)));
+  dict.insert("momentum", list_of(state.optimizer.momentum));
+  dict.insert("squares", list_of(state.optimizer.squares));
+  dict.insert("steps", list_of(state.optimizer.steps));
+  dict.insert("masters", list_of(state.optimizer.masters));
+  dict.insert("stepped", c10::List<std::string>(c10::ArrayRef<std::string>(state.stepped)));
+  dict.insert("average", list_of(state.average));
+  c10::List<double> loss;
+  if (state.loss_average) loss = c10::List<double>({state.loss_average->average, state.loss_average->least});
+  dict.insert("loss_average", loss);
+  return dict;
+}
+
+Online::State online_from(const c10::IValue& saved) {
+  const auto dict = saved.toGenericDict();
+  Online::State state;
+  for (const auto& item : dict.at("start").toGenericDict()) {
+    state.start.push_back({item.key().toStringRef(), item.value().toTensor()});
+  }
+  Options options;
+  options.set("optimizer_name", dict.at("optimizer").toStringRef());
+  state.optimizer_name = options.optimizer_name;
+  state.optimizer = {
+      tensors_from(dict.at("momentum")), tensors_from(dict.at("squares")), tensors_from(dict.at("steps")),
+      tensors_from(dict.at("masters"))};
+  for (const c10::IValue& name : dict.at("stepped").toListRef()) state.stepped.push_back(name.toStringRef());
+  state.average = tensors_from(dict.at("average"));
+  const auto loss = dict.at("loss_average").toDoubleVector();
+  if (loss.size() == 2) state.loss_average = {loss[0], loss[1]};
+  return state;
+}
+
+/// Writes beside the file, which appears when all is written.
+void write_complete(const std::vector<char>& bytes, const std::string& path) {
+  const std::string partial = path + ".partial";
+  std::ofstream file(partial, std::ios::binary);
+  file.write(bytes.data(), static_cast<std::streamsize>(bytes.size()));
+  file.close();
+  std::error_code error;
+  if (file) std::filesystem::rename(partial, path, error);
+  if (file && !error) return;
+  std::error_code ignored;
+  std::filesystem::remove(partial, ignored);
+  TORCH_CHECK(
+      false, "cannot write '", path, "': ", error ? error.message() : "the folder is missing, or the disk full");
+}
+
+}  // namespace
+
+void write_state(const EngineState& state, const std::string& path) {
+  const TensorDict tensors;
+  for (const auto& [name, tensor] : state.tensors) tensors.insert(name, tensor.detach());
+  tensors.insert(flags_name, at::tensor({int{state.is_trained}, int{state.learned_probabilities}}).to(at::kBool));
+  const Dict dict(c10::StringType::get(), c10::AnyType::get());
+  dict.insert("state_dict", tensors);
+  dict.insert("online", online_to_dict(state.online));
+  write_complete(torch::pickle_save(dict), path);
+}
+
+EngineState read_state(const std::string& path) {
+  std::ifstream file(path, std::ios::binary);
+  TORCH_CHECK(file, "cannot read '", path, "': there is no such file");
+  const std::vector<char> bytes((std::istreambuf_iterator<char>(file)), std::istreambuf_iterator<char>());
+  try {
+    const auto dict = torch::pickle_load(bytes).toGenericDict();
+    EngineState state;
+    for (const auto& item : dict.at("state_dict").toGenericDict()) {
+      state.tensors.emplace(item.key().toStringRef(), item.value().toTensor());
+    }
+    const at::Tensor flags = state.tensors.at(flags_name);
+    state.tensors.erase(flags_name);
+    state.is_trained = flags[0].item<bool>();
+    state.learned_probabilities = flags[1].item<bool>();
+    state.online = online_from(dict.at("online"));
+    return state;
+  } catch (const std::exception& error) {
+    const std::string text = detail::text_of(error);
+    TORCH_CHECK(
+        false, "'", path, "' is damaged, or not what Engine::save_state() wrote: ", text.substr(0, text.find('\n')));
+  }
+}
+
+}  // namespace it3

@@ -1,0 +1,76 @@
+"""Every public docstring has an example, which runs."""
+
+import doctest
+import inspect
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import it3
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+# Attributes that torch.nn.Module asks for, aliases, and such as the example of their class shows.
+SHOWN_ELSEWHERE = {
+    *("IT3Engine.embeder", "IT3Engine.extra_repr", "Embedder.extra_repr", "Embedder.is_built"),
+    *("IT3Engine.state_dict", "IT3Engine.get_extra_state", "IT3Engine.set_extra_state", "IT3Engine.is_trained"),
+    *("Adaptation.loss", "Adaptation.steps", "Adaptation.uncertainty"),
+    *("IT3Engine.optimization_parameters", "IT3Engine.prediction_layout", "IT3Engine.features_layout"),
+    *("Layout.channel_of", "Layout.batch_of", "Layout.channel_dim", "Layout.batch_dim"),
+}
+
+
+def documented() -> Iterator[tuple[str, Any]]:
+    """Return the public classes and functions, and the methods and properties that they define."""
+    for name in it3.__all__:
+        part = getattr(it3, name)
+        if not callable(part):
+            continue
+        yield name, part
+        if not inspect.isclass(part) or name == "Options":  # of whose attributes the class's docstring tells
+            continue
+        own = {
+            attribute: value
+            for base in part.__mro__
+            if base.__module__.startswith("it3")
+            for attribute, value in vars(base).items()
+        }
+        for attribute, value in own.items():
+            if not attribute.startswith("_") and (callable(value) or hasattr(value, "fget") or hasattr(value, "func")):
+                yield f"{name}.{attribute}", value
+
+
+def examples_of(name: str, part: Any) -> list[doctest.Example]:
+    docstring = inspect.getdoc(getattr(part, "func", part)) or ""
+    return doctest.DocTestParser().get_examples(docstring, name)
+
+
+def test_every_public_docstring_has_an_example() -> None:
+    parts = dict(documented())
+    assert set(parts) >= SHOWN_ELSEWHERE
+    without = {name for name, part in parts.items() if not examples_of(name, part)}
+    assert without == SHOWN_ELSEWHERE
+
+
+@pytest.mark.filterwarnings("ignore:this engine's embedder was never trained")
+def test_the_examples_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each goes on from that of the engine's class."""
+    pytest.importorskip("optuna")
+    monkeypatch.chdir(tmp_path)
+    torch.manual_seed(0)
+    parts = dict(documented())
+    order = ["IT3Engine", *(name for name in parts if name.startswith("IT3Engine.")), *parts]
+    names: dict[str, Any] = {"it3": it3, "torch": torch, "nn": nn, "F": F}
+    failed = []
+    for name in dict.fromkeys(order):
+        examples = examples_of(name, parts[name])
+        test = doctest.DocTest(examples, names | {}, name, None, None, None)
+        told: list[str] = []
+        runner = doctest.DocTestRunner(optionflags=doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE)
+        runner.run(test, out=told.append, clear_globs=False)
+        names = test.globs
+        if runner.failures:
+            failed.append("".join(told))
+    assert not failed, "\n".join(failed)
