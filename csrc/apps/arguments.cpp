@@ -55,7 +55,10 @@ InDims in_dims_from(const std::string& text) {
   const auto dim_from = [&](const std::string& part) -> InDims {
     if (part == "none") return {};
     const auto dim = parse<std::int64_t>(part);
-    if (!dim) throw CLI::ValidationError("--in-dims " + text, "must be a number, 0,none or x=0,y=none");
+    if (!dim)
+      throw CLI::ValidationError(
+          "--in-dims " + text,
+          "must be one dimension (0), one for each positional input (0,none) or for each keyword (x=0,y=none)");
     return *dim;
   };
   const auto parts = split(text);
@@ -78,7 +81,7 @@ InDims in_dims_from(const std::string& text) {
 constexpr const char* description =
     "Adapts a saved IT3 engine to unlabeled inputs and writes the adapted network's predictions.\n"
     "Each batch takes a few optimizer steps on the distance between the network's two predictions (IT3, arXiv\n"
-    "2410.04201). What the engine was saved with holds unless an option changes it; --describe tells what that is.";
+    "2410.04201). Options that are not given here keep the values saved with the engine; --describe shows them.";
 
 /// What an option is, in short, and what it takes.
 std::string option_help(std::string_view name) {
@@ -173,7 +176,9 @@ ParsedArguments parse_arguments(int argc, const char* const* argv) {
       app.add_option(
              "--calibrate", arguments.calibrate, "Clean inputs; adapt only samples less sure than most of these")
           ->type_name("FILE");
-  app.add_option("--quantile", arguments.quantile, "Of the clean inputs' uncertainty; default 0.95")
+  app.add_option(
+         "--quantile", arguments.quantile,
+         "With --calibrate: the share of the clean inputs that shall not adapt; default 0.95")
       ->check(CLI::Range(0., 1.))
       ->needs(threshold_of_clean)
       ->type_name("Q");

@@ -44,7 +44,8 @@ Batches::Batches(
   const at::Tensor first = first_tensor_of(all_);
   TORCH_CHECK_VALUE(first.defined(), "there is no tensor in the inputs");
   TORCH_CHECK_VALUE(
-      first.dim() > 0 && first.numel() > 0, "the inputs have shape ", first.sizes(), "; they need samples");
+      first.dim() > 0 && first.numel() > 0, "the first input has the shape ", first.sizes(),
+      ", but needs a batch dimension with at least one sample");
   if (batch_size_ > 0) samples_.emplace(all_, in_dims, prediction_layout);
 }
 

@@ -30,7 +30,7 @@ std::optional<at::Tensor> read_npy_of(std::ifstream& file, const std::string& pa
   } catch (const std::runtime_error&) {  // of another type, or no .npy file
     return std::nullopt;
   }
-  TORCH_CHECK(!file.fail(), path, " ends before its array does");
+  TORCH_CHECK(!file.fail(), path, " is truncated");
   const std::vector<std::int64_t> shape(array.shape().begin(), array.shape().end());
   return at::from_blob(array.data(), shape, c10::CppTypeToScalarType<Element>::value).clone();
 }
@@ -45,7 +45,8 @@ at::Tensor read_npy(const std::string& path) {
   (try_elements(std::type_identity<Elements>{}), ...);
   TORCH_CHECK(
       tensor.has_value(), path,
-      " is no .npy file of booleans, integers, float32 or float64 in this machine's byte order");
+      " is not a .npy file of booleans, integers, float32 or float64 in this machine's byte order; convert it with "
+      "numpy.save");
   return *tensor;
 }
 
@@ -70,7 +71,7 @@ void write_npy(const at::Tensor& given, const std::string& path) {
 }  // namespace
 
 void check_extension(const std::string& path) {
-  TORCH_CHECK_VALUE(is_npy(path) || path.ends_with(".pt"), path, " ends neither in .npy nor in .pt");
+  TORCH_CHECK_VALUE(is_npy(path) || path.ends_with(".pt"), path, " must end in .npy or .pt");
 }
 
 c10::IValue read_file(const std::string& path) {

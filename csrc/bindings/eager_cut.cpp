@@ -143,7 +143,7 @@ std::variant<NetworkCall, std::string> EagerCut::resolve(const py::object& input
   std::vector<c10::IValue> tensors;
   std::string others;
   const bool is_flat = flatten(arguments.args, tensors, others) && flatten(arguments.kwargs, tensors, others);
-  if (!is_flat) return "the inputs hold other things than tensors, numbers and strings";
+  if (!is_flat) return "the inputs hold objects other than tensors, numbers and strings";
   const auto guard = [this] {
     std::unique_lock lock(mutex_, std::try_to_lock);
     if (!lock.owns_lock()) {  // by a thread that needs the GIL to come to its end
@@ -165,7 +165,7 @@ std::variant<NetworkCall, std::string> EagerCut::resolve(const py::object& input
             with_hold(known.network, std::move(hold)), Inputs(std::move(tensors)), in_dims_of_tensors(inputs, in_dims)};
       }
       if (attempts_.size() == most_attempts) {
-        return "what is given beside tensors changes again and again";
+        return "the inputs that are not tensors differ in almost every call";
       }
     }
     const SharedModelLock::Hold alone(lock_, SharedModelLock::Use::alone);  // as the model is run
@@ -179,7 +179,7 @@ std::variant<NetworkCall, std::string> EagerCut::resolve(const py::object& input
 }
 
 std::string EagerCut::obstacle() const {
-  return changes_ > most_changes ? "its attributes change again and again" : snapshot_->obstacle();
+  return changes_ > most_changes ? "the model's attributes change in almost every call" : snapshot_->obstacle();
 }
 
 void EagerCut::keep_up() {
@@ -240,11 +240,14 @@ EagerCut::Attempt EagerCut::attempt(const py::object& inputs, const Inputs& tens
     cut = script_network_from(script, python_parts().traced_features);
   } catch (py::error_already_set& error) {
     const std::string line = first_line(py::str(error.value()).cast<std::string>());
-    return Attempt{nullptr, "it cannot be traced: " + line, nullptr};
+    return Attempt{nullptr, "torch.fx or torch.jit.script cannot take it: " + line, nullptr};
   } catch (const c10::Error& error) {
-    return Attempt{nullptr, "traced, it cannot be cut: " + first_line(error.what_without_backtrace()), nullptr};
+    return Attempt{
+        nullptr, "the traced model cannot be cut at the layer: " + first_line(error.what_without_backtrace()), nullptr};
   }
-  if (!cut->has_repeatable_head()) return Attempt{nullptr, "what comes before the layer depends on chance", nullptr};
+  if (!cut->has_repeatable_head())
+    return Attempt{
+        nullptr, "what comes before the layer draws random numbers, or changes state, in eval mode", nullptr};
   const auto watch = plan.attr("watch")();
   if (std::string why = why_not(); !why.empty()) return Attempt{nullptr, std::move(why), nullptr};
   return compared(std::move(cut), hooked, tensors, watch.cast<std::shared_ptr<Watch>>(), plan.attr("keeper"));
@@ -272,19 +275,19 @@ EagerCut::Attempt EagerCut::compared(
     const it3::detail::RandomStateGuard start(tensors_of(parameters), /*always=*/true);
     expected = outputs_of(hooked, tensors, trainable);
   } catch (const std::exception& error) {
-    return failed("it raises: " + first_line(error.what()));
+    return failed("the model raises: " + first_line(error.what()));
   }
   {
     const py::gil_scoped_acquire gil;
-    if (has_changed_before || watch->has_changed()) return failed("its forward() changes what it reads of Python");
+    if (has_changed_before || watch->has_changed()) return failed("forward() changes Python variables that it reads");
   }
   if (!expected.predictions[0].isfinite().all().item<bool>()) {
     return {
-        nullptr, "its predictions were not finite, by which a cut cannot be compared", nullptr,
-        Attempt::Verdict::not_finite};
+        nullptr, "the predictions for these inputs are not finite, so a cut model cannot be compared with the model",
+        nullptr, Attempt::Verdict::not_finite};
   }
   if (at::equal(expected.predictions[0], expected.predictions[1])) {
-    return failed("its prediction does not depend on what is injected");
+    return failed("the prediction does not depend on what is injected");
   }
   WriteGuard writes(parameters);
   std::string how;
@@ -294,17 +297,17 @@ EagerCut::Attempt EagerCut::compared(
       const it3::detail::RandomStateGuard start(tensors_of(parameters), /*always=*/true);
       actual = outputs_of(*cut, tensors, trainable);
     }
-    if (writes.undo()) return failed("its forward() writes to its parameters");
+    if (writes.undo()) return failed("forward() writes to the model's parameters");
     how = difference(actual, expected);
     if (!how.empty()) {
       const it3::detail::RandomStateGuard start(tensors_of(parameters), /*always=*/true);
       const NetworkOutputs nudged_outputs = outputs_of(hooked, nudged(tensors), trainable);
       how = difference(actual, expected, &nudged_outputs);
     }
-    if (!how.empty()) return failed("traced, " + how);
+    if (!how.empty()) return failed("the traced model " + how);
   } catch (const std::exception& error) {
-    if (writes.undo()) return failed("its forward() writes to its parameters");
-    return failed("traced, it raises: " + first_line(error.what()));
+    if (writes.undo()) return failed("forward() writes to the model's parameters");
+    return failed("the traced model raises: " + first_line(error.what()));
   }
   cut->name_parameters(parameters);
   return {std::move(cut), "", std::move(watch)};

@@ -15,8 +15,8 @@ bool is_number(py::handle object) { return PyLong_Check(object.ptr()) && !PyBool
 [[noreturn]] void misfit(py::handle in_dims) {
   TORCH_CHECK_VALUE(
       false, "in_dims is ", py::repr(in_dims).cast<std::string>(),
-      ", which does not have the structure of the inputs; give a number for all tensors, or a tuple or dictionary like "
-      "the inputs, with a number, or None for what all samples share, for each");
+      ", which does not have the structure of the inputs; give one dimension for all tensors, or a tuple or dictionary "
+      "like the inputs, with a dimension for each tensor and None for those that all samples share, as for torch.vmap");
 }
 
 void add_dims(py::handle value, py::handle in_dims, std::vector<c10::IValue>& dims) {

@@ -145,14 +145,15 @@ ModuleSnapshot::Change ModuleSnapshot::change() const {
 }
 
 std::string ModuleSnapshot::find_obstacle() const {
-  if (has_global_hooks()) return "there are hooks for all modules";
+  if (has_global_hooks()) return "hooks for all modules are registered";
   for (const ModuleFacts& facts : modules_) {
     for (const Item& item : facts.items) {
-      if (item.role == Role::hooks && PyObject_Size(item.value.object.ptr()) != 0) return "it has hooks";
+      if (item.role == Role::hooks && PyObject_Size(item.value.object.ptr()) != 0)
+        return "a module of the model has hooks";
       if (item.role != Role::parts) continue;
-      if (!PyDict_CheckExact(item.value.object.ptr())) return "a module of TorchScript is part of it";
+      if (!PyDict_CheckExact(item.value.object.ptr())) return "a part of the model is a TorchScript module";
       for (const Fact& part : item.inside) {
-        if (part.is_tensor && has_gradient_hooks(part.object)) return "a parameter has hooks";
+        if (part.is_tensor && has_gradient_hooks(part.object)) return "a parameter has gradient hooks";
       }
     }
   }

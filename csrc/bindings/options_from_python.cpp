@@ -1,5 +1,7 @@
 #include "options_from_python.h"
 
+#include <algorithm>
+
 #include <c10/util/Exception.h>
 
 namespace it3::python {
@@ -45,9 +47,13 @@ std::optional<double> number(py::handle value) {
 }
 
 [[noreturn]] void unusable(const std::string& name, py::handle value) {
+  const auto& infos = option_infos();
+  const auto info = std::find_if(infos.begin(), infos.end(), [&](const OptionInfo& i) { return i.name == name; });
+  const std::string accepted = info != infos.end() ? "; it must be " + info->accepted : "";
   C10_THROW_ERROR(
       TypeError,
-      c10::str(name, " cannot be ", py::repr(value).cast<std::string>(), ", a ", Py_TYPE(value.ptr())->tp_name));
+      c10::str(
+          name, " cannot be ", py::repr(value).cast<std::string>(), ", a ", Py_TYPE(value.ptr())->tp_name, accepted));
 }
 
 OptionValue value_from(const std::string& name, py::handle value) {

@@ -111,8 +111,8 @@ std::string list_of(const std::vector<std::pair<OutputPath, py::object>>& tensor
   std::vector<std::pair<OutputPath, py::object>> found;
   find_tensors(object, {}, is_tensor, found);
   TORCH_CHECK_VALUE(
-      false, option, " is ", to_text(path), ", where the ", type_name(object),
-      " that was returned has no tensor; there are tensors at ", found.empty() ? "no place" : list_of(found));
+      false, option, " is ", to_text(path), ", but the ", type_name(object), " that was returned has no tensor there; ",
+      found.empty() ? "it has no tensors at all" : "it has tensors at " + list_of(found));
 }
 
 /// An object like another with one entry replaced.

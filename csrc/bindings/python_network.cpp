@@ -182,12 +182,13 @@ py::object PythonNetwork::recomputation_check() const {
     const bool is_known = RunningScope::is_any();
     TORCH_CHECK_VALUE(
         is_known || torch::autograd::get_current_graph_task_id() != -1, "the layer '", layer_name,
-        "' is called by the embedder or the distance, in which the model, as it is not cut at the layer, has its "
-        "adapted weights; give them a copy of the model");
+        "' is called by the embedder or distance_fn while the model's weights adapt in place, as the model is not cut "
+        "at "
+        "the layer; give them a copy of the model");
     TORCH_CHECK_VALUE(
         is_known, "the layer '", layer_name,
-        "' is called again by the backward pass, as activation checkpointing does, which would not see the injection; "
-        "switch checkpointing off while the model adapts, or name a layer outside of the checkpointed blocks");
+        "' is called again in the backward pass, as activation checkpointing does, where nothing is injected; switch "
+        "checkpointing off while the model adapts, or name a layer outside of the checkpointed blocks");
   });
 }
 

@@ -364,4 +364,4 @@ def use_python_parts(embedder_class: typing.Any, tracing_plan: typing.Any, trace
     Takes what of it3 is written in Python, and called by the core's bindings.
     """
 __version__: str = '0.1.0'
-untrained_warning: str = "this engine's embedder was never trained, so that adaptation follows noise: IT3 needs its own training of the model and the embedder, by the losses of the engine in train mode. If the embedder was trained elsewhere, set is_trained"
+untrained_warning: str = "this engine's embedder was never trained, so adaptation follows noise. Train the model and the embedder together first: in train mode, engine(inputs, target=y) returns the prediction and the loss term loss_ttt, as engine.losses() does in C++. If they were trained elsewhere, set engine.is_trained = True or, in C++, engine.set_trained(true)"

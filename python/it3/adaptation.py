@@ -117,7 +117,9 @@ class Adaptation:
         ['0.weight', '0.bias', '2.weight', '2.bias']
         """
         if self.losses.dim() > 1:
-            raise ValueError("with per_sample each sample had weights of its own, which are not kept; adapt one alone")
+            raise ValueError(
+                "with per_sample each sample has adapted weights of its own, which are not kept; adapt one alone"
+            )
         with _C.ModelHold(self._source):
             self._check_unchanged()
             own = self._source.state_dict()
@@ -152,8 +154,8 @@ class Adaptation:
         if changed:
             some = ", ".join(map(repr, changed[:3])) + (", ..." if len(changed) > 3 else "")
             raise ValueError(
-                f"the model has changed since this adaptation, which did not adapt {some} and holds no copy of it; "
-                "take state_dict(), model() or save() before the model is trained or loaded"
+                f"the model's {some} changed since this adaptation, which holds copies of what it adapted only; call "
+                "state_dict(), model() or save() before the model is trained or loaded"
             )
 
     def model(self) -> nn.Module:

@@ -38,10 +38,12 @@ class Reference:
             For what is neither a tensor nor a function, and for a tensor that is empty or not finite.
         """
         if isinstance(given, Tensor):
-            if (given.dim() == 0 and metric.name in _NAMES) or given.numel() == 0 or not bool(given.isfinite().all()):
+            fault = "is empty" if not given.numel() else "" if given.isfinite().all() else "holds NaN or infinity"
+            if given.dim() == 0 and metric.name in _NAMES:
+                fault = "is a single number"
+            if fault:
                 raise ValueError(
-                    "reference must be the training targets, finite, one a sample, not a tensor of shape "
-                    f"{tuple(given.shape)}" + ("" if given.numel() else ", which is empty")
+                    f"reference {fault}, of shape {tuple(given.shape)}; give the training targets, finite, one a sample"
                 )
             return cls(_NAMES.get(metric.name, "reference"), given.detach())
         if not callable(given):
@@ -80,8 +82,9 @@ class Reference:
             return value.expand(like.shape)
         except RuntimeError as error:
             raise ValueError(
-                f"{self.name}: what it predicts, of shape {tuple(value.shape)}, does not fit the network's prediction, "
-                f"of shape {tuple(like.shape)}" + ("" if self.name != "reference" else "; give a sample's prediction")
+                f"{self.name}: a prediction of shape {tuple(value.shape)} cannot be broadcast to the network's, of "
+                f"shape {tuple(like.shape)}"
+                + ("" if self.name != "reference" else "; give the prediction for one sample")
             ) from error
 
 

@@ -43,13 +43,13 @@ class IT3Engine(EngineAttributes):
     Parameters
     ----------
     model
-        The network to adapt, eager or TorchScript. It is cut at the layer, and what comes before it runs once a step
-        rather than twice, or once a call where none of it adapts. An eager model that cannot be traced runs whole, with
-        a hook on the layer: :meth:`explain` tells. The prediction is what the model returns, or the first tensor in a
-        tuple, list or mapping.
+        The network to adapt, eager or TorchScript. It is cut at the layer: what comes before it runs once a step
+        instead of twice, or once a call if none of its parameters adapt. An eager model that cannot be traced runs
+        whole, with a forward hook on the layer; :meth:`explain` says which happens, and why. The prediction is what the
+        model returns, or the first tensor in a tuple, list or mapping.
     features_layer_name
         The dotted name of the layer at whose output y0 is fed back, or the layer itself. If it is called several times,
-        each call is injected into.
+        y0 is injected at each call.
     embedder
         A module that turns a prediction into what is combined with the features, or an :class:`it3.Embedder`, which is
         the default. ``embeder`` is torch-ttt's spelling, as an argument and as an attribute.
@@ -65,9 +65,9 @@ class IT3Engine(EngineAttributes):
         at test time, at the cost of a plain forward pass a call that tells the prediction's shape. Default: nothing is
         injected for y0.
     target_probability
-        If set, the engine trains with one pass, as the authors' programs do: ``prediction`` is f(x | signal), the
-        signal being each sample's target with this probability, else ``neutral``, and ``loss_ttt`` is 0. Where
-        ``neutral`` is None, the draw is for the whole batch, between the targets and no injection.
+        If set, training is a single pass, as in the authors' programs: for each sample the network is given its target
+        with this probability, else ``neutral``; ``prediction`` is what that pass predicts, and ``loss_ttt`` is 0.
+        Without ``neutral``, one draw decides for the whole batch whether the targets or nothing are injected.
     output
         Which of the tensors that the model returns is the prediction: an index, a key, a path of these such as
         ``(1, "logits")``, or, where the model is eager, a function of all that it returns. May be left out where there
@@ -75,10 +75,10 @@ class IT3Engine(EngineAttributes):
     layer_output
         Which of the tensors that the layer returns is injected into: an index, a key or a path. Default: the first.
     feedback
-        What is fed back of y0, so that it is of a kind with the labels that are fed in training. "auto": softmax(y0),
-        class probabilities, where the distance is one of the three between distributions, or where the engine was
-        trained by class indices on predictions that are no probabilities by themselves; else y0. "probabilities", or
-        "prediction", which is y0 as it is, as in torch-ttt.
+        What is fed back of y0, so that it is of a kind with the labels that are fed in training. "auto": softmax(y0) if
+        the distance is one of the three between distributions, or if the engine was trained on class indices with
+        predictions that are not probabilities by themselves; else y0. "probabilities": always softmax(y0).
+        "prediction": always y0, as in torch-ttt.
     in_dims
         Along which dimension of each input the samples lie, in torch.vmap's convention: a number for all tensors, or a
         tuple or dictionary like the inputs, with None for what all samples share. Needed by ``per_sample``, and to
@@ -99,9 +99,9 @@ class IT3Engine(EngineAttributes):
     Notes
     -----
     Inputs are a tensor, a tuple or list (positional arguments) or a mapping (keyword arguments). Targets have the
-    prediction's shape, or are class indices without its channel dimension. Threads may share an engine, and a model:
-    where it is not cut, adapting lends it other weights for the length of a call, and other calls of engines wait. To
-    call the model itself, or to pickle it, meanwhile is for the program to prevent.
+    prediction's shape, or are class indices without its channel dimension. Threads may share an engine, and a model. A
+    model that is not cut has its weights changed in place during a call, while other calls of engines wait; the program
+    must not call or pickle the model itself in another thread meanwhile.
 
     The embedder and the functions may compute with weights of the model, such as an embedding's that is tied to its
     last layer: they get those of before the call. Where the model is not cut, that is an error.
@@ -110,8 +110,8 @@ class IT3Engine(EngineAttributes):
     when the model changes: its layers, their attributes and hooks.
 
     In train mode each of the two passes normalizes by its own batch, but the running statistics of batch normalization
-    are those of the first. Behind the named layer, they do not fit y1 in eval mode: name a layer behind the last batch
-    normalization, or train with ``neutral`` and ``target_probability``, where one pass has both kinds of sample.
+    are those of the first. In layers after the named one they do not fit y1 in eval mode: name a layer after the last
+    batch normalization, or train with ``neutral`` and ``target_probability``, where one pass has both kinds of sample.
 
     Examples
     --------
@@ -172,8 +172,8 @@ class IT3Engine(EngineAttributes):
         inputs
             What the model is called with.
         **overrides
-            Optimization parameters for this call. What the engine's say beside about a choice that these change, such
-            as ``ema_decay`` about ``anchor="ema"``, is left out.
+            Optimization parameters for this call. Those of the engine that only refine a choice that these change are
+            left out, such as ``ema_decay`` where ``anchor`` is no longer "ema".
 
         Examples
         --------

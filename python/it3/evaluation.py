@@ -67,7 +67,7 @@ class Evaluation:
         standard deviation of the runs' scores; nan for one run), ``gain``, ``low`` and ``high`` (against the same runs'
         0 steps, above 0 for better, with the 95 % interval), ``verdict``, ``milliseconds`` (the median of a batch) and
         ``megabytes`` (10^6 bytes that a batch takes at its peak, beyond what was there before); both are nan for the
-        reference. A row that helps says in its ``verdict`` if it is worse than the reference, or no better.
+        reference. The ``verdict`` of a row that helps says so if it is not better than the reference.
 
     Examples
     --------
@@ -296,7 +296,7 @@ def _different(runs: list[IT3Engine], rows: dict[str, _Row]) -> list[int]:
 def _runs_of(engines: object, seeds: int) -> list[IT3Engine]:
     if isinstance(engines, Mapping):
         raise TypeError(
-            "evaluate() takes an engine, or a list of engines as runs; evaluate those of a mapping one by one"
+            "evaluate() takes an IT3Engine, or a list of them, one a run, not a mapping; call it once for each engine"
         )
     given = [engines] if isinstance(engines, IT3Engine) else list(engines) if isinstance(engines, Sequence) else None
     if given is None or not all(isinstance(engine, IT3Engine) for engine in given):

@@ -37,7 +37,7 @@ def copy_of(model: Copied) -> Copied:
     """
     attributes = (value for module in model.modules() for value in vars(module).values())
     left = [value for value in attributes if isinstance(value, Tensor) and not value.is_leaf]
-    why = "tensors of its copy are its own"
+    why = "its copy still shares parameters or buffers with it; check its __deepcopy__"
     for how in (_deep_copy, _copy_by_module):
         try:
             copied = how(model, {id(t): t.detach().clone() for t in left})
@@ -47,7 +47,7 @@ def copy_of(model: Copied) -> Copied:
         if not _shares_tensors(copied, model):
             _share_memory_as(model, copied)
             return copied
-    raise ValueError(f"the {type(model).__name__} cannot be copied: {why}")
+    raise ValueError(f"the model, a {type(model).__name__}, cannot be copied: {why}")
 
 
 def _deep_copy(model: Copied, memo: dict[int, Any]) -> Copied:
@@ -139,7 +139,7 @@ def to_torchscript(
         return _torchscript(model, example_inputs, method)
     except Exception as error:
         other: Method = "trace" if method == "script" else "script"
-        first, wish = _first_line(error), "write it in what TorchScript takes"
+        first, wish = _first_line(error), "rewrite it in the part of Python that TorchScript supports"
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
@@ -178,7 +178,7 @@ def _check_norms(model: nn.Module) -> None:
     """Raise ValueError for embeddings that limit the norms of their weights, which torch.jit.script leaves out."""
     for name, module in model.named_modules():
         if isinstance(module, nn.Embedding | nn.EmbeddingBag) and module.max_norm is not None:
-            raise ValueError(f"torch.jit.script drops the max_norm of {name or 'the model'!r}")
+            raise ValueError(f"torch.jit.script ignores the max_norm of {name or 'the model'!r}")
 
 
 def to_exported_program(model: nn.Module, example_inputs: Any) -> torch.export.ExportedProgram:
@@ -280,12 +280,12 @@ def unreadable(error: Exception, *models: nn.Module) -> ValueError:
     names = {part for model in models for name in _names_in(model) for part in name.split(".")}
     odd = sorted(n for n in names if n and (not n.isascii() or keyword.iskeyword(n)))
     why = (
-        f"TorchScript cannot read names that are not ASCII, or are words of the language, such as {odd[0]!r}; rename "
+        f"TorchScript cannot read names that are not ASCII, or are keywords of Python, such as {odd[0]!r}; rename "
         f"{', '.join(map(repr, odd[:5]))}"
         if odd
         else _first_line(error)
     )
-    return ValueError(f"what was exported cannot be read again, so nothing was written: {why}")
+    return ValueError(f"the exported file cannot be read back, so nothing was written: {why}")
 
 
 def _names_in(model: nn.Module) -> list[str]:
@@ -298,11 +298,11 @@ def check_close(actual: Tensor, expected: Tensor, what: str, relative: float = 1
     if actual.shape != expected.shape or actual.dtype != expected.dtype:
         raise ValueError(
             f"{what}: of shape {tuple(actual.shape)} and {actual.dtype} rather than {tuple(expected.shape)} and "
-            f"{expected.dtype}; nothing was written. Try the other method"
+            f"{expected.dtype}; nothing was written. Try another method"
         )
     if not torch.allclose(actual, expected, rtol=relative, atol=absolute, equal_nan=True):
         difference = float((actual - expected).abs().max())
-        raise ValueError(f"{what}, by {difference:.3g}; nothing was written. Try the other method")
+        raise ValueError(f"{what}: {difference:.3g} apart; nothing was written. Try another method")
 
 
 def check_same(exported: Callable[..., Any], model: nn.Module, example_inputs: Any, what: str) -> None:

@@ -104,8 +104,8 @@ def check_separate(twin: "IT3Engine", engine: "IT3Engine", inputs: Any) -> None:
     found = next((names[id(leaf)] for leaf in _leaves_of(outputs) if id(leaf) in names), None)
     if found is not None:
         raise ValueError(
-            f"the model cannot be copied, as is needed to try copy_model=False without changing it: the copy reads the "
-            f"original's parameter {found!r}, by a function such as a hook; use copy_model=True"
+            "the model cannot be copied, as is needed to try copy_model=False without changing it: the copy uses the "
+            f"original's parameter {found!r}, as by a hook that refers to the original layer; use copy_model=True"
         )
 
 
@@ -134,12 +134,16 @@ def batches_of(loader: Loader, run: int) -> Batches:
     """
     if isinstance(loader, Tensor | nn.Module | str | Mapping):
         raise TypeError(
-            f"the loader must give batches (inputs, targets), such as a list of pairs, not be a {_kind(loader)}"
+            "loader must be an iterable of batches (inputs, targets), such as a DataLoader, or a function that returns "
+            f"one, not a {_kind(loader)}"
         )
     torch.manual_seed(run)
     batches = list(loader(run) if callable(loader) else loader)
     if not batches:
-        raise ValueError("the loader gave no batches; it is gone through once a run")
+        raise ValueError(
+            "the loader gave no batches; a generator or iterator is used up after one run: give a list, a "
+            "DataLoader, or a function of the run's number that returns the batches"
+        )
     for place, batch in enumerate(batches):
         if not isinstance(batch, tuple | list) or len(batch) != 2:
             of = f" of {len(batch)}" if isinstance(batch, tuple | list) else ""

@@ -61,7 +61,7 @@ class Metric:
         if not bool(scores.isfinite().all()):
             bad = (~scores.isfinite()).nonzero().flatten().tolist()
             where = f" for samples {_listed(bad)} of the batch" if scores.dim() else ""
-            raise NotFiniteError(f"{self.name} is not finite{where}, so that it says nothing of how good it is")
+            raise NotFiniteError(f"{self.name} is not finite{where}, so it cannot be averaged")
         return float(scores * samples) if scores.dim() == 0 else float(scores.sum()), samples
 
 
@@ -101,8 +101,8 @@ def accuracy(prediction: Tensor, targets: Tensor, layout: _C.Layout = ANY_LAYOUT
             raise ValueError(
                 f"accuracy: targets of shape {tuple(targets.shape)} do not fit a prediction of shape "
                 f"{tuple(prediction.shape)} with classes in dimension {dim}: they must be class indices of shape "
-                f"{without}, or scores of the prediction's shape. If the classes are elsewhere, say so to the engine: "
-                "embedder=it3.Embedder(prediction_layout=it3.Layout(channel_dim=...))"
+                f"{without}, or scores of the prediction's shape. If the classes are elsewhere, make the engine with "
+                "prediction_layout=it3.Layout(channel_dim=...)"
             )
         right = _class_indices(targets, classes).reshape(one)
     return _means_of_samples(found == right, layout)
@@ -122,12 +122,17 @@ def _class_dim(prediction: Tensor, layout: _C.Layout) -> int:
     shape = tuple(prediction.shape)
     needed = f"accuracy needs scores of two classes or more, such as (B, C), not a prediction of shape {shape}"
     if prediction.dim() < 2 or prediction.is_complex():
-        raise ValueError(f"{needed}; for one score a sample give a metric of your own")
+        raise ValueError(f"{needed}; for one score per sample give a metric of your own")
     dim = layout.channel_of(prediction.dim())
     if dim == layout.batch_of(prediction.dim()):
-        raise ValueError(f"{needed}, whose dimension {dim} holds both the samples and the classes")
+        raise ValueError(
+            f"{needed}, of which dimension {dim} is said to hold both the samples and the classes; make the engine "
+            "with another prediction_layout"
+        )
     if shape[dim] < 2:
-        raise ValueError(f"{needed}, with classes in dimension {dim}; for one score a sample give a metric of your own")
+        raise ValueError(
+            f"{needed}, with classes in dimension {dim}; for one score per sample give a metric of your own"
+        )
     return dim
 
 
@@ -155,8 +160,8 @@ def _distances(name: str, prediction: Tensor, targets: Tensor, layout: _C.Layout
     fits = [size for size in a if size != 1] == [size for size in b if size != 1]
     if not fits or (is_batch_first and a[:1] != b[:1]):
         raise ValueError(
-            f"{name}: targets of shape {b} do not fit a prediction of shape {a}; they must have its shape, but for "
-            "dimensions of size 1"
+            f"{name}: targets of shape {b} do not fit a prediction of shape {a}; they must have the same shape, "
+            "apart from dimensions of size 1"
         )
     is_complex = prediction.is_complex() or targets.is_complex()
     dtype = torch.complex128 if is_complex else torch.double
@@ -177,7 +182,8 @@ def _check_finite(name: str, values: Tensor, what: str, layout: _C.Layout) -> No
         return
     bad = (~_by_sample(finite, layout).all(1)).nonzero().flatten().tolist()
     raise NotFiniteError(
-        f"{name}: the {what} is not finite for samples {_listed(bad)} of the batch, so that a score would say nothing"
+        f"{name}: the {what} is not finite for samples {_listed(bad)} of the batch, so it cannot be scored; check the "
+        "inputs, or lower lr"
     )
 
 

@@ -27,7 +27,8 @@ class OtherStatistics(TorchFunctionMode):
             output = model(*args, **kwargs)
         if not self.was_called:
             raise ValueError(
-                "norm_statistics is not 'running', but the model has no batch normalization with running statistics"
+                "norm_statistics is not 'running', but the model has no batch normalization with running statistics; "
+                "use 'running'"
             )
         return output
 

@@ -56,9 +56,9 @@ class Options(GivenOptions):
     patience
         Of ``tolerance``. None: 1.
     threshold
-        Only samples whose ‖y1 - y0‖ is above it, and finite, as their inputs are (but for -∞, of which attention masks
-        are made), adapt; the others reach neither loss nor gradient. ``engine.calibrate(clean_batches)`` sets it. None:
-        all adapt.
+        Only samples with ‖y1 - y0‖ above it adapt; the others reach neither loss nor gradient. Samples whose distance
+        or inputs are not finite never adapt (but -∞ in inputs, as of attention masks, is allowed).
+        ``engine.calibrate(clean_batches)`` sets it. None: all adapt.
     per_sample
         Whether each sample of the batch adapts weights of its own, as if it were alone: all together where the model
         can be cut and vectorized, else one after another, with a warning. The loss is then (B,). Needs ``copy_model``.
@@ -73,11 +73,11 @@ class Options(GivenOptions):
         restoration of CoTTA, arXiv 2203.13591).
     recovery_factor
         With ``copy_model=False``: weights, optimizer and anchor go back to the start when the moving average over calls
-        of the loss before the first step, m ← 0.9 m + 0.1 loss, is above so many times its least value, or a loss or
+        of the loss before the first step, m ← 0.9 m + 0.1 loss, is more than this many times its minimum, or a loss or
         prediction is not finite; the batch adapts from there. None: never.
     cuda_graphs
-        On a CUDA device, like calls are replayed as one CUDA graph from the second on, where that is possible:
-        ``"auto"``, or ``"off"``. ``engine.explain(inputs)`` tells where it is not.
+        On a CUDA device, from the second call of the same shapes and options on, one CUDA graph is replayed where that
+        is possible: ``"auto"``, or ``"off"``. ``engine.explain(inputs)`` says where it is not.
     amp
         ``"bf16"`` or ``"fp16"``: the passes run in mixed precision by autocast. Weights, losses, gradients and
         predictions stay float32; in fp16, gradients are scaled on their way so that small ones do not vanish.

@@ -128,7 +128,7 @@ class Reads:
     def _run(self) -> None:
         while self._waiting:
             if len(self.facts) > _MOST_FACTS:
-                self._object("it reads too much of Python to be watched")
+                self._object("forward() reads too many Python objects to check at each call")
                 self._waiting.clear()
                 return
             self._visit(*self._waiting.popleft())
@@ -198,7 +198,7 @@ class Reads:
             self._later(value(), where)
         elif isinstance(value, random.Random | torch.Generator) or kind.__module__.startswith("numpy.random"):
             self.generators.append(value)
-            self._object(f"it may draw random numbers from {where}")
+            self._object(f"forward() may draw random numbers from {where}")
         elif isinstance(value, Enum):
             self._later(value._value_, where)
             self._class(kind)
@@ -210,11 +210,13 @@ class Reads:
             self._array(value, where)
         elif hasattr(kind, "__next__"):
             self.iterators = True
-            self._object(f"it may use up {where}, a {kind.__name__}")
+            self._object(f"forward() may advance {where}, a {kind.__name__}")
         elif kind is types.SimpleNamespace or _is_plain(kind):
             self._attributes(value, where)
         else:
-            self._object(f"it reads {where}, a {kind.__module__}.{kind.__qualname__}, whose state cannot be watched")
+            self._object(
+                f"forward() reads {where}, a {kind.__module__}.{kind.__qualname__}, whose changes cannot be seen"
+            )
 
     def _class(self, cls: type) -> None:
         if (id(cls), "class") in self._seen:
@@ -270,7 +272,7 @@ class Reads:
 
     def _container(self, value: Any, where: str) -> None:
         if len(value) > _MOST_ITEMS:
-            self._object(f"it reads {where}, which holds {len(value)} things, too many to be watched")
+            self._object(f"forward() reads {where}, which has {len(value)} items, too many to check at each call")
             return
         if type(value) is not tuple:
             self.facts.append(("contents", value, None))
@@ -282,9 +284,11 @@ class Reads:
     def _array(self, value: Any, where: str) -> None:
         is_data = hasattr(value, "nbytes") or isinstance(value, bytearray) or hasattr(value, "buffer_info")
         if not is_data or getattr(getattr(value, "dtype", None), "hasobject", False):
-            self._object(f"it reads {where}, a {type(value).__name__}, whose state cannot be watched")
+            self._object(f"forward() reads {where}, a {type(value).__name__}, whose changes cannot be seen")
         elif memoryview(value).nbytes > _MOST_BYTES:
-            self._object(f"it reads {where}, an array of {memoryview(value).nbytes} bytes, too many to be watched")
+            self._object(
+                f"forward() reads {where}, an array of {memoryview(value).nbytes} bytes, too many to check at each call"
+            )
         else:
             self.facts.append(("bytes", value, None))
 

@@ -98,7 +98,7 @@ class Recorder:
         sys.setprofile(self._before)
         self._importing = None
         if not _are_same(self._states, global_random_states()):
-            self._object("it draws random numbers of Python's or NumPy's")
+            self._object("forward() draws random numbers with Python's random or NumPy")
 
     def _object(self, objection: str) -> None:
         self.objection = self.objection or objection
@@ -119,14 +119,14 @@ class Recorder:
         if code.co_filename.startswith("<frozen importlib"):
             self._importing = frame
         elif code.co_filename in ("<frozen os>", os.__file__) and code.co_qualname.startswith(("_Environ", "getenv")):
-            self._object("it reads os.environ")
+            self._object("forward() reads os.environ")
         elif is_users(code):
             self.codes[id(code)] = (code, frame.f_globals)
         else:
             self._quiet[id(code)] = code
             caller = frame.f_back
             if caller is not None and id(caller.f_code) in self.codes and code.co_name in _REFUSED["torch"]:
-                self._object(f"it calls {code.co_name}()")
+                self._object(f"forward() calls {code.co_name}()")
 
 
 def _objection_to(function: Any) -> str:
@@ -142,7 +142,7 @@ def _objection_to(function: Any) -> str:
         or name in _REFUSED.get(module.partition(".")[0], ())
         or (module in ("", "module") and name in _REFUSED["torch"])
     )
-    return f"it calls {module + '.' if module else ''}{name}()" if is_refused else ""
+    return f"forward() calls {module + '.' if module else ''}{name}()" if is_refused else ""
 
 
 def global_random_states() -> list[Any]:

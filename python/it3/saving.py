@@ -67,7 +67,9 @@ def save(
     torch.Size([32, 1])
     """
     if callable(engine.output):
-        raise ValueError("output is a function, which a file cannot hold; give the place of the prediction")
+        raise ValueError(
+            "output is a function, which a file cannot hold; give the prediction's index, key or path instead"
+        )
     with kept_random_state():
         _check_finite(engine.uncertainty(own_copy(example_inputs)))  # shapes the embedder too
         eager = _copy_to_export(engine)

@@ -158,9 +158,9 @@ class Plan:
         finally:
             self.keeper.put_back()
         if changed:
-            raise RuntimeError("its forward() assigns attributes")
+            raise RuntimeError("forward() assigns attributes")
         if any(_limits_norms(node, parts.get(node.target)) for node in graph.nodes):
-            raise RuntimeError("its embeddings have a max_norm, which TorchScript drops")
+            raise RuntimeError("an embedding has a max_norm, which TorchScript ignores")
         with warnings.catch_warnings(), _restored(model):  # compilation leaves marks on the modules
             warnings.simplefilter("ignore")  # that this format is used is our choice, not the user's
             script: torch.jit.ScriptModule = torch.jit.script(fx.GraphModule(parts, graph))

@@ -144,7 +144,9 @@ def tune(
         try:  # what is wrong with the data shows here
             unadapted = {name: score(name, UNADAPTED) for name in by_name}
         except _FailedTrialError as error:
-            raise ValueError(f"with 0 steps already: {error}") from error
+            raise ValueError(
+                f"the model without adaptation (num_steps=0) cannot be scored on these data: {error}"
+            ) from error
         choices: dict[int, tuple[str, dict[str, Any]]] = {}
         reasons: list[str] = []
 

@@ -36,7 +36,7 @@ def reasons_of(rig: Rig, adapts: bool) -> list[str]:
         if adapts and rig.options["num_steps"] > 0:
             reasons.append("inference mode")
     elif not _reaches(rig):  # autograd tells; it cannot of weights made in inference mode
-        reasons.append("reach|does not depend on its output")
+        reasons.append("reach|does not depend on|no gradient flows")
     return reasons
 
 

@@ -203,7 +203,7 @@ def test_what_cannot_be_recorded_runs_without_and_says_so() -> None:
     engine = IT3Engine(torch.jit.script(BranchesOnValues().double().cuda()), "layer").eval()
     engine.adapt(x)  # shapes the embedder
     engine.adapt(x)
-    with pytest.warns(UserWarning, match="could not be recorded as a CUDA graph and runs without"):
+    with pytest.warns(UserWarning, match="cannot be recorded as a CUDA graph, so it runs without one"):
         engine.adapt(x)
     agrees(engine, x)  # and says so once
     torch.rand(3, device="cuda")  # the generator is not left as being recorded
@@ -211,15 +211,18 @@ def test_what_cannot_be_recorded_runs_without_and_says_so() -> None:
     for arguments, why in (
         ({"optimization_parameters": {"cuda_graphs": "off"}}, "cuda_graphs is 'off'"),
         ({"optimization_parameters": {"copy_model": False}}, "copy_model is False"),
-        ({"optimization_parameters": {"threshold": 0.1}}, "tolerance and threshold make it depend on values"),
-        ({"distance_fn": nn.functional.mse_loss}, "is a function that may do more than compute"),
-        ({"neutral": -9.0}, "there is a neutral signal"),
+        (
+            {"optimization_parameters": {"threshold": 0.1}},
+            "tolerance or threshold is set, so what is computed depends on the data",
+        ),
+        ({"distance_fn": nn.functional.mse_loss}, "is a function that may have side effects"),
+        ({"neutral": -9.0}, "neutral is set"),
     ):
         engine, _ = build(case, "traced", **arguments)
         assert why in engine.explain(case.inputs)
         agrees(engine, case.inputs) if "copy_model" not in str(arguments) else None
     engine, _ = build(case, "hooks")
-    assert "the model runs whole" in engine.explain(case.inputs)
+    assert "the model is not cut" in engine.explain(case.inputs)
 
 
 def test_errors_of_values_are_raised() -> None:

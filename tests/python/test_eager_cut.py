@@ -156,16 +156,16 @@ class CalledTwice(Plain):
 @pytest.mark.parametrize(
     ("model", "why"),
     [
-        (AssignsAttribute, "it cannot be traced: its forward() assigns attributes"),
-        (KeepsOutput, "it cannot be traced: its forward() assigns attributes"),
-        (NoGradInside, "traced, it has other gradients"),
-        (ChecksType, "traced, it predicts otherwise"),
-        (Branches, "it cannot be traced: symbolically traced variables"),
-        (Draws, "traced, it predicts otherwise"),
-        (Detaches, "it cannot be traced: "),
-        (CustomFunction, "traced, it has other gradients"),
-        (DropsBefore, "what comes before the layer depends on chance"),
-        (CalledTwice, "calls it 2 times"),
+        (AssignsAttribute, "torch.fx or torch.jit.script cannot take it: forward() assigns attributes"),
+        (KeepsOutput, "torch.fx or torch.jit.script cannot take it: forward() assigns attributes"),
+        (NoGradInside, "the traced model has other gradients"),
+        (ChecksType, "the traced model predicts something else"),
+        (Branches, "torch.fx or torch.jit.script cannot take it: symbolically traced variables"),
+        (Draws, "the traced model predicts something else"),
+        (Detaches, "torch.fx or torch.jit.script cannot take it: "),
+        (CustomFunction, "the traced model has other gradients"),
+        (DropsBefore, "what comes before the layer draws random numbers, or changes state, in eval mode"),
+        (CalledTwice, "calls the layer 2 times"),
     ],
 )
 def test_what_cannot_be_cut_runs_with_hooks(model: type[Plain], why: str) -> None:
@@ -257,7 +257,7 @@ def test_modes_make_no_difference() -> None:
 def test_hooks_of_the_user_run(where: str) -> None:
     engine = engine_of(Plain())
     handle = engine.model.get_submodule(where).register_forward_hook(lambda _, __, output: output * 2)
-    assert why_not(engine) == "it has hooks"
+    assert why_not(engine) == "a module of the model has hooks"
     expected = copy.deepcopy(engine)
     del expected.model.get_submodule(where)._forward_hooks[handle.id]
     assert not torch.allclose(engine.adapt(X).prediction, expected.adapt(X).prediction)
@@ -270,7 +270,7 @@ def test_hooks_of_gradients_run() -> None:
     engine = engine_of(Plain())
     before = engine.adapt(X)
     handle = engine.model.first.weight.register_hook(torch.zeros_like)
-    assert why_not(engine) == "a parameter has hooks"
+    assert why_not(engine) == "a parameter has gradient hooks"
     close(engine.adapt(X).state_dict()["first.weight"], engine.model.first.weight.detach(), rtol=0, atol=0)
     handle.remove()
     close(engine.adapt(X).state_dict(), before.state_dict(), rtol=0, atol=0)
@@ -300,7 +300,7 @@ def test_inputs_of_all_kinds(inputs: object) -> None:
     assert why_not(engine, inputs) == ""
     actual = engine.adapt(inputs)
     engine.model.register_forward_hook(lambda *_: None)
-    assert why_not(engine, inputs) == "it has hooks"
+    assert why_not(engine, inputs) == "a module of the model has hooks"
     expected = engine.adapt(inputs)
     close(actual.prediction, expected.prediction)
     close(actual.losses, expected.losses)
@@ -315,7 +315,7 @@ def test_inputs_that_are_no_tensors_run_with_hooks() -> None:
         x = X
 
     engine = engine_of(TakesObject(), Batch())
-    assert why_not(engine, Batch()) == "the inputs hold other things than tensors, numbers and strings"
+    assert why_not(engine, Batch()) == "the inputs hold objects other than tensors, numbers and strings"
 
 
 def test_an_error_of_one_call_is_none_of_the_next() -> None:
@@ -370,7 +370,9 @@ def test_explains() -> None:
     no_graph = "; no CUDA graph: it does not run on a CUDA device; features (5, 8): channels in dimension 1 (8)"
     assert engine.explain(X).startswith("cut at the layer, traced by torch.fx" + no_graph)
     engine.model.register_forward_hook(lambda *_: None)
-    assert engine.explain(X).startswith("run whole, with a hook on the layer: it has hooks" + no_graph)
+    assert engine.explain(X).startswith(
+        "run whole, with a hook on the layer: a module of the model has hooks" + no_graph
+    )
     scripted = IT3Engine(torch.jit.script(nn.Sequential(nn.Linear(6, 8), nn.Linear(8, 3)).double()), "0")
     assert scripted.explain(X).startswith("cut at the layer, a TorchScript module" + no_graph)
 
@@ -380,7 +382,7 @@ def test_attributes_that_always_change_end_in_hooks() -> None:
     for step in range(20):
         engine.model.scale = 1.0 + step
         agrees(engine)
-    assert why_not(engine) == "its attributes change again and again"
+    assert why_not(engine) == "the model's attributes change in almost every call"
 
 
 def test_convolutions_are_cut_on_every_device(device: str) -> None:

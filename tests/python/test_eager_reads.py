@@ -109,7 +109,7 @@ def test_looking_draws_and_uses_up_nothing() -> None:
 def test_files(tmp_path: Path) -> None:
     get, change = reading_models.file(str(tmp_path / "temp"))
     engine = engine_of(Reading(get))
-    assert "it calls" in why_not(engine)
+    assert "forward() calls" in why_not(engine)
     change(3.0)
     close(engine(X)[0], expected_of(engine))
 
@@ -123,7 +123,7 @@ def test_writes_to_globals_are_those_of_plain_calls() -> None:
 
     engine = IT3Engine(Reading(count).double().eval(), "layer", optimization_parameters={"num_steps": 2}).eval()
     engine(X)
-    assert why_not(engine) == "its forward() changes what it reads of Python"
+    assert why_not(engine) == "forward() changes Python variables that it reads"
     assert state["calls"] == 5  # two a step, and the answer
 
 

@@ -215,7 +215,9 @@ def test_a_model_that_is_cut_may_be_adapted_while_it_adapts(kind: type[nn.Module
     if kind is Cut:
         assert torch.equal(outer.adapt(X).prediction, plain.adapt(X).prediction)
         return
-    with pytest.raises(ValueError, match=r"the distance computes with 'lstm\.weight"):  # the adapted ones
+    with pytest.raises(
+        ValueError, match=r"distance_fn computes with the model's weight 'lstm\.weight"
+    ):  # the adapted ones
         outer.adapt(X)
     assert torch.isfinite(plain.adapt(X).prediction).all()
 
@@ -231,7 +233,7 @@ def test_reasons_are_those_of_the_call() -> None:
 
     reasons = run_in_threads([lambda: setup.why_not_cut(X), lambda: setup.why_not_cut(Opaque())] * 50)
     assert set(reasons[::2]) == {""}
-    assert set(reasons[1::2]) == {"the inputs hold other things than tensors, numbers and strings"}
+    assert set(reasons[1::2]) == {"the inputs hold objects other than tensors, numbers and strings"}
 
 
 def test_a_model_trained_inside_a_call_beside_one_that_keeps_weights() -> None:

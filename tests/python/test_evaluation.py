@@ -281,14 +281,14 @@ def test_errors() -> None:
         it3.evaluate(engine, [batches[0], (*batches[0], None)], "mse")
     with pytest.raises(ValueError, match=r"batch 0 must be a pair .* but is a tensor of shape \(2, 6\)"):
         it3.evaluate(engine, batches[0], "mse")
-    with pytest.raises(TypeError, match=r"the loader must give batches .* not be a tensor of shape \(2, 6\)"):
+    with pytest.raises(TypeError, match=r"loader must be an iterable of batches .* not a tensor of shape \(2, 6\)"):
         it3.evaluate(engine, batches[0][0], "mse")
     for seeds in (0, 1.5, True):
         with pytest.raises(ValueError, match="seeds must be a whole number from 1"):
             it3.evaluate(engine, batches, "mse", seeds=seeds)
     with pytest.raises(ValueError, match="there are no engines"):
         it3.evaluate([], batches, "mse")
-    with pytest.raises(TypeError, match="evaluate those of a mapping one by one"):
+    with pytest.raises(TypeError, match="not a mapping; call it once for each engine"):
         it3.evaluate({"a": engine}, batches, "mse")
     with pytest.raises(TypeError, match="engines must be an IT3Engine, or a list of them, not Sequential"):
         it3.evaluate(engine.model, batches, "mse")

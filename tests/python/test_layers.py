@@ -161,7 +161,7 @@ def test_layer_in_an_activation_checkpointed_block(use_reentrant: bool) -> None:
     torch.manual_seed(0)
     model, x = Checkpointed(), torch.randn(4, 6, requires_grad=True)
     before = copy.deepcopy(model.state_dict())
-    message = "is run without gradients" if use_reentrant else "is called again by the backward pass"
+    message = "is run without gradients" if use_reentrant else "is called again in the backward pass"
     with pytest.raises(ValueError, match=f"'inside' {message}"):
         IT3Engine(model, "inside").eval()(x)
     with pytest.raises(ValueError if use_reentrant else CheckpointError):

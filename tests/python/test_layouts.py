@@ -284,9 +284,9 @@ def test_what_has_no_channels_is_an_error_that_tells_what_to_give() -> None:
 def test_given_layouts_are_checked() -> None:
     model = nn.Sequential(nn.Linear(3, 8), nn.Linear(8, 2))
     for layout, error, message in (
-        (Layout(channel_dim=3), IndexError, r"features_layout says channel_dim=3, batch_dim=0.*'0' has the shape"),
+        (Layout(channel_dim=3), IndexError, r"has channel_dim=3 and .*'0', of shape .* only has the dimensions"),
         (Layout(channel_dim=-1, batch_dim=4), IndexError, r"batch_dim=4, but the features"),
-        (Layout(channel_dim=0), ValueError, r"channels and samples of the features.*in the same dimension"),
+        (Layout(channel_dim=0), ValueError, r"one dimension for both the channels and the samples of the features"),
     ):
         with pytest.raises(error, match=message):
             IT3Engine(model, "0", Embedder(features_layout=layout)).uncertainty(torch.randn(2, 5, 3))

@@ -124,7 +124,7 @@ def test_torch_jit_script_drops_limits(kind: type[Limited], is_kept: bool, tmp_p
     model = kept_to_limits(kind) if is_kept else kind().double().eval()
     engine = IT3Engine(model, "fc", optimization_parameters=STEPS).eval()
     x = TOKENS[:, :3]
-    message = r"drops the max_norm of 'table'" if kind is not Functional else "gives other predictions"
+    message = r"ignores the max_norm of 'table'" if kind is not Functional else "gives other predictions"
     with pytest.raises(ValueError, match=message):
         engine.save(tmp_path / "engine.pt", x)
     adapted = engine.adapt(x)

@@ -299,7 +299,7 @@ def test_a_model_whose_functions_hold_its_layers() -> None:
     engine = IT3Engine(model, "0").eval()
     batches = [(torch.randn(4, 6), torch.randn(4, 3))]
     before = all_of(engine)
-    with pytest.raises(ValueError, match=r"copy reads the original's parameter 'extra\.inner\.\w+', by a function"):
+    with pytest.raises(ValueError, match=r"copy uses the original's parameter 'extra\.inner\.\w+', as by a hook"):
         it3.evaluate(engine, batches, "mse", {"online": ONLINE})
     it3.evaluate(engine, batches, "mse", {"plain": {}})
     now = all_of(engine)

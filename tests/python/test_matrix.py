@@ -10,7 +10,10 @@ from kinds_of_network import NETWORKS, build
 from models import make_case
 
 close = partial(torch.testing.assert_close, rtol=1e-8, atol=1e-10)
-PATHS = {"hooks": "run whole, with a hook on the layer: it has hooks", "traced": "cut at the layer, traced by torch.fx"}
+PATHS = {
+    "hooks": "run whole, with a hook on the layer: a module of the model has hooks",
+    "traced": "cut at the layer, traced by torch.fx",
+}
 PATHS["script"] = "cut at the layer, a TorchScript module"
 OPTIMIZERS = {
     "adam": {},
@@ -24,7 +27,7 @@ COMBINATIONS = list(itertools.product(("self", "frozen", "ema"), ("running", "ba
 
 @pytest.mark.parametrize("per_sample", [False, True])
 @pytest.mark.parametrize("network", NETWORKS)
-@pytest.mark.filterwarnings("ignore:this kind of network cannot be run on several weights")
+@pytest.mark.filterwarnings("ignore:per_sample. the samples adapt one after another")
 def test_agrees_with_the_formula(network: str, per_sample: bool, device: str) -> None:
     case = make_case("cnn", device=device)
     case.layer = "conv2"  # right before batch normalization, one sample's statistics would take the injection away

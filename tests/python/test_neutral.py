@@ -99,7 +99,7 @@ def test_running_statistics_are_updated_once_a_training_step() -> None:
 @pytest.mark.parametrize(
     ("neutral", "target", "message"),
     [
-        (0.0, torch.tensor([[-1.0, -2.0, -1.0], [1.0, 2.0, 1.0]]), "lies among the labels, -2 to 2"),
+        (0.0, torch.tensor([[-1.0, -2.0, -1.0], [1.0, 2.0, 1.0]]), "lies within the range of the labels, -2 to 2"),
         (torch.tensor([0.0, 5.0, 0.0]), torch.tensor([[-1.0, -2.0, -1.0], [1.0, 2.0, 1.0]]), None),
         (0.1, torch.tensor([0, 2]), None),
         (0.0, torch.tensor([0, 2]), None),
@@ -125,7 +125,7 @@ def test_errors() -> None:
     case = make_case("mlp")
     engine = IT3Engine(case.model, case.layer, neutral=torch.zeros(4)).eval()
     with pytest.raises(
-        ValueError, match=r"neutral signal of shape \[4\] does not spread over a prediction of shape \[7, 3\]"
+        ValueError, match=r"neutral signal of shape \[4\] cannot be broadcast to a prediction of shape \[7, 3\]"
     ):
         engine(case.inputs)
     engine = IT3Engine(case.model, case.layer, target_probability=0.5)

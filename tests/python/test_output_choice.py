@@ -169,7 +169,7 @@ def first(model: Returns) -> Tensor:
 @pytest.mark.parametrize("path", [2, "x", (0, "x"), (0, 0)])
 def test_a_path_that_leads_nowhere(path: Any) -> None:
     engine = IT3Engine(Returns(lambda y, aux: (aux, y)).double(), "layer", output=path)
-    with pytest.raises(ValueError, match=r"output is .* there are tensors at 0 of shape"):
+    with pytest.raises(ValueError, match=r"output is .* it has tensors at 0 of shape"):
         engine.adapt(X[:, 0])
 
 

@@ -173,7 +173,7 @@ def test_in_eval_mode_the_loss_is_one_for_each() -> None:
     adaptation = engine.adapt(case.inputs)
     close(prediction, adaptation.prediction)
     close(loss, adaptation.losses[-1])
-    with pytest.raises(ValueError, match="each sample had weights of its own"):
+    with pytest.raises(ValueError, match="each sample has adapted weights of its own"):
         adaptation.state_dict()
     assert engine(case.inputs[:0])[0].shape == (0, 3)
 

@@ -104,11 +104,13 @@ def test_references_that_do_not_fit() -> None:
     engine, batches, training = regression()
     with pytest.raises(TypeError, match="reference must be the training targets, a tensor; or a function"):
         it3.evaluate(engine, batches, "mse", reference=0.5)
-    with pytest.raises(ValueError, match=r"of shape \(0, 2\), which is empty"):
+    with pytest.raises(ValueError, match=r"reference is empty, of shape \(0, 2\)"):
         it3.evaluate(engine, batches, "mse", reference=training[:0])
     with pytest.raises(ValueError, match="finite"):
         it3.evaluate(engine, batches, "mse", reference=training / 0)
-    with pytest.raises(ValueError, match=r"training mean: .* of shape \(3,\), does not fit .* of shape \(4, 2\)"):
+    with pytest.raises(
+        ValueError, match=r"training mean: .* of shape \(3,\) cannot be broadcast to .* of shape \(4, 2\)"
+    ):
         it3.evaluate(engine, batches, "mse", reference=torch.zeros(5, 3))
     with pytest.raises(ValueError, match="hold the class 7, but the prediction has 2 classes"):
         it3.evaluate(engine, [(x, y.argmax(1)) for x, y in batches], "accuracy", reference=torch.tensor([7]))

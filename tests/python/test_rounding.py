@@ -36,7 +36,7 @@ class ScaledGradient(torch.autograd.Function):
         return gradient * ctx.scale, None
 
 
-@pytest.mark.parametrize(("gradient", "why"), [(1.0, ""), (1.05, "traced, it has other gradients")])
+@pytest.mark.parametrize(("gradient", "why"), [(1.0, ""), (1.05, "the traced model has other gradients")])
 def test_networks_that_amplify_rounding_are_cut(gradient: float, why: str) -> None:
     torch.manual_seed(0)
     x = torch.randn(8, 3, 32, 32)
@@ -70,7 +70,7 @@ def test_what_only_looks_like_rounding_is_no_reason_to_use_a_wrong_cut(kind: str
     x = torch.randn(16, 6)
     x[::2, ::2] = -1
     engine = IT3Engine(LosesPrecision(kind).eval(), "layer").eval()
-    assert engine._core.setup_of(engine).why_not_cut(x).startswith("traced, it ")
+    assert engine._core.setup_of(engine).why_not_cut(x).startswith("the traced model ")
 
 
 def test_a_first_batch_that_is_not_finite_does_not_keep_later_ones_from_a_cut() -> None:
@@ -80,7 +80,7 @@ def test_a_first_batch_that_is_not_finite_does_not_keep_later_ones_from_a_cut() 
     odd[1, 2] = torch.nan
     assert (
         engine._core.setup_of(engine).why_not_cut(odd)
-        == "its predictions were not finite, by which a cut cannot be compared"
+        == "the predictions for these inputs are not finite, so a cut model cannot be compared with the model"
     )
     assert engine._core.setup_of(engine).why_not_cut(x) == ""
     assert engine._core.setup_of(engine).why_not_cut(odd) == ""

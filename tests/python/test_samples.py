@@ -63,7 +63,7 @@ def test_samples_that_are_not_finite_are_named(network: str, value: float) -> No
 
 @pytest.mark.parametrize("network", NETWORKS)
 @pytest.mark.parametrize("per_sample", [False, True])
-@pytest.mark.filterwarnings("ignore:this kind of network cannot be run on several weights")
+@pytest.mark.filterwarnings("ignore:per_sample. the samples adapt one after another")
 def test_samples_that_are_not_finite_do_not_reach_the_others(network: str, per_sample: bool) -> None:
     case = make_case("mlp")
     engine, embed = build(case, network)
@@ -165,7 +165,7 @@ def test_calibration_names_samples_that_are_not_finite() -> None:
     engine, _ = build(case, "traced")
     x = case.inputs.clone()
     x[3, 1] = math.nan
-    with pytest.raises(ValueError, match=r"not finite for sample 10 of those"):
+    with pytest.raises(ValueError, match=r"not finite for sample 10, counted from 0 over all batches"):
         engine.calibrate([case.inputs, x])
     assert "threshold" not in engine.optimization_parameters
 
@@ -214,8 +214,7 @@ def test_in_dims_of_another_type_are_an_error(in_dims: object) -> None:
         IT3Engine(Prototypes(), "layer", in_dims=in_dims)
 
 
-@pytest.mark.filterwarnings("ignore:the model cannot be run on several weights")
-@pytest.mark.filterwarnings("ignore:this kind of network cannot be run on several weights")
+@pytest.mark.filterwarnings("ignore:per_sample. the samples adapt one after another")
 @pytest.mark.parametrize("layer", ["lstm", "fc"])
 def test_the_batch_is_where_the_layout_says(layer: str) -> None:
     x = torch.randn(6, 3, 4).double()

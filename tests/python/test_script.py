@@ -267,13 +267,13 @@ class Assigns(Branch):
 @pytest.mark.parametrize(
     ("module", "message"),
     [
-        (Branch, "it is called inside a branch or a loop. Name the layer around it"),
-        (Loop, "it is called inside a branch or a loop. Name the layer around it"),
-        (Twice, "calls it 2 times. Name a layer that is called once"),
-        (Never, "does not call it. Name a layer that is called"),
-        (Unused, "the prediction does not depend on its output"),
+        (Branch, "the layer is called inside a branch or a loop. Name the layer around it"),
+        (Loop, "the layer is called inside a branch or a loop. Name the layer around it"),
+        (Twice, "calls the layer 2 times. Name a layer that is called once"),
+        (Never, "does not call the layer. Name a layer that is called"),
+        (Unused, "the prediction does not depend on the layer's output"),
         (ReturnsDict, "which does not begin with a tensor. Say by layer_output which of its outputs is meant"),
-        (Assigns, "assigns attributes of the module. Change them in place"),
+        (Assigns, "assigns attributes of the module. Update buffers in place"),
     ],
 )
 def test_refusals_say_why_and_what_to_do(module: Callable[[], nn.Module], message: str) -> None:

@@ -54,7 +54,7 @@ def test_the_state_of_an_lstm_is_injected_into() -> None:
     adaptation = engine.adapt(x)
     close(adaptation.prediction, expected)
     close(adaptation.losses.tolist(), losses)
-    with pytest.raises(ValueError, match="the prediction does not depend on its output"):
+    with pytest.raises(ValueError, match="the prediction does not depend on the layer's output"):
         engine_of(model, "lstm", embed).adapt(x)
 
 

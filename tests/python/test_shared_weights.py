@@ -80,9 +80,9 @@ def test_a_model_that_runs_whole_says_that_it_cannot(function: str) -> None:
     model = fresh(Whole)
     before = copy.deepcopy(model.state_dict())
     functions = FUNCTIONS[function](model.last)
-    with pytest.raises(ValueError, match=r"computes with 'last\.\w+', a weight of the model that adapts") as error:
+    with pytest.raises(ValueError, match=r"computes with the model's weight 'last\.\w+', which adapts") as error:
         adapted(model, functions)
-    assert "by the option 'parameters'" in str(error.value)
+    assert "with the option 'parameters'" in str(error.value)
     torch.testing.assert_close(model.state_dict(), before, rtol=0, atol=0)
     # What the message advises.
     by_copy = adapted(model, FUNCTIONS[function](copy.deepcopy(model.last)))
@@ -99,7 +99,7 @@ def test_the_model_itself_is_not_called_by_its_functions() -> None:
     def by(network: nn.Module) -> Any:
         return {"embedder": embed, "distance_fn": lambda a, b: nn.functional.mse_loss(a, network(X).detach())}
 
-    with pytest.raises(ValueError, match=r"'layer' is called by the embedder or the distance.* a copy of the model"):
+    with pytest.raises(ValueError, match=r"'layer' is called by the embedder or distance_fn.* a copy of the model"):
         adapted(model, by(model))
     cut = fresh(Cut)
     torch.testing.assert_close(adapted(model, by(start)), adapted(cut, by(cut)), rtol=0, atol=1e-12)
@@ -123,7 +123,7 @@ def test_to_make_a_tensor_like_a_weight_is_no_such_use(how: str) -> None:
 
 def test_a_function_that_returns_a_weight_uses_it() -> None:
     model = fresh(Whole)
-    with pytest.raises(ValueError, match=r"computes with 'last\.weight'"):
+    with pytest.raises(ValueError, match=r"computes with the model's weight 'last\.weight'"):
         adapted(model, {"embedder": lambda y: model.last.weight[:1].detach().expand(len(y), -1)})
 
 
@@ -170,7 +170,7 @@ def test_weights_are_not_kept_from_inside_of_a_call(kind: type[nn.Module], what:
         return nn.functional.mse_loss(a, b)
 
     calls = IT3Engine(model, "layer", embed, distance_fn=distance).eval()
-    with pytest.raises(RuntimeError, match="from inside of another call on the same model"):
+    with pytest.raises(RuntimeError, match="inside of another call on the same model"):
         calls.adapt(X)
     torch.testing.assert_close(model.state_dict(), kept, rtol=0, atol=0)
     keeps.reset()

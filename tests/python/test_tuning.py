@@ -117,7 +117,9 @@ def test_what_cannot_be_tuned() -> None:
             it3.tune(engine, batches, "mse", search={"lr": values})
     with pytest.raises(ValueError, match="do not fit a prediction of shape"):
         it3.tune(engine, [(x, y[:, :2]) for x, y in batches], "mse")
-    with pytest.raises(ValueError, match="with 0 steps already: mse: the prediction is not finite for samples 0"):
+    with pytest.raises(
+        ValueError, match="cannot be scored on these data: mse: the prediction is not finite for samples 0"
+    ):
         it3.tune(engine, [(batches[0][0] * torch.tensor([[torch.nan], [1.0]]), batches[0][1])], "mse")
 
 

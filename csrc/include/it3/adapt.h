@@ -41,8 +41,7 @@ struct AdaptCall {
 ///
 ///     adapt({.network = network, .method = method, .options = options, .inputs = x})
 ///
-/// Works whatever the caller's grad, inference and autocast modes. Whatever is thrown by a part, the network is as it
-/// was.
+/// Independent of the caller's grad, inference and autocast modes. If anything throws, the network is unchanged.
 ///
 /// Raises c10::ValueError if no parameter can adapt, or if losses or the prediction are not finite.
 IT3_API Adaptation adapt(const AdaptCall& call);

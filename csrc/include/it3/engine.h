@@ -33,6 +33,8 @@ namespace it3 {
 /// neutral signal are not to be changed while another thread calls. See Network for what else a program must not do
 /// with the model meanwhile.
 ///
+/// An Engine can be moved but not copied; a moved-from one can only be assigned to or destroyed.
+///
 /// The functions may compute with weights of a ScriptNetwork's module: they get those of before the call. With a
 /// ModuleNetwork, which has adapted weights in the model itself meanwhile, adapt() raises c10::ValueError.
 class IT3_API Engine {
@@ -87,8 +89,8 @@ class IT3_API Engine {
   /// If set, losses() trains with one pass, as the authors' programs do; see training_losses().
   std::optional<double> target_probability = std::nullopt;
 
-  /// Whether the embedder was trained: by losses() of this engine, before it was saved or loaded, or elsewhere, which
-  /// an embedder that has its shape when the engine is made is taken for. adapt() warns once if it was not.
+  /// Whether the embedder was trained: by losses() of this engine, before it was saved or loaded, or elsewhere. An
+  /// embedder that has its weights when the engine is made counts as trained. adapt() warns once if it was not.
   bool is_trained() const;
   void set_trained(bool is_trained);
 
@@ -123,8 +125,8 @@ class IT3_API Engine {
   /// How far the weights are from those that reset() goes back to.
   Drift drift() const;
 
-  /// Says where features and prediction have their channels and samples, by a plain pass: "features (4, 384, 10, 10):
-  /// channels in dimension 1 (384), samples in dimension 0; prediction ...".
+  /// Returns where features and prediction have their channels and samples, by a plain pass: "features (4, 384, 10,
+  /// 10): channels in dimension 1 (384), samples in dimension 0; prediction ...".
   std::string explain_layouts(const Inputs& inputs);
 
   /// Writes the engine to one file, see save_engine(); `example_inputs` shape the embedder if no call has, and their

@@ -8,17 +8,17 @@
 namespace it3 {
 
 /// Raises c10::ValueError if what is injected at the network's layer does not reach its prediction: then y1 is y0
-/// whatever is fed back, nothing adapts, and an embedder never learns. Such is a layer of several outputs of which the
-/// network goes on with another one than that injected into.
+/// whatever is fed back, nothing adapts, and an embedder never learns. This happens, for example, when the layer
+/// returns several tensors and the network uses another one than that injected into.
 ///
 /// Returns whether the inputs could tell; an empty batch cannot.
 IT3_API bool check_injection(Network& network, const Method& method, const Inputs& inputs);
 
 /// What users are told about an engine whose embedder was never trained.
 inline constexpr const char* untrained_warning =
-    "this engine's embedder was never trained, so that adaptation follows noise: IT3 needs its own training of the "
-    "model "
-    "and the embedder, by the losses of the engine in train mode. If the embedder was trained elsewhere, set "
-    "is_trained";
+    "this engine's embedder was never trained, so adaptation follows noise. Train the model and the embedder together "
+    "first: in train mode, engine(inputs, target=y) returns the prediction and the loss term loss_ttt, as "
+    "engine.losses() "
+    "does in C++. If they were trained elsewhere, set engine.is_trained = True or, in C++, engine.set_trained(true)";
 
 }  // namespace it3

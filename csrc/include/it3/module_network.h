@@ -22,8 +22,8 @@
 namespace it3 {
 
 /// The place in a C++ model at which features are injected. LibTorch has no forward hooks, so a model's author
-/// puts one of these after the layer, as a child of a Sequential or in forward(). It passes its input on. A model that
-/// is called while an injection is being made, by the embedder for example, runs plain.
+/// puts one of these after the layer, as a child of a Sequential or in forward(). It passes its input on. Where the
+/// model is called during an injection, by the embedder for example, nothing is injected in that inner call.
 class IT3_API InjectionPointImpl : public torch::nn::Cloneable<InjectionPointImpl> {
  public:
   /// Injects nothing any more; clone() needs it.
@@ -54,8 +54,7 @@ concept CalledWithATensor = std::is_base_of_v<torch::nn::Module, Impl> && requir
 /// The passes of a working copy run the model itself, in eval mode, on weights and buffers that are swapped in; all is
 /// afterwards as before. Threads may share a network, and networks may share a model or a part of one: they take turns,
 /// from checkout() to the end of the working copy, and in passes for training. See Network for what is not covered.
-/// What the model is made of is looked at when the network is made: make another one after adding modules or
-/// parameters.
+/// The model's modules and parameters are read when the network is made: make another one after adding some.
 class IT3_API ModuleNetwork : public Network {
  public:
   using Forward = std::function<at::Tensor(const Inputs&)>;

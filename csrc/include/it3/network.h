@@ -21,8 +21,8 @@
 
 namespace it3 {
 
-/// What a network's named layer gave -> what the rest of the network goes on with. Same shape, dtype and device. Must
-/// not write to what it is given, which other passes may need.
+/// A function from the named layer's output to the tensor that the rest of the network uses instead, of the same shape,
+/// dtype and device. It must not write to what it is given, which other passes may need.
 class Inject {
  public:
   using Function = std::function<at::Tensor(const at::Tensor& features)>;
@@ -111,8 +111,8 @@ struct Dependencies {
 /// A model cut at one layer. Its own passes run on its own weights, as training needs it.
 ///
 /// Threads may share a network. Where its passes need the model's own tensors, calls take turns, see take_turn(). That
-/// does not cover what others do with the model: to train it, to differentiate what its own passes recorded, or to call
-/// it by itself, while a thread adapts it, is for the program to prevent.
+/// does not cover what others do with the model: while a thread adapts it, the program must not train it, differentiate
+/// what its own passes recorded, or call it by itself.
 class IT3_API Network : public TwoPass {
  public:
   /// Waits until no other thread uses what the passes of this network need for themselves, and keeps other threads out

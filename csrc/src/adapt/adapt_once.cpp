@@ -74,9 +74,10 @@ Adaptation recover(const AdaptCall& call, const std::vector<NamedParameter>& par
 [[noreturn]] void refuse(const std::string& problem, const AdaptCall& call) {
   const std::string cause = call.samples ? "" : blame_samples(call);
   TORCH_CHECK_VALUE(
-      false, problem, cause, "; the weights are as they were. ",
-      cause.empty() ? "Check the inputs for NaN and infinity, or lower lr, or set max_grad_norm"
-                    : "Check these for NaN and infinity, or set threshold, which leaves such samples as they are");
+      false, problem, cause, "; the weights are unchanged. ",
+      cause.empty()
+          ? "Check the inputs for NaN and infinity, or lower lr, or set max_grad_norm"
+          : "Check these samples for NaN and infinity, or set threshold, which leaves such samples as they are");
 }
 
 }  // namespace

@@ -10,9 +10,9 @@
 
 #include "adapt/answer.h"
 #include "adapt/finite_check.h"
-#include "adapt/held_weights.h"
 #include "adapt/objective.h"
 #include "adapt/sample_choice.h"
+#include "adapt/stopped_samples.h"
 #include "adapt/stopping.h"
 #include "method/neutral.h"
 #include "method/passes.h"
@@ -75,10 +75,10 @@ LoopResult inner_loop(
     const at::Tensor goes_on = stopping.goes_on(loss);
     if (goes_on.defined() && !goes_on.any().item<bool>()) break;
     const at::Tensor may_move = call.samples ? both(choice.adapted(), goes_on) : at::Tensor();
-    const HeldWeights held(may_move, copy.values());
+    const StoppedSamples stopped(may_move, copy.values());
     optimizer.step(std::move(gradients));
     if (options.restore_probability > 0) optimizer.restore(state.start, options.restore_probability);
-    held.enforce();
+    stopped.restore();
     objective.follow();
     at::autocast::clear_cache();  // it holds copies of the weights from before
     losses.add(loss, may_move);

@@ -138,9 +138,9 @@ Drift Online::drift(const Network& network) const {
 void Online::check_outside_of_calls(const Network& network) {
   TORCH_CHECK(
       !network.is_in_use_here(),
-      "an engine was to keep adapted weights (copy_model=False), or to reset them, from inside of another call on the "
-      "same model, as by an embedder or a distance; that would change weights which the outer call computes with. Do "
-      "it before or after that call");
+      "adapt() with copy_model=False, or reset(), was called inside of another call on the same model, as by its "
+      "embedder or distance, and would change weights that the outer call computes with; call it before or after the "
+      "outer call");
 }
 
 void Online::go_back(const Network& network, State state, const std::vector<at::Tensor>& weights) {

@@ -42,11 +42,11 @@ Method stacked(const Method& method) {
 void check_is_one_sample(const at::Tensor& t, std::int64_t batch_dim) {
   TORCH_CHECK_VALUE(
       t.dim() == 0 || t.size(batch_dim) == 1,
-      "per_sample adapts each sample by itself, but for one sample the model "
-      "predicts ",
+      "per_sample calls the model with one sample at a time, but for one sample it returned a prediction with ",
       t.size(batch_dim),
-      " rows; say by in_dims which inputs hold samples, and along which dimension, and by "
-      "the prediction's layout where they are in the prediction");
+      " samples; say by in_dims which inputs hold samples, and along which dimension, and by prediction_layout where "
+      "the "
+      "samples are in the prediction");
 }
 
 /// Batches of one sample, stacked, as one batch.
@@ -195,7 +195,9 @@ Adaptation adapt_per_sample(const AdaptCall& call, const std::vector<NamedParame
   };
   if (network.checkout_per_sample({}, options.normalization(), 1) == nullptr) {
     if (network.is_first_warning()) {
-      TORCH_WARN("this kind of network cannot be run on several weights at once; the samples adapt one after another");
+      TORCH_WARN(
+          "per_sample: the samples adapt one after another, which is slower, because this model cannot be vectorized; "
+          "TorchScript modules, and eager models that torch.fx can trace, can be");
     }
     one_by_one();
     return join(std::move(parts), layout);
@@ -228,7 +230,8 @@ Adaptation adapt_per_sample(const AdaptCall& call, const std::vector<NamedParame
     if (is_out_of_memory(error)) throw;
     if (network.is_first_warning()) {
       TORCH_WARN(
-          "the model cannot be run on several weights at once; the samples adapt one after another: ", text_of(error));
+          "per_sample: the samples adapt one after another, which is slower, because the model cannot be vectorized: ",
+          text_of(error));
     }
     one_by_one();
   }

@@ -10,7 +10,7 @@
 #include <it3/backend/uncertainty.h>
 
 #include "adapt/finite_check.h"
-#include "adapt/held_weights.h"
+#include "adapt/stopped_samples.h"
 #include "support/sample_names.h"
 
 namespace it3::detail {
@@ -34,12 +34,12 @@ Inputs with_finite_samples(const AdaptCall& call, const at::Tensor& distances, c
   } catch (const c10::ValueError& error) {
     TORCH_CHECK_VALUE(
         false, "the predictions for ", names,
-        " are not finite, and they cannot be left out: ", error.what_without_backtrace());
+        " are not finite, and these samples cannot be left out: ", error.what_without_backtrace());
   }
   TORCH_CHECK_VALUE(
       samples->count() == distances.size(0), "the predictions for ", names,
-      " are not finite, and they cannot be left out: the inputs have ", samples->count(), " samples, the prediction ",
-      distances.size(0), "; give in_dims");
+      " are not finite, and these samples cannot be left out, because the inputs have ", samples->count(),
+      " samples, but the prediction has ", distances.size(0), "; say by in_dims where the inputs hold samples");
   return samples->select(at::where(non_finite, rows[0], at::arange(distances.size(0), rows.options())));
 }
 

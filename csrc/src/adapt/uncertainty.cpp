@@ -41,8 +41,7 @@ double quantile_of(const std::vector<at::Tensor>& values, double quantile) {
   const at::Tensor non_finite = all.isfinite().logical_not();
   TORCH_CHECK_VALUE(
       !non_finite.any().item<bool>(), "‖y1 − y0‖ is not finite for ", detail::names_of_samples(non_finite),
-      " of those to calibrate with, counted from 0 over all batches; leave them out, or check them for NaN and "
-      "infinity");
+      ", counted from 0 over all batches to calibrate with; leave these out, or check them for NaN and infinity");
   const at::Tensor sorted = std::get<0>(at::sort(all));
   TORCH_CHECK_VALUE(sorted.numel() > 0, "there are no samples to calibrate with");
   // at::quantile takes no more than 16 million values.

@@ -63,8 +63,8 @@ void GraphCache::record(Entry& entry, const Inputs& inputs, const Work& work) {
     entry = Entry(entry.key);
     entry.has_failed = true;
     TORCH_WARN(
-        "adaptation could not be recorded as a CUDA graph and runs without; cuda_graphs='off' silences this: ",
-        text_of(error));
+        "adaptation cannot be recorded as a CUDA graph, so it runs without one, which is slower: ", text_of(error),
+        ". cuda_graphs='off' avoids this warning");
   }
 }
 

@@ -83,13 +83,17 @@ std::variant<std::string, GraphKey> graph_key(
   if (tensors.empty() || !tensors.front().is_cuda()) return "it does not run on a CUDA device";
   if (!DeviceGraph::is_available()) return "this it3 was built without CUDA";
   if (!options.cuda_graphs) return "cuda_graphs is 'off'";
-  if (!options.copy_model) return "copy_model is False, so that each call starts from other weights";
-  if (options.tolerance || options.threshold) return "tolerance and threshold make it depend on values";
-  if (method.neutral.defined()) return "there is a neutral signal";
+  if (!options.copy_model) return "copy_model is False, so each call starts from different weights";
+  if (options.tolerance || options.threshold)
+    return "tolerance or threshold is set, so what is computed depends on the data";
+  if (method.neutral.defined()) return "neutral is set";
   const auto dependencies = network.dependencies(options.normalization());
-  if (!dependencies) return "the model runs whole, in Python or as a torch::nn module";
+  if (!dependencies) return "the model is not cut at the layer (it runs in Python, or is a torch::nn module)";
   if (dependencies->writes_inputs) return "the model writes to its inputs";
-  if (!method.reads) return "embedder, combine_fn or distance_fn is a function that may do more than compute";
+  if (!method.reads)
+    return "embedder, combine_fn or distance_fn is a function that may have side effects; the defaults, distances by "
+           "name and "
+           "TorchScript have none";
   const auto are_all_there = [device = tensors.front().device()](const auto& list) {
     return std::all_of(list.begin(), list.end(), [&](const at::Tensor& t) { return t.device() == device; });
   };

@@ -88,17 +88,20 @@ void check_fits(const std::map<std::string, at::Tensor>& saved, const std::map<s
     const bool can_be_empty = name.starts_with("embedder.");
     const bool is_empty = can_be_empty && (tensor.numel() == 0 || found->second.numel() == 0);
     if (!is_empty && found->second.sizes() != tensor.sizes()) {
-      others.push_back(c10::str(name, " ", found->second.sizes(), " for ", tensor.sizes()));
+      others.push_back(
+          c10::str(name, " (", found->second.sizes(), " in the file, ", tensor.sizes(), " in the engine)"));
     }
   }
   for (const auto& [name, tensor] : saved) {
     if (!own.contains(name)) unknown.push_back(name);
   }
   std::vector<std::string> faults;
-  if (!missing.empty()) faults.push_back("it lacks " + joined(missing));
-  if (!unknown.empty()) faults.push_back("it has " + joined(unknown) + ", which the engine does not");
-  if (!others.empty()) faults.push_back("it has other shapes: " + joined(others));
-  TORCH_CHECK_VALUE(faults.empty(), "the state is of another engine: ", joined(faults));
+  if (!missing.empty()) faults.push_back("missing " + joined(missing));
+  if (!unknown.empty()) faults.push_back("unexpected " + joined(unknown));
+  if (!others.empty()) faults.push_back("of another shape " + joined(others));
+  TORCH_CHECK_VALUE(
+      faults.empty(), "the saved state does not fit this engine: ", joined(faults),
+      "; make the engine around the same model and embedder");
 }
 
 EngineSetup setup_of(const Embedder& embedder, Embed embed, Combine combine, std::optional<Distance> distance) {

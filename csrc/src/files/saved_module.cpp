@@ -77,11 +77,11 @@ std::string fault_of(Archive& archive, const torch::jit::Module& module, const t
   } catch (const std::exception& error) {
     const std::string text = detail::text_of(error);
     const auto begin = text.find_first_not_of('\n');
-    return begin == std::string::npos ? "it is unreadable" : text.substr(begin, text.find('\n', begin) - begin);
+    return begin == std::string::npos ? "it cannot be read" : text.substr(begin, text.find('\n', begin) - begin);
   }
-  if (read != extra) return "its records are others";
+  if (read != extra) return "its extra files differ";
   const NamedTensors written = named_tensors(module), found = named_tensors(copy);
-  if (written.size() != found.size()) return "it holds other parameters and buffers";
+  if (written.size() != found.size()) return "it has another number of parameters and buffers";
   for (std::size_t i = 0; i < written.size(); ++i) {
     if (written[i].first != found[i].first) return "'" + written[i].first + "' became '" + found[i].first + "'";
     if (!are_equal(written[i].second, found[i].second)) return "'" + written[i].first + "' has other values";
@@ -100,7 +100,7 @@ void check(Archive& archive, const torch::jit::Module& module, const torch::jit:
       ". Names of layers, parameters and buffers have to be made of the letters a to z and A to Z, digits and _, and "
       "be "
       "no keywords of Python: rename them");
-  TORCH_CHECK_VALUE(false, "the model cannot be saved: read back, the file is not what was written: ", fault);
+  TORCH_CHECK_VALUE(false, "the model cannot be saved: when the file is read back, ", fault);
 }
 
 }  // namespace

@@ -18,7 +18,7 @@ inline std::int64_t class_dim(
   TORCH_CHECK_VALUE(dim >= 0, need, ", but a prediction of shape ", prediction.sizes(), " has one class; ", advice);
   TORCH_CHECK_VALUE(
       prediction.size(dim) != 1, need, ", but a prediction of shape ", prediction.sizes(),
-      " has one class, in dimension ", dim, "; ", advice, ", or say where the classes are by the prediction's layout");
+      " has one class, in dimension ", dim, "; ", advice, ", or say by prediction_layout where the classes are");
   return dim;
 }
 

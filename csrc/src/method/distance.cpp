@@ -66,7 +66,7 @@ Distance choose(std::string_view name, const Layout& layout) {
   if (name == "js") return between(js, name, layout);
   if (name == "cosine") {
     return {[layout](const at::Tensor& second, const at::Tensor& reference) {
-      constexpr std::string_view need = "the distance 'cosine' compares the directions of several numbers a sample";
+      constexpr std::string_view need = "the distance 'cosine' compares the directions of several numbers per sample";
       const std::int64_t dim = detail::class_dim(second, layout, need, "use 'mse' or 'l1'");
       return 1 - at::cosine_similarity(second, reference, dim).mean();
     }};

@@ -60,7 +60,7 @@ EmbedderWeights make_embedder_weights(
     const Layout& prediction_layout,
     const Layout& features_layout) {
   TORCH_CHECK_VALUE(
-      features.is_floating_point(), "the features to inject into are ", features.scalar_type(),
+      features.is_floating_point(), "the layer's output has the dtype ", features.scalar_type(),
       "; name a layer with a floating-point output, or give an embedder and a combine_fn");
   // Under autocast features can be half precision, which weights that will be trained should not be.
   const c10::InferenceMode no_inference(false);
@@ -95,10 +95,11 @@ at::Tensor embed(
   const at::Tensor to = channels_second(features, features_layout);
   TORCH_CHECK_VALUE(
       from.size(1) == weights.weight1.size(1) && to.size(1) == weights.weight1.size(0), misfit(prediction, features),
-      ": its weights are for ", weights.weight1.size(1), " and ", weights.weight1.size(0), " channels");
+      ": it has its weights for predictions of ", weights.weight1.size(1), " and features of ", weights.weight1.size(0),
+      " channels; give another embedder, or clear() this one and train it anew");
   TORCH_CHECK_VALUE(
-      from.size(0) == to.size(0) || from.size(0) == 1, misfit(prediction, features), ": ", from.size(0),
-      " samples against ", to.size(0), "; give an embedder and a combine_fn");
+      from.size(0) == to.size(0) || from.size(0) == 1, misfit(prediction, features), ": the prediction has ",
+      from.size(0), " samples, the features ", to.size(0), "; give an embedder and a combine_fn");
 
   at::Tensor embedding = at::leaky_relu(pointwise(from, weights.weight1, weights.bias1));
   embedding = at::leaky_relu(pointwise(embedding, weights.weight2, weights.bias2)).to(features.scalar_type());
@@ -107,8 +108,9 @@ at::Tensor embed(
   if (features.dim() < 2) return embedding.reshape(features.sizes());
   if (from_places.empty() || to_places.empty()) return embedding;
   TORCH_CHECK_VALUE(
-      from_places.size() == to_places.size() && to_places.size() <= 3, misfit(prediction, features), ": ",
-      from_places.size(), " dimensions beside samples and channels against ", to_places.size(), "; give an embedder");
+      from_places.size() == to_places.size() && to_places.size() <= 3, misfit(prediction, features),
+      ": beside samples and channels, the prediction has ", from_places.size(), " dimensions, the features ",
+      to_places.size(), "; give an embedder of your own");
   if (from_places != to_places) embedding = resize_places(embedding, to_places);
   return embedding.movedim(
       {0, 1}, {features_layout.batch_of(features.dim()), features_layout.channel_of(features.dim())});

@@ -40,11 +40,12 @@ class WeightWatch {
 
   void check(const char* function) const {
     TORCH_CHECK_VALUE(
-        found_ == nullptr, function, " computes with '", *found_,
-        "', a weight of the model that adapts. This model is not cut at the layer, so that the adapted weights are in "
-        "the model itself meanwhile, and ",
+        found_ == nullptr, function, " computes with the model's weight '", *found_,
+        "', which adapts. This model is not cut at the layer, so its weights are changed in place during the call, "
+        "and ",
         function,
-        " would change with them. Give it a copy of the weight, or leave the weight out by the option 'parameters'");
+        " would see the changed ones. Give it a copy of the weight, or leave the weight out with the option "
+        "'parameters'");
   }
 
   /// Takes note of a value if it is a weight.
@@ -93,9 +94,9 @@ Function watched(const char* name, Function function, const std::vector<NamedPar
 
 Method functions_apart(Method method, const std::vector<NamedParameter>& adapted) {
   method.embed = watched("the embedder", std::move(method.embed), adapted);
-  method.combine = watched("combine", std::move(method.combine), adapted);
+  method.combine = watched("combine_fn", std::move(method.combine), adapted);
   if (method.distance.name.empty()) {
-    method.distance.to_prediction = watched("the distance", std::move(method.distance.to_prediction), adapted);
+    method.distance.to_prediction = watched("distance_fn", std::move(method.distance.to_prediction), adapted);
   }
   return method;
 }

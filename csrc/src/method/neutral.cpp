@@ -15,9 +15,7 @@ void check_neutral(const at::Tensor& neutral) {
   TORCH_CHECK_VALUE(
       is_real && neutral.numel() > 0, "neutral must be a number or a tensor of real numbers, not a tensor of ",
       neutral.scalar_type(), " and shape ", neutral.sizes());
-  TORCH_CHECK_VALUE(
-      neutral.isfinite().all().item<bool>(),
-      "neutral must be finite, but has a value that is infinite or not a number; losses would be none either");
+  TORCH_CHECK_VALUE(neutral.isfinite().all().item<bool>(), "neutral must be finite, but holds NaN or infinity");
 }
 
 namespace detail {
@@ -36,7 +34,7 @@ at::Tensor neutral_signal(TwoPass& network, const Method& method, PassInputs& in
   const at::Tensor neutral = method.neutral.to(prediction.device(), prediction.scalar_type());
   TORCH_CHECK_VALUE(
       at::is_expandable_to(neutral.sizes(), prediction.sizes()), "a neutral signal of shape ", neutral.sizes(),
-      " does not spread over a prediction of shape ", prediction.sizes(),
+      " cannot be broadcast to a prediction of shape ", prediction.sizes(),
       "; give a number, or the shape of one sample's prediction");
   return neutral.expand(prediction.sizes());
 }
@@ -46,10 +44,10 @@ void check_is_no_label(const at::Tensor& neutral, const at::Tensor& labels, cons
   const std::int64_t channel = labels.dim() < 2 ? -1 : layout.channel_of(labels.dim());
   const auto are_one_hot = [&](const at::Tensor& values) { return are_all(values.sum(channel) == 1); };
   const auto raise = [&](const auto&... which) {
+    const double least = neutral.min().item<double>(), most = neutral.max().item<double>();
     TORCH_CHECK_VALUE(
-        false, "the neutral signal, ", neutral.min().item<double>(), " to ", neutral.max().item<double>(), ", ",
-        which...,
-        ", so the network could not tell 'no prediction yet' from a prediction; choose one that no label equals");
+        false, "the neutral signal, ", least == most ? c10::str(least) : c10::str(least, " to ", most), ", ", which...,
+        ", so the network could not tell 'no prediction yet' from a prediction; choose one outside of the labels");
   };
   if (are_binary(labels)) {
     const bool is_one_of_several = channel >= 0 && labels.size(channel) > 1 && are_one_hot(labels);
@@ -60,7 +58,7 @@ void check_is_no_label(const at::Tensor& neutral, const at::Tensor& labels, cons
   const at::Tensor own = channel < 0 ? neutral.reshape({1, -1}) : neutral.transpose(0, channel).flatten(1);
   const auto [least, most] = at::aminmax(by_channel, /*dim=*/1, /*keepdim=*/true);
   if (are_all((own >= least).logical_and(own <= most))) {
-    raise("lies among the labels, ", least.min().item<double>(), " to ", most.max().item<double>());
+    raise("lies within the range of the labels, ", least.min().item<double>(), " to ", most.max().item<double>());
   }
 }
 

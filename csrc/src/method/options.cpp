@@ -26,7 +26,7 @@ const Option* option_called(std::string_view name) {
 }
 
 /// What others call our options.
-constexpr std::array<std::pair<std::string_view, std::string_view>, 34> synonyms = {{
+constexpr std::array<std::pair<std::string_view, std::string_view>, 33> synonyms = {{
     {"learning_rate", "lr"},
     {"step_size", "lr"},
     {"rate", "lr"},

@@ -145,14 +145,14 @@ Inputs nudged(const Inputs& inputs) {
 
 std::string difference(const NetworkOutputs& actual, const NetworkOutputs& expected, const NetworkOutputs* nudged) {
   const NudgedOutputs rounding = nudged != nullptr ? moved_by_nudge(*nudged, expected) : NudgedOutputs();
-  if (!are_close(actual.predictions, expected.predictions, rounding.predictions)) return "it predicts otherwise";
-  if (!are_close(actual.gradients, expected.gradients, rounding.gradients)) return "it has other gradients";
+  if (!are_close(actual.predictions, expected.predictions, rounding.predictions)) return "predicts something else";
+  if (!are_close(actual.gradients, expected.gradients, rounding.gradients)) return "has other gradients";
   const bool says_something = at::isfinite(expected.moved.front()).all().item<bool>();  // deep networks may overflow
   if (!says_something) return "";
   if (!are_close({actual.moved.front()}, {expected.moved.front()}, rounding.moved)) {
-    return "it predicts otherwise with other weights";
+    return "predicts something else when the weights change";
   }
-  if (!are_close(actual.moved, expected.moved, rounding.moved)) return "it writes to its weights";
+  if (!are_close(actual.moved, expected.moved, rounding.moved)) return "writes to its weights";
   return "";
 }
 

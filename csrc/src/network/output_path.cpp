@@ -38,9 +38,9 @@ std::string text_of_part(const Part& part) {
 
 [[noreturn]] void refuse(std::string_view text, std::string_view why) {
   TORCH_CHECK_VALUE(
-      false, "'", text, "' is no place in an output: ", why,
-      ". Give indices and names with dots between them, such as 1, logits or 1.0; names with dots or of digits in "
-      "double quotes");
+      false, "'", text, "' is not a valid output path: ", why,
+      ". Write indices and names separated by dots, such as 1, logits or 1.0, and put names that contain dots or only "
+      "digits in double quotes");
 }
 
 /// Takes a name in quotes off the front.
@@ -53,13 +53,13 @@ std::string take_quoted(std::string_view& rest, std::string_view text) {
     name += rest.front();
     rest.remove_prefix(1);
   }
-  if (rest.empty()) refuse(text, "a quote is not closed");
+  if (rest.empty()) refuse(text, "a closing quote is missing");
   rest.remove_prefix(1);
   return name;
 }
 
 Part plain_part(std::string_view part, std::string_view text) {
-  if (part.empty()) refuse(text, "a part of it is empty");
+  if (part.empty()) refuse(text, "it has an empty part");
   if (part.find('"') != std::string_view::npos) refuse(text, "a quote stands within a name");
   if (!is_integer(part)) return std::string(part);
   std::int64_t index = 0;
@@ -192,8 +192,8 @@ at::Tensor tensor_at(
     if (element && element->isTensor() && element->toTensor().defined()) return element->toTensor();
     const auto candidates = tensors_with_paths(value);
     TORCH_CHECK_VALUE(
-        false, option, " is '", to_text(*path), "', but there is no tensor in ", what, ", a ", value.tagKind(),
-        ". The tensors in it are: ", candidates.empty() ? std::string("none") : listed(candidates));
+        false, option, " is '", to_text(*path), "', but ", what, ", a ", value.tagKind(), ", has no tensor there; ",
+        candidates.empty() ? std::string("it has no tensors at all") : "it has tensors at: " + listed(candidates));
   }
   const auto candidates = tensors_with_paths(value);
   TORCH_CHECK_TYPE(

@@ -16,9 +16,9 @@ using Dims = std::vector<std::optional<std::int64_t>>;
 [[noreturn]] void misfit(std::string_view why) {
   TORCH_CHECK_VALUE(
       false, "in_dims does not fit the inputs: ", why,
-      ". It is a number for all tensors, or has their structure, with a number, or None for what all samples share, "
-      "for "
-      "each");
+      ". Give one dimension for all tensors, or a tuple or dict like the inputs, with a dimension for each tensor and "
+      "None "
+      "for those that all samples share, as for torch.vmap");
 }
 
 void add_dims(const c10::IValue& value, const c10::IValue& in_dims, Dims& dims);
@@ -33,7 +33,7 @@ void add_dims_of_elements(c10::ArrayRef<c10::IValue> values, const c10::IValue& 
 
 c10::IValue at_key(const c10::IValue& in_dims, const c10::IValue& key) {
   const auto dict = in_dims.toGenericDict();
-  if (!dict.contains(key)) misfit(c10::str("it says nothing of '", key, "'"));
+  if (!dict.contains(key)) misfit(c10::str("it has no entry for '", key, "'"));
   return dict.at(key);
 }
 
@@ -54,7 +54,7 @@ void add_dims(const c10::IValue& value, const c10::IValue& in_dims, Dims& dims) 
   } else if (value.isGenericDict() && in_dims.isGenericDict()) {
     for (const auto& item : value.toGenericDict()) add_dims(item.value(), at_key(in_dims, item.key()), dims);
   } else {
-    misfit(c10::str("it has a ", in_dims.tagKind(), " for a ", value.tagKind()));
+    misfit(c10::str("it has a ", in_dims.tagKind(), " where the inputs have a ", value.tagKind()));
   }
 }
 
@@ -109,14 +109,15 @@ Samples::Samples(Inputs inputs, const std::optional<InDims>& in_dims, const Layo
     if (!dim) continue;
     const std::int64_t size = tensors[i].size(*dim);
     if (count && size != *count) {
-      misfit(c10::str("a tensor of shape ", tensors[i].sizes(), " has ", size, " samples, another one ", *count));
+      misfit(
+          c10::str("a tensor of shape ", tensors[i].sizes(), " has ", size, " samples, but another one has ", *count));
     }
     count = size;
   }
   TORCH_CHECK_VALUE(
       count,
-      "the inputs have no tensor that holds samples; give tensors with a dimension of samples, or name it by "
-      "in_dims");
+      "the inputs have no tensor that holds samples; give tensors with a dimension of samples, or say by in_dims which "
+      "dimension that is");
   count_ = *count;
 }
 

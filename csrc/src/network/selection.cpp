@@ -51,10 +51,15 @@ std::vector<NamedParameter> select_parameters(
     }
     if (found) continue;
     TORCH_CHECK_VALUE(
-        pattern != "norm", "parameters is 'norm', but the model has no trainable parameters in normalization layers");
+        pattern != "norm",
+        "parameters is 'norm', but the model has no trainable parameters in normalization layers; use 'all', or a "
+        "pattern of names");
     const bool is_frozen = std::any_of(
         parameters.begin(), parameters.end(), [&](const auto& parameter) { return matches(pattern, parameter); });
-    TORCH_CHECK_VALUE(!is_frozen, "parameters has '", pattern, "', but all that it selects have requires_grad=False");
+    TORCH_CHECK_VALUE(
+        !is_frozen, "parameters has '", pattern,
+        "', but all that it selects have requires_grad=False; call "
+        "requires_grad_(True) on them, or give another pattern");
     std::vector<std::string> names;
     names.reserve(trainable.size());
     for (const auto& parameter : trainable) names.push_back(parameter.name);
@@ -69,7 +74,7 @@ std::vector<NamedParameter> select_parameters(
     if (!chosen[i]) continue;
     TORCH_CHECK_VALUE(
         detail::counts_writes(trainable[i].tensor), "the parameter '", trainable[i].name,
-        "' was made in inference mode and cannot be differentiated; make the model outside of it");
+        "' was created in inference mode and cannot be differentiated; create the model outside of it");
     selected.push_back(trainable[i]);
   }
   return selected;

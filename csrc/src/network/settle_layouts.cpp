@@ -301,11 +301,12 @@ void check_given(const Layout& layout, const at::Tensor& value, const std::strin
   const auto is_there = [&](std::int64_t dim) { return dim >= -rank && dim < rank; };
   TORCH_CHECK_INDEX(
       rank < 2 || (is_there(channel_dim) && is_there(layout.batch_of(rank))), argument,
-      " says channel_dim=", channel_dim, ", batch_dim=", layout.batch_dim, ", but ", what, " has the shape ",
-      value.sizes());
+      " has channel_dim=", channel_dim, " and batch_dim=", layout.batch_dim, ", but ", what, ", of shape ",
+      value.sizes(), ", only has the dimensions ", -rank, " to ", rank - 1);
   TORCH_CHECK_VALUE(
-      rank < 2 || layout.channel_of(rank) != layout.batch_of(rank), argument, " says that channels and samples of ",
-      what, ", shape ", value.sizes(), ", are in the same dimension");
+      rank < 2 || layout.channel_of(rank) != layout.batch_of(rank), argument,
+      " names one dimension for both the channels and the samples of ", what, ", of shape ", value.sizes(),
+      "; give two different ones");
 }
 
 /// One of the two tensors of a call.

@@ -32,14 +32,15 @@ void check_group(const std::vector<std::size_t>& group, const std::vector<NamedP
   TORCH_CHECK_VALUE(
       leaves.size() < 2, "the parameters '", leaves.size() < 2 ? "" : leaves[0]->name, "' and '",
       leaves.size() < 2 ? "" : leaves[1]->name,
-      "' are different tensors over the same memory, and cannot both adapt; let one of them adapt, by "
-      "Options::parameters, which the other follows, or make them one and the same parameter");
+      "' share memory, so they cannot both adapt. Select only one of them with the option 'parameters' (the other "
+      "follows it), or use one and the same parameter for both");
   for (const auto* leaf : leaves) {
     TORCH_CHECK_VALUE(
         leaf->tensor.is_non_overlapping_and_dense(), "the parameter '", leaf->name, "' of shape ", leaf->tensor.sizes(),
         " and strides ", leaf->tensor.strides(),
-        " has gaps or overlaps in memory in which another tensor of the model lies, and cannot adapt; make it "
-        "contiguous, or name other parameters in Options::parameters");
+        " is not contiguous and shares memory with another tensor of the model, so it cannot adapt; make it "
+        "contiguous, "
+        "or leave it out with the option 'parameters'");
   }
 }
 
@@ -101,8 +102,8 @@ SwappedWeights::SwappedWeights(
   for (const auto& tensor : others) add(tensor, false);
   TORCH_CHECK_VALUE(
       adapted.empty() || made_in_inference_mode == 0, made_in_inference_mode,
-      " of the model's tensors were made in inference mode, and autograd cannot record what is done with such. Make "
-      "the model outside of it, or replace them by clones made outside; num_steps=0 works as it is");
+      " of the model's tensors were created in inference mode, so autograd cannot differentiate through them. Create "
+      "the model outside of it, or replace them by clones made outside; num_steps=0 works without that");
 
   std::vector<at::Tensor> owns;
   owns.reserve(all.size());

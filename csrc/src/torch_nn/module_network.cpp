@@ -111,7 +111,7 @@ class Modes {
   std::vector<std::shared_ptr<torch::nn::Module>> layers_with_statistics(const Normalization& normalization) const {
     TORCH_CHECK_VALUE(
         normalization.statistics != NormStatistics::blend,
-        "norm_statistics='blend' cannot be had of torch::nn's layers; use 'batch', or a ScriptNetwork");
+        "norm_statistics='blend' is not supported for torch::nn models; use 'batch', or a ScriptNetwork");
     std::vector<std::shared_ptr<torch::nn::Module>> layers;
     for (const auto& child : modules_) {
       const bool is_batch_norm = child->name().find("BatchNorm") != std::string::npos;
@@ -119,7 +119,7 @@ class Modes {
     }
     TORCH_CHECK_VALUE(
         !layers.empty(),
-        "norm_statistics is 'batch', but the model has no batch normalization with running statistics");
+        "norm_statistics is 'batch', but the model has no batch normalization with running statistics; use 'running'");
     return layers;
   }
 
@@ -219,8 +219,8 @@ class ModuleWorkingCopy : public SwappedWorkingCopy {
     if (network_.written_) network_.written_->insert(written.unsafeGetTensorImpl());
     TORCH_CHECK(
         false, "the model's forward() has written to a parameter of shape ", written.sizes(),
-        ", which it did not do in the first call, so that no copy was there to take it: the parameter is not as it "
-        "was. Later calls protect it");
+        ", which it did not do in the first call, so the parameter now has other values than before: load the model's "
+        "weights again. Later calls protect this parameter");
   }
 
   ModuleNetwork& network_;

@@ -182,7 +182,7 @@ std::string how_other(
     const std::vector<NamedParameter>& parameters,
     double tolerance) {
   if (const double off = difference(actual.prediction, expected.prediction, 0); off > tolerance) {
-    return c10::str("its prediction differs by ", off, " of its norm");
+    return c10::str("the prediction has a relative error of ", off);
   }
   double all = 0;
   for (const at::Tensor& g : expected.gradients) all = g.defined() ? std::hypot(all, norm_of(plain(g))) : all;
@@ -194,7 +194,7 @@ std::string how_other(
     // What is small beside all others, as gradients that are zero but for rounding, may differ more.
     const double off = difference(a.defined() ? a : zero, b.defined() ? b : zero, 0.01 * all);
     if (off > tolerance) {
-      return c10::str("its gradient by '", parameters[i].name, "' differs by ", off, " of its norm");
+      return c10::str("the gradient of '", parameters[i].name, "' has a relative error of ", off);
     }
   }
   return "";
@@ -214,8 +214,9 @@ void check_dependence(const ScriptCut& cut, TwoPass& passes, const Inputs& input
   if (!can_tell || gradients_by(prediction, {features})[0].defined()) return;
   refuse_cut(
       cut.place.layer,
-      "the prediction does not depend on its output, or not so that gradients could follow. Name another layer, or say "
-      "by layer_output which of its outputs is meant, or by output which of the module's is the prediction");
+      "no gradient flows from the prediction to the layer's output. Name another layer, or say by layer_output which "
+      "of "
+      "its outputs is meant, or by output which of the model's is the prediction");
 }
 
 enum class Comparison { same, none, undecided };
@@ -253,10 +254,10 @@ Comparison compare(
   // The layers of each sample are computed in another way.
   const std::string how = how_other(actual, expected, parameters, tolerance_for(all) * (are_stacked ? 10 : 1));
   // Of stacked samples it is torch.vmap's fault, without which each can still adapt by itself.
-  if (are_stacked && !how.empty()) throw std::runtime_error("torch gives other results so: " + how);
+  if (are_stacked && !how.empty()) throw std::runtime_error("vectorized by torch.vmap, " + how);
   TORCH_CHECK_VALUE(
       how.empty(), "the TorchScript module gives other results when cut at the layer '", cut->place.layer, "': ", how,
-      ". Name another layer, or give the eager module");
+      ". Name another layer, or use the eager model in Python");
   if (!are_stacked) check_dependence(*cut, copy, own, first);
   return at::isnan(expected.prediction).any().item<bool>() ? Comparison::undecided : Comparison::same;
 }

@@ -128,7 +128,7 @@ std::vector<LiftedTensor> lift_tensors(Graph& graph, const torch::jit::Module& m
       refuse_cut(
           layer, c10::str(
                      "the attribute '", path, "', a ", node->output()->type()->str(),
-                     ", cannot be made a constant. Give the eager module"));
+                     ", is read by forward(), which is not supported. Use the eager model in Python"));
     }
   }
   return lifted;
@@ -181,17 +181,18 @@ FlatGraph flatten_script(const torch::jit::Module& module, const CutPlace& place
   } else {
     const auto calls = calls_of_layer(graph, module, layer, in_eval_mode, folded);
     if (calls.empty()) {
-      refuse_cut(layer, "forward() does not call it. Name a layer that is called, or the one around it");
+      refuse_cut(layer, "forward() does not call the layer. Name a layer that is called, or the one around it");
     }
     if (calls.size() > 1) {
       refuse_cut(
           layer, c10::str(
-                     "forward() calls it ", calls.size(),
-                     " times. Name a layer that is called once, or give the "
-                     "eager module"));
+                     "forward() calls the layer ", calls.size(),
+                     " times. Name a layer that is called once, or use the eager model in Python"));
     }
     if (calls[0]->owningBlock() != graph->block()) {
-      refuse_cut(layer, "it is called inside a branch or a loop. Name the layer around it, or give the eager module");
+      refuse_cut(
+          layer,
+          "the layer is called inside a branch or a loop. Name the layer around it, or use the eager model in Python");
     }
     Value* const output = calls[0]->output();
     Value* const marked = mark_features(*graph, output, calls[0]->next(), place);
@@ -203,7 +204,10 @@ FlatGraph flatten_script(const torch::jit::Module& module, const CutPlace& place
   torch::jit::Inline(*graph);
   fold_constants(graph, module, in_eval_mode, folded);
   if (!nodes_of_kind(*graph, prim::SetAttr).empty()) {
-    refuse_cut(layer, "forward() assigns attributes of the module. Change them in place, or give the eager module");
+    refuse_cut(
+        layer,
+        "forward() assigns attributes of the module. Update buffers in place, as by add_(), or use the eager model in "
+        "Python");
   }
   FlatGraph flat{graph, nullptr, lift_tensors(*graph, module, layer), {}, std::move(output)};
   for (const auto& [path, attribute] : folded) flat.folded.push_back(attribute);
@@ -218,11 +222,11 @@ FlatGraph flatten_script(const torch::jit::Module& module, const CutPlace& place
   if (flat.features == nullptr) {
     refuse_cut(
         layer,
-        "the prediction does not depend on its output. Name another layer, or say by layer_output which of its outputs "
-        "is meant, or by output which of the module's is the prediction");
+        "the prediction does not depend on the layer's output. Name another layer, or say by layer_output which of its "
+        "outputs is meant, or by output which of the model's is the prediction");
   }
   if (graph->inputs().at(0)->hasUses()) {
-    refuse_cut(layer, "forward() uses the module itself as a value. Give the eager module");
+    refuse_cut(layer, "forward() passes the module itself to a function, or keeps it. Use the eager model in Python");
   }
   graph->eraseInput(0);
   return flat;

@@ -62,7 +62,7 @@ class Marking {
           place_.layer, c10::str(
                             "it returns ", returned,
                             ", which does not begin with a tensor. Say by layer_output which of its outputs is meant, "
-                            "name a layer in it, or give the eager module"));
+                            "name a layer in it, or use the eager model in Python"));
     }
     refuse_cut(
         place_.layer, c10::str(

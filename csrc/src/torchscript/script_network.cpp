@@ -65,10 +65,13 @@ ScriptNetwork::ScriptNetwork(
               detail::CutPlace{std::move(layer), std::move(output), std::move(layer_output)})),
       slots_(slots_of(module_)) {
   std::vector<std::string> names;
-  for (const auto& submodule : module_.named_modules()) names.push_back(submodule.name);
+  for (const auto& submodule : module_.named_modules()) {
+    if (!submodule.name.empty()) names.push_back(submodule.name);
+  }
   TORCH_CHECK_VALUE(
-      std::find(names.begin(), names.end(), place_->layer) != names.end(), "the model has no layer '", place_->layer,
-      "'; did you mean '", detail::nearest_name(place_->layer, names), "'? Its layers are ", detail::join(names));
+      place_->layer.empty() || std::find(names.begin(), names.end(), place_->layer) != names.end(),
+      "the model has no layer '", place_->layer, "'; did you mean '", detail::nearest_name(place_->layer, names),
+      "'? Its layers are ", detail::join(names));
   cut();
 }
 

@@ -60,7 +60,8 @@ void set_normalization(torch::jit::Graph& graph, const Normalization& normalizat
   });
   TORCH_CHECK_VALUE(
       !nodes.empty(),
-      "norm_statistics is not 'running', but the model has no batch normalization with running statistics");
+      "norm_statistics is not 'running', but the model has no batch normalization with running statistics; use "
+      "'running'");
   for (Node* node : nodes) {
     const bool is_in_eval_mode = torch::jit::constant_as<bool>(node->input(5)) == false;
     if (is_in_eval_mode) replace(node, normalization);

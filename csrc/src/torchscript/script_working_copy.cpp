@@ -135,8 +135,8 @@ void ScriptWorkingCopy::find_followers(const std::vector<NamedParameter>& adapte
       const std::size_t i = one->second, other = next->second;
       TORCH_CHECK_VALUE(
           !share_memory(own_[i], own_[other]), "the parameters '", adapted[i].name, "' and '", adapted[other].name,
-          "' lie over the same memory, so that steps of the one change the other. Leave one of them out by the option "
-          "`parameters`, or give the model one parameter for both");
+          "' share memory, so a step on one changes the other. Leave one of them out with the option 'parameters', or "
+          "use one and the same parameter for both");
     }
   }
   std::vector<bool> is_adapted(own_lifted_.size(), false);
@@ -153,9 +153,10 @@ void ScriptWorkingCopy::find_followers(const std::vector<NamedParameter>& adapte
       const bool is_within = same_place_in(own_[i].detach(), own_[i].detach(), own_lifted_[place], {}).defined();
       TORCH_CHECK_VALUE(
           is_within, "'", cut_->lifted[place].name, "' shares memory with the parameter '", adapted[i].name,
-          "' in a way that it cannot follow when that adapts. Leave the parameter out by the option `parameters`, or "
-          "give '",
-          cut_->lifted[place].name, "' memory of its own");
+          "' but is not a plain view of it, so it could not be updated when the parameter adapts. Leave the parameter "
+          "out "
+          "with the option 'parameters', or replace '",
+          cut_->lifted[place].name, "' by a clone");
       followers_.push_back({place, i});
       is_followed_[i] = true;
     }

@@ -27,7 +27,11 @@ def forward(self, x):
 )");
   ScriptNetwork network(problem.module, "layer");
   const std::string why = error_of([&] { adapt(network, problem.method(), {.per_sample = true}, problem.x); });
-  EXPECT_EQ(why.find("per_sample adapts each sample by itself, but for one sample the model predicts 2 rows"), 0)
+  EXPECT_EQ(
+      why.find(
+          "per_sample calls the model with one sample at a time, but for one sample it returned a prediction with 2 "
+          "samples"),
+      0)
       << why;
 }
 

@@ -193,7 +193,8 @@ TEST(AdaptPerSample, AdaptsModulesOneAfterAnotherAndSaysSo) {
   ASSERT_EQ(warnings.texts().size(), 1);
   EXPECT_EQ(
       warnings.texts()[0],
-      "this kind of network cannot be run on several weights at once; the samples adapt one after another");
+      "per_sample: the samples adapt one after another, which is slower, because this model cannot be vectorized; "
+      "TorchScript modules, and eager models that torch.fx can trace, can be");
   expect_same(result, one_by_one(*problem.network, problem.method(), options, problem.x));
   EXPECT_EQ(warnings.texts().size(), 1);
 }
@@ -214,7 +215,7 @@ def forward(self, x):
   ASSERT_EQ(warnings.texts().size(), 1);
   EXPECT_EQ(
       warnings.texts()[0].find(
-          "the model cannot be run on several weights at once; the samples adapt one after another: "),
+          "per_sample: the samples adapt one after another, which is slower, because the model cannot be vectorized: "),
       0)
       << warnings.texts()[0];
   adapt(network, problem.method(), options, problem.x);

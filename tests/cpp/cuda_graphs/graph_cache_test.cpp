@@ -137,8 +137,8 @@ TEST_F(Cache, RunsWithoutAfterARecordingThatFailedAndWarnsOnce) {
   }
   EXPECT_EQ(
       warnings.texts().at(0),
-      "adaptation could not be recorded as a CUDA graph and runs without; cuda_graphs='off' silences this: the work is "
-      "not of that kind");
+      "adaptation cannot be recorded as a CUDA graph, so it runs without one, which is slower: the work is not of that "
+      "kind. cuda_graphs='off' avoids this warning");
   EXPECT_EQ(device.replays, 0);
 }
 

@@ -202,7 +202,7 @@ TEST_P(NoGraphKey, HasAReason) {
   EXPECT_EQ(call.reason(), GetParam().reason);
 }
 
-constexpr auto of_values = "tolerance and threshold make it depend on values";
+constexpr auto of_values = "tolerance or threshold is set, so what is computed depends on the data";
 constexpr auto of_devices = "not all tensors are on one device";
 
 INSTANTIATE_TEST_SUITE_P(
@@ -214,18 +214,19 @@ INSTANTIATE_TEST_SUITE_P(
         Refusal{"Off", [](Call& c) { c.options.cuda_graphs = false; }, "cuda_graphs is 'off'"},
         Refusal{
             "Online", [](Call& c) { c.options.copy_model = false; },
-            "copy_model is False, so that each call starts from other weights"},
+            "copy_model is False, so each call starts from different weights"},
         Refusal{"Tolerance", [](Call& c) { c.options.tolerance = 0.1; }, of_values},
         Refusal{"Threshold", [](Call& c) { c.options.threshold = 0.1; }, of_values},
-        Refusal{"NeutralSignal", [](Call& c) { c.method.neutral = torch::zeros({}); }, "there is a neutral signal"},
+        Refusal{"NeutralSignal", [](Call& c) { c.method.neutral = torch::zeros({}); }, "neutral is set"},
         Refusal{
             "UnknownPasses", [](Call& c) { c.network.known.reset(); },
-            "the model runs whole, in Python or as a torch::nn module"},
+            "the model is not cut at the layer (it runs in Python, or is a torch::nn module)"},
         Refusal{
             "WrittenInputs", [](Call& c) { c.network.known->writes_inputs = true; }, "the model writes to its inputs"},
         Refusal{
             "UnknownFunctions", [](Call& c) { c.method.reads.reset(); },
-            "embedder, combine_fn or distance_fn is a function that may do more than compute"},
+            "embedder, combine_fn or distance_fn is a function that may have side effects; the defaults, distances by "
+            "name and TorchScript have none"},
         Refusal{"InputElsewhere", [](Call& c) { c.inputs.args.emplace_back(c.x); }, of_devices},
         Refusal{"InputOnAnotherGpu", [](Call& c) { c.inputs.args.emplace_back(on_cuda(c.x, 1)); }, of_devices},
         Refusal{"WeightElsewhere", [](Call& c) { c.network.known->tensors.push_back(c.weight); }, of_devices},

@@ -123,8 +123,8 @@ TEST_F(StateTest, RefusesWhatDoesNotFitAndChangesNothing) {
     EXPECT_TRUE(torch::equal(net->named_parameters()["first.weight"], weight));
     EXPECT_GT(small.drift().distance, 0);
   };
-  expect_refused(file("wide.pt"), "it has other shapes: model.first.bias [16] for [8]");
-  expect_refused(file("own.pt"), "it lacks embedder.bias1, embedder.bias2, embedder.weight1, embedder.weight2");
+  expect_refused(file("wide.pt"), "of another shape model.first.bias ([16] in the file, [8] in the engine)");
+  expect_refused(file("own.pt"), "missing embedder.bias1, embedder.bias2, embedder.weight1, embedder.weight2");
   expect_refused(file("none.pt"), "none.pt': there is no such file");
   std::ofstream(file("damaged.pt")) << "no state";
   expect_refused(file("damaged.pt"), "damaged.pt' is damaged, or not what Engine::save_state() wrote");

@@ -17,7 +17,7 @@ TEST(FunctionsApart, RaiseForAWeightThatAdaptsInTheModelItself) {
   method.embed = [weight](const at::Tensor& prediction, const at::Tensor&) { return prediction.matmul(weight); };
   const auto before = weight.detach().clone();
   const std::string error = error_of([&] { adapt(*problem.network, method, steps, problem.x); });
-  EXPECT_NE(error.find("the embedder computes with 'last.weight'"), std::string::npos) << error;
+  EXPECT_NE(error.find("the embedder computes with the model's weight 'last.weight'"), std::string::npos) << error;
   EXPECT_TRUE(torch::equal(weight, before));
 
   // What the error advises.
@@ -42,7 +42,7 @@ TEST(FunctionsApart, LookAtEachFunction) {
   EXPECT_NE(error_of([&] { method(use, pass, pass).embed(x, x); }).find("the embedder"), std::string::npos);
   EXPECT_NE(error_of([&] { method(pass, use, pass).combine(x, x); }).find("combine"), std::string::npos);
   EXPECT_NE(
-      error_of([&] { method(pass, pass, use).distance.to_prediction(x, x); }).find("the distance"), std::string::npos);
+      error_of([&] { method(pass, pass, use).distance.to_prediction(x, x); }).find("distance_fn"), std::string::npos);
   EXPECT_TRUE(torch::equal(method(pass, pass, pass).embed(x, x), x + 1));
   // As an argument, a weight is what the function is for.
   EXPECT_TRUE(torch::equal(method(pass, pass, pass).combine(weight, x), weight + 1));

@@ -182,7 +182,7 @@ TEST(ModuleNetwork, AModelMadeInInferenceModePredictsButDoesNotAdapt) {
   EXPECT_TRUE(torch::equal(engine.adapt(x).prediction, expected));
   EXPECT_EQ(engine.uncertainty(x).sizes(), (std::vector<std::int64_t>{5}));
   engine.options.num_steps = 1;
-  EXPECT_NE(error_of([&] { engine.adapt(x); }).find("made in inference mode"), std::string::npos);
+  EXPECT_NE(error_of([&] { engine.adapt(x); }).find("created in inference mode"), std::string::npos);
   for (const auto& p : model->parameters()) EXPECT_TRUE(p.requires_grad());
 }
 
@@ -330,7 +330,7 @@ TEST(ModuleNetwork, AnEmbedderMayCallTheModel) {
   EXPECT_FALSE(torch::equal(engine.adapt(problem.x, true).second, engine.adapt(problem.x).prediction));
   engine.options.num_steps = 2;
   const std::string error = error_of([&] { engine.adapt(problem.x); });  // the model has adapted weights meanwhile
-  EXPECT_NE(error.find("the embedder computes with 'first.weight'"), std::string::npos) << error;
+  EXPECT_NE(error.find("the embedder computes with the model's weight 'first.weight'"), std::string::npos) << error;
 }
 
 TEST(ModuleNetwork, InjectionPointsAndEmbeddersAreCloned) {

@@ -354,14 +354,15 @@ TEST_F(Cut, IsRefusedWithAReason) {
   const auto reason = [](const std::string& forward) { return error_of([&] { cut(forward); }); };
   const std::string start = "the TorchScript module cannot be cut at the layer 'layer': ";
   const std::vector<std::pair<std::string, std::string>> cases = {
-      {"def forward(self, x):\n  return x\n", "forward() does not call it. "},
-      {"def forward(self, x):\n  return self.layer.forward(self.layer.forward(x))\n", "forward() calls it 2 times. "},
+      {"def forward(self, x):\n  return x\n", "forward() does not call the layer. "},
+      {"def forward(self, x):\n  return self.layer.forward(self.layer.forward(x))\n",
+       "forward() calls the layer 2 times. "},
       {"def forward(self, x):\n  if bool(x.sum() > 0):\n    x = self.layer.forward(x)\n  return x\n",
-       "it is called inside a branch or a loop. "},
+       "the layer is called inside a branch or a loop. "},
       {"def forward(self, x):\n  self.scale = 2.0\n  return self.layer.forward(x)\n",
        "forward() assigns attributes of the module. "},
       {"def forward(self, x):\n  m = self.layer.forward(x)\n  return x\n",
-       "the prediction does not depend on its output. "}};
+       "the prediction does not depend on the layer's output. "}};
   for (const auto& [forward, why] : cases) EXPECT_EQ(reason(forward).find(start + why), 0) << reason(forward);
 }
 

@@ -29,16 +29,17 @@ inline at::Tensor both(const at::Tensor& a, const at::Tensor& b) {
   return a.logical_and(b);
 }
 
-/// Keeps the weights of samples that shall not move.
-class HeldWeights {
+/// The samples whose weights a step of all samples together is not to move.
+class StoppedSamples {
  public:
   /// @param may_move  (samples,) of booleans; undefined if all may
-  HeldWeights(at::Tensor may_move, const std::vector<at::Tensor>& values)
+  StoppedSamples(at::Tensor may_move, const std::vector<at::Tensor>& values)
       : may_move_(std::move(may_move)), values_(values) {
     if (may_move_.defined()) before_ = copies_of(values_);
   }
 
-  void enforce() const {
+  /// Puts their weights back to what they were.
+  void restore() const {
     const at::NoGradGuard no_grad;
     for (std::size_t i = 0; i < before_.size(); ++i) {
       values_[i].copy_(at::where(along_samples(may_move_, values_[i]), values_[i], before_[i]));
