@@ -183,8 +183,7 @@ py::object PythonNetwork::recomputation_check() const {
     TORCH_CHECK_VALUE(
         is_known || torch::autograd::get_current_graph_task_id() != -1, "the layer '", layer_name,
         "' is called by the embedder or distance_fn while the model's weights adapt in place, as the model is not cut "
-        "at "
-        "the layer; give them a copy of the model");
+        "at the layer; give them a copy of the model");
     TORCH_CHECK_VALUE(
         is_known, "the layer '", layer_name,
         "' is called again in the backward pass, as activation checkpointing does, where nothing is injected; switch "

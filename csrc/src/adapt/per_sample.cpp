@@ -45,8 +45,7 @@ void check_is_one_sample(const at::Tensor& t, std::int64_t batch_dim) {
       "per_sample calls the model with one sample at a time, but for one sample it returned a prediction with ",
       t.size(batch_dim),
       " samples; say by in_dims which inputs hold samples, and along which dimension, and by prediction_layout where "
-      "the "
-      "samples are in the prediction");
+      "the samples are in the prediction");
 }
 
 /// Batches of one sample, stacked, as one batch.

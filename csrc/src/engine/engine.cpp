@@ -16,6 +16,8 @@
 #include <it3/injection.h>
 #include <it3/script_network.h>
 
+#include "support/nearest_name.h"
+
 namespace it3 {
 namespace {
 
@@ -69,12 +71,6 @@ Embedder default_embedder_in(const Embed& embed) {
   return embedder != nullptr ? *embedder : Embedder(nullptr);
 }
 
-std::string joined(const std::vector<std::string>& names) {
-  std::string all;
-  for (const std::string& name : names) all += (all.empty() ? "" : ", ") + name;
-  return all;
-}
-
 /// Raises c10::ValueError unless the tensors of a file are those of an engine, by names and shapes; an embedder's may
 /// be empty.
 void check_fits(const std::map<std::string, at::Tensor>& saved, const std::map<std::string, at::Tensor>& own) {
@@ -96,11 +92,11 @@ void check_fits(const std::map<std::string, at::Tensor>& saved, const std::map<s
     if (!own.contains(name)) unknown.push_back(name);
   }
   std::vector<std::string> faults;
-  if (!missing.empty()) faults.push_back("missing " + joined(missing));
-  if (!unknown.empty()) faults.push_back("unexpected " + joined(unknown));
-  if (!others.empty()) faults.push_back("of another shape " + joined(others));
+  if (!missing.empty()) faults.push_back("missing " + detail::join(missing));
+  if (!unknown.empty()) faults.push_back("unexpected " + detail::join(unknown));
+  if (!others.empty()) faults.push_back("of another shape " + detail::join(others));
   TORCH_CHECK_VALUE(
-      faults.empty(), "the saved state does not fit this engine: ", joined(faults),
+      faults.empty(), "the saved state does not fit this engine: ", detail::join(faults),
       "; make the engine around the same model and embedder");
 }
 

@@ -4,7 +4,6 @@
 #include <sstream>
 #include <string>
 #include <string_view>
-#include <utility>
 #include <vector>
 
 #include <ATen/ATen.h>
@@ -17,18 +16,10 @@
 #include "files/saved_module.h"
 #include "support/error_text.h"
 #include "support/nearest_name.h"
+#include "torchscript/named_tensors.h"
 
 namespace it3 {
 namespace {
-
-using NamedTensors = std::vector<std::pair<std::string, at::Tensor>>;
-
-NamedTensors named_tensors(const torch::jit::Module& module) {
-  NamedTensors tensors;
-  for (const auto& parameter : module.named_parameters()) tensors.emplace_back(parameter.name, parameter.value);
-  for (const auto& buffer : module.named_buffers()) tensors.emplace_back(buffer.name, buffer.value);
-  return tensors;
-}
 
 /// Bit for bit, but that one NaN is as good as another.
 bool are_equal(const at::Tensor& a, const at::Tensor& b) {
@@ -80,7 +71,7 @@ std::string fault_of(Archive& archive, const torch::jit::Module& module, const t
     return begin == std::string::npos ? "it cannot be read" : text.substr(begin, text.find('\n', begin) - begin);
   }
   if (read != extra) return "its extra files differ";
-  const NamedTensors written = named_tensors(module), found = named_tensors(copy);
+  const auto written = detail::named_tensors(module), found = detail::named_tensors(copy);
   if (written.size() != found.size()) return "it has another number of parameters and buffers";
   for (std::size_t i = 0; i < written.size(); ++i) {
     if (written[i].first != found[i].first) return "'" + written[i].first + "' became '" + found[i].first + "'";

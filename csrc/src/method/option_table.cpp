@@ -299,8 +299,7 @@ const std::vector<Option>& option_table() {
           "recovery_factor", &Options::recovery_factor, above_one,
           "With `copy_model=False`: weights, optimizer and anchor go back to the start when the moving average over "
           "calls of the loss before the first step, m ← 0.9 m + 0.1 loss, is more than this many times its minimum, or "
-          "a "
-          "loss or prediction is not finite; the batch adapts from there. None: never."),
+          "a loss or prediction is not finite; the batch adapts from there. None: never."),
       choice(
           "cuda_graphs", &Options::cuda_graphs, {"off", "auto"},
           "On a CUDA device, from the second call of the same shapes and options on, one CUDA graph is replayed where "

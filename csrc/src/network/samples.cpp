@@ -17,8 +17,7 @@ using Dims = std::vector<std::optional<std::int64_t>>;
   TORCH_CHECK_VALUE(
       false, "in_dims does not fit the inputs: ", why,
       ". Give one dimension for all tensors, or a tuple or dict like the inputs, with a dimension for each tensor and "
-      "None "
-      "for those that all samples share, as for torch.vmap");
+      "None for those that all samples share, as for torch.vmap");
 }
 
 void add_dims(const c10::IValue& value, const c10::IValue& in_dims, Dims& dims);

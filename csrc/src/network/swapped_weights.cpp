@@ -39,8 +39,7 @@ void check_group(const std::vector<std::size_t>& group, const std::vector<NamedP
         leaf->tensor.is_non_overlapping_and_dense(), "the parameter '", leaf->name, "' of shape ", leaf->tensor.sizes(),
         " and strides ", leaf->tensor.strides(),
         " is not contiguous and shares memory with another tensor of the model, so it cannot adapt; make it "
-        "contiguous, "
-        "or leave it out with the option 'parameters'");
+        "contiguous, or leave it out with the option 'parameters'");
   }
 }
 

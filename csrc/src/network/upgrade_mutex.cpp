@@ -95,8 +95,7 @@ void UpgradeMutex::lock(Use use) {
         !is_hopeless,
         "this call and a call in another thread would wait for each other for ever, because each uses a model that the "
         "other one wants to change. This happens when an engine is called from inside of another engine's call, as by "
-        "a "
-        "distance that adapts: make such calls from one thread at a time");
+        "a distance that adapts: make such calls from one thread at a time");
   }
   take(use);
 }

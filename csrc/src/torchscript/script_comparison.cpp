@@ -215,8 +215,7 @@ void check_dependence(const ScriptCut& cut, TwoPass& passes, const Inputs& input
   refuse_cut(
       cut.place.layer,
       "no gradient flows from the prediction to the layer's output. Name another layer, or say by layer_output which "
-      "of "
-      "its outputs is meant, or by output which of the model's is the prediction");
+      "of its outputs is meant, or by output which of the model's is the prediction");
 }
 
 enum class Comparison { same, none, undecided };

@@ -13,6 +13,7 @@
 #include "support/nearest_name.h"
 #include "support/tensor_identity.h"
 #include "torchscript/lifted_tensor.h"
+#include "torchscript/named_tensors.h"
 #include "torchscript/script_comparison.h"
 #include "torchscript/script_cut.h"
 #include "torchscript/script_module_copy.h"
@@ -140,10 +141,7 @@ std::vector<NamedParameter> ScriptNetwork::parameters() const {
 }
 
 std::vector<std::pair<std::string, at::Tensor>> ScriptNetwork::named_tensors() const {
-  std::vector<std::pair<std::string, at::Tensor>> tensors;
-  for (const auto& parameter : module_.named_parameters()) tensors.emplace_back(parameter.name, parameter.value);
-  for (const auto& buffer : module_.named_buffers()) tensors.emplace_back(buffer.name, buffer.value);
-  return tensors;
+  return detail::named_tensors(module_);
 }
 
 std::optional<Dependencies> ScriptNetwork::dependencies(const Normalization& normalization) const {

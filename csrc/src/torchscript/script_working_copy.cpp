@@ -154,8 +154,7 @@ void ScriptWorkingCopy::find_followers(const std::vector<NamedParameter>& adapte
       TORCH_CHECK_VALUE(
           is_within, "'", cut_->lifted[place].name, "' shares memory with the parameter '", adapted[i].name,
           "' but is not a plain view of it, so it could not be updated when the parameter adapts. Leave the parameter "
-          "out "
-          "with the option 'parameters', or replace '",
+          "out with the option 'parameters', or replace '",
           cut_->lifted[place].name, "' by a clone");
       followers_.push_back({place, i});
       is_followed_[i] = true;
