@@ -3,14 +3,9 @@
 
 #include <it3/adapt.h>
 #include <it3/backend/feedback.h>
-#include <it3/backend/losses.h>
-#include <it3/backend/neutral.h>
-#include <it3/backend/normalization.h>
 #include <it3/backend/online.h>
-#include <it3/backend/settle_layouts.h>
 #include <it3/backend/swapped_weights.h>
 #include <it3/backend/uncertainty.h>
-#include <it3/embedder.h>
 #include <it3/injection.h>
 #include <it3/method.h>
 
@@ -19,12 +14,9 @@
 #include "module_tree.h"
 #include "options_from_python.h"
 #include "python_engine.h"
-#include "python_network.h"
 #include "python_parts.h"
 #include "python_values.h"
-#include "script_from_python.h"
 #include "shared_model_lock.h"
-#include "swapped_state.h"
 #include "translated.h"
 
 namespace it3::python {
@@ -212,7 +204,9 @@ void bind_engine(py::module_& module) {
       .def(
           "keep_up", translated([](PythonEngine& engine, const py::object& face) { engine.keep_up(face); }),
           py::arg("face"),
-          "Forgets what belongs to attributes that the face has no more; before an engine is pickled, and behind that.")
+          "Forgets what belongs to attributes that the face has no more; for before an engine is pickled, and after it "
+          "is "
+          "unpickled.")
       .def(
           "sibling", &PythonEngine::sibling,
           "An engine that knows what this one does, but has no adapted weights to keep or to go back to.")

@@ -64,8 +64,8 @@ class PythonEmbedder : public LazyEmbedder {
 
   bool is_built() const override {
     const py::gil_scoped_acquire gil;
-    const at::Tensor last = has_default_class() ? own_weight(names().bias2) : at::Tensor();  // to get its shape
-    return last.defined() ? last.numel() != 0 : module_.attr("is_built").cast<bool>();
+    const at::Tensor bias2 = has_default_class() ? own_weight(names().bias2) : at::Tensor();  // gets its shape last
+    return bias2.defined() ? bias2.numel() != 0 : module_.attr("is_built").cast<bool>();
   }
 
   void clear() override {

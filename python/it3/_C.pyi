@@ -212,7 +212,7 @@ class Engine:
         """
     def keep_up(self, face: typing.Any) -> None:
         """
-        Forgets what belongs to attributes that the face has no more; before an engine is pickled, and behind that.
+        Forgets what belongs to attributes that the face has no more; for before an engine is pickled, and after it is unpickled.
         """
     def look_at_first(self, setup: EngineSetup, inputs: typing.Any, of_prediction: Origin | None, of_features: Origin | None) -> EngineSetup:
         """

@@ -13,6 +13,7 @@
 
 #include <it3/options.h>
 
+#include "files/complete_file.h"
 #include "support/error_text.h"
 
 namespace it3 {
@@ -73,19 +74,17 @@ Online::State online_from(const c10::IValue& saved) {
   return state;
 }
 
-/// Writes beside the file, which appears when all is written.
-void write_complete(const std::vector<char>& bytes, const std::string& path) {
-  const std::string partial = path + ".partial";
-  std::ofstream file(partial, std::ios::binary);
-  file.write(bytes.data(), static_cast<std::streamsize>(bytes.size()));
-  file.close();
-  std::error_code error;
-  if (file) std::filesystem::rename(partial, path, error);
-  if (file && !error) return;
-  std::error_code ignored;
-  std::filesystem::remove(partial, ignored);
-  TORCH_CHECK(
-      false, "cannot write '", path, "': ", error ? error.message() : "the folder is missing, or the disk full");
+void write_bytes(const std::vector<char>& bytes, const std::string& path) {
+  try {
+    detail::complete_file(path, [&](const std::string& partial) {
+      std::ofstream file(partial, std::ios::binary);
+      file.write(bytes.data(), static_cast<std::streamsize>(bytes.size()));
+      file.close();
+      TORCH_CHECK(file, "cannot write '", path, "': the folder is missing, or the disk full");
+    });
+  } catch (const std::filesystem::filesystem_error& error) {
+    TORCH_CHECK(false, "cannot write '", path, "': ", error.code().message());
+  }
 }
 
 }  // namespace
@@ -97,7 +96,7 @@ void write_state(const EngineState& state, const std::string& path) {
   const Dict dict(c10::StringType::get(), c10::AnyType::get());
   dict.insert("state_dict", tensors);
   dict.insert("online", online_to_dict(state.online));
-  write_complete(torch::pickle_save(dict), path);
+  write_bytes(torch::pickle_save(dict), path);
 }
 
 EngineState read_state(const std::string& path) {

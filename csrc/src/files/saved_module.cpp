@@ -1,6 +1,5 @@
 #include <algorithm>
 #include <array>
-#include <filesystem>
 #include <sstream>
 #include <string>
 #include <string_view>
@@ -13,6 +12,7 @@
 
 #include <it3/backend/saved_engine.h>
 
+#include "files/complete_file.h"
 #include "files/saved_module.h"
 #include "support/error_text.h"
 #include "support/nearest_name.h"
@@ -104,16 +104,10 @@ std::string detail::archive_of(const torch::jit::Module& module) {
 }
 
 void save_module(const torch::jit::Module& module, const std::string& path, const torch::jit::ExtraFilesMap& extra) {
-  const std::string partial = path + ".partial";
-  try {
+  detail::complete_file(path, [&](const std::string& partial) {
     module.save(partial, extra);
     check(partial, module, extra);
-    std::filesystem::rename(partial, path);
-  } catch (...) {
-    std::error_code ignored;
-    std::filesystem::remove(partial, ignored);
-    throw;
-  }
+  });
 }
 
 }  // namespace it3

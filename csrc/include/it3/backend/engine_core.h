@@ -23,7 +23,7 @@ class IT3_API EngineCore {
   /// @param was_trained  whether the embedder was trained elsewhere
   explicit EngineCore(bool was_trained) : is_trained(was_trained) {}
 
-  /// Knows what the other one does.
+  /// Takes over whether the other one is trained, what it learned, and whether it has warned.
   EngineCore(const EngineCore& other);
   EngineCore& operator=(const EngineCore&) = delete;
 

@@ -30,8 +30,8 @@ class IT3_API FirstUse {
 };
 
 /// What is found out before a first call with a setup: settles the layouts, see settle_layouts(), and checks that what
-/// is injected reaches the prediction, see check_injection(). An embedder without shape has none afterwards either. No
-/// other thread looks by this embedder meanwhile.
+/// is injected reaches the prediction, see check_injection(). An embedder without shape has none afterwards either.
+/// The caller keeps other threads from looking with this embedder meanwhile.
 ///
 /// Returns the setup with its layouts; `is_looked_at` is false where the inputs could not tell. Raises what the two
 /// raise.
