@@ -13,7 +13,7 @@ void bind_embedder(py::module_& module) {
       module, "Layout",
       "Which dimensions of a tensor are its samples and its channels.\n\n"
       "Examples\n--------\n"
-      ">>> layout = it3.Layout(channel_dim=-1, batch_dim=1)  # (places, samples, channels)\n"
+      ">>> layout = it3.Layout(channel_dim=-1, batch_dim=1)  # (positions, samples, channels)\n"
       ">>> layout.channel_of(3), layout.batch_of(3)\n"
       "(2, 1)\n")
       .def(

@@ -12,7 +12,7 @@ class Layout:
     
     Examples
     --------
-    >>> layout = it3.Layout(channel_dim=-1, batch_dim=1)  # (places, samples, channels)
+    >>> layout = it3.Layout(channel_dim=-1, batch_dim=1)  # (positions, samples, channels)
     >>> layout.channel_of(3), layout.batch_of(3)
     (2, 1)
     """

@@ -95,7 +95,7 @@ def _median(values: Tensor) -> Tensor:
 
 
 def _most_frequent(targets: Tensor, like: Tensor, layout: _C.Layout) -> Tensor:
-    """Return one-hot scores of the class that most targets have, over all samples and places."""
+    """Return one-hot scores of the class that most targets have, over all samples and positions."""
     dim = _class_dim(like, layout)
     classes = like.shape[dim]
     if targets.dim() == like.dim() and targets.shape[layout.channel_of(targets.dim())] == classes:

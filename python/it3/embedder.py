@@ -11,7 +11,7 @@ _WEIGHTS = ("weight1", "bias1", "weight2", "bias2")
 
 
 class Embedder(nn.Module):
-    """A two-layer perceptron over channels, applied at each place of a prediction (pixel, token, ...).
+    """A two-layer perceptron over channels, applied at each position of a prediction (pixel, token, ...).
 
     ``LeakyReLU(Linear(LeakyReLU(Linear(prediction))))`` with C inputs and F hidden and output channels, for predictions
     of C and features of F channels. It takes its shape, device and dtype from the first prediction and features that it
@@ -80,14 +80,15 @@ class Embedder(nn.Module):
         Parameters
         ----------
         prediction
-            (B, C), (B,), or with places, such as (B, C, H, W).
+            (B, C), (B,), or with positions, such as (B, C, H, W).
         features
             The output of the layer that the embedding is for, such as (B, F) or (B, F, h, w).
 
         Returns
         -------
         Tensor
-            (B, F) for a prediction without places; else in the features' shape, places averaged or repeated to theirs.
+            (B, F) for a prediction without positions; else in the features' shape, resized to their positions by
+            adaptive average pooling.
 
         Raises
         ------

@@ -221,9 +221,9 @@ class IT3Engine(EngineAttributes):
         quantile
             The share of samples like these that shall not adapt.
         has_targets
-            True: each batch is a tuple or list whose last item is the targets. False: each batch is what the model is
-            called with. By default, a tuple or list of one is the input in it, and one of two is an input and its
-            targets, if the model takes one input.
+            Whether the last item of each batch is the targets, which are left out. False: the whole batch is the
+            model's inputs. None: a tuple or list of two is an input and its targets, where the model takes one input
+            only, and a tuple or list of one is its input.
 
         Returns
         -------

@@ -66,7 +66,7 @@ class Metric:
 
 
 def accuracy(prediction: Tensor, targets: Tensor, layout: _C.Layout = ANY_LAYOUT) -> Tensor:
-    """Return the share of right classes over all places, (B,).
+    """Return the share of right classes over all positions, (B,).
 
     Parameters
     ----------
@@ -146,7 +146,7 @@ def _class_indices(targets: Tensor, classes: int) -> Tensor:
         wrong = indices[(indices < 0) | (indices >= classes)][0].item()
         raise ValueError(
             f"accuracy: targets hold the class {wrong}, but the prediction has {classes} classes, 0 to {classes - 1}; "
-            "to leave such places out give a metric of your own"
+            "to leave such positions out, give a metric of your own"
         )
     return indices
 

@@ -22,11 +22,13 @@ IT3_API EmbedderWeights make_embedder_weights(
     const Layout& prediction_layout = {},
     const Layout& features_layout = {});
 
-/// The embedding of a prediction: LeakyReLU(Linear(LeakyReLU(Linear(.)))) over its channels, at each of its places.
+/// The embedding of a prediction: LeakyReLU(Linear(LeakyReLU(Linear(.)))) over its channels, at each position (pixel,
+/// token, ...).
 ///
-/// A prediction without places, (B, C) or (B), gives (B, F), for combine to spread. One with places gives the features'
-/// shape, its places averaged or repeated to the features' (adaptive average pooling); features without places get the
-/// mean. Raises c10::ValueError, naming both shapes, if the two cannot be brought together.
+/// A prediction without positions, (B, C) or (B), gives (B, F), which combine spreads over the features' positions. One
+/// with positions, such as (B, C, H, W), is resized to the features' positions by adaptive average pooling and gives
+/// the features' shape; where the features have no positions, (B, F), it is averaged over its own. Raises
+/// c10::ValueError, naming both shapes, if the two cannot be brought together.
 IT3_API at::Tensor embed(
     const at::Tensor& prediction,
     const at::Tensor& features,
@@ -34,8 +36,8 @@ IT3_API at::Tensor embed(
     const Layout& prediction_layout = {},
     const Layout& features_layout = {});
 
-/// features + embedding, the embedding spread over the dimensions that it lacks: (B, F) over the features' places,
-/// another one over trailing dimensions. Raises c10::ValueError, naming both shapes, if they do not fit.
+/// features + embedding, the embedding spread over the dimensions that it lacks: (B, F) over the features'
+/// positions, another one over trailing dimensions. Raises c10::ValueError, naming both shapes, if they do not fit.
 IT3_API at::Tensor broadcast_add(
     const at::Tensor& features, const at::Tensor& embedding, const Layout& features_layout = {});
 

@@ -59,8 +59,9 @@ class IT3_API TwoPass {
   /// What resume() needs of a first pass, without its prediction.
   virtual FirstPass prepare(const Inputs& inputs) = 0;
 
-  /// The prediction with what `inject` makes of the named layer's output in its place, y1 = f(x | ...); the plain one
-  /// if it is null. `inject` runs at each call of the layer. Raises c10::Error if the layer is never called.
+  /// The second prediction, y1 = f(x | y0): `inject` is given the named layer's output, and the rest of the network
+  /// uses what it returns. The plain prediction if it is null. `inject` runs at each call of the layer. Raises
+  /// c10::Error if the layer is never called.
   virtual at::Tensor resume(const Inputs& inputs, const FirstPass& first, const Inject* inject) = 0;
 };
 
@@ -86,8 +87,9 @@ class IT3_API WorkingCopy : public TwoPass {
   /// The leaves' values, to be changed in place. They stay valid, and are nobody else's, after the copy is gone.
   virtual const std::vector<at::Tensor>& values() const = 0;
 
-  /// Whether the leaves are nobody else's, and what the passes record by autograd in this thread needs nothing of its
-  /// engine but that its nodes are evaluated: no hooks of Python, no activation checkpointing.
+  /// Whether PlainBackward may take the place of autograd's engine: the leaves belong to this copy alone, and the
+  /// graphs that the passes record need nothing but that their nodes are evaluated in order (no Python hooks, no
+  /// activation checkpointing).
   virtual bool has_plain_graphs() const { return false; }
 
   /// The same passes with other values for the leaves, which are constants then. While it lives, the working copy's own
@@ -163,9 +165,9 @@ class IT3_API Network : public TwoPass {
   virtual std::unique_ptr<WorkingCopy> checkout(
       const std::vector<NamedParameter>& adapted, const Normalization& normalization = {}) = 0;
 
-  /// The same for one network a sample, each with its own weights, run together. Every leaf, every tensor in the inputs
-  /// and every tensor in the results has a leading dimension of `samples`; distances and injections, which run inside,
-  /// see one sample. Null if this kind of network cannot be run so.
+  /// Opens a transaction in which each sample has a network with weights of its own; all run together. Every leaf,
+  /// every tensor in the inputs and every tensor in the results has a leading dimension of `samples`; distances and
+  /// injections, which run inside, see one sample. Null if this kind of network cannot be run so.
   virtual std::unique_ptr<WorkingCopy> checkout_per_sample(
       const std::vector<NamedParameter>& /*adapted*/,
       const Normalization& /*normalization*/,

@@ -28,9 +28,9 @@ struct ScriptSlots;
 /// can adapt in several threads at once. The network's own passes, which training runs, are for one thread at a time.
 ///
 /// Working copies run in eval mode, as if every `training` flag were false; the network's own passes run with the flags
-/// as they are. Each way to normalize is cut once, and again when an attribute that forward() reads has changed. At its
-/// first call with inputs of a kind (how many, of which dtypes and numbers of dimensions), a cut is compared with the
-/// module's forward() as it stands, prediction and gradients, unless that draws random numbers.
+/// as they are. The module is cut once for each way to normalize, and again when an attribute that forward() reads has
+/// changed. The first call with a new kind of inputs (their number, dtypes or numbers of dimensions) compares the cut
+/// with the module's own forward(), predictions and gradients, unless forward() draws random numbers.
 class IT3_API ScriptNetwork : public Network {
  public:
   /// @param layer  the dotted name of a submodule, or "" for the whole module

@@ -14,27 +14,27 @@
 namespace it3 {
 namespace {
 
-/// (B, C, places...), whatever the layout.
+/// (B, C, positions...), whatever the layout.
 at::Tensor channels_second(const at::Tensor& t, const Layout& layout) {
   if (t.dim() < 2) return t.reshape({-1, 1});
   return t.movedim({layout.batch_of(t.dim()), layout.channel_of(t.dim())}, {0, 1});
 }
 
-at::IntArrayRef places_of(const at::Tensor& channels) { return channels.sizes().slice(2); }
+at::IntArrayRef positions_of(const at::Tensor& channels) { return channels.sizes().slice(2); }
 
-/// A linear map of channels, at each place.
+/// A linear map of channels, at each position.
 at::Tensor pointwise(const at::Tensor& channels, const at::Tensor& weight, const at::Tensor& bias) {
   if (channels.dim() == 2) return at::linear(channels, weight, bias);
   const auto mapped = at::conv1d(channels.flatten(2), weight.unsqueeze(-1), bias);
-  return mapped.unflatten(2, places_of(channels));
+  return mapped.unflatten(2, positions_of(channels));
 }
 
 /// Places averaged or repeated to another number of them.
-at::Tensor resize_places(const at::Tensor& channels, at::IntArrayRef places) {
-  switch (places.size()) {
-    case 1: return at::adaptive_avg_pool1d(channels, places);
-    case 2: return at::adaptive_avg_pool2d(channels, places);
-    default: return at::adaptive_avg_pool3d(channels, places);
+at::Tensor resize_positions(const at::Tensor& channels, at::IntArrayRef positions) {
+  switch (positions.size()) {
+    case 1: return at::adaptive_avg_pool1d(channels, positions);
+    case 2: return at::adaptive_avg_pool2d(channels, positions);
+    default: return at::adaptive_avg_pool3d(channels, positions);
   }
 }
 
@@ -103,15 +103,15 @@ at::Tensor embed(
 
   at::Tensor embedding = at::leaky_relu(pointwise(from, weights.weight1, weights.bias1));
   embedding = at::leaky_relu(pointwise(embedding, weights.weight2, weights.bias2)).to(features.scalar_type());
-  const auto from_places = places_of(from), to_places = places_of(to);
-  if (!from_places.empty() && to_places.empty()) embedding = embedding.flatten(2).mean(2);
+  const auto from_positions = positions_of(from), to_positions = positions_of(to);
+  if (!from_positions.empty() && to_positions.empty()) embedding = embedding.flatten(2).mean(2);
   if (features.dim() < 2) return embedding.reshape(features.sizes());
-  if (from_places.empty() || to_places.empty()) return embedding;
+  if (from_positions.empty() || to_positions.empty()) return embedding;
   TORCH_CHECK_VALUE(
-      from_places.size() == to_places.size() && to_places.size() <= 3, misfit(prediction, features),
-      ": beside samples and channels, the prediction has ", from_places.size(), " dimensions, the features ",
-      to_places.size(), "; give an embedder of your own");
-  if (from_places != to_places) embedding = resize_places(embedding, to_places);
+      from_positions.size() == to_positions.size() && to_positions.size() <= 3, misfit(prediction, features),
+      ": beside samples and channels, the prediction has ", from_positions.size(), " dimensions, the features ",
+      to_positions.size(), "; give an embedder of your own");
+  if (from_positions != to_positions) embedding = resize_positions(embedding, to_positions);
   return embedding.movedim(
       {0, 1}, {features_layout.batch_of(features.dim()), features_layout.channel_of(features.dim())});
 }

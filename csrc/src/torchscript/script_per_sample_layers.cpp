@@ -62,8 +62,8 @@ struct Geometry {
   std::vector<std::int64_t> stride, padding, dilation;
 };
 
-/// The places that a kernel looks at: (N, C, H, W) -> (N, C * h * w, places of the result). at::im2col, which makes the
-/// same, runs one kernel for each image.
+/// The patches that a kernel looks at: (N, C, H, W) -> (N, C * h * w, positions of the result). at::im2col, which makes
+/// the same, runs one kernel for each image.
 at::Tensor columns_of(const at::Tensor& images, at::IntArrayRef kernel, const Geometry& g) {
   if (g.dilation[0] != 1 || g.dilation[1] != 1) return at::im2col(images, kernel, g.dilation, g.padding, g.stride);
   const at::Tensor padded = at::constant_pad_nd(images, {g.padding[1], g.padding[1], g.padding[0], g.padding[0]});
@@ -74,13 +74,13 @@ at::Tensor columns_of(const at::Tensor& images, at::IntArrayRef kernel, const Ge
 /// weight * columns of x, each sample by its own: x (samples, n, C, H, W), weight (samples, O, C, h, w).
 at::Tensor by_matrices(const at::Tensor& x, const at::Tensor& weight, const Geometry& g) {
   const auto kernel = weight.sizes().slice(3);
-  std::vector<std::int64_t> places;
+  std::vector<std::int64_t> positions;
   for (std::size_t d = 0; d < 2; ++d) {
     const std::int64_t size = x.sizes()[d + 3] + 2 * g.padding[d] - g.dilation[d] * (kernel[d] - 1) - 1;
-    places.push_back(size / g.stride[d] + 1);
+    positions.push_back(size / g.stride[d] + 1);
   }
   const at::Tensor columns = columns_of(x.flatten(0, 1), kernel, g).unflatten(0, x.sizes().slice(0, 2));
-  return at::matmul(weight.flatten(2).unsqueeze(1), columns).unflatten(-1, places);
+  return at::matmul(weight.flatten(2).unsqueeze(1), columns).unflatten(-1, positions);
 }
 
 std::vector<std::int64_t> pair_of(const c10::IValue& value) {

@@ -1,9 +1,10 @@
 #include <it3/backend/engine_state.h>
 
-#include <filesystem>
 #include <fstream>
 
+#include "error_of.h"
 #include "network_fixture.h"
+#include "temporary_folder.h"
 
 namespace it3::test {
 namespace {
@@ -35,10 +36,9 @@ struct StateTest : testing::Test {
   static Engine engine(const Sequential& model, Embed embed = Embedder()) {
     return Engine(std::make_shared<ModuleNetwork>(model, "first"), {.lr = 0.05, .copy_model = false}, std::move(embed));
   }
-  std::string file(const char* name = "state.pt") const {
-    return (std::filesystem::path(testing::TempDir()) / name).string();
-  }
+  std::string file(const char* name = "state.pt") const { return folder.file(name); }
 
+  const TemporaryFolder folder;
   const at::Tensor x = torch::randn({6, 5}, f64), target = torch::randn({6, 3}, f64);
 };
 

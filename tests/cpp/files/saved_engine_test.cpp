@@ -4,6 +4,7 @@
 #include <torch/csrc/jit/serialization/import.h>
 
 #include "network_fixture.h"
+#include "temporary_folder.h"
 
 namespace it3::test {
 namespace {
@@ -22,12 +23,9 @@ torch::jit::Module network() {
 
 class SavedEngine : public testing::Test {
  protected:
-  void SetUp() override { std::filesystem::create_directories(folder); }
-  void TearDown() override { std::filesystem::remove_all(folder); }
-  std::string file(const char* name) const { return (folder / name).string(); }
+  std::string file(const char* name) const { return folder.file(name); }
 
-  std::filesystem::path folder = std::filesystem::path(testing::TempDir()) /
-                                 ("it3_" + std::string(testing::UnitTest::GetInstance()->current_test_info()->name()));
+  const TemporaryFolder folder;
   at::Tensor x = torch::randn({6, 5});
 };
 
@@ -49,7 +47,7 @@ TEST_F(SavedEngine, EqualsTheOneThatWasSaved) {
   EXPECT_TRUE(torch::equal(actual.losses, expected.losses));
   EXPECT_TRUE(torch::equal(loaded.uncertainty(x), engine.uncertainty(x)));
   EXPECT_EQ(loaded.options.values(), engine.options.values());
-  EXPECT_EQ(std::distance(std::filesystem::directory_iterator(folder), {}), 1);
+  EXPECT_EQ(std::distance(std::filesystem::directory_iterator(folder.path), {}), 1);
   // As an ordinary module it gives the plain prediction.
   EXPECT_TRUE(
       torch::equal(torch::jit::load(file("engine.pt")).forward({x}).toTensor(), network().forward({x}).toTensor()));
@@ -140,7 +138,7 @@ TEST_F(SavedEngine, SaysWhatCannotBeSaved) {
   EXPECT_THROW(custom.save(file("engine.pt"), x), c10::ValueError);
   Engine module_engine(Problem().network);
   EXPECT_THROW(module_engine.save(file("engine.pt"), x), c10::ValueError);
-  EXPECT_TRUE(std::filesystem::is_empty(folder));
+  EXPECT_TRUE(std::filesystem::is_empty(folder.path));
 }
 
 TEST_F(SavedEngine, OtherFilesAreOneClearError) {

@@ -3,6 +3,7 @@
 #include <torch/script.h>
 
 #include "network_fixture.h"
+#include "temporary_folder.h"
 
 namespace it3::test {
 namespace {
@@ -137,7 +138,8 @@ TEST(ScriptMemory, TiedParametersStayTiedInFilesAndCopies) {
   torch::manual_seed(0);
   const at::Tensor w = parameter({4, 4}), x = torch::randn({3, 4}, f64);
   const auto module = module_of(with_view, {{"w", w}, {"view", w}});
-  const std::string path = testing::TempDir() + "tied.pt";
+  const TemporaryFolder folder;
+  const std::string path = folder.file("tied.pt");
   save_module(module, path);
   ScriptNetwork network(torch::jit::load(path), "layer");
   ASSERT_EQ(network.parameters().size(), 1);

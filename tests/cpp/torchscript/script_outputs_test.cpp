@@ -3,6 +3,7 @@
 #include <ATen/core/Dict.h>
 
 #include "network_fixture.h"
+#include "temporary_folder.h"
 
 namespace it3::test {
 namespace {
@@ -142,7 +143,8 @@ TEST_F(Outputs, ErrorsSayWhatWentWrongWithoutTheTraceback) {
 }
 
 TEST_F(Outputs, NamesThatAFileDoesNotHoldAreRefused) {
-  const std::string path = testing::TempDir() + "names.pt";
+  const TemporaryFolder folder;
+  const std::string path = folder.file("names.pt");
   std::ofstream(path) << "as before";
   auto module = with_layer(plain_layer, "def forward(self, x):\n  return self.layer.forward(x.matmul(self.w))\n");
   module.register_buffer("class", torch::zeros({2}));

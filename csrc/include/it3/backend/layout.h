@@ -13,7 +13,7 @@
 
 namespace it3 {
 
-/// Which dimensions of a tensor are its samples and its channels; the others are places (pixels, tokens, ...).
+/// Which dimensions of a tensor are its samples and its channels; the others are positions (pixels, tokens, ...).
 struct IT3_API Layout {
   /// Unset: the last of up to three dimensions, else dimension 1.
   std::optional<std::int64_t> channel_dim = std::nullopt;

@@ -25,7 +25,7 @@ struct NeededLayouts {
 /// A layout whose `channel_dim` is set is taken as it is. Else a plain pass shows the shapes. Tensors of up to two
 /// dimensions are (B), (B, C). In others the samples are where fewer of them change the size and no value, and the
 /// channels are where the layer that returns the tensor has them, if it is one of torch.nn's. If it is not, passes with
-/// inputs of other sizes tell channels from places, whose number changes; where several dimensions keep their sizes,
+/// inputs of other sizes tell channels from positions, whose number changes; where several dimensions keep their sizes,
 /// the channels are the one of them that has as many as the layers before.
 ///
 /// The passes run on a working copy. What they write, and the random state, is as before afterwards.

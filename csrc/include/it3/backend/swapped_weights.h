@@ -86,7 +86,7 @@ class IT3_API SwappedWeights {
   std::vector<at::Tensor> fixed_;  // hold their own, but require no gradient
   KeptValues unlent_;              // of what was made in inference mode
   std::vector<Swap> swapped_;
-  std::vector<std::vector<std::size_t>> overlapping_;  // places in swapped_
+  std::vector<std::vector<std::size_t>> overlapping_;  // indices in swapped_
 };
 
 }  // namespace it3
