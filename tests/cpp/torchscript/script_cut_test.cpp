@@ -366,17 +366,5 @@ TEST_F(Cut, IsRefusedWithAReason) {
   for (const auto& [forward, why] : cases) EXPECT_EQ(reason(forward).find(start + why), 0) << reason(forward);
 }
 
-TEST(ComparedInputs, AreKnownAfterADecisionOrTwoTries) {
-  ComparedInputs compared;
-  EXPECT_FALSE(compared.contain(1));
-  compared.add(1, /*is_decided=*/true);
-  EXPECT_TRUE(compared.contain(1));
-  compared.add(2, /*is_decided=*/false);
-  EXPECT_FALSE(compared.contain(2));
-  compared.add(2, /*is_decided=*/false);
-  EXPECT_TRUE(compared.contain(2));
-  EXPECT_FALSE(compared.contain(3));
-}
-
 }  // namespace
 }  // namespace it3::test
