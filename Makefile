@@ -2,6 +2,7 @@
 # make test    set up, build, and run all tests
 # make study-NAME   one of the studies: examples/NAME.py, on real data, under 10 minutes each; make studies runs all
 # make differential   draw uses of the engine and compare each with the method written plainly; SECONDS=600 SEED=1
+# make fuzz SECONDS=600   damaged files, command lines and options: an error, no crash and no wrong result
 # make zoo     the same comparison on models of torch, torchvision, timm and transformers
 # make lint    formatters, linters, types; `make format` applies what can be applied
 # make bench   time and measure against torch-ttt; ARGS="--rows MLP" for some rows, ARGS=--help for more
@@ -19,7 +20,7 @@ SOURCES := CMakeLists.txt pyproject.toml $(shell find cmake csrc python -type f 
 CPP := $(shell find csrc examples tests benchmarks -name "*.cpp" -o -name "*.h")
 CMAKE_FILES := CMakeLists.txt $(shell find cmake csrc examples tests benchmarks -name CMakeLists.txt -o -name "*.cmake")
 
-.PHONY: demo test differential zoo bench studies lint format tidy stubs clean
+.PHONY: demo test differential fuzz zoo bench studies lint format tidy stubs clean
 .DELETE_ON_ERROR:
 
 demo: .venv/.it3 .venv/.demo
@@ -34,6 +35,12 @@ test: .venv/.it3 .venv/.test
 
 differential: .venv/.it3 .venv/.test
 	PYTHONPATH=tests $(BIN)/python -m differential.run --seconds $(SECONDS) --jobs $(JOBS) $(if $(SEED),--seed $(SEED))
+
+fuzz: .venv/.it3 .venv/.test
+	$(BIN)/cmake -S . -B $(BUILD) -DIT3_BUILD_TESTS=ON -DIT3_BUILD_APPS=ON
+	$(BIN)/cmake --build $(BUILD) --parallel $(JOBS) --target it3-adapt
+	OMP_NUM_THREADS=1 PYTHONPATH=tests IT3_ADAPT=$(abspath $(BUILD))/csrc/apps/it3-adapt \
+	  $(BIN)/python -m fuzz.run --seconds $(SECONDS) --jobs $(JOBS) $(if $(SEED),--seed $(SEED))
 
 # Apart from .venv's packages: beside torch for CPUs, torchvision's operators are missing, which breaks others' imports.
 ZOO := .venv/zoo

@@ -19,7 +19,6 @@ while read -r header package; do
 done <<EOT
 gtest/gtest.h libgtest-dev
 CLI/CLI.hpp libcli11-dev
-xtensor/xnpy.hpp libxtensor-dev
 nlohmann/json.hpp nlohmann-json3-dev
 boost/timer/progress_display.hpp libboost-dev
 EOT

@@ -3,7 +3,10 @@
 #include <algorithm>
 #include <cctype>
 #include <charconv>
+#include <cmath>
+#include <filesystem>
 #include <iostream>
+#include <thread>
 
 #include <ATen/core/Dict.h>
 #include <c10/util/Exception.h>
@@ -55,10 +58,11 @@ InDims in_dims_from(const std::string& text) {
   const auto dim_from = [&](const std::string& part) -> InDims {
     if (part == "none") return {};
     const auto dim = parse<std::int64_t>(part);
-    if (!dim)
+    if (!dim) {
       throw CLI::ValidationError(
           "--in-dims " + text,
           "must be one dimension (0), one for each positional input (0,none) or for each keyword (x=0,y=none)");
+    }
     return *dim;
   };
   const auto parts = split(text);
@@ -77,6 +81,45 @@ InDims in_dims_from(const std::string& text) {
   if (!keywords.empty()) throw CLI::ValidationError("--in-dims " + text, "mixes positional inputs and keywords");
   return c10::ivalue::Tuple::create(std::move(positional));
 }
+
+/// Where a file is, through links, as far as it is there yet.
+std::filesystem::path place_of(const std::string& path) {
+  std::error_code error;
+  const std::filesystem::path whole = std::filesystem::absolute(path, error);
+  const std::filesystem::path found = std::filesystem::weakly_canonical(whole, error);
+  return error ? whole : found;  // of names that no file can have
+}
+
+bool are_one_file(const std::string& a, const std::string& b) {
+  std::error_code ignored;
+  return std::filesystem::equivalent(a, b, ignored) || place_of(a) == place_of(b);
+}
+
+/// Raises CLI::ValidationError if what is written would replace something else of this call.
+void check_files(const Arguments& arguments) {
+  using File = std::pair<const char*, const std::string*>;
+  const std::vector<File> files = {
+      {"--output", &arguments.output},
+      {"--uncertainty", &arguments.uncertainty},
+      {"--save-adapted", &arguments.save_adapted},
+      {"the engine", &arguments.engine},
+      {"--input", &arguments.input},
+      {"--calibrate", &arguments.calibrate}};
+  constexpr std::size_t written = 3;
+  for (std::size_t i = 0; i < written; ++i) {
+    for (std::size_t j = i + 1; j < files.size(); ++j) {
+      const auto& [name, path] = files[i];
+      const auto& [other, other_path] = files[j];
+      if (path->empty() || other_path->empty() || !are_one_file(*path, *other_path)) continue;
+      throw CLI::ValidationError(
+          std::string(name) + " " + *path,
+          std::string("this file would replace that of ") + other + "; give another name");
+    }
+  }
+}
+
+/// As many threads as may be asked for.
+int most_threads() { return std::max(64, 2 * static_cast<int>(std::thread::hardware_concurrency())); }
 
 constexpr const char* description =
     "Adapts a saved IT3 engine to unlabeled inputs and writes the adapted network's predictions.\n"
@@ -109,7 +152,8 @@ std::string options_help() {
 constexpr const char* footer =
     "Files: NAME.npy holds one array. NAME.pt, as torch.save writes it, holds a tensor, a tuple or list of tensors\n"
     "(positional arguments) or a dictionary (keywords). Floating-point inputs are converted to the network's dtype.\n"
-    "Outputs appear under their names when they are complete; half precision becomes float32 in .npy.\n"
+    "Outputs appear under their names when they are complete; half precision becomes float32 in .npy. Files in .npy\n"
+    "are read and written batch by batch, and may be larger than memory.\n"
     "\n"
     "Examples:\n"
     "  it3-adapt engine.pt --input x.npy --output y.npy\n"
@@ -180,6 +224,7 @@ ParsedArguments parse_arguments(int argc, const char* const* argv) {
          "--quantile", arguments.quantile,
          "With --calibrate: the share of the clean inputs that shall not adapt; default 0.95")
       ->check(CLI::Range(0., 1.))
+      ->check([](const std::string& text) { return std::isnan(parse<double>(text).value_or(0)) ? "is no number" : ""; })
       ->needs(threshold_of_clean)
       ->type_name("Q");
   app.add_option("--layer", arguments.layer, "Inject at another layer, with as many channels")->type_name("NAME");
@@ -198,7 +243,7 @@ ParsedArguments parse_arguments(int argc, const char* const* argv) {
       ->excludes(reset);
 
   app.add_option("--device", arguments.device, "Where to run, such as cpu or cuda:0")->type_name("DEVICE");
-  app.add_option("--threads", arguments.threads, "CPU threads")->check(CLI::PositiveNumber)->type_name("N");
+  app.add_option("--threads", arguments.threads, "CPU threads")->check(CLI::Range(1, most_threads()))->type_name("N");
   app.add_flag("--json", arguments.json, "Report as JSON");
 
   try {
@@ -209,6 +254,7 @@ ParsedArguments parse_arguments(int argc, const char* const* argv) {
     if (arguments.describe && !(input->empty() && output->empty())) {
       throw CLI::ExcludesError(describe->get_name(), "--input and --output");
     }
+    check_files(arguments);
   } catch (const CLI::Success& asked) {  // for help or the version
     parsed.exit_code = app.exit(asked);
   } catch (const CLI::ParseError& error) {

@@ -1,33 +1,48 @@
 #pragma once
 
+#include <cstdint>
+#include <optional>
 #include <string>
+#include <utility>
+#include <vector>
 
 #include <ATen/core/Tensor.h>
 #include <ATen/core/ivalue.h>
+
+#include "files/new_file.h"
+#include "npy.h"
 
 namespace it3::apps {
 
 /// Whether a file's name ends in .npy or .pt. Raises c10::ValueError, naming the file, for another one.
 void check_extension(const std::string& path);
+bool is_npy(const std::string& path);
 
-/// Reads a tensor from a .npy file (booleans, integers, float32, float64; any memory order), or what torch.save wrote
-/// into a .pt file. Raises c10::Error, naming the file, if it is missing, damaged or of another kind.
-c10::IValue read_file(const std::string& path);
+/// Reads what torch.save wrote into a .pt file. Raises c10::Error, naming the file, if it is missing, damaged or of
+/// another kind.
+c10::IValue read_pt(const std::string& path);
 
-/// A tensor in a file that appears under its name when commit() has been called.
+/// A tensor in a file, which is written in parts, one batch after the other, and appears under its name when commit()
+/// has been called. A .pt file, but not a .npy file, needs memory for all of it. Raises c10::Error, naming the file.
 class TensorFile {
  public:
-  /// Writes the data. Raises c10::Error, naming the file, if that fails.
-  TensorFile(std::string path, const at::Tensor& tensor);
-  ~TensorFile();
-  TensorFile(const TensorFile&) = delete;
-  TensorFile& operator=(const TensorFile&) = delete;
+  /// Raises if nothing can be written there.
+  explicit TensorFile(const std::string& path) : file_(path) {}
 
-  void commit();
+  /// The next part. Parts lie behind one another along a dimension.
+  /// @param share  how many of the whole's samples it comes from; a .npy file has to be as long in proportion
+  void add(const at::Tensor& part, std::int64_t dim, std::pair<std::int64_t, std::int64_t> share);
+
+  /// Writes what is not written yet, so that commit() of several files fails for all or none.
+  void finish();
+
+  void commit() { file_.commit(); }
 
  private:
-  std::string path_;
-  std::string partial_;
+  detail::NewFile file_;
+  std::optional<NpyWriter> npy_;
+  std::vector<at::Tensor> parts_;
+  std::int64_t dim_ = 0, done_ = 0, size_ = 0;  // along dim_: what is written, and of the whole
 };
 
 }  // namespace it3::apps

@@ -10,6 +10,7 @@
 #include <it3/method.h>
 
 #include "bindings.h"
+#include "files/new_file.h"
 #include "in_dims_from_python.h"
 #include "module_tree.h"
 #include "options_from_python.h"
@@ -189,11 +190,11 @@ void bind_engine(py::module_& module) {
           "(y0, loss_ttt), the two terms of ZigZag's training loss.")
       .def(
           "save",
-          translated([](const PythonEngine& engine, const PythonEngine::Setup& setup, const std::string& path,
+          translated([](const PythonEngine& engine, const PythonEngine::Setup& setup, it3::detail::NewFile& file,
                         const py::object& inputs,
-                        const py::dict& options) { engine.save(setup, path, inputs, options); }),
-          py::arg("setup"), py::arg("path"), py::arg("inputs"), py::arg("options"),
-          "Writes an engine of TorchScript parts to one archive.")
+                        const py::dict& options) { engine.save(setup, file, inputs, options); }),
+          py::arg("setup"), py::arg("file"), py::arg("inputs"), py::arg("options"),
+          "Writes an engine of TorchScript parts, and reads it back.")
       .def(
           "reset", translated([](PythonEngine& engine, const py::object& model) { engine.reset(model); }),
           py::arg("model"),

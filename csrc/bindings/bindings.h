@@ -9,6 +9,6 @@ void bind_engine(py::module_& module);
 void bind_memory(py::module_& module);
 void bind_options(py::module_& module);
 void bind_reads(py::module_& module);
-void bind_saved_engine(py::module_& module);
+void bind_files(py::module_& module);
 
 }  // namespace it3::python

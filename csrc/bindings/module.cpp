@@ -4,8 +4,8 @@ PYBIND11_MODULE(_C, module) {
   module.doc() = "The C++ core of it3.";
   module.attr("__version__") = IT3_VERSION;
   it3::python::bind_embedder(module);
+  it3::python::bind_files(module);
   it3::python::bind_engine(module);
   it3::python::bind_memory(module);
   it3::python::bind_options(module);
-  it3::python::bind_saved_engine(module);
 }

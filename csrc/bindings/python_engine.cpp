@@ -155,14 +155,14 @@ std::pair<at::Tensor, at::Tensor> PythonEngine::losses(
 }
 
 void PythonEngine::save(
-    const Setup& setup, const std::string& path, const py::object& inputs, const py::dict& options) const {
+    const Setup& setup, it3::detail::NewFile& file, const py::object& inputs, const py::dict& options) const {
   const Options parsed = options_from(options);
   const auto network = setup->runners->script_network();
   TORCH_CHECK(network != nullptr, "the model must have been exported to TorchScript");
   const py::object& given = setup->attributes.in_dims;
   const auto in_dims = given.is_none() ? std::nullopt : std::optional(in_dims_from(given));
   call(setup, inputs, &Runners::resolve, [&](const EngineCall& call) {
-    core.save(*network, call, parsed, in_dims, path);
+    core.save(*network, call, parsed, in_dims, file);
   });
 }
 

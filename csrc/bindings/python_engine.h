@@ -8,6 +8,7 @@
 #include <torch/csrc/utils/pybind.h>
 
 #include <it3/backend/engine_core.h>
+#include <it3/backend/saved_engine.h>
 
 #include "python_setup.h"
 
@@ -45,7 +46,7 @@ class PythonEngine {
       std::optional<double> target_probability);
 
   /// Writes the engine, whose model and functions are TorchScript modules or the default ones, to a file.
-  void save(const Setup& setup, const std::string& path, const py::object& inputs, const py::dict& options) const;
+  void save(const Setup& setup, it3::detail::NewFile& file, const py::object& inputs, const py::dict& options) const;
 
   /// See Online. The model is an eager or a TorchScript module.
   void reset(const py::object& model);

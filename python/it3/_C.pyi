@@ -5,7 +5,7 @@ from __future__ import annotations
 import collections.abc
 import torch
 import typing
-__all__: list[str] = ['Adaptation', 'Drift', 'EmbedderHold', 'Engine', 'EngineSetup', 'LayerKind', 'Layout', 'ModelHold', 'OptionInfo', 'Origin', 'Watch', 'arguments_of', 'broadcast_add', 'channel_dim_of_kind', 'check_distance', 'check_feedback', 'check_in_dims', 'check_output_choice', 'chosen_output', 'copies_with_shared_memory', 'embed', 'is_elementwise', 'kind_of_layer', 'load_engine', 'make_embedder_weights', 'option_infos', 'options_of', 'overridden', 'peak_memory', 'quantile_of', 'replace_at', 'sample_distances', 'submodule_of', 'untrained_warning', 'use_plain_backward', 'use_python_parts']
+__all__: list[str] = ['Adaptation', 'Drift', 'EmbedderHold', 'Engine', 'EngineSetup', 'LayerKind', 'Layout', 'ModelHold', 'NewFile', 'OptionInfo', 'Origin', 'Watch', 'arguments_of', 'broadcast_add', 'channel_dim_of_kind', 'check_distance', 'check_feedback', 'check_in_dims', 'check_output_choice', 'chosen_output', 'copies_with_shared_memory', 'embed', 'is_elementwise', 'kind_of_layer', 'load_engine', 'make_embedder_weights', 'option_infos', 'options_of', 'overridden', 'peak_memory', 'quantile_of', 'replace_at', 'sample_distances', 'submodule_of', 'untrained_warning', 'use_plain_backward', 'use_python_parts']
 class Layout:
     """
     Which dimensions of a tensor are its samples and its channels.
@@ -76,6 +76,27 @@ class Origin:
     @property
     def is_direct(self) -> bool:
         ...
+class NewFile:
+    """
+    A file that appears under its name, by commit(), when it is complete. Raises RuntimeError, naming the file, if it cannot be written.
+    """
+    def __init__(self, path: typing.Any) -> None:
+        ...
+    def commit(self) -> None:
+        """
+        Has the disk keep it, and renames it.
+        """
+    def discard(self) -> None:
+        """
+        Removes it, unless it was committed.
+        """
+    def write(self, data: bytes) -> None:
+        ...
+    @property
+    def partial(self) -> str:
+        """
+        Where it is until then.
+        """
 class Watch:
     """
     What code has read of Python; see it3.reads.
@@ -226,9 +247,9 @@ class Engine:
         """
         Writes the weights of the start back into the model, and forgets everything that was kept.
         """
-    def save(self, setup: EngineSetup, path: str, inputs: typing.Any, options: dict) -> None:
+    def save(self, setup: EngineSetup, file: NewFile, inputs: typing.Any, options: dict) -> None:
         """
-        Writes an engine of TorchScript parts to one archive.
+        Writes an engine of TorchScript parts, and reads it back.
         """
     def setup_of(self, face: typing.Any) -> EngineSetup:
         """
@@ -315,7 +336,7 @@ def kind_of_layer(class_name: str, tensor: collections.abc.Callable[[str], torch
     """
     The kind of a layer by its class and its tensors, which a function gives by their names.
     """
-def load_engine(path: str) -> dict:
+def load_engine(path: typing.Any) -> dict:
     """
     Reads what Engine.save() wrote, but for the TorchScript modules, which torch.jit.load reads.
     """

@@ -1,6 +1,7 @@
 """What one adaptation came to."""
 
 import copy
+import io
 import os
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -217,26 +218,27 @@ class Adaptation:
         if method not in ("script", "trace", "export"):
             raise ValueError(f"method must be 'script', 'trace' or 'export', not {method!r}")
         model = self.model().eval()
-        with kept_random_state():
+        with complete_file(path) as file, kept_random_state():
             exported: torch.jit.ScriptModule | torch.export.ExportedProgram
             if method == "export":
                 exported = to_exported_program(model, example_inputs)
             else:
                 exported = to_torchscript(model, example_inputs, method)
-            with complete_file(path) as file:
-                if isinstance(exported, torch.jit.ScriptModule):
-                    exported.save(file)
-                else:
-                    torch.export.save(exported, file)
-                call = read_back(file, model, method == "export")
-                what = f"exported by {method!r}, the model gives other predictions"
-                check_same(call, model, example_inputs, what)
-                if isinstance(call, torch.jit.ScriptModule):
-                    move_weights(call, model)
-                    check_same(call, model, example_inputs, f"{what} with other weights")
-                    check_same_writes(
-                        call, model, example_inputs, f"exported by {method!r}, the model leaves other weights"
-                    )
+            content = io.BytesIO()  # torch's own writers end the process when a disk is full
+            if isinstance(exported, torch.jit.ScriptModule):
+                torch.jit.save(exported, content)
+            else:
+                torch.export.save(exported, content)
+            file.write(content.getvalue())
+            call = read_back(file.partial, model, method == "export")
+            what = f"exported by {method!r}, the model gives other predictions"
+            check_same(call, model, example_inputs, what)
+            if isinstance(call, torch.jit.ScriptModule):
+                move_weights(call, model)
+                check_same(call, model, example_inputs, f"{what} with other weights")
+                check_same_writes(
+                    call, model, example_inputs, f"exported by {method!r}, the model leaves other weights"
+                )
 
 
 class _Mark:

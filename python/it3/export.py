@@ -7,7 +7,6 @@ import warnings
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 import torch
@@ -245,15 +244,14 @@ def quiet_torchscript() -> Iterator[None]:
 
 
 @contextmanager
-def complete_file(path: str | os.PathLike[str]) -> Iterator[str]:
-    """Return the name of a file to write, which is renamed to `path` at the end, or removed after an exception."""
-    whole = Path(path)
-    partial = whole.with_name(f"{whole.stem}.partial{whole.suffix}")
+def complete_file(path: str | os.PathLike[str]) -> Iterator[_C.NewFile]:
+    """Return a file to write, which is at `path` at the end, or removed after an exception."""
+    file = _C.NewFile(path)
     try:
-        yield str(partial)
-        partial.replace(whole)
+        yield file
+        file.commit()
     finally:
-        partial.unlink(missing_ok=True)
+        file.discard()
 
 
 def read_back(file: str, model: nn.Module, is_program: bool) -> Callable[..., Any]:

@@ -28,10 +28,11 @@ class SavedEngine:
 
 def read_engine(path: str | os.PathLike[str], device: torch.device | str | None = None) -> SavedEngine:
     """Read an engine that :func:`it3.save` or C++ wrote; see :func:`it3.load`."""
-    saved = _C.load_engine(os.fspath(path))
+    path = os.fsdecode(path)
+    saved = _C.load_engine(path)
     archives: dict[str, Any] = {f"it3_{name}": "" for name in _FUNCTIONS}
     with quiet_torchscript():
-        model = torch.jit.load(os.fspath(path), map_location=device, _extra_files=archives)
+        model = torch.jit.load(path, map_location=device, _extra_files=archives)
         functions = {
             name: torch.jit.load(io.BytesIO(archive), map_location=device)
             for name, archive in zip(_FUNCTIONS, archives.values(), strict=True)

@@ -70,27 +70,26 @@ def save(
         raise ValueError(
             "output is a function, which a file cannot hold; give the prediction's index, key or path instead"
         )
-    with kept_random_state():
+    with complete_file(path) as file, kept_random_state():
         _check_finite(engine.uncertainty(own_copy(example_inputs)))  # shapes the embedder too
         eager = _copy_to_export(engine)
         exported = _exported(eager, example_inputs, method)
-        with complete_file(path) as file:
-            setup = exported._setup_for(example_inputs)
-            exported._core.save(setup, file, own_copy(example_inputs), engine.optimization_parameters)
-            try:
-                saved = engine._from_saved(read_engine(file))
-            except Exception as error:
-                parts = (eager.model, eager.embedder, eager.combine_fn, eager.distance_fn)
-                raise unreadable(error, *(part for part in parts if isinstance(part, nn.Module))) from error
-            original = sibling(engine, {})
-            for each in (original, saved, eager):
-                each.is_trained = True  # nobody is to be warned here
-            how = f"exported by {method!r}, the engine"
-            _check_same(saved, original, example_inputs, how)
-            move_weights(saved.model, eager.model)  # copies both
-            actual, right = (e.adapt(own_copy(example_inputs), num_steps=0).prediction for e in (saved, eager))
-            check_close(actual, right, f"{how} gives other predictions than the eager one with other weights")
-            check_same_writes(saved.model, eager.model, example_inputs, f"{how} leaves other weights")
+        setup = exported._setup_for(example_inputs)
+        exported._core.save(setup, file, own_copy(example_inputs), engine.optimization_parameters)
+        try:
+            saved = engine._from_saved(read_engine(file.partial))
+        except Exception as error:
+            parts = (eager.model, eager.embedder, eager.combine_fn, eager.distance_fn)
+            raise unreadable(error, *(part for part in parts if isinstance(part, nn.Module))) from error
+        original = sibling(engine, {})
+        for each in (original, saved, eager):
+            each.is_trained = True  # nobody is to be warned here
+        how = f"exported by {method!r}, the engine"
+        _check_same(saved, original, example_inputs, how)
+        move_weights(saved.model, eager.model)  # copies both
+        actual, right = (e.adapt(own_copy(example_inputs), num_steps=0).prediction for e in (saved, eager))
+        check_close(actual, right, f"{how} gives other predictions than the eager one with other weights")
+        check_same_writes(saved.model, eager.model, example_inputs, f"{how} leaves other weights")
 
 
 def _copy_to_export(engine: "IT3Engine") -> "IT3Engine":

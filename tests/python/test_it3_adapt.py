@@ -4,50 +4,17 @@ import json
 import os
 import pty
 import subprocess
-from functools import partial
 from pathlib import Path
 
 import it3
 import numpy as np
 import pytest
 import torch
+from binary import BINARY, adapt, close, needs_binary, result, run, saved_engine, trained
 from it3 import IT3Engine
 from models import KINDS, make_case
-from torch import Tensor, nn
 
-close = partial(torch.testing.assert_close, rtol=1e-5, atol=1e-6)
-BINARY = os.environ.get("IT3_ADAPT", "")
-pytestmark = pytest.mark.skipif(not BINARY, reason="IT3_ADAPT does not name the binary; make test builds it")
-
-
-def run(*arguments: object) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([BINARY, *map(str, arguments)], capture_output=True, text=True, check=False)
-
-
-def adapt(folder: Path, *arguments: object) -> subprocess.CompletedProcess[str]:
-    done = run(folder / "engine.pt", "--input", folder / "x.npy", "--output", folder / "y.npy", *arguments)
-    assert done.returncode == 0, done.stderr
-    assert done.stderr == ""
-    return done
-
-
-def trained(engine: IT3Engine) -> IT3Engine:
-    """One that does not warn of an embedder that was never trained."""
-    engine.is_trained = True
-    return engine
-
-
-def saved_engine(folder: Path, kind: str = "mlp", **options: object) -> tuple[IT3Engine, Tensor]:
-    """An engine as it is loaded from its file, and inputs that lie beside it."""
-    case = make_case(kind, torch.float32)
-    engine = trained(IT3Engine(case.model, case.layer, optimization_parameters=options).eval())
-    engine.save(folder / "engine.pt", case.inputs)
-    np.save(folder / "x.npy", case.inputs.numpy())
-    return it3.load(folder / "engine.pt"), case.inputs
-
-
-def result(path: Path) -> Tensor:
-    return torch.from_numpy(np.load(path)) if path.suffix == ".npy" else torch.load(path)
+pytestmark = needs_binary
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -168,47 +135,6 @@ def test_batches(tmp_path: Path) -> None:
     assert report == {"samples": 7, "batches": 3, "steps": 3, "output": str(tmp_path / "y.npy")}
 
 
-@pytest.mark.parametrize("dtype", ["float32", "float64", "int64", "int32", "uint8", "bool", "int16", "int8"])
-@pytest.mark.parametrize("order", ["C", "F"])
-def test_arrays_of_all_kinds(dtype: str, order, tmp_path: Path) -> None:
-    class Floating(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.layer = nn.Linear(6, 3)
-
-        def forward(self, x: Tensor) -> Tensor:
-            return self.layer(x.flatten(1).float())
-
-    torch.manual_seed(0)
-    x = np.random.default_rng(0).integers(0, 2, (5, 2, 3)).astype(dtype)
-    engine = trained(IT3Engine(Floating(), "layer").eval())
-    engine.save(tmp_path / "engine.pt", torch.from_numpy(x))
-    np.save(tmp_path / "x.npy", np.asarray(x, order=order))
-    adapt(tmp_path)
-    close(result(tmp_path / "y.npy"), engine(torch.from_numpy(x))[0])
-
-
-def test_files_of_tensors(tmp_path: Path) -> None:
-    class Scaled(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.layer = nn.Linear(3, 2)
-
-        def forward(self, x: Tensor, scale: Tensor) -> Tensor:
-            return self.layer(x) * scale
-
-    torch.manual_seed(0)
-    x, scale = torch.randn(6, 3), torch.rand(6, 1)
-    engine = trained(IT3Engine(Scaled().double(), "layer").eval())
-    engine.save(tmp_path / "engine.pt", (x.double(), scale.double()))
-    expected = torch.cat([engine(batch)[0] for batch in zip(x.double().split(4), scale.double().split(4), strict=True)])
-    for inputs in ((x, scale), [x, scale], {"scale": scale, "x": x}):
-        torch.save(inputs, tmp_path / "x.pt")
-        files = ("--input", tmp_path / "x.pt", "--output", tmp_path / "y.pt")
-        assert run(tmp_path / "engine.pt", *files, "--batch-size", 4, "--in-dims", 0).stderr == ""
-        close(result(tmp_path / "y.pt"), expected)  # in the network's dtype
-
-
 def test_describe(tmp_path: Path) -> None:
     saved_engine(tmp_path, lr=1e-3)
     told = json.loads(run(tmp_path / "engine.pt", "--describe").stdout)
@@ -248,6 +174,10 @@ def test_help_and_version() -> None:
         (["engine.pt", "--set", "momentum"], "must be NAME=VALUE"),
         (["engine.pt", "--online", "--per-batch-reset"], "excludes"),
         (["engine.pt", "--batch-size", "0"], "--batch-size"),
+        (["engine.pt", "--input", "x.npy", "--output", "x.npy"], "this file would replace that of --input"),
+        (["engine.pt", "--threads", "1000000"], "--threads: Value 1000000 not in range 1 to "),
+        (["engine.pt", "--threads", "20000"], "--threads: Value 20000 not in range 1 to "),
+        (["engine.pt", "--calibrate", "x.npy", "--quantile", "nan"], "--quantile: is no number"),
     ],
 )
 def test_wrong_command_lines(arguments: list[str], message: str) -> None:
@@ -266,14 +196,26 @@ def truncate(path: Path) -> None:
     ("spoil", "arguments", "message"),
     [
         (lambda f: (f / "engine.pt").unlink(), [], "there is no file"),
-        (lambda f: truncate(f / "engine.pt"), [], "engine.pt is not a TorchScript archive, or is damaged"),
+        (
+            lambda f: truncate(f / "engine.pt"),
+            [],
+            "engine.pt cannot be read as an engine: its directory is damaged",
+        ),
         (lambda f: (f / "x.npy").unlink(), [], "there is no file"),
-        (lambda f: truncate(f / "x.npy"), [], "x.npy is truncated"),
-        (lambda f: (f / "x.npy").write_bytes(b"no array"), [], "x.npy is not a .npy file"),
+        (
+            lambda f: truncate(f / "x.npy"),
+            [],
+            "x.npy cannot be read: it is cut off: 128 bytes are left for an array of the shape [7, 6]",
+        ),
+        (
+            lambda f: (f / "x.npy").write_bytes(b"no array"),
+            [],
+            "x.npy cannot be read: it is no .npy file, as numpy.save writes it",
+        ),
         (
             lambda f: np.save(f / "x.npy", np.array(["a"])),
             [],
-            "x.npy is not a .npy file of booleans, integers, float32",
+            "x.npy cannot be read: its elements are of NumPy's type '<U1'; accepted are bool",
         ),
         (lambda f: np.save(f / "x.npy", np.zeros((4, 5), "f4")), [], "(4x5 and 6x8) (the engine was saved with the in"),
         (lambda f: np.save(f / "x.npy", np.full((4, 6), np.nan)), [], "the loss at step 1 of 3 is nan"),
@@ -288,7 +230,11 @@ def truncate(path: Path) -> None:
         (lambda f: None, ["--layer", "4"], "the default embedder cannot bring"),
         (lambda f: None, ["--set", "momentum=0.9"], "momentum is for sgd and rmsprop"),
         (lambda f: None, ["--uncertainty", "u.txt"], "u.txt must end in .npy or .pt"),
-        (lambda f: None, ["--uncertainty", "no_such_folder/u.npy"], "no_such_folder/u.npy cannot be written"),
+        (
+            lambda f: None,
+            ["--uncertainty", "no_such_folder/u.npy"],
+            "cannot write 'no_such_folder/u.npy': No such file or directory",
+        ),
         (lambda f: None, ["--save-adapted", "a.pt", "--batch-size", "3"], "--save-adapted needs --online"),
     ],
 )

@@ -16,6 +16,7 @@
 #include <it3/injection.h>
 #include <it3/script_network.h>
 
+#include "files/new_file.h"
 #include "support/nearest_name.h"
 
 namespace it3 {
@@ -285,7 +286,9 @@ Drift Engine::drift() const { return state_->setup_for(feedback)->online->drift(
 
 void Engine::save(const std::string& path, const Inputs& example_inputs) {
   ScriptNetwork& network = script_of(network_);
-  call(example_inputs, [&](const EngineCall& call) { state_->core.save(network, call, options, in_dims, path); });
+  detail::NewFile file(path);
+  call(example_inputs, [&](const EngineCall& call) { state_->core.save(network, call, options, in_dims, file); });
+  file.commit();
 }
 
 std::map<std::string, at::Tensor> Engine::tensors() const {
@@ -342,7 +345,9 @@ void Engine::save_adapted(const Adaptation& adaptation, const std::string& path)
       "this adaptation does not hold its weights; call adapt(inputs, /*with_details=*/true), without per_sample");
   const ScriptNetwork& network = script_of(network_);
   const auto reading = network.lock_on(tensors_of(network.parameters())).wait(UpgradeMutex::Use::reading);
-  save_module(network.with_weights(adaptation.weights), path);
+  detail::NewFile file(path);
+  save_module(network.with_weights(adaptation.weights), file);
+  file.commit();
 }
 
 }  // namespace it3

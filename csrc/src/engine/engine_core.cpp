@@ -54,26 +54,23 @@ void EngineCore::save(
     const EngineCall& call,
     const Options& options,
     const std::optional<InDims>& in_dims,
-    const std::string& path) const {
+    detail::NewFile& file) const {
   options.validate();
   const auto& [embedder, embed, combine, distance] = call.setup.functions;
-  SavedEngine saved{
-      network.module(),
-      network.layer(),
-      EmbedderWeights{},
-      call.setup.layouts.prediction,
-      call.setup.layouts.features,
-      {},
-      {},
-      options,
-      call.setup.neutral,
-      take_notes(network, call.method, call.inputs),
-      network.output(),
-      network.layer_output(),
-      in_dims,
-      call.setup.feedback,
-      is_trained,
-      learned_probabilities};
+  // One by one: where an element of a braced list throws, GCC 12 destroys others twice.
+  SavedEngine saved(network.module());
+  saved.layer = network.layer();
+  saved.prediction_layout = call.setup.layouts.prediction;
+  saved.features_layout = call.setup.layouts.features;
+  saved.options = options;
+  saved.neutral = call.setup.neutral;
+  saved.notes = take_notes(network, call.method, call.inputs);
+  saved.output = network.output();
+  saved.layer_output = network.layer_output();
+  saved.in_dims = in_dims;
+  saved.feedback = call.setup.feedback;
+  saved.is_trained = is_trained;
+  saved.learned_probabilities = learned_probabilities;
   if (embedder != nullptr) {
     saved.embedder = embedder->weights();  // shaped by now
   } else {
@@ -83,7 +80,7 @@ void EngineCore::save(
   saved.distance = distance.name;
   if (distance.name.empty()) saved.distance = module_of(distance.to_prediction, "distance", "a distance by its name");
   const auto reading = network.lock_on(tensors_of(network.parameters())).wait(UpgradeMutex::Use::reading);
-  save_engine(saved, path);
+  save_engine(saved, file);
 }
 
 }  // namespace it3

@@ -1,8 +1,5 @@
 #include <it3/backend/engine_state.h>
 
-#include <filesystem>
-#include <fstream>
-#include <iterator>
 #include <optional>
 #include <utility>
 #include <vector>
@@ -13,7 +10,9 @@
 
 #include <it3/options.h>
 
-#include "files/complete_file.h"
+#include "files/archive.h"
+#include "files/new_file.h"
+#include "files/open_file.h"
 #include "support/error_text.h"
 
 namespace it3 {
@@ -74,19 +73,6 @@ Online::State online_from(const c10::IValue& saved) {
   return state;
 }
 
-void write_bytes(const std::vector<char>& bytes, const std::string& path) {
-  try {
-    detail::complete_file(path, [&](const std::string& partial) {
-      std::ofstream file(partial, std::ios::binary);
-      file.write(bytes.data(), static_cast<std::streamsize>(bytes.size()));
-      file.close();
-      TORCH_CHECK(file, "cannot write '", path, "': the folder is missing, or the disk full");
-    });
-  } catch (const std::filesystem::filesystem_error& error) {
-    TORCH_CHECK(false, "cannot write '", path, "': ", error.code().message());
-  }
-}
-
 }  // namespace
 
 void write_state(const EngineState& state, const std::string& path) {
@@ -96,15 +82,16 @@ void write_state(const EngineState& state, const std::string& path) {
   const Dict dict(c10::StringType::get(), c10::AnyType::get());
   dict.insert("state_dict", tensors);
   dict.insert("online", online_to_dict(state.online));
-  write_bytes(torch::pickle_save(dict), path);
+  const std::vector<char> bytes = torch::pickle_save(dict);
+  detail::NewFile file(path);
+  file.write(bytes.data(), bytes.size());
+  file.commit();
 }
 
 EngineState read_state(const std::string& path) {
-  std::ifstream file(path, std::ios::binary);
-  TORCH_CHECK(file, "cannot read '", path, "': there is no such file");
-  const std::vector<char> bytes((std::istreambuf_iterator<char>(file)), std::istreambuf_iterator<char>());
+  auto file = detail::open_file(path);
   try {
-    const auto dict = torch::pickle_load(bytes).toGenericDict();
+    const auto dict = detail::Archive(std::move(file)).unpickle("data", /*on_their_devices=*/true).toGenericDict();
     EngineState state;
     for (const auto& item : dict.at("state_dict").toGenericDict()) {
       state.tensors.emplace(item.key().toStringRef(), item.value().toTensor());
@@ -116,9 +103,8 @@ EngineState read_state(const std::string& path) {
     state.online = online_from(dict.at("online"));
     return state;
   } catch (const std::exception& error) {
-    const std::string text = detail::text_of(error);
     TORCH_CHECK(
-        false, "'", path, "' is damaged, or not what Engine::save_state() wrote: ", text.substr(0, text.find('\n')));
+        false, "'", path, "' is damaged, or not what Engine::save_state() wrote: ", detail::first_line_of(error));
   }
 }
 

@@ -1,6 +1,6 @@
 #include <it3/backend/saved_engine.h>
 
-#include <filesystem>
+#include <memory>
 #include <sstream>
 
 #include <ATen/ATen.h>
@@ -10,8 +10,11 @@
 #include <torch/csrc/jit/serialization/import.h>
 #include <torch/csrc/jit/serialization/pickle.h>
 
+#include "files/archive.h"
+#include "files/open_file.h"
 #include "files/saved_module.h"
 #include "method/passes.h"
+#include "support/error_text.h"
 
 namespace it3 {
 namespace {
@@ -84,9 +87,9 @@ Dictionary describe(const SavedEngine& engine) {
 /// A record that is an archive; nothing if the file has none.
 std::optional<torch::jit::Module> module_in(
     const torch::jit::ExtraFilesMap& extra, const char* name, std::optional<c10::Device> device) {
-  const std::string& bytes = extra.at(name);
-  if (bytes.empty()) return std::nullopt;
-  std::istringstream stream(bytes);
+  const auto bytes = extra.find(name);
+  if (bytes == extra.end()) return std::nullopt;
+  std::istringstream stream(bytes->second);
   return torch::jit::load(stream, device);
 }
 
@@ -104,24 +107,23 @@ SavedEngine undescribe(
   const auto path = [&](const char* name) {
     return d.contains(name) ? std::optional(parse_output_path(d.at(name).toStringRef())) : std::nullopt;
   };
-  SavedEngine engine{
-      std::move(network),
-      d.at("layer").toStringRef(),
-      EmbedderWeights{},
-      layout("prediction"),
-      layout("features"),
-      module_in(extra, combine_record, device),
-      std::string(),
-      {},
-      d.contains("neutral") ? tensor("neutral") : at::Tensor(),
-      {d.at("note_model").toStringRef(), d.at("note_inputs").to<std::vector<std::string>>(),
-       d.at("note_prediction").toStringRef(), d.at("note_features").toStringRef()},
-      path("output"),
-      path("layer_output"),
-      d.contains("in_dims") ? std::optional(d.at("in_dims")) : std::nullopt,
-      feedback_by_name(d.at("feedback").toStringRef()),
-      d.at("is_trained").toBool(),
-      d.at("learned_probabilities").toBool()};
+  // One by one: where an element of a braced list throws, GCC 12 destroys others twice.
+  SavedEngine engine(std::move(network));
+  engine.layer = d.at("layer").toStringRef();
+  engine.prediction_layout = layout("prediction");
+  engine.features_layout = layout("features");
+  engine.combine = module_in(extra, combine_record, device);
+  if (d.contains("neutral")) engine.neutral = tensor("neutral");
+  engine.notes.model = d.at("note_model").toStringRef();
+  engine.notes.inputs = d.at("note_inputs").to<std::vector<std::string>>();
+  engine.notes.prediction = d.at("note_prediction").toStringRef();
+  engine.notes.features = d.at("note_features").toStringRef();
+  engine.output = path("output");
+  engine.layer_output = path("layer_output");
+  if (d.contains("in_dims")) engine.in_dims = d.at("in_dims");
+  engine.feedback = feedback_by_name(d.at("feedback").toStringRef());
+  engine.is_trained = d.at("is_trained").toBool();
+  engine.learned_probabilities = d.at("learned_probabilities").toBool();
   if (auto embedder = module_in(extra, embedder_record, device)) {
     engine.embedder = std::move(*embedder);
   } else {
@@ -138,6 +140,27 @@ SavedEngine undescribe(
     if (key.starts_with(prefix)) engine.options.set(key.substr(prefix.size()), to_option(item.value()));
   }
   return engine;
+}
+
+/// The name of a record beside the module's own.
+std::string in_archive(const char* name) { return std::string("extra/") + name; }
+
+/// A record that is an archive.
+detail::Archive archive_in(const detail::Archive& archive, const char* name) {
+  return detail::Archive(std::make_unique<std::istringstream>(archive.read(in_archive(name))));
+}
+
+/// What makes an archive an engine. Raises c10::ValueError if it is none, or if this it3 cannot read its format.
+Dictionary description_in(const detail::Archive& archive) {
+  TORCH_CHECK_VALUE(archive.has(in_archive(record)), "it holds no engine; engine.save() writes one");
+  const auto description = archive_in(archive, record).unpickle("data");
+  TORCH_CHECK_VALUE(description.isGenericDict(), "what describes the engine is damaged");
+  const Dictionary dictionary = description.toGenericDict();
+  const std::int64_t found = dictionary.at("format").toInt();
+  TORCH_CHECK_VALUE(
+      found == format, "it has format ", found, ", but this it3 reads ", format, "; ",
+      found > format ? "install a newer it3" : "save the engine again");
+  return dictionary;
 }
 
 std::string note(const at::Tensor& t) { return c10::str(t.scalar_type(), " ", t.sizes()); }
@@ -168,7 +191,7 @@ Notes take_notes(ScriptNetwork& network, const Method& method, const Inputs& inp
   return notes;
 }
 
-void save_engine(const SavedEngine& engine, const std::string& path) {
+void save_engine(const SavedEngine& engine, detail::NewFile& file) {
   const std::vector<char> description = torch::jit::pickle_save(describe(engine));
   torch::jit::ExtraFilesMap extra = {{record, std::string(description.begin(), description.end())}};
   const auto add = [&](const char* name, const torch::jit::Module& module) {
@@ -177,30 +200,29 @@ void save_engine(const SavedEngine& engine, const std::string& path) {
   if (const auto* embedder = std::get_if<torch::jit::Module>(&engine.embedder)) add(embedder_record, *embedder);
   if (engine.combine) add(combine_record, *engine.combine);
   if (const auto* distance = std::get_if<torch::jit::Module>(&engine.distance)) add(distance_record, *distance);
-  save_module(engine.network, path, extra);
+  save_module(engine.network, file, extra);
 }
 
 SavedEngine load_engine(const std::string& path, std::optional<c10::Device> device) {
-  TORCH_CHECK(std::filesystem::exists(path), "there is no file ", path);
-  torch::jit::ExtraFilesMap extra = {{record, ""}, {embedder_record, ""}, {combine_record, ""}, {distance_record, ""}};
-  torch::jit::Module network("unread");
-  c10::IValue description;
+  auto file = detail::open_file(path);
+  std::istream& stream = *file;  // what was checked is what is read
   try {
-    network = torch::jit::load(path, device, extra);
-    if (!extra[record].empty()) {
-      description = torch::jit::pickle_load(std::vector<char>(extra[record].begin(), extra[record].end()));
+    // All of it is checked before TorchScript reads it, which runs code of classes in it.
+    const detail::Archive archive(std::move(file));
+    const Dictionary dictionary = description_in(archive);
+    archive.check_module();
+    torch::jit::ExtraFilesMap extra;
+    for (const char* const name : {embedder_record, combine_record, distance_record}) {
+      if (!archive.has(in_archive(name))) continue;
+      archive_in(archive, name).check_module();
+      extra[name] = archive.read(in_archive(name));
     }
+    stream.clear();
+    stream.seekg(0);
+    return undescribe(dictionary, torch::jit::load(stream, device), extra, device);
   } catch (const std::exception& error) {
-    TORCH_CHECK(false, path, " is not a TorchScript archive, or is damaged: ", c10::str(error.what()).substr(0, 200));
+    TORCH_CHECK(false, path, " cannot be read as an engine: ", detail::first_line_of(error));
   }
-  TORCH_CHECK(
-      description.isGenericDict(), path, " is a TorchScript module, but holds no engine; save one by engine.save()");
-  const Dictionary dictionary = description.toGenericDict();
-  const std::int64_t found = dictionary.at("format").toInt();
-  TORCH_CHECK(
-      found == format, path, " has format ", found, ", but this it3 reads ", format, "; ",
-      found > format ? "install a newer it3" : "save the engine again");
-  return undescribe(dictionary, std::move(network), extra, device);
 }
 
 }  // namespace it3

@@ -12,7 +12,7 @@
 
 #include <it3/backend/saved_engine.h>
 
-#include "files/complete_file.h"
+#include "files/new_file.h"
 #include "files/saved_module.h"
 #include "support/error_text.h"
 #include "support/nearest_name.h"
@@ -66,9 +66,7 @@ std::string fault_of(Archive& archive, const torch::jit::Module& module, const t
   try {
     copy = torch::jit::load(archive, c10::kCPU, read);
   } catch (const std::exception& error) {
-    const std::string text = detail::text_of(error);
-    const auto begin = text.find_first_not_of('\n');
-    return begin == std::string::npos ? "it cannot be read" : text.substr(begin, text.find('\n', begin) - begin);
+    return detail::first_line_of(error);
   }
   if (read != extra) return "its extra files differ";
   const auto written = detail::named_tensors(module), found = detail::named_tensors(copy);
@@ -103,11 +101,10 @@ std::string detail::archive_of(const torch::jit::Module& module) {
   return stream.str();
 }
 
-void save_module(const torch::jit::Module& module, const std::string& path, const torch::jit::ExtraFilesMap& extra) {
-  detail::complete_file(path, [&](const std::string& partial) {
-    module.save(partial, extra);
-    check(partial, module, extra);
-  });
+void save_module(const torch::jit::Module& module, detail::NewFile& file, const torch::jit::ExtraFilesMap& extra) {
+  file.write_by([&](std::ostream& stream) { module.save(stream, extra); });
+  file.flush();
+  check(file.partial(), module, extra);
 }
 
 }  // namespace it3

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <algorithm>
 #include <exception>
 #include <string>
 #include <string_view>
@@ -35,6 +36,15 @@ inline std::string without_script_traceback(std::string_view text) {
 inline std::string text_of(const std::exception& error) {
   const auto* const of_torch = dynamic_cast<const c10::Error*>(&error);
   return without_script_traceback(of_torch != nullptr ? of_torch->what_without_backtrace() : error.what());
+}
+
+/// Its first line that is not empty; torch's errors go on with stacks and advice.
+inline std::string first_line_of(const std::exception& error) {
+  const std::string text = text_of(error);
+  const auto begin = std::min(text.find_first_not_of('\n'), text.size());
+  std::string line = text.substr(begin, text.find('\n', begin) - begin);
+  line.resize(line.find_last_not_of(": ") + 1);  // what the line leads to is not told
+  return line.empty() ? "an error without words" : line;
 }
 
 }  // namespace it3::detail

@@ -49,7 +49,12 @@ void collect(const c10::IValue& value, std::vector<at::Tensor>& tensors, std::un
   if (value.isTensor()) {
     const at::Tensor& t = value.toTensor();
     if (t.defined() && seen.insert(t.unsafeGetTensorImpl()).second) tensors.push_back(t);
-  } else if (value.isTuple()) {
+    return;
+  }
+  // What is held twice is gone through once.
+  const bool is_container = value.isTuple() || value.isList() || value.isGenericDict() || value.isObject();
+  if (!is_container || !seen.insert(value.internalToPointer()).second) return;
+  if (value.isTuple()) {
     for (const auto& element : value.toTupleRef().elements()) collect(element, tensors, seen);
   } else if (value.isTensorList()) {
     for (const at::Tensor& t : value.toTensorVector()) collect(t, tensors, seen);
@@ -58,9 +63,7 @@ void collect(const c10::IValue& value, std::vector<at::Tensor>& tensors, std::un
   } else if (value.isGenericDict()) {
     for (const auto& item : value.toGenericDict()) collect(item.value(), tensors, seen);
   } else if (value.isObject()) {
-    const auto& object = value.toObjectRef();
-    if (!seen.insert(&object).second) return;
-    for (const c10::IValue& slot : object.slots()) collect(slot, tensors, seen);
+    for (const c10::IValue& slot : value.toObjectRef().slots()) collect(slot, tensors, seen);
   }
 }
 

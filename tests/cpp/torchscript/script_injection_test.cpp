@@ -1,7 +1,9 @@
+#include <filesystem>
 #include <fstream>
 
 #include <ATen/core/Dict.h>
 
+#include "files/new_file.h"
 #include "network_fixture.h"
 #include "temporary_folder.h"
 
@@ -148,12 +150,15 @@ TEST_F(Outputs, NamesThatAFileDoesNotHoldAreRefused) {
   std::ofstream(path) << "as before";
   auto module = with_layer(plain_layer, "def forward(self, x):\n  return self.layer.forward(x.matmul(self.w))\n");
   module.register_buffer("class", torch::zeros({2}));
-  const std::string why = error_of([&] { save_module(module, path); });
+  const std::string why = error_of([&] {
+    detail::NewFile file(path);
+    save_module(module, file);
+  });
   EXPECT_NE(why.find("does not hold the name 'class'"), std::string::npos) << why;
   std::string content;
   std::getline(std::ifstream(path), content);
   EXPECT_EQ(content, "as before");
-  EXPECT_FALSE(std::ifstream(path + ".partial").good());
+  EXPECT_EQ(std::distance(std::filesystem::directory_iterator(folder.path), {}), 1);
 }
 
 }  // namespace

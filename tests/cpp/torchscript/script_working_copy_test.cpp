@@ -2,6 +2,7 @@
 
 #include <torch/script.h>
 
+#include "files/new_file.h"
 #include "network_fixture.h"
 #include "temporary_folder.h"
 
@@ -140,7 +141,9 @@ TEST(ScriptWorkingCopy, TiedParametersStayTiedInFilesAndCopies) {
   const auto module = module_of(with_view, {{"w", w}, {"view", w}});
   const TemporaryFolder folder;
   const std::string path = folder.file("tied.pt");
-  save_module(module, path);
+  detail::NewFile file(path);
+  save_module(module, file);
+  file.commit();
   ScriptNetwork network(torch::jit::load(path), "layer");
   ASSERT_EQ(network.parameters().size(), 1);
   const auto changed = network.with_weights({{"w", 2 * w.detach()}});

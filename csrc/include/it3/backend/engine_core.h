@@ -2,7 +2,6 @@
 
 #include <atomic>
 #include <optional>
-#include <string>
 
 #include <ATen/core/Tensor.h>
 
@@ -15,6 +14,10 @@
 #include <it3/script_network.h>
 
 namespace it3 {
+
+namespace detail {
+class NewFile;
+}
 
 /// An engine without its network and its setup, which each call brings with it: what stays from call to call.
 /// it3::Engine is one with a network; so is Python's, whose network depends on the inputs. Threads may share it.
@@ -34,7 +37,7 @@ class IT3_API EngineCore {
   /// See it3::adapt(). Adapted weights are kept unless Options::copy_model says otherwise.
   Adaptation adapt(const EngineCall& call, const Options& options, bool with_details);
 
-  /// Writes an engine around the call's network, which is `network`, to a file, see save_engine(). Raises
+  /// Writes an engine around the call's network, which is `network`, see save_engine(). Raises
   /// c10::ValueError unless the functions are the default ones, by name, or ScriptFunctions. The embedder has its
   /// shape.
   ///
@@ -44,7 +47,7 @@ class IT3_API EngineCore {
       const EngineCall& call,
       const Options& options,
       const std::optional<InDims>& in_dims,
-      const std::string& path) const;
+      detail::NewFile& file) const;
 
   /// True once, where `options` adapt an engine that was never trained: then people are to be told `untrained_warning`.
   bool takes_warning(const Options& options);

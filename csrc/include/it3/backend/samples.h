@@ -30,6 +30,9 @@ class IT3_API Samples {
 
   std::int64_t count() const { return count_; }
 
+  /// Along which dimension each tensor has the samples, in the order of the tensors; nothing for those that are shared.
+  const std::vector<std::optional<std::int64_t>>& dims() const { return dims_; }
+
   /// Some of the samples, with what they share.
   Inputs slice(std::int64_t begin, std::int64_t count) const;
 

@@ -20,6 +20,10 @@
 
 namespace it3 {
 
+namespace detail {
+class NewFile;
+}
+
 /// What a file says of the call that it was saved with, for people to read. Tensors as "Float [6, 13]".
 struct Notes {
   /// The network's class.
@@ -36,19 +40,19 @@ struct Notes {
 /// `it3_embedder`, `it3_combine` and `it3_distance`.
 struct SavedEngine {
   torch::jit::Module network;
-  std::string layer;
+  std::string layer = {};
   /// The default embedder's weights, shaped; or another embedder, see ScriptFunction.
-  std::variant<EmbedderWeights, torch::jit::Module> embedder;
-  Layout prediction_layout;
-  Layout features_layout;
+  std::variant<EmbedderWeights, torch::jit::Module> embedder = {};
+  Layout prediction_layout = {};
+  Layout features_layout = {};
   /// Nothing for broadcast_add().
-  std::optional<torch::jit::Module> combine;
+  std::optional<torch::jit::Module> combine = {};
   /// One of distance_names(), or a function.
-  std::variant<std::string, torch::jit::Module> distance;
-  Options options;
+  std::variant<std::string, torch::jit::Module> distance = {};
+  Options options = {};
   /// See Method::neutral.
-  at::Tensor neutral;
-  Notes notes;
+  at::Tensor neutral = {};
+  Notes notes = {};
   /// See ScriptNetwork.
   std::optional<OutputPath> output = std::nullopt;
   std::optional<OutputPath> layer_output = std::nullopt;
@@ -62,11 +66,11 @@ struct SavedEngine {
 /// The notes of one call.
 IT3_API Notes take_notes(ScriptNetwork& network, const Method& method, const Inputs& inputs);
 
-/// Writes an engine. The file appears under its name when it is complete and has been read back.
+/// Writes an engine, and reads it back. The file appears under its name when the caller commits it.
 ///
 /// Raises c10::Error if it cannot be written, and c10::ValueError if it is another engine when it is read back, as
 /// TorchScript's files do not hold every name.
-IT3_API void save_engine(const SavedEngine& engine, const std::string& path);
+IT3_API void save_engine(const SavedEngine& engine, detail::NewFile& file);
 
 /// Reads an engine that save_engine() wrote, on a device, or on those it was saved from.
 /// Raises c10::Error, naming the file, if it is missing, damaged, of another kind or of another format.
@@ -74,6 +78,6 @@ IT3_API SavedEngine load_engine(const std::string& path, std::optional<c10::Devi
 
 /// Writes a module as plain TorchScript, as save_engine() writes an engine.
 IT3_API void save_module(
-    const torch::jit::Module& module, const std::string& path, const torch::jit::ExtraFilesMap& extra = {});
+    const torch::jit::Module& module, detail::NewFile& file, const torch::jit::ExtraFilesMap& extra = {});
 
 }  // namespace it3

@@ -2,6 +2,7 @@
 #include <it3/backend/saved_engine.h>
 
 #include "bindings.h"
+#include "files/new_file.h"
 #include "in_dims_from_python.h"
 #include "options_from_python.h"
 #include "translated.h"
@@ -20,9 +21,16 @@ py::object to_python(const std::optional<OutputPath>& path) {
   return path ? py::object(py::tuple(py::cast(*path))) : py::object(py::none());
 }
 
+/// A str, bytes or os.PathLike, as the system has it.
+std::string path_from(const py::object& path) {
+  PyObject* bytes = nullptr;
+  if (PyUnicode_FSConverter(path.ptr(), static_cast<void*>(&bytes)) == 0) throw py::error_already_set();
+  return py::reinterpret_steal<py::bytes>(bytes);
+}
+
 /// What a file holds beside TorchScript modules, which Python loads itself.
-py::dict load(const std::string& path) {
-  const SavedEngine engine = load_engine(path, c10::kCPU);
+py::dict load(const py::object& path) {
+  const SavedEngine engine = load_engine(path_from(path), c10::kCPU);
   py::object embedder = py::none(), distance = py::none();
   if (const auto* weights = std::get_if<EmbedderWeights>(&engine.embedder)) {
     embedder = py::make_tuple(weights->weight1, weights->bias1, weights->weight2, weights->bias2);
@@ -42,7 +50,26 @@ py::dict load(const std::string& path) {
 
 }  // namespace
 
-void bind_saved_engine(py::module_& module) {
+void bind_files(py::module_& module) {
+  using it3::detail::NewFile;
+  const auto new_file = [](const py::object& path) { return std::make_unique<NewFile>(path_from(path)); };
+  const auto partial = [](const NewFile& file) {
+    return py::reinterpret_steal<py::str>(PyUnicode_DecodeFSDefault(file.partial().c_str()));
+  };
+  const auto write = [](NewFile& file, const py::bytes& data) {
+    const std::string_view bytes = data;
+    file.write(bytes.data(), bytes.size());
+    file.flush();
+  };
+  py::class_<NewFile>(
+      module, "NewFile",
+      "A file that appears under its name, by commit(), when it is complete. Raises RuntimeError, naming the file, if "
+      "it cannot be written.")
+      .def(py::init(translated(new_file)), py::arg("path"))
+      .def_property_readonly("partial", partial, "Where it is until then.")
+      .def("write", translated(write), py::arg("data"))
+      .def("commit", translated(&NewFile::commit), "Has the disk keep it, and renames it.")
+      .def("discard", &NewFile::discard, "Removes it, unless it was committed.");
   module.def(
       "load_engine", translated(load), py::arg("path"),
       "Reads what Engine.save() wrote, but for the TorchScript modules, which torch.jit.load reads.");

@@ -1,0 +1,86 @@
+#include "report.h"
+
+#include <sstream>
+
+#include <ATen/ATen.h>
+#include <nlohmann/json.hpp>
+
+namespace it3::apps {
+namespace {
+
+using Json = nlohmann::ordered_json;
+
+/// What is no UTF-8, as names of files may be, with a mark in its place.
+std::string to_text(const Json& json) { return json.dump(2, ' ', false, Json::error_handler_t::replace); }
+
+Json to_json(const OptionValue& value) {
+  return std::visit(
+      [](const auto& v) -> Json {
+        if constexpr (std::is_same_v<std::decay_t<decltype(v)>, std::monostate>) {
+          return nullptr;
+        } else {
+          return v;
+        }
+      },
+      value);
+}
+
+}  // namespace
+
+std::string describe(const SavedEngine& engine) {
+  Json options;
+  for (const auto& [name, value] : engine.options.values()) options[name] = to_json(value);
+  const auto* const distance = std::get_if<std::string>(&engine.distance);
+  const Json json = {
+      {"model", engine.notes.model},
+      {"layer", engine.layer},
+      {"inputs", engine.notes.inputs},
+      {"prediction", engine.notes.prediction},
+      {"features", engine.notes.features},
+      {"distance", distance != nullptr ? *distance : "a function of its own"},
+      {"neutral", engine.neutral.defined()
+                      ? Json(
+                            c10::str(
+                                engine.neutral.flatten().sizes(), " ", engine.neutral.min().item<double>(), " to ",
+                                engine.neutral.max().item<double>()))
+                      : Json()},
+      {"options", options}};
+  return to_text(json);
+}
+
+std::string report(const Results& results, const Engine& engine, bool as_json) {
+  const Options& options = engine.options;
+  const auto mean = [&](double sum) { return sum / static_cast<double>(results.samples); };
+  const bool adapts = options.num_steps > 0, is_selective = options.threshold.has_value();
+  const bool is_online = !options.copy_model;
+  if (as_json) {
+    Json json = {
+        {"samples", results.samples},
+        {"batches", results.batches},
+        {"steps", options.num_steps},
+        {"loss_before_first_step", adapts ? Json(mean(results.first_loss)) : Json()},
+        {"loss_before_last_step", adapts ? Json(mean(results.last_loss)) : Json()},
+        {"mean_uncertainty", mean(results.uncertainty)},
+        {"seconds", results.seconds},
+        {"output", results.output}};
+    if (is_selective) json["threshold"] = *options.threshold;
+    if (is_selective) json["adapted_samples"] = results.adapted_samples;
+    if (is_online) json["drift"] = engine.drift().relative;
+    if (options.recovery_factor) json["recoveries"] = results.recoveries;
+    return to_text(json);
+  }
+  std::ostringstream text;
+  text << results.samples << " samples, " << results.batches << (results.batches == 1 ? " batch" : " batches") << ", "
+       << options.num_steps << " steps each";
+  if (adapts) {
+    text << ": loss " << mean(results.first_loss) << " before the first, " << mean(results.last_loss)
+         << " before the last";
+  }
+  if (is_selective) text << "; " << results.adapted_samples << " samples above " << *options.threshold << " adapted";
+  if (is_online) text << "; weights moved by " << 100 * engine.drift().relative << " %";
+  if (results.recoveries > 0) text << "; recovered " << results.recoveries << " times";
+  text << "; mean |y1 - y0| " << mean(results.uncertainty) << "; " << results.seconds << " s";
+  return text.str();
+}
+
+}  // namespace it3::apps

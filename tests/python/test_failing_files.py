@@ -1,0 +1,159 @@
+"""A process that is killed, or a disk that fails, at each step of writing leaves the old file or the new one."""
+
+import errno
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import it3
+import numpy as np
+import pytest
+import torch
+from it3 import IT3Engine
+from torch import nn
+
+KILLED = 0
+
+
+@pytest.fixture(scope="module")
+def failing(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The library that makes steps fail, compiled."""
+    library = tmp_path_factory.mktemp("failing") / "failing_files.so"
+    source = Path(__file__).parents[1] / "faults/failing_files.cpp"
+    subprocess.run(["g++", "-std=c++20", "-shared", "-fPIC", str(source), "-o", str(library)], check=True)
+    return library
+
+
+def make_engine(seed: int) -> IT3Engine:
+    torch.manual_seed(seed)
+    model = nn.Sequential(nn.Linear(5, 8), nn.Tanh(), nn.Linear(8, 3))
+    engine = IT3Engine(model, "0", optimization_parameters={"lr": 0.05}).eval()
+    engine.is_trained = True
+    return engine
+
+
+def inputs() -> torch.Tensor:
+    return torch.linspace(-1, 1, 30).reshape(6, 5)
+
+
+SAVING = """
+import os, sys, torch, it3
+sys.path.insert(0, {tests!r})
+from test_failing_files import inputs, make_engine
+torch.set_num_threads(1)
+engine, x = make_engine(1), inputs()
+adaptation = engine.adapt(x)
+steps, error = [int(n) for n in sys.argv[1].split(",")], sys.argv[2]
+for step in steps:
+    child = os.fork()
+    if child == 0:
+        os.environ.update(FAIL_AT=str(step), FAIL_WITH=error)
+        try:
+            {statement}
+        except Exception as raised:
+            print("message", step, raised, flush=True)
+            os._exit(1)
+        os._exit(0)
+    status = os.waitpid(child, 0)[1]
+    print("status", step, os.waitstatus_to_exitcode(status), flush=True)
+    for path in ("old.pt",):
+        os.rename(path, f"{{path}}.{{step}}")
+        open(path, "wb").write(open("before.pt", "rb").read())
+"""
+
+
+def loads_engine(path: Path, expected: torch.Tensor) -> bool:
+    return torch.equal(it3.load(path).adapt(inputs()).prediction, expected)
+
+
+def loads_model(path: Path, expected: torch.Tensor) -> bool:
+    return torch.allclose(torch.jit.load(path)(inputs()), expected)
+
+
+def loads_program(path: Path, expected: torch.Tensor) -> bool:
+    return torch.allclose(torch.export.load(path).module()(inputs()), expected)
+
+
+KINDS: dict[str, Any] = {
+    "engine": ('engine.save("old.pt", x)', loads_engine),
+    "torchscript": ('adaptation.save("old.pt", x)', loads_model),
+    "program": ('adaptation.save("old.pt", x, method="export")', loads_program),
+}
+
+
+@pytest.mark.parametrize("error", [KILLED, errno.ENOSPC, errno.EIO])
+@pytest.mark.parametrize("kind", KINDS)
+def test_python_leaves_the_old_file_or_the_new_one(kind: str, error: int, failing: Path, tmp_path: Path) -> None:
+    statement, is_new = KINDS[kind]
+    expected = make_engine(1).adapt(inputs()).prediction
+    before = b"what was there before"
+    for name in ("old.pt", "before.pt"):
+        (tmp_path / name).write_bytes(before)
+    program = SAVING.format(tests=str(Path(__file__).parent), statement=statement)
+
+    def run(steps: list[int]) -> list[str]:
+        done = subprocess.run(
+            [sys.executable, "-W", "ignore", "-c", program, ",".join(map(str, steps)), str(error)],
+            cwd=tmp_path,
+            env={**os.environ, "LD_PRELOAD": str(failing), "FAIL_COUNT": str(tmp_path / "count")},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout.splitlines()
+
+    assert run([10**6]) == ["status 1000000 0"]
+    assert is_new(tmp_path / "old.pt.1000000", expected)
+    count = int((tmp_path / "count").read_text())
+    assert count > 5
+    steps = sorted({*range(1, min(5, count)), *range(5, count, 20), *range(max(1, count - 5), count + 1)})
+    lines = run(steps)
+    for step in steps:
+        file = tmp_path / f"old.pt.{step}"
+        status = int(next(line for line in lines if line.startswith(f"status {step} ")).split()[2])
+        assert status == (-signal.SIGKILL if error == KILLED else 1), step
+        assert file.read_bytes() == before or is_new(file, expected), step
+        if error != KILLED:
+            message = next(line for line in lines if line.startswith(f"message {step} "))
+            assert f"cannot write 'old.pt': {os.strerror(error)}" in message
+    assert (error == KILLED) == bool(list(tmp_path.glob("*.partial*")))
+
+
+@pytest.mark.parametrize("suffix", ["npy", "pt"])
+@pytest.mark.parametrize("error", [KILLED, errno.ENOSPC, errno.EIO])
+def test_it3_adapt_leaves_the_old_files_or_the_new_ones(error: int, suffix: str, failing: Path, tmp_path: Path) -> None:
+    make_engine(1).save(tmp_path / "engine.pt", inputs())
+    np.save(tmp_path / "x.npy", inputs().numpy())
+    outputs = [f"y.{suffix}", f"u.{suffix}", "a.pt"]
+    arguments = ["--input", "x.npy", "--output", outputs[0], "--uncertainty", outputs[1], "--save-adapted", outputs[2]]
+    command = [os.environ["IT3_ADAPT"], "engine.pt", *arguments, "--batch-size", "2", "--online"]
+
+    def run(step: int) -> subprocess.CompletedProcess[str]:
+        for name in outputs:
+            (tmp_path / name).write_bytes(b"before")
+        fault = {"FAIL_AT": str(step), "FAIL_WITH": str(error), "FAIL_COUNT": str(tmp_path / "count")}
+        return subprocess.run(
+            command,
+            cwd=tmp_path,
+            env={**os.environ, "LD_PRELOAD": str(failing), **fault},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+
+    assert run(10**6).returncode == 0
+    new = {name: (tmp_path / name).read_bytes() for name in outputs}
+    count = int((tmp_path / "count").read_text())
+    for step in sorted({*range(1, 5), *range(5, count, 9), *range(count - 9, count + 1)}):
+        done = run(step)
+        assert done.returncode == (-signal.SIGKILL if error == KILLED else 1), (step, done.stderr)
+        found = {name: (tmp_path / name).read_bytes() for name in outputs}
+        assert all(found[name] in (b"before", new[name]) for name in outputs), step
+        if error != KILLED:
+            assert done.stderr.count("\n") == 1
+            assert os.strerror(error) in done.stderr
+            assert not list(tmp_path.glob("*.partial*"))
