@@ -8,6 +8,7 @@
 #include <c10/util/Exception.h>
 
 #include "network/starts.h"
+#include "support/write_all.h"
 
 namespace it3 {
 namespace {
@@ -144,12 +145,15 @@ void Online::check_outside_of_calls(const Network& network) {
 }
 
 void Online::go_back(const Network& network, State state, const std::vector<at::Tensor>& weights) {
-  const at::NoGradGuard no_grad;
   const auto parameters = network.parameters();
   const auto alone = ModelLock(tensors_of(parameters)).wait(UpgradeMutex::Use::alone);
+  std::vector<at::Tensor> tensors, values;
   for (std::size_t i = 0; i < parameters.size(); ++i) {
-    if (!parameters[i].tensor.is_inference()) parameters[i].tensor.detach().copy_(weights[i]);
+    if (parameters[i].tensor.is_inference()) continue;
+    tensors.push_back(parameters[i].tensor);
+    values.push_back(weights[i]);
   }
+  detail::write_all(tensors, values);
   state_ = std::move(state);
   for (auto& start : state_.start) start.number = 0;  // of a start that has ended, and begins again
   adopt(parameters);

@@ -7,6 +7,7 @@
 #include <ATen/core/grad_mode.h>
 #include <c10/core/InferenceMode.h>
 
+#include "support/write_all.h"
 #include "support/write_count.h"
 
 namespace it3::detail {
@@ -107,15 +108,16 @@ void Starts::note(const std::vector<NamedParameter>& parameters) {
 }
 
 void Starts::go_back(const std::vector<NamedParameter>& parameters) {
-  const at::NoGradGuard no_grad;
   const std::scoped_lock lock(mutex_);
+  std::vector<at::Tensor> tensors, values;
   for (const auto& parameter : parameters) {
     const Entry* const entry = entry_of(parameter.tensor);
     if (entry == nullptr) continue;
-    // On an alias, which unlike a leaf that requires a gradient may be written to.
-    parameter.tensor.detach().copy_(entry->start.value);
-    entries_.erase(parameter.tensor.unsafeGetTensorImpl());
+    tensors.push_back(parameter.tensor);
+    values.push_back(entry->start.value);
   }
+  write_all(tensors, values);
+  for (const at::Tensor& tensor : tensors) entries_.erase(tensor.unsafeGetTensorImpl());
 }
 
 }  // namespace it3::detail

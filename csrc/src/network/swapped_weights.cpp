@@ -11,6 +11,7 @@
 #include <c10/util/Exception.h>
 
 #include "support/shared_memory.h"
+#include "support/write_all.h"
 #include "support/write_count.h"
 
 namespace it3 {
@@ -208,11 +209,11 @@ void SwappedWeights::clear_constants() {
 }
 
 void SwappedWeights::commit() {
-  const at::NoGradGuard no_grad;
-  for (std::size_t i = 0; i < adapted_.size(); ++i) {
-    swapped_[i].own.copy_(values_[i]);
-    ++swapped_[i].version;
-  }
+  std::vector<at::Tensor> owns;
+  owns.reserve(adapted_.size());
+  for (std::size_t i = 0; i < adapted_.size(); ++i) owns.push_back(swapped_[i].own);
+  detail::write_all(owns, values_);
+  for (std::size_t i = 0; i < adapted_.size(); ++i) ++swapped_[i].version;
 }
 
 }  // namespace it3

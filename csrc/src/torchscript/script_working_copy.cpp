@@ -12,6 +12,7 @@
 #include "support/tensor_identity.h"
 #include "support/tensor_memory.h"
 #include "support/vmap.h"
+#include "support/write_all.h"
 #include "torchscript/script_comparison.h"
 #include "torchscript/script_passes.h"
 
@@ -229,8 +230,7 @@ std::unique_ptr<TwoPass> ScriptWorkingCopy::with_constants(const std::vector<at:
 
 void ScriptWorkingCopy::commit() {
   TORCH_INTERNAL_ASSERT(!samples_);
-  const at::NoGradGuard no_grad;
-  for (std::size_t i = 0; i < own_.size(); ++i) own_[i].detach().copy_(values_[i]);
+  write_all(own_, values_);
 }
 
 std::unique_ptr<TwoPass> ScriptWorkingCopy::passes_with(std::vector<at::Tensor> weights) const {
