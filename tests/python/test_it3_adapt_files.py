@@ -182,12 +182,12 @@ def test_damaged_arrays(spoil, message: str, tmp_path: Path) -> None:
 
 
 def test_inputs_larger_than_memory(tmp_path: Path) -> None:
-    """A file of 1.2 GB, most of which is a hole, in a process that stays far below."""
+    """A file of 2.4 GB, most of which is a hole, in a process with less."""
     torch.manual_seed(0)
     engine = trained(IT3Engine(nn.Sequential(nn.Linear(1024, 4), nn.Tanh(), nn.Linear(4, 2)), "0").eval())
     x = torch.randn(8, 1024)
     engine.save(tmp_path / "engine.pt", x)
-    count = 300_000
+    count = 600_000
     with (tmp_path / "x.npy").open("wb") as file:
         np.lib.format.write_array_header_1_0(file, {"descr": "<f4", "fortran_order": False, "shape": (count, 1024)})
         begin = file.tell()
@@ -196,9 +196,9 @@ def test_inputs_larger_than_memory(tmp_path: Path) -> None:
         file.seek(-8 * 4096, 2)
         file.write(x.numpy().tobytes())
     options = ["--steps", "0", "--batch-size", "4096", "--uncertainty", "u.npy"]
-    done = run_program([BINARY, "engine.pt", "--input", "x.npy", "--output", "y.npy", *options], tmp_path)
+    command = ["sh", "-c", 'ulimit -v 2000000; exec "$@"', "sh", BINARY, "engine.pt"]
+    done = run_program([*command, "--input", "x.npy", "--output", "y.npy", *options], tmp_path)
     assert done.code == 0, done.err
-    assert done.megabytes < 600
     y = np.load(tmp_path / "y.npy")
     assert y.shape == (count, 2)
     expected = engine.adapt(x, num_steps=0)
