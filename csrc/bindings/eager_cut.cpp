@@ -245,9 +245,10 @@ EagerCut::Attempt EagerCut::attempt(const py::object& inputs, const Inputs& tens
     return Attempt{
         nullptr, "the traced model cannot be cut at the layer: " + first_line(error.what_without_backtrace()), nullptr};
   }
-  if (!cut->has_repeatable_head())
+  if (!cut->has_repeatable_head()) {
     return Attempt{
         nullptr, "what comes before the layer draws random numbers, or changes state, in eval mode", nullptr};
+  }
   const auto watch = plan.attr("watch")();
   if (std::string why = why_not(); !why.empty()) return Attempt{nullptr, std::move(why), nullptr};
   return compared(std::move(cut), hooked, tensors, watch.cast<std::shared_ptr<Watch>>(), plan.attr("keeper"));

@@ -90,9 +90,10 @@ std::variant<std::string, GraphKey> graph_key(
   const auto dependencies = network.dependencies(options.normalization());
   if (!dependencies) return "the model is not cut at the layer (it runs in Python, or is a torch::nn module)";
   if (dependencies->writes_inputs) return "the model writes to its inputs";
-  if (!method.reads)
+  if (!method.reads) {
     return "embedder, combine_fn or distance_fn is a function that may have side effects; the defaults, distances by "
            "name and TorchScript have none";
+  }
   const auto are_all_there = [device = tensors.front().device()](const auto& list) {
     return std::all_of(list.begin(), list.end(), [&](const at::Tensor& t) { return t.device() == device; });
   };
