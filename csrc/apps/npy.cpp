@@ -70,8 +70,10 @@ std::string header_in(std::istream& file, std::int64_t size) {
       file.read(begin.data(), begin.size()) && std::string_view(begin.data(), magic.size()) == magic,
       "it is no .npy file, as numpy.save writes it");
   const int version = static_cast<unsigned char>(begin[6]);
+  const int minor = static_cast<unsigned char>(begin[7]);
   TORCH_CHECK_VALUE(
-      version >= 1 && version <= 3, "it is of version ", version, " of NumPy's format; accepted are 1 to 3");
+      version >= 1 && version <= 3 && minor == 0, "it is of version ", version, ".", minor,
+      " of NumPy's format; accepted are 1.0, 2.0 and 3.0");
   std::array<unsigned char, 4> length_bytes = {};
   file.read(reinterpret_cast<char*>(length_bytes.data()), version == 1 ? 2 : 4);
   std::uint64_t length = 0;

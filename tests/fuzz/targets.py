@@ -137,7 +137,10 @@ def array(rig: Rig, draw: random.Random) -> Fault | None:
     done = rig.adapt("good.pt", "bad.npy")
     expected = None
     if done.code == 0:
-        x = torch.from_numpy(np.load(path)).float()
+        try:
+            x = torch.from_numpy(np.load(path)).float()
+        except ValueError as error:
+            return f"reads what NumPy refuses: {error}", content
         expected = it3.load(rig.folder / "good.pt").adapt(x).prediction
     fault = rig.file_fault(done, expected)
     return (fault, content) if fault else None

@@ -150,7 +150,10 @@ def of_shape(content: bytes, shape: bytes) -> bytes:
         (lambda b: b[:40], "it is cut off in its header"),
         (lambda b: b[:-1], "it is cut off: 167 bytes are left for an array of the shape [7, 6]"),
         (lambda b: b + b"abc", "it goes on for 3 bytes behind an array of the shape [7, 6]"),
-        (lambda b: b.replace(b"NUMPY\x01", b"NUMPY\x04"), "it is of version 4 of NumPy's format; accepted are 1 to 3"),
+        (
+            lambda b: b.replace(b"NUMPY\x01", b"NUMPY\x04"),
+            "it is of version 4.0 of NumPy's format; accepted are 1.0, 2.0 and 3.0",
+        ),
         (lambda b: of_shape(b, b"(-7, 6)"), "its header is damaged"),
         (lambda b: of_shape(b, b"(7.9, 6)"), "its header is damaged"),
         (lambda b: of_shape(b, b"(7, 6"), "its header is damaged"),
