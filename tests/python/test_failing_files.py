@@ -12,6 +12,7 @@ import it3
 import numpy as np
 import pytest
 import torch
+from binary import needs_binary
 from it3 import IT3Engine
 from torch import nn
 
@@ -123,6 +124,7 @@ def test_python_leaves_the_old_file_or_the_new_one(kind: str, error: int, failin
     assert (error == KILLED) == bool(list(tmp_path.glob("*.partial*")))
 
 
+@needs_binary
 @pytest.mark.parametrize("suffix", ["npy", "pt"])
 @pytest.mark.parametrize("error", [KILLED, errno.ENOSPC, errno.EIO])
 def test_it3_adapt_leaves_the_old_files_or_the_new_ones(error: int, suffix: str, failing: Path, tmp_path: Path) -> None:

@@ -1,12 +1,11 @@
 """Drawn damage to files, command lines and options; `make fuzz` draws more."""
 
-import os
 from pathlib import Path
 
-import pytest
+from binary import needs_binary
 from fuzz import run
 
-pytestmark = pytest.mark.skipif("IT3_ADAPT" not in os.environ, reason="IT3_ADAPT does not name the binary")
+pytestmark = needs_binary
 
 
 def test_drawn_inputs_give_errors_or_the_right_result(tmp_path: Path) -> None:

@@ -8,10 +8,12 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 import torch
+from binary import needs_binary
 from fuzz.process import run_function, run_program
 from fuzz.targets import Rig
 
 Records = dict[str, bytes]
+pytestmark = needs_binary
 
 
 @pytest.fixture(scope="module")
