@@ -148,8 +148,6 @@ NpyReader::NpyReader(const std::string& path) : path_(path), file_(detail::open_
   }
 }
 
-c10::ScalarType NpyReader::dtype() const { return element_of(descr_).read; }
-
 at::Tensor NpyReader::read() { return shape_.empty() ? read(0, 0, 1) : read(0, 0, shape_[0]); }
 
 at::Tensor NpyReader::read(std::int64_t dim, std::int64_t begin, std::int64_t end) {

@@ -25,7 +25,6 @@ class NpyReader {
   explicit NpyReader(const std::string& path);
 
   const std::vector<std::int64_t>& shape() const { return shape_; }
-  c10::ScalarType dtype() const;
 
   /// The part of it from `begin` to `end` along a dimension; all of an array without dimensions.
   at::Tensor read(std::int64_t dim, std::int64_t begin, std::int64_t end);

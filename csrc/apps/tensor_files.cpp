@@ -46,10 +46,8 @@ void TensorFile::add(const at::Tensor& part, std::int64_t dim, std::pair<std::in
 void TensorFile::finish() {
   if (npy_) {
     TORCH_CHECK(
-        done_ == size_, "cannot write '", file_.path(), "': the batches gave ", done_,
-        " results, where the first one, in "
-        "proportion, made ",
-        size_, " likely; write a .pt file, which takes batches of any size");
+        done_ == size_, "cannot write '", file_.path(), "': the batches gave ", done_, " results, but ", size_,
+        " were expected from the first one; write a .pt file, which takes batches of any size");
   } else {
     at::Tensor whole = parts_.front();
     try {

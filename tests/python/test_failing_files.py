@@ -41,7 +41,7 @@ def inputs() -> torch.Tensor:
 
 
 SAVING = """
-import os, sys, torch, it3
+import os, shutil, sys, torch, it3
 sys.path.insert(0, {tests!r})
 from test_failing_files import inputs, make_engine
 torch.set_num_threads(1)
@@ -60,9 +60,8 @@ for step in steps:
         os._exit(0)
     status = os.waitpid(child, 0)[1]
     print("status", step, os.waitstatus_to_exitcode(status), flush=True)
-    for path in ("old.pt",):
-        os.rename(path, f"{{path}}.{{step}}")
-        open(path, "wb").write(open("before.pt", "rb").read())
+    os.rename("old.pt", f"old.pt.{{step}}")
+    shutil.copy("before.pt", "old.pt")
 """
 
 

@@ -80,17 +80,6 @@ class Swallowing : public std::streambuf {
   std::exception_ptr error_;
 };
 
-/// Has the disk keep a file. Sets errno.
-bool sync_file(const std::string& path) {
-  const int descriptor = ::open(path.c_str(), O_RDONLY | O_CLOEXEC);
-  if (descriptor < 0) return false;
-  const bool is_synced = ::fsync(descriptor) == 0;
-  const int error = errno;
-  ::close(descriptor);
-  errno = error;
-  return is_synced;
-}
-
 /// Has the disk keep the names in a folder, where file system and rights allow that. What is renamed is renamed.
 void sync_folder(const std::string& path) {
   const int descriptor = ::open(path.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
@@ -162,10 +151,8 @@ void NewFile::flush() { check(std::fflush(opened()) == 0); }
 void NewFile::finish() {
   if (file_ == nullptr) return;
   flush();
-  std::FILE* const file = std::exchange(file_, nullptr);
-  check(std::fclose(file) == 0);
-  // By its name, as another process or library may have written it anew.
-  check(sync_file(partial_));
+  check(::fsync(::fileno(file_)) == 0);
+  check(std::fclose(std::exchange(file_, nullptr)) == 0);
 }
 
 void NewFile::commit() {
