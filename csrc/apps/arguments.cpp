@@ -97,25 +97,44 @@ bool are_one_file(const std::string& a, const std::string& b) {
 
 /// Raises CLI::ValidationError if what is written would replace something else of this call.
 void check_files(const Arguments& arguments) {
-  using File = std::pair<const char*, const std::string*>;
-  const std::vector<File> files = {
-      {"--output", &arguments.output},
-      {"--uncertainty", &arguments.uncertainty},
-      {"--save-adapted", &arguments.save_adapted},
-      {"the engine", &arguments.engine},
-      {"--input", &arguments.input},
-      {"--calibrate", &arguments.calibrate}};
-  constexpr std::size_t written = 3;
+  using File = std::pair<const char*, std::string>;
+  std::vector<File> files = {
+      {"--output", arguments.output},
+      {"--uncertainty", arguments.uncertainty},
+      {"--save-adapted", arguments.save_adapted}};
+  if (arguments.resume) {
+    files.emplace_back("--resume", checkpoint_path(arguments));
+    files.emplace_back("the unfinished --output", arguments.output + ".partial");
+    if (!arguments.uncertainty.empty()) {
+      files.emplace_back("the unfinished --uncertainty", arguments.uncertainty + ".partial");
+    }
+  }
+  const std::size_t written = files.size();
+  files.emplace_back("the engine", arguments.engine);
+  files.emplace_back("--input", arguments.input);
+  files.emplace_back("--calibrate", arguments.calibrate);
   for (std::size_t i = 0; i < written; ++i) {
     for (std::size_t j = i + 1; j < files.size(); ++j) {
       const auto& [name, path] = files[i];
       const auto& [other, other_path] = files[j];
-      if (path->empty() || other_path->empty() || !are_one_file(*path, *other_path)) continue;
+      if (path.empty() || other_path.empty() || !are_one_file(path, other_path)) continue;
       throw CLI::ValidationError(
-          std::string(name) + " " + *path,
+          std::string(name) + " " + path,
           std::string("this file would replace that of ") + other + "; give another name");
     }
   }
+}
+
+/// Those given options that a run which goes on has to share with the one before.
+std::map<std::string, std::string> given_options(const CLI::App& app) {
+  std::map<std::string, std::string> given;
+  const std::vector<std::string> without_effect_on_results = {"--threads", "--json", "--resume"};
+  for (const CLI::Option* const option : app.get_options()) {
+    const auto& ignored = without_effect_on_results;
+    if (option->empty() || std::find(ignored.begin(), ignored.end(), option->get_name()) != ignored.end()) continue;
+    given.emplace(option->get_name(), CLI::detail::join(option->results(), " "));
+  }
+  return given;
 }
 
 /// As many threads as may be asked for.
@@ -154,6 +173,9 @@ constexpr const char* footer =
     "(positional arguments) or a dictionary (keywords). Floating-point inputs are converted to the network's dtype.\n"
     "Outputs appear under their names when they are complete; half precision becomes float32 in .npy. Files in .npy\n"
     "are read and written batch by batch, and may be larger than memory.\n"
+    "\n"
+    "With --resume, a run that was killed or failed leaves OUTPUT.resume and, for each output, NAME.partial. The same\n"
+    "command goes on from them, and removes them; where options or files differ, it says so. Results are the same.\n"
     "\n"
     "Examples:\n"
     "  it3-adapt engine.pt --input x.npy --output y.npy\n"
@@ -244,6 +266,12 @@ ParsedArguments parse_arguments(int argc, const char* const* argv) {
 
   app.add_option("--device", arguments.device, "Where to run, such as cpu or cuda:0")->type_name("DEVICE");
   app.add_option("--threads", arguments.threads, "CPU threads")->check(CLI::Range(1, most_threads()))->type_name("N");
+  app.add_option(
+         "--seed", arguments.seed, "Of the random numbers that restore_probability or the network draws; default 0")
+      ->type_name("N");
+  app.add_flag(
+      "--resume", arguments.resume,
+      "Note in OUTPUT.resume what is done, so that after a kill the same command goes on from there");
   app.add_flag("--json", arguments.json, "Report as JSON");
 
   try {
@@ -255,6 +283,7 @@ ParsedArguments parse_arguments(int argc, const char* const* argv) {
       throw CLI::ExcludesError(describe->get_name(), "--input and --output");
     }
     check_files(arguments);
+    arguments.given = given_options(app);
   } catch (const CLI::Success& asked) {  // for help or the version
     parsed.exit_code = app.exit(asked);
   } catch (const CLI::ParseError& error) {

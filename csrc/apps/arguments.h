@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <map>
 #include <optional>
 #include <string>
 #include <utility>
@@ -29,9 +30,16 @@ struct Arguments {
   /// Samples a batch; 0 for all at once.
   std::int64_t batch_size = 0;
   int threads = 0;
+  std::uint64_t seed = 0;
   bool describe = false;
+  bool resume = false;
   bool json = false;
+  /// What was given that decides over the results, by its names on the command line.
+  std::map<std::string, std::string> given;
 };
+
+/// Where --resume notes what has been done.
+inline std::string checkpoint_path(const Arguments& arguments) { return arguments.output + ".resume"; }
 
 /// Reads the command line. If it asks for help, or is wrong, that has been said and the exit code is set instead.
 struct ParsedArguments {

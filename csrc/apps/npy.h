@@ -45,6 +45,9 @@ class NpyWriter {
   /// Half precision is written as float32. Raises for other types that NumPy does not have.
   NpyWriter(detail::NewFile& file, c10::ScalarType dtype, std::vector<std::int64_t> shape);
 
+  c10::ScalarType dtype() const { return dtype_; }
+  const std::vector<std::int64_t>& shape() const { return shape_; }
+
   /// Fills the array from `begin` on along a dimension; all of it, if it has none.
   void write(const at::Tensor& part, std::int64_t dim, std::int64_t begin);
 

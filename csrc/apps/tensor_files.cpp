@@ -28,6 +28,35 @@ c10::IValue read_pt(const std::string& path) {
   }
 }
 
+TensorFile::TensorFile(const std::string& path, detail::NewFile::Unfinished unfinished) : file_(path, unfinished) {}
+
+c10::IValue TensorFile::progress() {
+  file_.sync();
+  const c10::impl::GenericDict progress(c10::StringType::get(), c10::AnyType::get());
+  progress.insert("dim", dim_);
+  progress.insert("done", done_);
+  progress.insert("bytes", file_.size());
+  if (npy_) {
+    progress.insert("dtype", static_cast<std::int64_t>(npy_->dtype()));
+    progress.insert("shape", npy_->shape());
+  } else {
+    progress.insert("parts", all_parts());
+  }
+  return progress;
+}
+
+void TensorFile::go_on_from(const c10::IValue& progress) {
+  const auto values = progress.toGenericDict();
+  dim_ = values.at("dim").toInt();
+  done_ = values.at("done").toInt();
+  if (!is_npy(file_.path())) return parts_.assign(1, values.at("parts").toTensor());
+  TORCH_CHECK(
+      file_.size() >= values.at("bytes").toInt(), file_.partial(), ", with the results so far, is gone or has changed");
+  const auto shape = values.at("shape").toIntVector();
+  if (!shape.empty()) size_ = shape.at(static_cast<std::size_t>(dim_));
+  npy_.emplace(file_, static_cast<c10::ScalarType>(values.at("dtype").toInt()), shape);
+}
+
 void TensorFile::add(const at::Tensor& part, std::int64_t dim, std::pair<std::int64_t, std::int64_t> share) {
   dim_ = dim;
   if (!is_npy(file_.path())) return parts_.push_back(part.detach().cpu());
@@ -37,10 +66,22 @@ void TensorFile::add(const at::Tensor& part, std::int64_t dim, std::pair<std::in
     std::vector<std::int64_t> shape = part.sizes().vec();
     // As many for each sample as this part has.
     if (!is_scalar) shape[static_cast<std::size_t>(dim)] = size_ = part.size(dim) * all_samples / samples;
+    file_.clear();
     npy_.emplace(file_, part.scalar_type(), std::move(shape));
   }
   npy_->write(part, dim, done_);
   if (!is_scalar) done_ += part.size(dim);
+}
+
+at::Tensor TensorFile::all_parts() {
+  try {
+    if (parts_.size() > 1) parts_.assign(1, at::cat(parts_, dim_));
+  } catch (const std::exception& error) {
+    TORCH_CHECK(
+        false, "cannot write '", file_.path(),
+        "': the batches' results do not fit together: ", detail::first_line_of(error));
+  }
+  return parts_.front().contiguous();
 }
 
 void TensorFile::finish() {
@@ -49,18 +90,11 @@ void TensorFile::finish() {
         done_ == size_, "cannot write '", file_.path(), "': the batches gave ", done_, " results, but ", size_,
         " were expected from the first one; write a .pt file, which takes batches of any size");
   } else {
-    at::Tensor whole = parts_.front();
-    try {
-      if (parts_.size() > 1) whole = at::cat(parts_, dim_);
-    } catch (const std::exception& error) {
-      TORCH_CHECK(
-          false, "cannot write '", file_.path(),
-          "': the batches' results do not fit together: ", detail::first_line_of(error));
-    }
-    const std::vector<char> bytes = torch::jit::pickle_save(whole.contiguous());
+    const std::vector<char> bytes = torch::jit::pickle_save(all_parts());
+    file_.clear();
     file_.write(bytes.data(), bytes.size());
   }
-  file_.finish();
+  file_.sync();
 }
 
 }  // namespace it3::apps

@@ -27,7 +27,14 @@ c10::IValue read_pt(const std::string& path);
 class TensorFile {
  public:
   /// Raises if nothing can be written there.
-  explicit TensorFile(const std::string& path) : file_(path) {}
+  /// @param unfinished  see detail::NewFile
+  explicit TensorFile(const std::string& path, detail::NewFile::Unfinished unfinished);
+
+  /// What has been added, as a dictionary: a .npy file's parts lie on the disk, a .pt file's are in it.
+  c10::IValue progress();
+
+  /// Goes on from there, in a file that was kept. Raises if it is not as it was then.
+  void go_on_from(const c10::IValue& progress);
 
   /// The next part. Parts lie behind one another along a dimension.
   /// @param share  how many of the whole's samples it comes from; a .npy file has to be as long in proportion
@@ -39,9 +46,12 @@ class TensorFile {
   void commit() { file_.commit(); }
 
  private:
+  /// Of a .pt file.
+  at::Tensor all_parts();
+
   detail::NewFile file_;
   std::optional<NpyWriter> npy_;
-  std::vector<at::Tensor> parts_;
+  std::vector<at::Tensor> parts_;               // of a .pt file
   std::int64_t dim_ = 0, done_ = 0, size_ = 0;  // along dim_: what is written, and of the whole
 };
 

@@ -37,8 +37,8 @@ class Outcome:
         return None
 
 
-def run_program(command: Sequence[object], folder: Path) -> Outcome:
-    """Run a program."""
+def run_program(command: Sequence[object], folder: Path, seconds: float = SECONDS) -> Outcome:
+    """Run a program, and end it if it takes too long."""
     with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
         process = subprocess.Popen(
             [str(part) for part in command],
@@ -47,7 +47,7 @@ def run_program(command: Sequence[object], folder: Path) -> Outcome:
             stdout=out,
             stderr=err,
         )
-        alarm = threading.Timer(SECONDS, os.kill, (process.pid, signal.SIGALRM))
+        alarm = threading.Timer(seconds, os.kill, (process.pid, signal.SIGALRM))
         alarm.start()
         _, status, usage = os.wait4(process.pid, 0)
         alarm.cancel()

@@ -3,7 +3,7 @@
 import os
 import random
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from torch import nn
 from fuzz.mutations import damage, forge
 from fuzz.process import Outcome, run_function, run_program
 
+RESUMING = ("--batch-size", "2", "--online", "--resume")
 MEGABYTES = 250
 """What a damaged small file may take beside what a good one takes."""
 
@@ -29,6 +30,7 @@ class Rig:
     engine: bytes
     array: bytes
     tensors: bytes
+    checkpoint: bytes
     prediction: torch.Tensor
     program_megabytes: float
     function_megabytes: float
@@ -45,14 +47,34 @@ class Rig:
         np.save(folder / "good.npy", x.numpy())
         torch.save({"input": x}, folder / "inputs.pt")
         binary = os.environ["IT3_ADAPT"]
-        rig = Rig(folder, binary, b"", b"", b"", it3.load(folder / "good.pt").adapt(x).prediction, 0, 0)
+        rig = Rig(folder, binary, b"", b"", b"", b"", it3.load(folder / "good.pt").adapt(x).prediction, 0, 0)
         rig.engine, rig.array = (folder / "good.pt").read_bytes(), (folder / "good.npy").read_bytes()
         rig.tensors = (folder / "inputs.pt").read_bytes()
         done = rig.adapt("good.pt", "good.npy")
         assert done.code == 0, done.err
         rig.program_megabytes = done.megabytes + MEGABYTES
         rig.function_megabytes = run_function(lambda: rig.predict(folder / "good.pt")).megabytes + MEGABYTES
+        rig.make_checkpoint()
         return rig
+
+    def make_checkpoint(self) -> None:
+        """Keep the checkpoint of a run that fails at its last batch, whose inputs are then made good."""
+        x = np.load(self.folder / "good.npy")
+        x[-1, 0] = np.nan
+        np.save(self.folder / "resumed.npy", x)
+        time = (self.folder / "resumed.npy").stat().st_mtime_ns
+        done = self.adapt("good.pt", "resumed.npy", *RESUMING)
+        assert done.code == 1, done.out
+        self.checkpoint = (self.folder / "y.npy.resume").read_bytes()
+        (self.folder / "resumed.npy").write_bytes(self.array)
+        os.utime(self.folder / "resumed.npy", ns=(time, time))
+        (self.folder / "kept").write_bytes((self.folder / "y.npy.partial").read_bytes())
+        self.forget_runs()
+
+    def forget_runs(self) -> None:
+        """Remove what --resume leaves."""
+        for path in (*self.folder.glob("*.partial"), *self.folder.glob("*.resume")):
+            path.unlink()
 
     def adapt(self, engine: str, inputs: str, *arguments: str) -> Outcome:
         """Run it3-adapt."""
@@ -155,6 +177,23 @@ def tensors(rig: Rig, draw: random.Random) -> Fault | None:
     return (fault, content) if fault else None
 
 
+def checkpoint(rig: Rig, draw: random.Random) -> Fault | None:
+    """A damaged file of --resume."""
+    is_forged = draw.random() < 0.4
+    content = (forge if is_forged else damage)(draw, rig.checkpoint)
+    (rig.folder / "y.npy.resume").write_bytes(content)
+    (rig.folder / "y.npy.partial").write_bytes((rig.folder / "kept").read_bytes())
+    done = rig.adapt("good.pt", "resumed.npy", *RESUMING)
+    rig.forget_runs()
+    if done.code == 0:
+        done = replace(done, err="")  # it says after how many batches it goes on
+    batches = torch.from_numpy(np.load(rig.folder / "good.npy")).split(2)
+    engine = it3.load(rig.folder / "good.pt")
+    expected = torch.cat([engine.adapt(batch, copy_model=False).prediction for batch in batches])
+    fault = rig.file_fault(done, None if is_forged else expected)
+    return (fault, content) if fault else None
+
+
 NUMBERS = (
     "0",
     "1",
@@ -213,6 +252,7 @@ OPTIONS = {
     "--quantile": NUMBERS,
     "--batch-size": NUMBERS,
     "--threads": NUMBERS,
+    "--seed": NUMBERS,
     "--device": TEXTS,
     "--layer": TEXTS,
     "--in-dims": (*NUMBERS, "0,none", "input=0", "x=0,1", "none", "="),
@@ -227,6 +267,7 @@ FLAGS = (
     "--per-batch-reset",
     "--per-sample",
     "--json",
+    "--resume",
     "--describe",
     "--help",
     "--version",
@@ -263,6 +304,7 @@ def command_line(rig: Rig, draw: random.Random) -> Fault | None:
         fault = "writes over a file that it was to read"
         for name, content in good.items():
             (rig.folder / name).write_bytes(content)
+    rig.forget_runs()
     for name in ("z.npy", "z.pt"):
         (rig.folder / name).unlink(missing_ok=True)
     return (fault, " ".join(map(repr, arguments)).encode()) if fault else None
@@ -319,6 +361,7 @@ TARGETS: dict[str, tuple[Callable[[Rig, random.Random], Fault | None], int]] = {
     "engine in it3-adapt": (engine_in_program, 8),
     ".npy in it3-adapt": (array, 10),
     ".pt in it3-adapt": (tensors, 10),
+    "file of --resume": (checkpoint, 8),
     "command line": (command_line, 10),
     "options": (options, 10),
 }

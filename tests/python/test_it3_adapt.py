@@ -259,3 +259,14 @@ def test_progress_is_for_terminals(tmp_path: Path) -> None:
     shown = os.read(master, 4096)
     assert b"100%" in shown
     assert shown.count(b"*") == 51
+
+
+@needs_binary
+def test_random_numbers_come_from_a_seed(tmp_path: Path) -> None:
+    saved_engine(tmp_path, copy_model=False, restore_probability=0.5, lr=0.05)
+    results = []
+    for seed in ([], ["--seed", "0"], ["--seed", "1"]):
+        adapt(tmp_path, "--batch-size", 2, *seed)
+        results.append(result(tmp_path / "y.npy"))
+    assert torch.equal(results[0], results[1])
+    assert not torch.equal(results[0], results[2])

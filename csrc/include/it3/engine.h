@@ -11,6 +11,7 @@
 #include <c10/core/Device.h>
 
 #include <it3/adapt.h>
+#include <it3/backend/engine_state.h>
 #include <it3/backend/export.h>
 #include <it3/backend/feedback.h>
 #include <it3/backend/losses.h>
@@ -138,14 +139,20 @@ class IT3_API Engine {
   /// load_engine().
   static Engine load(const std::string& path, std::optional<c10::Device> device = {});
 
-  /// Writes what training and adaptation have changed: the network's parameters and buffers, the default embedder,
-  /// whether it is trained, and what calls with Options::copy_model false keep. With it, an engine that a program makes
-  /// around a like network goes on where this one is, reset() included. See write_state().
+  /// What training and adaptation have changed, in tensors that the engine never writes to: the network's parameters
+  /// and buffers, the default embedder, whether it is trained, and what calls with Options::copy_model false keep. With
+  /// it, an engine that a program makes around a like network goes on where this one is, reset() included.
+  EngineState state() const;
+
+  /// Takes the state of an engine around a like network; tensors keep their devices and dtypes. Raises c10::ValueError,
+  /// with the names, for a state of another network or embedder. Nothing has changed then.
+  void set_state(const EngineState& state);
+
+  /// Writes state() to a file, see write_state().
   void save_state(const std::string& path) const;
 
-  /// Takes what save_state() wrote; tensors keep their devices and dtypes. Raises c10::ValueError, with the names, for
-  /// a state of another network or embedder, and c10::Error for a file that read_state() refuses. Nothing has changed
-  /// then.
+  /// Takes what save_state() wrote. Raises what set_state() raises, and c10::Error for a file that read_state()
+  /// refuses.
   void load_state(const std::string& path);
 
   /// Writes the adapted network as plain TorchScript, which needs no it3. Raises c10::ValueError unless the network is

@@ -302,35 +302,42 @@ std::map<std::string, at::Tensor> Engine::tensors() const {
   return tensors;
 }
 
-void Engine::save_state(const std::string& path) const {
+EngineState Engine::state() const {
   const auto turn = network_->take_turn();
   const auto reading = network_->lock_on(tensors_of(network_->parameters())).wait(UpgradeMutex::Use::reading);
   const EngineCore& core = state_->core;
-  const auto online = state_->setup_for(feedback)->online;
-  write_state({tensors(), core.is_trained, core.learned_probabilities, online->state()}, path);
+  EngineState state{tensors(), core.is_trained, core.learned_probabilities, {}};
+  for (auto& [name, tensor] : state.tensors) tensor = tensor.detach().clone();
+  const auto setup = state_->setup_for(feedback);
+  state.online = setup->online->state();
+  for (Online::Start& start : state.online.start) start = {start.name, start.value};  // for any engine, as in a file
+  return state;
 }
 
-void Engine::load_state(const std::string& path) {
+void Engine::set_state(const EngineState& state) {
   Online::check_outside_of_calls(*network_);
-  EngineState saved = read_state(path);
   const auto turn = network_->take_turn();
   const auto parameters = network_->parameters();
   const auto alone = network_->lock_on(tensors_of(parameters)).wait(UpgradeMutex::Use::alone);
   const auto own = tensors();
   const auto device = parameters.empty() ? c10::Device(at::kCPU) : parameters.front().tensor.device();
-  check_fits(saved.tensors, own);
+  check_fits(state.tensors, own);
   const at::NoGradGuard no_grad;
   for (const auto& [name, tensor] : own) {
-    const at::Tensor& value = saved.tensors.at(name);
+    const at::Tensor& value = state.tensors.at(name);
     if (tensor.sizes() != value.sizes()) {  // an embedder's without shape, which has no dtype and device of its own yet
       tensor.set_data(at::empty(value.sizes(), value.options().device(device)));
     }
     tensor.copy_(value);
   }
-  state_->core.is_trained = saved.is_trained;
-  state_->core.learned_probabilities = saved.learned_probabilities;
-  state_->change_setup([&](EngineSetup& setup) { setup.online = std::make_shared<Online>(std::move(saved.online)); });
+  state_->core.is_trained = state.is_trained;
+  state_->core.learned_probabilities = state.learned_probabilities;
+  state_->change_setup([&](EngineSetup& setup) { setup.online = std::make_shared<Online>(state.online); });
 }
+
+void Engine::save_state(const std::string& path) const { write_state(state(), path); }
+
+void Engine::load_state(const std::string& path) { set_state(read_state(path)); }
 
 Engine Engine::load(const std::string& path, std::optional<c10::Device> device) {
   return Engine(load_engine(path, device));

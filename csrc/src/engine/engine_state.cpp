@@ -75,14 +75,32 @@ Online::State online_from(const c10::IValue& saved) {
 
 }  // namespace
 
-void write_state(const EngineState& state, const std::string& path) {
+c10::IValue to_ivalue(const EngineState& state) {
   const TensorDict tensors;
   for (const auto& [name, tensor] : state.tensors) tensors.insert(name, tensor.detach());
   tensors.insert(flags_name, at::tensor({int{state.is_trained}, int{state.learned_probabilities}}).to(at::kBool));
   const Dict dict(c10::StringType::get(), c10::AnyType::get());
   dict.insert("state_dict", tensors);
   dict.insert("online", online_to_dict(state.online));
-  const std::vector<char> bytes = torch::pickle_save(dict);
+  return dict;
+}
+
+EngineState state_from(const c10::IValue& dict) {
+  const auto parts = dict.toGenericDict();
+  EngineState state;
+  for (const auto& item : parts.at("state_dict").toGenericDict()) {
+    state.tensors.emplace(item.key().toStringRef(), item.value().toTensor());
+  }
+  const at::Tensor flags = state.tensors.at(flags_name);
+  state.tensors.erase(flags_name);
+  state.is_trained = flags[0].item<bool>();
+  state.learned_probabilities = flags[1].item<bool>();
+  state.online = online_from(parts.at("online"));
+  return state;
+}
+
+void write_state(const EngineState& state, const std::string& path) {
+  const std::vector<char> bytes = torch::pickle_save(to_ivalue(state));
   detail::NewFile file(path);
   file.write(bytes.data(), bytes.size());
   file.commit();
@@ -91,17 +109,7 @@ void write_state(const EngineState& state, const std::string& path) {
 EngineState read_state(const std::string& path) {
   auto file = detail::open_file(path);
   try {
-    const auto dict = detail::Archive(std::move(file)).unpickle("data", /*on_their_devices=*/true).toGenericDict();
-    EngineState state;
-    for (const auto& item : dict.at("state_dict").toGenericDict()) {
-      state.tensors.emplace(item.key().toStringRef(), item.value().toTensor());
-    }
-    const at::Tensor flags = state.tensors.at(flags_name);
-    state.tensors.erase(flags_name);
-    state.is_trained = flags[0].item<bool>();
-    state.learned_probabilities = flags[1].item<bool>();
-    state.online = online_from(dict.at("online"));
-    return state;
+    return state_from(detail::Archive(std::move(file)).unpickle("data", /*on_their_devices=*/true));
   } catch (const std::exception& error) {
     TORCH_CHECK(
         false, "'", path, "' is damaged, or not what Engine::save_state() wrote: ", detail::first_line_of(error));

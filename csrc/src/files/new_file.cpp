@@ -1,6 +1,7 @@
 #include "files/new_file.h"
 
 #include <fcntl.h>
+#include <sys/file.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -90,9 +91,22 @@ void sync_folder(const std::string& path) {
 
 }  // namespace
 
-NewFile::NewFile(const std::string& path) : path_(path), target_(followed(path).string()) {
+NewFile::NewFile(const std::string& path, Unfinished unfinished)
+    : path_(path), target_(followed(path).string()), unfinished_(unfinished) {
   TORCH_CHECK(!path.empty(), "cannot write a file without a name");
   const auto old = old_file(target_, path_);
+  const int descriptor = unfinished_ == Unfinished::kept ? open_kept() : create();
+  // The owner first, which takes rights away; only root can.
+  if (old && ::fchown(descriptor, old->st_uid, old->st_gid) == 0) ::fchmod(descriptor, old->st_mode & 07777U);
+  file_ = ::fdopen(descriptor, "r+b");
+  if (file_ == nullptr) {
+    ::close(descriptor);
+    discard();
+  }
+  check(file_ != nullptr);
+}
+
+int NewFile::create() {
   int descriptor = -1;
   do {
     partial_ = partial_name(target_);
@@ -100,19 +114,29 @@ NewFile::NewFile(const std::string& path) : path_(path), target_(followed(path).
   } while (descriptor < 0 && errno == EEXIST);  // left behind by a process that was killed
   if (descriptor < 0) partial_.clear();
   check(descriptor >= 0);
-  // The owner first, which takes rights away; only root can.
-  if (old && ::fchown(descriptor, old->st_uid, old->st_gid) == 0) ::fchmod(descriptor, old->st_mode & 07777U);
-  file_ = ::fdopen(descriptor, "w+b");
-  if (file_ == nullptr) {
+  return descriptor;
+}
+
+int NewFile::open_kept() {
+  partial_ = target_ + ".partial";
+  while (true) {
+    const int descriptor = ::open(partial_.c_str(), O_CREAT | O_RDWR | O_CLOEXEC | O_NOFOLLOW, 0666);
+    check(descriptor >= 0);
+    const bool is_free = ::flock(descriptor, LOCK_EX | LOCK_NB) == 0 || errno != EWOULDBLOCK;  // some cannot lock
+    struct stat opened = {}, named = {};
+    const bool is_named = ::fstat(descriptor, &opened) == 0 && ::stat(partial_.c_str(), &named) == 0 &&
+                          opened.st_dev == named.st_dev && opened.st_ino == named.st_ino;
+    stays_ = opened.st_size > 0;
+    if (is_free && is_named) return descriptor;
     ::close(descriptor);
-    ::unlink(partial_.c_str());
+    TORCH_CHECK(is_free, "cannot write '", path_, "': another process is writing ", partial_);
+    // Another one has committed it between opening and locking.
   }
-  check(file_ != nullptr);
 }
 
 void NewFile::discard() {
   if (std::FILE* const file = std::exchange(file_, nullptr)) std::fclose(file);
-  if (!partial_.empty()) ::unlink(partial_.c_str());
+  if (!partial_.empty() && !stays_) ::unlink(partial_.c_str());
   partial_.clear();
 }
 
@@ -133,6 +157,11 @@ void NewFile::write_at(std::int64_t offset, const void* data, std::size_t size) 
   write(data, size);
 }
 
+void NewFile::clear() {
+  flush();
+  check(::ftruncate(::fileno(file_), 0) == 0 && ::fseeko(file_, 0, SEEK_SET) == 0);
+}
+
 void NewFile::reserve(std::int64_t size) {
   if (size == 0) return;
   errno = ::posix_fallocate(::fileno(opened()), 0, size);
@@ -148,17 +177,23 @@ void NewFile::write_by(const std::function<void(std::ostream&)>& function) {
 
 void NewFile::flush() { check(std::fflush(opened()) == 0); }
 
-void NewFile::finish() {
-  if (file_ == nullptr) return;
+void NewFile::sync() {
   flush();
   check(::fsync(::fileno(file_)) == 0);
-  check(std::fclose(std::exchange(file_, nullptr)) == 0);
+  stays_ = unfinished_ == Unfinished::kept;
+}
+
+std::int64_t NewFile::size() const {
+  struct stat status = {};
+  check(::fstat(::fileno(opened()), &status) == 0);
+  return status.st_size;
 }
 
 void NewFile::commit() {
-  finish();
+  sync();
   check(::rename(partial_.c_str(), target_.c_str()) == 0);
   partial_.clear();
+  discard();  // only now, so that nobody else can open what is kept before it has its name
   const fs::path folder = fs::path(target_).parent_path();
   sync_folder(folder.empty() ? "." : folder.string());
 }

@@ -59,9 +59,49 @@ TEST_F(NewFileTest, WithoutCommitNothingHappens) {
   {
     NewFile written(file());
     written.write("abc", 3);
-    written.finish();
+    written.sync();
   }
   EXPECT_EQ(content(file()), "before");
+  EXPECT_EQ(files(), 1);
+}
+
+TEST_F(NewFileTest, GoesOnWithWhatIsKept) {
+  using enum NewFile::Unfinished;
+  std::ofstream(file()) << "before";
+  {
+    NewFile written(file(), kept);
+    EXPECT_EQ(written.partial(), file() + ".partial");
+    EXPECT_EQ(written.size(), 0);
+    written.write("abcdef", 6);
+    written.sync();
+    try {
+      const NewFile other(file(), kept);
+      ADD_FAILURE() << "two had it at once";
+    } catch (const c10::Error& error) {
+      const std::string expected = "cannot write '" + file() + "': another process is writing " + file() + ".partial";
+      EXPECT_EQ(error.what_without_backtrace(), expected);
+    }
+  }
+  EXPECT_EQ(content(file()), "before");
+  {
+    NewFile written(file(), kept);
+    EXPECT_EQ(written.size(), 6);
+    written.write_at(2, "CD", 2);
+    written.commit();
+  }
+  EXPECT_EQ(content(file()), "abCDef");
+  EXPECT_EQ(files(), 1);
+  {
+    NewFile written(file(), kept);
+    written.write("not synced", 10);
+  }
+  EXPECT_EQ(files(), 1);
+  std::ofstream(file() + ".partial") << "of another program, and longer";
+  NewFile written(file(), kept);
+  written.clear();
+  written.write("new", 3);
+  written.commit();
+  EXPECT_EQ(content(file()), "new");
   EXPECT_EQ(files(), 1);
 }
 

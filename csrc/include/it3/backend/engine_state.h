@@ -4,6 +4,7 @@
 #include <string>
 
 #include <ATen/core/Tensor.h>
+#include <ATen/core/ivalue.h>
 
 #include <it3/backend/export.h>
 #include <it3/backend/online.h>
@@ -20,6 +21,10 @@ struct EngineState {
   /// What calls keep that adapt for good.
   Online::State online = {};
 };
+
+/// A state as a dictionary of plain values, and back. Raises c10::Error if it is none.
+IT3_API c10::IValue to_ivalue(const EngineState& state);
+IT3_API EngineState state_from(const c10::IValue& dict);
 
 /// Writes a state. The file appears under its name when it is complete. It is a dictionary of torch::pickle_save(),
 /// which Python's torch.load reads without `weights_only`; IT3Engine.load_state_dict() takes the "state_dict" in it.

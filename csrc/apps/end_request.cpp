@@ -1,0 +1,30 @@
+#include "end_request.h"
+
+#include <csignal>
+
+#include <c10/util/Exception.h>
+
+namespace it3::apps {
+namespace {
+
+volatile std::sig_atomic_t asked_by = 0;
+
+void ask_to_end(int signal) {
+  asked_by = signal;
+  std::signal(signal, SIG_DFL);
+}
+
+}  // namespace
+
+void listen_for_end_requests() {
+  std::signal(SIGINT, ask_to_end);
+  std::signal(SIGTERM, ask_to_end);
+}
+
+bool is_asked_to_end() { return asked_by != 0; }
+
+void check_not_asked_to_end(const std::string& consequence) {
+  TORCH_CHECK(!is_asked_to_end(), "interrupted by the signal ", int{asked_by}, "; ", consequence);
+}
+
+}  // namespace it3::apps
