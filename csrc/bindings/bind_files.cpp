@@ -61,6 +61,10 @@ void bind_files(py::module_& module) {
     file.write(bytes.data(), bytes.size());
     file.flush();
   };
+  const auto exit = [](NewFile& file, const py::object& type, const py::object&, const py::object&) {
+    if (type.is_none()) file.commit();
+    file.discard();
+  };
   py::class_<NewFile>(
       module, "NewFile",
       "A file that appears under its name, by commit(), when it is complete. Raises RuntimeError, naming the file, if "
@@ -69,7 +73,12 @@ void bind_files(py::module_& module) {
       .def_property_readonly("partial", partial, "Where it is until then.")
       .def("write", translated(write), py::arg("data"))
       .def("commit", translated(&NewFile::commit), "Has the disk keep it, and renames it.")
-      .def("discard", &NewFile::discard, "Removes it, unless it was committed.");
+      .def("discard", &NewFile::discard, "Removes it, unless it was committed.")
+      .def(
+          "__enter__", [](NewFile& file) -> NewFile& { return file; }, py::return_value_policy::reference)
+      .def(
+          "__exit__", translated(exit), py::arg("type"), py::arg("value"), py::arg("traceback"),
+          "Commits it, or removes it after an exception.");
   module.def(
       "load_engine", translated(load), py::arg("path"),
       "Reads what Engine.save() wrote, but for the TorchScript modules, which torch.jit.load reads.");

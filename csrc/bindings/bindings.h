@@ -11,4 +11,7 @@ void bind_options(py::module_& module);
 void bind_reads(py::module_& module);
 void bind_files(py::module_& module);
 
+/// Has calls end by Python's exceptions such as KeyboardInterrupt, see Interrupts.
+void listen_for_interrupts();
+
 }  // namespace it3::python

@@ -8,6 +8,7 @@
 #include <c10/util/Exception.h>
 #include <torch/csrc/autograd/python_variable.h>
 
+#include <it3/backend/interrupts.h>
 #include <it3/backend/network_outputs.h>
 
 #include "every_parameter.h"
@@ -91,26 +92,23 @@ class WriteGuard {
   std::vector<at::Tensor> values_;
 };
 
-/// Puts back, at its end, what an it3.reads.Keeper keeps. Acquires the GIL.
-class KeeperScope {
- public:
-  explicit KeeperScope(py::object keeper) : keeper_(std::move(keeper)) {}
-  ~KeeperScope() {
-    const py::gil_scoped_acquire gil;
-    const py::error_scope pending;
+/// Calls a function, and puts back what an it3.keeping.Keeper keeps, whatever happens. A Ctrl-C can end that too: then
+/// it is done once more.
+template <typename Function>
+auto keeping(const py::object& keeper, const Function& function) {
+  try {
+    auto result = function();
+    keeper.attr("put_back")();
+    return result;
+  } catch (...) {
     try {
-      keeper_.attr("put_back")();
+      keeper.attr("put_back")();
     } catch (py::error_already_set& error) {
       error.discard_as_unraisable("putting back what a model's forward() changed");
     }
-    keeper_ = py::object();
+    throw;
   }
-  KeeperScope(const KeeperScope&) = delete;
-  KeeperScope& operator=(const KeeperScope&) = delete;
-
- private:
-  py::object keeper_;
-};
+}
 
 std::string first_line(std::string_view text) {
   const auto begin = text.find_first_not_of('\n');
@@ -214,44 +212,49 @@ EagerCut::Attempt EagerCut::attempt(const py::object& inputs, const Inputs& tens
   }();
 
   const py::object plan = python_parts().tracing_plan(model_, layer, output_, layer_output_);
-  const KeeperScope keeper(plan.attr("keeper"));
-  const auto why_not = [&] { return plan.attr("why_not")().cast<std::string>(); };
-  if (std::string why = why_not(); !why.empty()) return Attempt{nullptr, std::move(why), nullptr};
-  const auto own_arguments = [&] { return arguments_of(with_tensors(inputs, copies_of(tensors).args)); };
-  try {
-    const EvalScope eval(model_);
-    const SwappedBuffers buffers({model_});
-    SwappedState state(model_);
-    for (const at::Tensor& tensor : every_parameter(model_)) state.swap_out(tensor);
-    const Arguments arguments = own_arguments();
-    plan.attr("record")(arguments.args, arguments.kwargs);
-  } catch (const std::exception&) {
-    return Attempt{nullptr, "the model raises an exception", nullptr, Attempt::Verdict::raises};
-  }
-  if (std::string why = why_not(); !why.empty()) return Attempt{nullptr, std::move(why), nullptr};
+  const py::object keeper = plan.attr("keeper");
+  return keeping(keeper, [&]() -> Attempt {
+    const auto why_not = [&] { return plan.attr("why_not")().cast<std::string>(); };
+    if (std::string why = why_not(); !why.empty()) return Attempt{nullptr, std::move(why), nullptr};
+    const auto own_arguments = [&] { return arguments_of(with_tensors(inputs, copies_of(tensors).args)); };
+    try {
+      const EvalScope eval(model_);
+      const SwappedBuffers buffers({model_});
+      SwappedState state(model_);
+      for (const at::Tensor& tensor : every_parameter(model_)) state.swap_out(tensor);
+      const Arguments arguments = own_arguments();
+      plan.attr("record")(arguments.args, arguments.kwargs);
+    } catch (const std::exception& error) {
+      it3::detail::rethrow_interrupt(error);
+      return Attempt{nullptr, "the model raises an exception", nullptr, Attempt::Verdict::raises};
+    }
+    if (std::string why = why_not(); !why.empty()) return Attempt{nullptr, std::move(why), nullptr};
 
-  std::shared_ptr<ScriptNetwork> cut;
-  try {
-    const EvalScope eval(model_);
-    const SwappedState state(model_);
-    const Arguments arguments = own_arguments();
-    const auto alone = turn_to_trace();
-    const py::object script = plan.attr("trace")(arguments.args, arguments.kwargs);
-    cut = script_network_from(script, python_parts().traced_features);
-  } catch (py::error_already_set& error) {
-    const std::string line = first_line(py::str(error.value()).cast<std::string>());
-    return Attempt{nullptr, "torch.fx or torch.jit.script cannot take it: " + line, nullptr};
-  } catch (const c10::Error& error) {
-    return Attempt{
-        nullptr, "the traced model cannot be cut at the layer: " + first_line(error.what_without_backtrace()), nullptr};
-  }
-  if (!cut->has_repeatable_head()) {
-    return Attempt{
-        nullptr, "what comes before the layer draws random numbers, or changes state, in eval mode", nullptr};
-  }
-  const auto watch = plan.attr("watch")();
-  if (std::string why = why_not(); !why.empty()) return Attempt{nullptr, std::move(why), nullptr};
-  return compared(std::move(cut), hooked, tensors, watch.cast<std::shared_ptr<Watch>>(), plan.attr("keeper"));
+    std::shared_ptr<ScriptNetwork> cut;
+    try {
+      const EvalScope eval(model_);
+      const SwappedState state(model_);
+      const Arguments arguments = own_arguments();
+      const auto alone = turn_to_trace();
+      const py::object script = plan.attr("trace")(arguments.args, arguments.kwargs);
+      cut = script_network_from(script, python_parts().traced_features);
+    } catch (py::error_already_set& error) {
+      it3::detail::rethrow_interrupt(error);
+      const std::string line = first_line(py::str(error.value()).cast<std::string>());
+      return Attempt{nullptr, "torch.fx or torch.jit.script cannot take it: " + line, nullptr};
+    } catch (const c10::Error& error) {
+      return Attempt{
+          nullptr, "the traced model cannot be cut at the layer: " + first_line(error.what_without_backtrace()),
+          nullptr};
+    }
+    if (!cut->has_repeatable_head()) {
+      return Attempt{
+          nullptr, "what comes before the layer draws random numbers, or changes state, in eval mode", nullptr};
+    }
+    const auto watch = plan.attr("watch")();
+    if (std::string why = why_not(); !why.empty()) return Attempt{nullptr, std::move(why), nullptr};
+    return compared(std::move(cut), hooked, tensors, watch.cast<std::shared_ptr<Watch>>(), keeper);
+  });
 }
 
 EagerCut::Attempt EagerCut::compared(
@@ -276,6 +279,7 @@ EagerCut::Attempt EagerCut::compared(
     const it3::detail::RandomStateGuard start(tensors_of(parameters), /*always=*/true);
     expected = outputs_of(hooked, tensors, trainable);
   } catch (const std::exception& error) {
+    it3::detail::rethrow_interrupt(error);
     return failed("the model raises: " + first_line(error.what()));
   }
   {
@@ -307,7 +311,9 @@ EagerCut::Attempt EagerCut::compared(
     }
     if (!how.empty()) return failed("the traced model " + how);
   } catch (const std::exception& error) {
-    if (writes.undo()) return failed("forward() writes to the model's parameters");
+    const bool writes_parameters = writes.undo();
+    it3::detail::rethrow_interrupt(error);
+    if (writes_parameters) return failed("forward() writes to the model's parameters");
     return failed("the traced model raises: " + first_line(error.what()));
   }
   cut->name_parameters(parameters);

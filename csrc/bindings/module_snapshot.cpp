@@ -61,6 +61,10 @@ bool for_each_inside(py::handle container, const Visit& visit) {
     for (Py_ssize_t at = 0; PyDict_Next(container.ptr(), &at, &name, &value) != 0;) {
       if (!visit(name) || !visit(value)) return false;
     }
+  } else if (PyODict_Check(container.ptr())) {  // torch makes one where a part of a Sequential is deleted
+    for (const py::handle name : container) {  // in an order of its own
+      if (!visit(name.ptr()) || !visit(PyDict_GetItem(container.ptr(), name.ptr()))) return false;
+    }
   } else if (PyList_CheckExact(container.ptr()) || PyTuple_CheckExact(container.ptr())) {
     PyObject* const* const items = PySequence_Fast_ITEMS(container.ptr());
     const Py_ssize_t size = PySequence_Fast_GET_SIZE(container.ptr());
@@ -151,7 +155,7 @@ std::string ModuleSnapshot::find_obstacle() const {
       if (item.role == Role::hooks && PyObject_Size(item.value.object.ptr()) != 0)
         return "a module of the model has hooks";
       if (item.role != Role::parts) continue;
-      if (!PyDict_CheckExact(item.value.object.ptr())) return "a part of the model is a TorchScript module";
+      if (!PyDict_Check(item.value.object.ptr())) return "a part of the model is a TorchScript module";
       for (const Fact& part : item.inside) {
         if (part.is_tensor && has_gradient_hooks(part.object)) return "a parameter has gradient hooks";
       }

@@ -1,9 +1,11 @@
 #include "python_functions.h"
 
 #include <array>
+#include <functional>
 #include <memory>
 #include <string>
 #include <utility>
+#include <vector>
 
 #include <torch/csrc/autograd/python_variable.h>
 
@@ -68,14 +70,26 @@ class PythonEmbedder : public LazyEmbedder {
     return bias2.defined() ? bias2.numel() != 0 : module_.attr("is_built").cast<bool>();
   }
 
-  void clear() override {
+  /// Past Python's clear(), which a Ctrl-C could end halfway.
+  std::function<void()> clearing() override {
     const py::gil_scoped_acquire gil;
-    const py::error_scope pending;
-    try {
-      module_.attr("clear")();
-    } catch (py::error_already_set& error) {
-      error.discard_as_unraisable("clearing it3's embedder");
+    std::vector<std::pair<at::Tensor, at::Tensor>> weights;
+    for (PyObject* const name : {names().weight1, names().bias1, names().weight2, names().bias2}) {
+      const at::Tensor own = own_weight(name);
+      if (own.defined()) weights.emplace_back(own, at::empty({0}, own.options().requires_grad(false)));
     }
+    const py::handle with_clear = has_default_class() ? py::handle() : module_;  // which may have weights of its own
+    return [weights, with_clear] {
+      for (const auto& [weight, none] : weights) weight.set_data(none);
+      if (!with_clear) return;
+      const py::gil_scoped_acquire again;
+      const py::error_scope pending;
+      try {
+        with_clear.attr("clear")();
+      } catch (py::error_already_set& error) {
+        error.discard_as_unraisable("clearing it3's embedder");
+      }
+    };
   }
 
   Layouts layouts() const override {

@@ -1,10 +1,13 @@
 #include "python_network.h"
 
 #include <algorithm>
+#include <memory>
+#include <utility>
 
 #include <ATen/ATen.h>
 #include <ATen/core/grad_mode.h>
 #include <c10/util/Exception.h>
+#include <c10/util/ScopeExit.h>
 #include <torch/csrc/autograd/graph_task.h>
 #include <torch/csrc/autograd/python_variable.h>
 
@@ -17,25 +20,25 @@
 namespace it3::python {
 namespace {
 
-/// Puts a layer's hook on, and takes it off whatever happens.
+/// Puts a layer's hook on, and takes it off whatever happens: past register_forward_hook() and its handle, whose Python
+/// code a Ctrl-C could end halfway.
 class HookScope {
  public:
-  HookScope(const py::object& layer, const py::object& hook) : handle_(layer.attr("register_forward_hook")(hook)) {}
+  HookScope(const py::object& layer, py::object hook) : hooks_(layer.attr("_forward_hooks")), hook_(std::move(hook)) {
+    if (PyObject_SetItem(hooks_.ptr(), hook_.ptr(), hook_.ptr()) != 0) throw py::error_already_set();
+  }
   ~HookScope() {
     const py::gil_scoped_acquire gil;
     const py::error_scope pending;
-    try {
-      handle_.attr("remove")();
-    } catch (py::error_already_set& error) {
-      error.discard_as_unraisable("removing it3's forward hook");
-    }
-    handle_ = py::object();
+    if (PyObject_DelItem(hooks_.ptr(), hook_.ptr()) != 0) PyErr_Clear();  // somebody has removed it
+    hooks_ = py::object();
+    hook_ = py::object();
   }
   HookScope(const HookScope&) = delete;
   HookScope& operator=(const HookScope&) = delete;
 
  private:
-  py::object handle_;
+  py::object hooks_, hook_;
 };
 
 /// Stands for a pass that runs in this thread while it lives.
@@ -58,25 +61,27 @@ class RunningScope {
 class NoFastPath {
  public:
   NoFastPath() {
-    if (count++ != 0) return;
-    was_enabled = mha().attr("get_fastpath_enabled")().cast<bool>();
-    mha().attr("set_fastpath_enabled")(false);
+    if (count == 0) {
+      was_enabled = mha().attr(name).cast<bool>();
+      mha().attr(name) = false;  // past set_fastpath_enabled(), whose Python code a Ctrl-C could end
+    }
+    ++count;
   }
   ~NoFastPath() {
     if (--count != 0) return;
     const py::error_scope pending;
-    try {
-      mha().attr("set_fastpath_enabled")(was_enabled);
-    } catch (py::error_already_set& error) {
-      error.discard_as_unraisable("setting torch.backends.mha back");
-    }
+    if (PyObject_SetAttrString(mha().ptr(), name, was_enabled ? Py_True : Py_False) != 0) PyErr_Clear();
   }
   NoFastPath(const NoFastPath&) = delete;
   NoFastPath& operator=(const NoFastPath&) = delete;
 
  private:
-  static py::module_ mha() { return py::module_::import("torch.backends.mha"); }
+  static py::handle mha() {
+    static const py::handle module = py::module_::import("torch.backends.mha").release();
+    return module;
+  }
 
+  static constexpr const char* name = "_is_fastpath_enabled";
   inline static int count = 0;  // of those that live, in all threads
   inline static bool was_enabled = true;
 };
@@ -234,9 +239,14 @@ at::Tensor PythonNetwork::run_injected(const Inputs& inputs, const Inject& injec
     return replace_at(output, layer_output_, injected, is_tensor, layer_name_);
   };
   // A copy of the model that another thread makes meanwhile has the hook too, and keeps it. It does nothing there.
-  const py::cpp_function hook([&at_layer, layer = layer_.ptr()](py::handle module, py::handle, py::handle output) {
-    return module.ptr() == layer ? at_layer(output) : py::none();
-  });
+  using AtLayer = decltype(at_layer);
+  const auto while_it_lives = std::make_shared<const AtLayer*>(&at_layer);
+  const py::cpp_function hook(
+      [while_it_lives, layer = layer_.ptr()](py::handle module, py::handle, py::handle output) -> py::object {
+        const bool is_meant = *while_it_lives != nullptr && module.ptr() == layer;
+        return is_meant ? (**while_it_lives)(output) : py::none();
+      });
+  const auto ends = c10::make_scope_exit([&] { *while_it_lives = nullptr; });
   const HookScope scope(layer_, hook);
   at::Tensor second = prediction_in(call_model(inputs), output_);
   TORCH_CHECK_VALUE(

@@ -73,7 +73,13 @@ Layouts given_layouts(const Attributes& attributes, const EngineFunctions& funct
 }  // namespace
 
 py::object without_compile(const py::object& model) {
-  const py::object inner = py::getattr(model, "_orig_mod", model);
+  PyObject* const found = PyObject_GetAttrString(model.ptr(), "_orig_mod");
+  if (found == nullptr) {
+    if (PyErr_ExceptionMatches(PyExc_AttributeError) == 0) throw py::error_already_set();
+    PyErr_Clear();
+    return model;
+  }
+  const auto inner = py::reinterpret_steal<py::object>(found);
   return py::isinstance(inner, py::module_::import("torch.nn").attr("Module")) ? inner : model;
 }
 

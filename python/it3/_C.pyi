@@ -80,6 +80,12 @@ class NewFile:
     """
     A file that appears under its name, by commit(), when it is complete. Raises RuntimeError, naming the file, if it cannot be written.
     """
+    def __enter__(self) -> NewFile:
+        ...
+    def __exit__(self, type: typing.Any, value: typing.Any, traceback: typing.Any) -> None:
+        """
+        Commits it, or removes it after an exception.
+        """
     def __init__(self, path: typing.Any) -> None:
         ...
     def commit(self) -> None:

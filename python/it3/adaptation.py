@@ -14,14 +14,13 @@ from it3 import _C
 from it3.export import (
     check_same,
     check_same_writes,
-    complete_file,
     copy_of,
     move_weights,
     read_back,
     to_exported_program,
     to_torchscript,
 )
-from it3.kept import counts_writes, kept_random_state
+from it3.kept import KeptRandomState, counts_writes
 
 _INTEGERS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
@@ -218,7 +217,7 @@ class Adaptation:
         if method not in ("script", "trace", "export"):
             raise ValueError(f"method must be 'script', 'trace' or 'export', not {method!r}")
         model = self.model().eval()
-        with complete_file(path) as file, kept_random_state():
+        with _C.NewFile(path) as file, KeptRandomState():
             exported: torch.jit.ScriptModule | torch.export.ExportedProgram
             if method == "export":
                 exported = to_exported_program(model, example_inputs)

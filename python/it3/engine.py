@@ -15,7 +15,7 @@ from it3.checks import eager
 from it3.embedder import Embedder
 from it3.engine_attributes import EngineAttributes
 from it3.first_look import look_at_first
-from it3.kept import kept_random_state, own_copy
+from it3.kept import KeptRandomState, own_copy
 from it3.norm_statistics import OtherStatistics
 from it3.saved_file import SavedEngine
 from it3.saving import save as save_engine
@@ -243,7 +243,7 @@ class IT3Engine(EngineAttributes):
         tensor(4)
         """
         distances = []
-        with kept_random_state():
+        with KeptRandomState():
             for inputs in calibration_inputs(clean, eager(self.model), has_targets):
                 distances.append(self.uncertainty(own_copy(inputs)))
         threshold = _C.quantile_of(distances, quantile)

@@ -2,7 +2,6 @@
 
 import copy
 import keyword
-import os
 import warnings
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
@@ -241,17 +240,6 @@ def quiet_torchscript() -> Iterator[None]:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="`torch.jit")  # of a category that depends on torch's version
         yield
-
-
-@contextmanager
-def complete_file(path: str | os.PathLike[str]) -> Iterator[_C.NewFile]:
-    """Return a file to write, which is at `path` at the end, or removed after an exception."""
-    file = _C.NewFile(path)
-    try:
-        yield file
-        file.commit()
-    finally:
-        file.discard()
 
 
 def read_back(file: str, model: nn.Module, is_program: bool) -> Callable[..., Any]:

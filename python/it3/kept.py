@@ -11,23 +11,30 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 
-@contextmanager
-def kept_random_state() -> Iterator[None]:
-    """Put the global random generators back at the end, also after an exception: torch's, Python's and NumPy's."""
-    numpy = sys.modules.get("numpy")  # nobody has drawn from it if it is not there
-    of_numpy = numpy.random.get_state() if numpy is not None else None
-    of_python = random.getstate()
-    of_cpu = torch.get_rng_state()
-    of_cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []
-    try:
-        yield
-    finally:
-        torch.set_rng_state(of_cpu)
-        if of_cuda:
-            torch.cuda.set_rng_state_all(of_cuda)
-        random.setstate(of_python)
-        if numpy is not None:
-            numpy.random.set_state(of_numpy)
+class KeptRandomState:
+    """Puts the global random generators back at the end, also after an exception: torch's, Python's and NumPy's.
+
+    Not a generator: where an exception such as Ctrl-C ends one as it is entered, its end comes at any time later.
+    """
+
+    def __init__(self) -> None:
+        self._numpy = sys.modules.get("numpy")  # nobody has drawn from it if it is not there
+        self._of_numpy = self._numpy.random.get_state() if self._numpy is not None else None
+        self._of_python = random.getstate()
+        self._of_cpu = torch.get_rng_state()
+        self._of_cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []
+
+    def __enter__(self) -> None:
+        """Begin."""
+
+    def __exit__(self, *_: object) -> None:
+        """Put them back."""
+        torch.set_rng_state(self._of_cpu)
+        if self._of_cuda:
+            torch.cuda.set_rng_state_all(self._of_cuda)
+        random.setstate(self._of_python)
+        if self._numpy is not None:
+            self._numpy.random.set_state(self._of_numpy)
 
 
 @contextmanager
@@ -35,7 +42,7 @@ def seeded_runs() -> Iterator[None]:
     """Allow ``torch.manual_seed`` inside, and put the global random generators back at the end."""
     if torch.cuda.is_available():
         torch.cuda.init()  # else seeds would wait until it is, and come after the end
-    with kept_random_state():
+    with KeptRandomState():
         yield
 
 

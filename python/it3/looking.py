@@ -11,7 +11,7 @@ from torch.utils import _pytree as pytree
 from it3 import _C
 from it3.checks import eager as eager_of
 from it3.export import copy_of
-from it3.kept import kept_random_state, own_copy
+from it3.kept import KeptRandomState, own_copy
 
 if TYPE_CHECKING:
     from it3.engine import IT3Engine
@@ -93,7 +93,7 @@ def check_separate(twin: "IT3Engine", engine: "IT3Engine", inputs: Any) -> None:
     values = [(tensor, tensor.detach().clone()) for tensor in (*other.parameters(), *other.buffers())]
     try:
         other.eval()
-        with kept_random_state(), torch.inference_mode(False), torch.enable_grad():
+        with KeptRandomState(), torch.inference_mode(False), torch.enable_grad():
             outputs = other(*args, **kwargs)
     finally:
         for module, mode, buffers in modes:

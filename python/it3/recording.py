@@ -5,9 +5,12 @@ import random
 import sys
 import sysconfig
 from types import CodeType, FrameType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 # What runs in these is known to read nothing that a prediction depends on, or is watched otherwise.
 _STDLIB = sysconfig.get_path("stdlib") + os.sep
@@ -68,7 +71,7 @@ def is_users(code: CodeType) -> bool:
 
 
 class Recorder:
-    """Records, while it is entered, the code of the user's that runs in this thread.
+    """Records the code of the user's that a function runs in this thread.
 
     Attributes
     ----------
@@ -83,22 +86,19 @@ class Recorder:
         self.objection = ""
         self._quiet: dict[int, CodeType] = {}
         self._importing: FrameType | None = None
-        self._before: Any = None
-        self._states: list[Any] = []
 
-    def __enter__(self) -> "Recorder":
-        """Begin; a profiler of the caller's waits meanwhile."""
-        self._states = global_random_states()
-        self._before = sys.getprofile()
-        sys.setprofile(self._event)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        """End."""
-        sys.setprofile(self._before)
-        self._importing = None
-        if not _are_same(self._states, global_random_states()):
-            self._object("forward() draws random numbers with Python's random or NumPy")
+    def run(self, function: "Callable[[], Any]") -> Any:
+        """Call a function and return its result; a profiler of the caller's waits meanwhile."""
+        states = global_random_states()
+        before = sys.getprofile()
+        try:
+            sys.setprofile(self._event)
+            return function()
+        finally:
+            sys.setprofile(before)
+            self._importing = None
+            if not _are_same(states, global_random_states()):
+                self._object("forward() draws random numbers with Python's random or NumPy")
 
     def _object(self, objection: str) -> None:
         self.objection = self.objection or objection

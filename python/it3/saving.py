@@ -15,14 +15,13 @@ from it3.export import (
     Method,
     check_close,
     check_same_writes,
-    complete_file,
     copy_of,
     move_weights,
     to_torchscript,
     uncompiled,
     unreadable,
 )
-from it3.kept import counts_writes, kept_random_state, own_copy
+from it3.kept import KeptRandomState, counts_writes, own_copy
 from it3.looking import sibling
 from it3.saved_file import read_engine
 
@@ -70,7 +69,7 @@ def save(
         raise ValueError(
             "output is a function, which a file cannot hold; give the prediction's index, key or path instead"
         )
-    with complete_file(path) as file, kept_random_state():
+    with _C.NewFile(path) as file, KeptRandomState():
         _check_finite(engine.uncertainty(own_copy(example_inputs)))  # shapes the embedder too
         eager = _copy_to_export(engine)
         exported = _exported(eager, example_inputs, method)

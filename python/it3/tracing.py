@@ -6,10 +6,8 @@ What comes out is a proposal, as tracing fixes what it saw of Python: the core c
 import itertools
 import threading
 import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
@@ -21,6 +19,9 @@ from it3 import _C
 from it3.keeping import Keeper
 from it3.reads import Reads
 from it3.recording import Recorder
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 FEATURES = "it3_features"
 """The name, in a traced module, of a layer that gives what the named layer's output is."""
@@ -120,8 +121,8 @@ class Plan:
 
         handle = self.layer.register_forward_hook(see_layer)
         try:
-            with self._recorder:
-                self._structures["model"] = _structure_of(self.model(*args, **kwargs))
+            output = self._recorder.run(lambda: self.model(*args, **kwargs))
+            self._structures["model"] = _structure_of(output)
         finally:
             handle.remove()
             self.keeper.put_back()
@@ -149,19 +150,24 @@ class Plan:
         model = self.model
         tracer = _Tracer(model, self.layer, args, kwargs)
         tracer.at_layer, tracer.at_end = self._mark, self._choose
+        module_methods = nn.Module.__call__, nn.Module.__getattr__
         try:
-            with _restored(model) as changed, self._recorder:
-                graph = tracer.trace(model)
+            with _Restored(model) as changed:
+                graph: fx.Graph = self._recorder.run(lambda: tracer.trace(model))
                 parts = {n.target: _part(model, n) for n in graph.nodes if n.op in ("call_module", "get_attr")}
                 for name in [name for name in vars(model) if name.startswith("_tensor_constant")]:
                     delattr(model, name)  # torch.fx leaves them there
+        except BaseException:
+            # torch.fx has replaced them, and does not put them back where a Ctrl-C ends that.
+            nn.Module.__call__, nn.Module.__getattr__ = module_methods  # type: ignore[method-assign]
+            raise
         finally:
             self.keeper.put_back()
         if changed:
             raise RuntimeError("forward() assigns attributes")
         if any(_limits_norms(node, parts.get(node.target)) for node in graph.nodes):
             raise RuntimeError("an embedding has a max_norm, which TorchScript ignores")
-        with warnings.catch_warnings(), _restored(model):  # compilation leaves marks on the modules
+        with warnings.catch_warnings(), _Restored(model):  # compilation leaves marks on the modules
             warnings.simplefilter("ignore")  # that this format is used is our choice, not the user's
             script: torch.jit.ScriptModule = torch.jit.script(fx.GraphModule(parts, graph))
         return script
@@ -215,23 +221,27 @@ def _part(model: nn.Module, node: fx.Node) -> Any:
     return part
 
 
-@contextmanager
-def _restored(model: nn.Module) -> Iterator[list[Any]]:
-    """Put back what is assigned to modules meanwhile, or put into containers that they hold.
+class _Restored:
+    """Puts back what is assigned to modules meanwhile, or put into containers that they hold.
 
-    Gives a list that then has what was put back.
+    Gives a list that then has what was put back. Not a generator: where an exception such as Ctrl-C ends one as it is
+    entered, its end comes at any time later.
     """
-    kept: list[tuple[Any, Any]] = []
-    for module in model.modules():
-        kept.append((vars(module), dict(vars(module))))
-        kept += [(v, v.copy()) for v in vars(module).values() if isinstance(v, dict | list | set)]
-    changed: list[Any] = []
-    try:
-        yield changed
-    finally:
-        for container, before in kept:
+
+    def __init__(self, model: nn.Module) -> None:
+        self.changed: list[Any] = []
+        self._kept: list[tuple[Any, Any]] = []
+        for module in model.modules():
+            self._kept.append((vars(module), dict(vars(module))))
+            self._kept += [(v, v.copy()) for v in vars(module).values() if isinstance(v, dict | list | set)]
+
+    def __enter__(self) -> list[Any]:
+        return self.changed
+
+    def __exit__(self, *_: object) -> None:
+        for container, before in self._kept:
             if _items(container) != _items(before):
-                changed.append(container)
+                self.changed.append(container)
                 container.clear()
                 container.extend(before) if isinstance(container, list) else container.update(before)
 

@@ -323,8 +323,8 @@ def _plain(value: Any) -> Any:
 @contextmanager
 def _quiet_optuna() -> Iterator[None]:
     verbosity = optuna.logging.get_verbosity()
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
     try:
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
         yield
     finally:
         optuna.logging.set_verbosity(verbosity)

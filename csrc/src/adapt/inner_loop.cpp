@@ -6,6 +6,7 @@
 #include <ATen/ATen.h>
 #include <ATen/autocast_mode.h>
 
+#include <it3/backend/interrupts.h>
 #include <it3/backend/optimizer.h>
 
 #include "adapt/answer.h"
@@ -69,6 +70,7 @@ LoopResult inner_loop(
   Stopping stopping(options);
   StepLosses losses;
   for (std::int64_t step = 0; step < options.num_steps && choice.has_any(); ++step) {
+    check_interrupts();
     const FirstPass first = choice.passes().first(copy);
     if (first.prediction.numel() == 0) break;  // an empty batch has no loss
     auto [loss, gradients] = objective(first, choice.rows());

@@ -78,6 +78,7 @@ Online::CallState Online::resume(const std::vector<NamedParameter>& adapted, Opt
   if (names_of(adapted) != state_.stepped) state_.average = {};
   if (optimizer != state_.optimizer_name || names_of(adapted) != state_.stepped) state_.optimizer = {};
   state_.optimizer_name = optimizer;
+  call_state.names = names_of(adapted);  // now, as keep() must not fail
   // Given by value: a call that fails must not change what the next one starts with.
   call_state.optimizer = state_.optimizer;
   call_state.average = state_.average;
@@ -93,7 +94,7 @@ void Online::keep(const std::vector<NamedParameter>& adapted, CallState call_sta
   starts().note(adapted);
   state_.optimizer = std::move(call_state.optimizer);
   state_.average = std::move(call_state.average);
-  state_.stepped = names_of(adapted);
+  state_.stepped = std::move(call_state.names);
   if (loss) state_.loss_average = loss_average_with(*loss);
 }
 

@@ -9,6 +9,7 @@
 #include <c10/core/CachingDeviceAllocator.h>
 #include <c10/util/Exception.h>
 
+#include <it3/backend/interrupts.h>
 #include <it3/backend/samples.h>
 #include <it3/backend/selection.h>
 
@@ -102,11 +103,6 @@ Adaptation join(std::vector<Adaptation> parts, const Layout& layout) {
   }
   all.losses = join_losses(parts);
   return all;
-}
-
-/// TorchScript's interpreter makes other errors of what it catches, with the text in them.
-bool is_out_of_memory(const std::exception& error) {
-  return std::string_view(error.what()).find("out of memory") != std::string_view::npos;
 }
 
 /// What can be taken of the memory of a device, in bytes.
@@ -226,6 +222,7 @@ Adaptation adapt_per_sample(const AdaptCall& call, const std::vector<NamedParame
   } catch (const c10::ValueError&) {
     throw;
   } catch (const std::exception& error) {
+    rethrow_interrupt(error);
     if (is_out_of_memory(error)) throw;
     if (network.is_first_warning()) {
       TORCH_WARN(

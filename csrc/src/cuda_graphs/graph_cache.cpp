@@ -8,6 +8,7 @@
 #include <c10/util/Exception.h>
 
 #include <it3/backend/graphs.h>
+#include <it3/backend/interrupts.h>
 
 #include "network/map_inputs.h"
 #include "support/error_text.h"
@@ -61,6 +62,7 @@ void GraphCache::record(Entry& entry, const Inputs& inputs, const Work& work) {
         std::make_unique<DeviceGraph>(tensors_in(inputs).front().device(), [&] { entry.outcome = work(entry.inputs); });
   } catch (const std::exception& error) {  // of torch's, or of its interpreter's
     entry = Entry(entry.key);
+    rethrow_interrupt(error);
     entry.has_failed = true;
     TORCH_WARN(
         "adaptation cannot be recorded as a CUDA graph, so it runs without one, which is slower: ", text_of(error),

@@ -18,6 +18,7 @@
 
 #include "files/new_file.h"
 #include "support/nearest_name.h"
+#include "support/write_all.h"
 
 namespace it3 {
 namespace {
@@ -28,7 +29,14 @@ class ModuleEmbedder : public LazyEmbedder {
   explicit ModuleEmbedder(Embedder module) : LazyEmbedder(module.get()), module_(std::move(module)) {}
 
   bool is_built() const override { return module_->is_built(); }
-  void clear() override { module_->clear(); }
+  std::function<void()> clearing() override {
+    const at::TensorOptions options = module_->weights().weight1.options().requires_grad(false);
+    EmbedderWeights none;
+    for (at::Tensor* const weight : {&none.weight1, &none.bias1, &none.weight2, &none.bias2}) {
+      *weight = at::empty({0}, options);
+    }
+    return [module = module_, none]() mutable { module->set_weights(none); };
+  }
   Layouts layouts() const override { return {module_->prediction_layout(), module_->features_layout()}; }
   void set_layouts(const Layouts& layouts) override { module_->set_layouts(layouts.prediction, layouts.features); }
   EmbedderWeights weights() const override { return module_->weights(); }
@@ -322,17 +330,23 @@ void Engine::set_state(const EngineState& state) {
   const auto own = tensors();
   const auto device = parameters.empty() ? c10::Device(at::kCPU) : parameters.front().tensor.device();
   check_fits(state.tensors, own);
-  const at::NoGradGuard no_grad;
+  std::vector<at::Tensor> shaped, values, unshaped, new_values;
   for (const auto& [name, tensor] : own) {
     const at::Tensor& value = state.tensors.at(name);
-    if (tensor.sizes() != value.sizes()) {  // an embedder's without shape, which has no dtype and device of its own yet
-      tensor.set_data(at::empty(value.sizes(), value.options().device(device)));
+    if (tensor.sizes() == value.sizes()) {
+      shaped.push_back(tensor);
+      values.push_back(value);
+    } else {  // an embedder's, which has no dtype and device of its own yet, or not of this shape
+      unshaped.push_back(tensor);
+      new_values.push_back(value.detach().to(device, value.scalar_type(), /*non_blocking=*/false, /*copy=*/true));
     }
-    tensor.copy_(value);
   }
+  const auto online = std::make_shared<Online>(state.online);
+  detail::write_all(shaped, values);  // which fails for all or none; what comes behind it does not
+  for (std::size_t i = 0; i < unshaped.size(); ++i) unshaped[i].set_data(new_values[i]);
   state_->core.is_trained = state.is_trained;
   state_->core.learned_probabilities = state.learned_probabilities;
-  state_->change_setup([&](EngineSetup& setup) { setup.online = std::make_shared<Online>(state.online); });
+  state_->change_setup([&](EngineSetup& setup) { setup.online = online; });
 }
 
 void Engine::save_state(const std::string& path) const { write_state(state(), path); }

@@ -5,6 +5,8 @@
 #include <it3/backend/saved_engine.h>
 #include <it3/backend/script_function.h>
 
+#include "support/random_state_guard.h"
+
 namespace it3 {
 namespace {
 
@@ -26,6 +28,10 @@ EngineCore::EngineCore(const EngineCore& other)
 
 Losses EngineCore::losses(
     const EngineCall& call, const std::optional<at::Tensor>& target, std::optional<double> target_probability) {
+  // A call that fails leaves the embedder without shape, and the next one draws the same weights.
+  std::optional<detail::RandomStateGuard> random_state;
+  const auto& embedder = call.setup.functions.embedder;
+  if (embedder != nullptr && !embedder->is_built()) random_state.emplace(tensors_of(call.network.parameters()));
   Losses losses = training_losses(call.network, call.method, call.inputs, target, target_probability);
   is_trained = true;
   if (losses.has_class_targets && !learned_probabilities) {

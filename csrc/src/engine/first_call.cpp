@@ -1,6 +1,7 @@
 #include <it3/backend/first_call.h>
 
 #include <exception>
+#include <functional>
 #include <utility>
 
 #include <it3/injection.h>
@@ -11,17 +12,17 @@ namespace {
 /// Makes an embedder without shape so again.
 class Unbuilt {
  public:
-  explicit Unbuilt(std::shared_ptr<LazyEmbedder> embedder) : embedder_(std::move(embedder)) {
-    if (embedder_ != nullptr && embedder_->is_built()) embedder_ = nullptr;
+  explicit Unbuilt(const std::shared_ptr<LazyEmbedder>& embedder) {
+    if (embedder != nullptr && !embedder->is_built()) clear_ = embedder->clearing();
   }
   ~Unbuilt() {
-    if (embedder_ != nullptr) embedder_->clear();
+    if (clear_) clear_();
   }
   Unbuilt(const Unbuilt&) = delete;
   Unbuilt& operator=(const Unbuilt&) = delete;
 
  private:
-  std::shared_ptr<LazyEmbedder> embedder_;
+  std::function<void()> clear_;
 };
 
 }  // namespace
@@ -35,13 +36,16 @@ FirstUse::FirstUse(std::shared_ptr<LazyEmbedder> embedder)
   }
   if (embedder_ == nullptr) return;
   alone_.emplace(embedder_->lock().wait(UpgradeMutex::Use::alone));
-  if (!embedder_->is_built()) return;
+  if (!embedder_->is_built()) {
+    clear_ = embedder_->clearing();
+    return;
+  }
   alone_.reset();
   embedder_ = nullptr;
 }
 
 FirstUse::~FirstUse() {
-  if (embedder_ != nullptr && std::uncaught_exceptions() > exceptions_) embedder_->clear();
+  if (clear_ && std::uncaught_exceptions() > exceptions_) clear_();
 }
 
 bool FirstUse::is_over(const std::shared_ptr<LazyEmbedder>& embedder) {

@@ -18,8 +18,7 @@ namespace {
 class WeightWatch {
  public:
   /// @param arguments  what the function is called with, which may be a weight
-  WeightWatch(const std::vector<NamedParameter>& weights, std::initializer_list<at::Tensor> arguments)
-      : outer_(std::exchange(current, this)) {
+  WeightWatch(const std::vector<NamedParameter>& weights, std::initializer_list<at::Tensor> arguments) {
     for (const auto& weight : weights) names_.emplace(storage_of(weight.tensor), &weight.name);
     for (const at::Tensor& argument : arguments) names_.erase(storage_of(argument));
     names_.erase(nullptr);
@@ -30,6 +29,7 @@ class WeightWatch {
       return nullptr;
     });
     handle_ = at::addThreadLocalCallback(look.needsInputs(true).scopes({at::RecordScope::FUNCTION}));
+    outer_ = std::exchange(current, this);  // last, as what may fail leaves none behind
   }
   ~WeightWatch() {
     at::removeCallback(handle_);
@@ -73,7 +73,7 @@ class WeightWatch {
 
   static inline thread_local WeightWatch* current = nullptr;
 
-  WeightWatch* outer_;
+  WeightWatch* outer_ = nullptr;
   std::unordered_map<const c10::StorageImpl*, const std::string*> names_;
   const std::string* found_ = nullptr;
   at::CallbackHandle handle_ = 0;

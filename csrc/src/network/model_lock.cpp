@@ -86,10 +86,18 @@ ModelLock::Turn ModelLock::wait(UpgradeMutex::Use use) const {
 
 std::optional<ModelLock::Turn> ModelLock::try_take(UpgradeMutex::Use use) const {
   std::size_t taken = 0;
-  for (; mutexes_ != nullptr && taken < mutexes_->size(); ++taken) {
-    if ((*mutexes_)[taken]->mutex.try_lock(use)) continue;
+  const auto give_back = [&] {
     while (taken-- > 0) (*mutexes_)[taken]->mutex.unlock(use);
-    return std::nullopt;
+  };
+  try {
+    for (; mutexes_ != nullptr && taken < mutexes_->size(); ++taken) {
+      if ((*mutexes_)[taken]->mutex.try_lock(use)) continue;
+      give_back();
+      return std::nullopt;
+    }
+  } catch (...) {
+    give_back();
+    throw;
   }
   return Turn(mutexes_, use);
 }

@@ -10,6 +10,8 @@
 #include <c10/core/InferenceMode.h>
 #include <c10/util/Exception.h>
 
+#include <it3/backend/interrupts.h>
+
 #include "network/map_inputs.h"
 #include "support/random_state_guard.h"
 
@@ -119,7 +121,8 @@ class Probe {
     Values values;
     try {
       run(network_, detail::map_tensors(inputs_, change_all), values);
-    } catch (const std::exception&) {  // a size that the network does not take, which is what is asked
+    } catch (const std::exception& error) {  // a size that the network does not take, which is what is asked
+      detail::rethrow_interrupt(error);
       if (!values.features.defined()) return std::nullopt;
     }
     return values;

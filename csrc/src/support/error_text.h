@@ -38,6 +38,12 @@ inline std::string text_of(const std::exception& error) {
   return without_script_traceback(of_torch != nullptr ? of_torch->what_without_backtrace() : error.what());
 }
 
+/// Whether memory was short. TorchScript's interpreter makes other errors of what it catches, with the text in them.
+inline bool is_out_of_memory(const std::exception& error) {
+  const std::string text = text_of(error);
+  return text.find("out of memory") != std::string::npos || text.find("can't allocate memory") != std::string::npos;
+}
+
 /// Its first line that is not empty; torch's errors go on with stacks and advice.
 inline std::string first_line_of(const std::exception& error) {
   const std::string text = text_of(error);

@@ -323,11 +323,11 @@ std::vector<at::Tensor> ModuleNetwork::writable(const std::vector<at::Tensor>& p
 }
 
 void ModuleNetwork::learn(const std::vector<at::Tensor>& written) {
-  written_.emplace();
-  for (const auto& tensor : written) written_->insert(tensor.unsafeGetTensorImpl());
+  std::unordered_set<at::TensorImpl*> learned;
+  for (const auto& tensor : written) learned.insert(tensor.unsafeGetTensorImpl());
   const auto add = [&](const auto* embedding) {
     if (embedding != nullptr && embedding->options.max_norm()) {
-      written_->insert(embedding->weight.unsafeGetTensorImpl());
+      learned.insert(embedding->weight.unsafeGetTensorImpl());
     }
   };
   // Also those that forward() has not come to yet.
@@ -335,6 +335,7 @@ void ModuleNetwork::learn(const std::vector<at::Tensor>& written) {
     add(dynamic_cast<const torch::nn::EmbeddingImpl*>(module.get()));
     add(dynamic_cast<const torch::nn::EmbeddingBagImpl*>(module.get()));
   }
+  written_ = std::move(learned);
 }
 
 std::vector<NamedParameter> ModuleNetwork::parameters() const {

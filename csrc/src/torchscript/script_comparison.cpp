@@ -15,6 +15,8 @@
 #include <c10/util/hash.h>
 #include <torch/csrc/autograd/autograd.h>
 
+#include <it3/backend/interrupts.h>
+
 #include "network/map_inputs.h"
 #include "support/as_real.h"
 #include "support/error_text.h"
@@ -232,7 +234,8 @@ Comparison compare(
     expected = outputs_of_whole(module, *cut, own_copy(inputs), parameters);
   } catch (const c10::ValueError&) {
     throw;  // several outputs, of which none is named
-  } catch (const std::exception&) {
+  } catch (const std::exception& error) {
+    rethrow_interrupt(error);
     return Comparison::none;  // the cut will raise it too
   }
   if (expected.prediction.numel() == 0) return Comparison::none;
@@ -285,8 +288,9 @@ void compare_once(
     const Comparison comparison = compare(module, cut, inputs, are_stacked);
     if (comparison != Comparison::none) cut->compared->add(kind, comparison == Comparison::same);
   } catch (const std::exception& error) {
+    rethrow_interrupt(error);
     // All gradients at once may need more than the call itself.
-    if (text_of(error).find("out of memory") == std::string::npos) throw;
+    if (!is_out_of_memory(error)) throw;
   }
 }
 

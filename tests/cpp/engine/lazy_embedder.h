@@ -1,5 +1,6 @@
 #pragma once
 
+#include <functional>
 #include <memory>
 #include <utility>
 
@@ -15,7 +16,9 @@ class Lazy : public LazyEmbedder {
   Lazy() : LazyEmbedder(this) {}
 
   bool is_built() const override { return weight.defined(); }
-  void clear() override { weight = at::Tensor(); }
+  std::function<void()> clearing() override {
+    return [this] { weight = at::Tensor(); };
+  }
   Layouts layouts() const override { return {}; }
   void set_layouts(const Layouts& layouts) override { settled = layouts; }
   EmbedderWeights weights() const override { return {}; }

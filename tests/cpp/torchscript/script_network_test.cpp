@@ -1,9 +1,30 @@
 #include <thread>
 
+#include <torch/csrc/jit/frontend/resolver.h>
+#include <torch/csrc/jit/frontend/sugared_value.h>
+#include <torch/library.h>
+
 #include "network_fixture.h"
 
 namespace it3::test {
 namespace {
+
+/// Code calls the operator it3_test::out_of_memory as hungry().
+struct KnowsHungry : torch::jit::Resolver {
+  std::shared_ptr<torch::jit::SugaredValue> resolveValue(
+      const std::string& name, torch::jit::GraphFunction& method, const torch::jit::SourceRange& place) override {
+    if (name != "hungry") return torch::jit::nativeResolver()->resolveValue(name, method, place);
+    const auto symbol = c10::Symbol::fromQualString("it3_test::out_of_memory");
+    return std::make_shared<torch::jit::BuiltinFunction>(symbol, std::nullopt);
+  }
+};
+
+TORCH_LIBRARY(it3_test, library) {
+  library.def("out_of_memory(Tensor x) -> Tensor", [](const at::Tensor& x) {
+    TORCH_CHECK_WITH(OutOfMemoryError, false, "CUDA out of memory. Tried to allocate 2.00 GiB.");
+    return x;
+  });
+}
 
 torch::jit::Module linear(std::int64_t inputs, std::int64_t outputs) {
   torch::jit::Module module("Linear");
@@ -173,6 +194,15 @@ TEST(ScriptNetwork, NamesWhatCannotBeCut) {
   twice.register_module("layer", linear(4, 4));
   twice.define("def forward(self, x):\n  return self.layer.forward(self.layer.forward(x))\n");
   EXPECT_THROW(ScriptNetwork(twice, "layer"), c10::ValueError);
+}
+
+/// The interpreter makes a std::runtime_error of it, by which nobody would know to take a smaller batch.
+TEST(ScriptNetworkTest, SaysByItsTypeThatMemoryIsShort) {
+  torch::jit::Module module("Hungry");
+  module.register_module("layer", linear(5, 8));
+  module.define("def forward(self, x):\n  return hungry(self.layer.forward(x))\n", std::make_shared<KnowsHungry>());
+  ScriptNetwork network(module, "layer");
+  EXPECT_THROW(network.predict(Inputs(torch::randn({3, 5}, f64)), nullptr), c10::OutOfMemoryError);
 }
 
 }  // namespace

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <functional>
 #include <memory>
 #include <optional>
 
@@ -29,8 +30,9 @@ class IT3_API LazyEmbedder {
   /// Whether its weights have their shapes.
   virtual bool is_built() const = 0;
 
-  /// Makes the weights empty again.
-  virtual void clear() = 0;
+  /// Makes ready, while it has no shape, what makes the weights empty again: that must not fail, and so takes no
+  /// memory.
+  virtual std::function<void()> clearing() = 0;
 
   /// Where channels and samples are: as given to it, and from now on.
   virtual Layouts layouts() const = 0;

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <functional>
 #include <memory>
 #include <optional>
 
@@ -25,6 +26,7 @@ class IT3_API FirstUse {
 
  private:
   std::shared_ptr<LazyEmbedder> embedder_;  // null if it had its shape
+  std::function<void()> clear_;
   std::optional<ModelLock::Turn> alone_;
   int exceptions_;
 };

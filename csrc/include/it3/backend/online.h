@@ -40,6 +40,8 @@ class IT3_API Online {
     std::vector<at::Tensor> start = {};
     /// The weights of the anchor "ema"; empty if the parameters are not those of the last call, or it had none.
     std::vector<at::Tensor> average = {};
+    /// Of the parameters.
+    std::vector<std::string> names = {};
   };
 
   /// Copies for these parameters, before they are checked out.
