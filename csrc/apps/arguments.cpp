@@ -102,13 +102,7 @@ void check_files(const Arguments& arguments) {
       {"--output", arguments.output},
       {"--uncertainty", arguments.uncertainty},
       {"--save-adapted", arguments.save_adapted}};
-  if (arguments.resume) {
-    files.emplace_back("--resume", checkpoint_path(arguments));
-    files.emplace_back("the unfinished --output", arguments.output + ".partial");
-    if (!arguments.uncertainty.empty()) {
-      files.emplace_back("the unfinished --uncertainty", arguments.uncertainty + ".partial");
-    }
-  }
+  if (arguments.resume) files.emplace_back("--resume", checkpoint_path(arguments));
   const std::size_t written = files.size();
   files.emplace_back("the engine", arguments.engine);
   files.emplace_back("--input", arguments.input);
@@ -174,8 +168,10 @@ constexpr const char* footer =
     "Outputs appear under their names when they are complete; half precision becomes float32 in .npy. Files in .npy\n"
     "are read and written batch by batch, and may be larger than memory.\n"
     "\n"
-    "With --resume, a run that was killed or failed leaves OUTPUT.resume and, for each output, NAME.partial. The same\n"
-    "command goes on from them, and removes them; where options or files differ, it says so. Results are the same.\n"
+    "With --resume, a run that was killed or failed leaves OUTPUT.resume and, for each output, NAME.partial-NUMBER. "
+    "The\n"
+    "same command line, word for word, goes on from them, and removes them; where OUTPUT.resume is of another one, or\n"
+    "files have changed, it says so. With as many threads, results are those of a run that was never interrupted.\n"
     "\n"
     "Examples:\n"
     "  it3-adapt engine.pt --input x.npy --output y.npy\n"

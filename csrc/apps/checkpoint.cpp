@@ -17,7 +17,7 @@
 #include "files/archive.h"
 #include "files/new_file.h"
 #include "files/open_file.h"
-#include "support/error_text.h"
+#include "support/crc32.h"
 
 namespace it3::apps {
 namespace {
@@ -70,7 +70,8 @@ Results results_from(const c10::IValue& value) {
 std::string size_and_time(const std::string& path) {
   struct stat status = {};
   if (::stat(path.c_str(), &status) != 0) return "";
-  return c10::str(status.st_size, " bytes of ", status.st_mtim.tv_sec, ".", status.st_mtim.tv_nsec);
+  const auto text = [](const timespec& time) { return c10::str(time.tv_sec, ".", time.tv_nsec); };
+  return c10::str(status.st_size, " bytes of ", text(status.st_mtim), ", changed ", text(status.st_ctim));
 }
 
 /// "--online" or "--lr 0.1".
@@ -114,14 +115,23 @@ CheckpointFile::CheckpointFile(
   for (const std::string& input : inputs) inputs_[input] = size_and_time(input);
 }
 
+std::string CheckpointFile::tag() const {
+  std::uint32_t tag = 0;
+  for (const auto& [name, text] : options_) {
+    const std::string both = name + '\n' + text + '\n';
+    tag = detail::crc32(both.data(), both.size(), tag);
+  }
+  return std::to_string(tag);
+}
+
 std::optional<Checkpoint> CheckpointFile::read() const {
   std::error_code ignored;
   if (!std::filesystem::exists(path_, ignored)) return std::nullopt;
-  auto file = detail::open_file(path_);
   Checkpoint checkpoint;
   Texts options, inputs;
   try {
-    const Dict dict = detail::Archive(std::move(file)).unpickle("data", /*on_their_devices=*/true).toGenericDict();
+    const detail::Archive archive(detail::open_file(path_));
+    const Dict dict = archive.unpickle("data", /*on_their_devices=*/true).toGenericDict();
     options = texts_from(dict.at("options"));
     inputs = texts_from(dict.at("inputs"));
     checkpoint.results = results_from(dict.at("results"));
@@ -129,11 +139,11 @@ std::optional<Checkpoint> CheckpointFile::read() const {
     checkpoint.predictions = dict.at("predictions");
     checkpoint.uncertainty = dict.at("uncertainty");
     checkpoint.engine = dict.at("engine");
+    checkpoint.buffers_of_functions = dict.at("buffers_of_functions").toTensorVector();
     checkpoint.random_state = dict.at("random_state").toTensorVector();
-  } catch (const std::exception& error) {
+  } catch (const std::exception&) {
     TORCH_CHECK(
-        false, "cannot go on from ", path_,
-        ", which is damaged, or not what --resume wrote: ", detail::first_line_of(error), "; delete it to begin anew");
+        false, "cannot go on from ", path_, ", which is damaged, or not what --resume wrote; delete it to begin anew");
   }
   Texts names = options;
   names.insert(options_.begin(), options_.end());
@@ -164,6 +174,7 @@ void CheckpointFile::write(const std::function<Checkpoint()>& take) {
   dict.insert("predictions", checkpoint.predictions);
   dict.insert("uncertainty", checkpoint.uncertainty);
   dict.insert("engine", checkpoint.engine);
+  dict.insert("buffers_of_functions", checkpoint.buffers_of_functions);
   dict.insert("random_state", checkpoint.random_state);
   const std::vector<char> bytes = torch::jit::pickle_save(dict);
   detail::NewFile file(path_);

@@ -22,11 +22,12 @@ struct Checkpoint {
   Results results = {};
   /// The engine's, which may have been calibrated.
   std::optional<double> threshold = {};
-  /// See TensorFile::progress(); the second is none without --uncertainty.
+  /// See TensorFile::progress(); the second is none without --uncertainty, and both where the outputs are complete.
   c10::IValue predictions = {};
   c10::IValue uncertainty = {};
   /// See to_ivalue(EngineState); none for an engine that keeps nothing from batch to batch.
   c10::IValue engine = {};
+  std::vector<at::Tensor> buffers_of_functions = {};
   /// See random_state().
   std::vector<at::Tensor> random_state = {};
 };
@@ -43,6 +44,9 @@ class CheckpointFile {
   CheckpointFile(std::string path, std::map<std::string, std::string> options, const std::vector<std::string>& inputs);
 
   const std::string& path() const { return path_; }
+
+  /// By which files of this run are told from those of another command line.
+  std::string tag() const;
 
   /// Nothing if there is no file. Raises if it is damaged, or of another run.
   std::optional<Checkpoint> read() const;

@@ -2,7 +2,7 @@
 
 #include <csignal>
 
-#include <c10/util/Exception.h>
+#include <c10/util/StringUtil.h>
 
 namespace it3::apps {
 namespace {
@@ -23,8 +23,8 @@ void listen_for_end_requests() {
 
 bool is_asked_to_end() { return asked_by != 0; }
 
-void check_not_asked_to_end(const std::string& consequence) {
-  TORCH_CHECK(!is_asked_to_end(), "interrupted by the signal ", int{asked_by}, "; ", consequence);
+void check_not_asked_to_end(const char* consequence) {
+  if (is_asked_to_end()) throw EndRequested(c10::str("interrupted by the signal ", int{asked_by}, "; ", consequence));
 }
 
 }  // namespace it3::apps

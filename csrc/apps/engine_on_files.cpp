@@ -11,8 +11,6 @@
 
 #include <it3/backend/uncertainty.h>
 
-#include "end_request.h"
-
 namespace it3::apps {
 namespace {
 
@@ -45,20 +43,38 @@ void Outputs::commit() {
   predictions.commit();
 }
 
+void Outputs::go_on_from(const Checkpoint& checkpoint) {
+  predictions.go_on_from(checkpoint.predictions);
+  if (uncertainty) uncertainty->go_on_from(checkpoint.uncertainty);
+}
+
+void Outputs::commit_what_is_left() {
+  if (uncertainty) uncertainty->commit_what_is_left();
+  predictions.commit_what_is_left();
+}
+
 c10::Device device_of(const SavedEngine& saved) {
   const auto parameters = saved.network.parameters();
   return parameters.size() == 0 ? c10::Device(c10::kCPU) : (*parameters.begin()).device();
 }
 
 EngineOnFiles::EngineOnFiles(const SavedEngine& saved)
-    : engine_(saved), device_(device_of(saved)), saved_with_(saved.notes.inputs) {}
+    : engine_(saved), device_(device_of(saved)), saved_with_(saved.notes.inputs) {
+  const auto add = [&](const torch::jit::Module* function) {
+    if (function == nullptr) return;
+    for (const at::Tensor& buffer : function->buffers()) buffers_of_functions_.push_back(buffer);
+  };
+  add(std::get_if<torch::jit::Module>(&saved.embedder));
+  add(std::get_if<torch::jit::Module>(&saved.distance));
+  add(saved.combine ? &*saved.combine : nullptr);
+}
 
 void EngineOnFiles::calibrate(Batches batches, double quantile) {
   std::vector<at::Tensor> distances;
   distances.reserve(static_cast<std::size_t>(batches.count()));
   for (std::int64_t i = 0; i < batches.count(); ++i) {
     distances.push_back(call([&] { return engine_.uncertainty(batches[i]); }));
-    check_not_asked_to_end("nothing was written");
+    check_not_asked_to_end();
   }
   engine_.options.threshold = quantile_of(distances, quantile);
 }
@@ -68,6 +84,10 @@ Results EngineOnFiles::adapt(
   Progress progress(batches.count(), results.batches);
   for (std::int64_t i = results.batches; i < batches.count(); ++i) {
     const Adaptation adapted = call([&] { return engine_.adapt(batches[i], /*with_details=*/true); });
+    TORCH_CHECK_VALUE(
+        adapted.prediction.dim() > 0 || batches.count() == 1,
+        "the prediction is one number for a whole batch, so that it cannot be told which samples it belongs to; leave "
+        "--batch-size out");
     const std::int64_t batch_dim = engine_.prediction_layout().batch_of(adapted.prediction.dim());
     const at::Tensor uncertainty = sample_distances(adapted.second, adapted.first, batch_dim);
     const std::int64_t samples = uncertainty.size(0);
@@ -90,24 +110,29 @@ Results EngineOnFiles::adapt(
   return results;
 }
 
-Checkpoint EngineOnFiles::checkpoint(const Results& results, Outputs& outputs) const {
+Checkpoint EngineOnFiles::checkpoint(const Results& results, Outputs* outputs) const {
   Checkpoint checkpoint;
   checkpoint.results = results;
   checkpoint.threshold = engine_.options.threshold;
-  checkpoint.predictions = outputs.predictions.progress();
-  if (outputs.uncertainty) checkpoint.uncertainty = outputs.uncertainty->progress();
+  checkpoint.buffers_of_functions = buffers_of_functions_;
+  if (outputs != nullptr) {
+    checkpoint.predictions = outputs->predictions.progress();
+    if (outputs->uncertainty) checkpoint.uncertainty = outputs->uncertainty->progress();
+  }
   if (!engine_.options.copy_model) checkpoint.engine = to_ivalue(engine_.state());
   checkpoint.random_state = random_state(device_);
   return checkpoint;
 }
 
-void EngineOnFiles::go_on_from(const Checkpoint& checkpoint, Batches& batches, Outputs& outputs) {
+void EngineOnFiles::go_on_from(const Checkpoint& checkpoint, Batches& batches) {
   // What an engine finds out at its first call is found out from the same batch.
   call([&] { return engine_.uncertainty(batches[0]); });
   engine_.options.threshold = checkpoint.threshold;
   if (!checkpoint.engine.isNone()) engine_.set_state(state_from(checkpoint.engine));
-  outputs.predictions.go_on_from(checkpoint.predictions);
-  if (outputs.uncertainty) outputs.uncertainty->go_on_from(checkpoint.uncertainty);
+  const at::NoGradGuard no_grad;
+  for (std::size_t i = 0; i < buffers_of_functions_.size(); ++i) {
+    buffers_of_functions_[i].copy_(checkpoint.buffers_of_functions.at(i));
+  }
   set_random_state(device_, checkpoint.random_state);
 }
 

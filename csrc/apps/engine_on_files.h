@@ -13,6 +13,7 @@
 
 #include "batches.h"
 #include "checkpoint.h"
+#include "end_request.h"
 #include "report.h"
 #include "support/error_text.h"
 #include "support/nearest_name.h"
@@ -28,6 +29,10 @@ struct Outputs {
   /// Writes all, before commit() has any of them appear.
   void finish();
   void commit();
+
+  /// See TensorFile.
+  void go_on_from(const Checkpoint& checkpoint);
+  void commit_what_is_left();
 };
 
 c10::Device device_of(const SavedEngine& saved);
@@ -47,8 +52,9 @@ class EngineOnFiles {
   Results adapt(Batches& batches, Outputs& outputs, Results done, const std::function<void(Results&)>& after_batch);
 
   /// What has been done so far, and back, in a like engine.
-  Checkpoint checkpoint(const Results& results, Outputs& outputs) const;
-  void go_on_from(const Checkpoint& checkpoint, Batches& batches, Outputs& outputs);
+  /// @param outputs  null where they are complete
+  Checkpoint checkpoint(const Results& results, Outputs* outputs) const;
+  void go_on_from(const Checkpoint& checkpoint, Batches& batches);
 
   /// Writes the network that the last batch made.
   void save_adapted(const std::string& path) const;
@@ -58,6 +64,8 @@ class EngineOnFiles {
   std::invoke_result_t<Work> call(const Work& work) {
     try {
       return work();
+    } catch (const EndRequested&) {
+      throw;
     } catch (const std::exception& error) {
       TORCH_CHECK(
           false, detail::first_line_of(error), " (the engine was saved with the inputs ", detail::join(saved_with_),
@@ -67,6 +75,7 @@ class EngineOnFiles {
 
   Engine engine_;
   c10::Device device_;
+  std::vector<at::Tensor> buffers_of_functions_;  // which the engine's own functions may change
   std::vector<std::string> saved_with_;
   std::optional<Adaptation> last_;
 };

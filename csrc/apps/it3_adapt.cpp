@@ -12,6 +12,7 @@
 #include <ATen/ATen.h>
 #include <ATen/Parallel.h>
 
+#include <it3/backend/interrupts.h>
 #include <it3/it3.h>
 
 #include "arguments.h"
@@ -58,6 +59,15 @@ void say(const std::string& text) {
   TORCH_CHECK(std::cout.good(), "the report cannot be written to the standard output");
 }
 
+void go_on_from(const Checkpoint& checkpoint, Outputs& outputs, const CheckpointFile& file) {
+  try {
+    outputs.go_on_from(checkpoint);
+  } catch (const std::exception& error) {
+    TORCH_CHECK(
+        false, "cannot go on from ", file.path(), ": ", detail::first_line_of(error), "; delete it to begin anew");
+  }
+}
+
 void run(const Arguments& arguments) {
   for (const auto* path : {&arguments.input, &arguments.output, &arguments.uncertainty, &arguments.calibrate}) {
     if (!path->empty()) check_extension(*path);
@@ -84,35 +94,45 @@ void run(const Arguments& arguments) {
     const std::vector<std::string> inputs = {arguments.engine, arguments.input, arguments.calibrate};
     begun = checkpoints.emplace(checkpoint_path(arguments), arguments.given, inputs).read();
   }
-  using Unfinished = detail::NewFile::Unfinished;
-  const Unfinished unfinished = arguments.resume ? Unfinished::kept : Unfinished::removed;
+  if (!checkpoints) {  // else the batch is done first, so that nothing of it has to be done again
+    const auto are = [](const std::exception& error) { return dynamic_cast<const EndRequested*>(&error) != nullptr; };
+    set_interrupts({.check = [] { check_not_asked_to_end(); }, .are = are});
+  }
+  const std::string kept_as = checkpoints ? checkpoints->tag() : "";
   using Seconds = std::chrono::duration<double>;
   const auto start = std::chrono::steady_clock::now();
   EngineOnFiles engine(saved);
-  Outputs outputs{TensorFile(arguments.output, unfinished), {}};
-  if (!arguments.uncertainty.empty()) outputs.uncertainty.emplace(arguments.uncertainty, unfinished);
+  Outputs outputs{TensorFile(arguments.output, kept_as), {}};
+  if (!arguments.uncertainty.empty()) outputs.uncertainty.emplace(arguments.uncertainty, kept_as);
 
   Results results;
   if (begun) {
-    engine.go_on_from(*begun, batches, outputs);
     results = begun->results;
     std::cerr << "it3-adapt: goes on after " << results.batches << " of " << batches.count() << " batches\n";
+    engine.go_on_from(*begun, batches);
   } else if (!arguments.calibrate.empty()) {
     engine.calibrate(batches_of(arguments.calibrate), arguments.quantile);
   }
-  const double seconds_before = results.seconds;
-  results = engine.adapt(batches, outputs, results, [&](Results& so_far) {
-    so_far.seconds = seconds_before + Seconds(std::chrono::steady_clock::now() - start).count();
-    const bool is_over = so_far.batches == batches.count();
-    if (checkpoints && !is_over && (is_asked_to_end() || checkpoints->is_due())) {
-      checkpoints->write([&] { return engine.checkpoint(so_far, outputs); });
-    }
-    check_not_asked_to_end(checkpoints ? "given once more, the command goes on" : "nothing was written");
-  });
-  outputs.finish();
-  if (!arguments.save_adapted.empty()) engine.save_adapted(arguments.save_adapted);
-  if (checkpoints) checkpoints->remove();  // before the files that it refers to have their names
-  outputs.commit();
+  const auto is_over = [&](const Results& so_far) { return so_far.batches == batches.count(); };
+  if (is_over(results)) {
+    outputs.commit_what_is_left();
+  } else {
+    if (begun) go_on_from(*begun, outputs, *checkpoints);
+    const double seconds_before = results.seconds;
+    results = engine.adapt(batches, outputs, results, [&](Results& so_far) {
+      so_far.seconds = seconds_before + Seconds(std::chrono::steady_clock::now() - start).count();
+      if (is_over(so_far)) return;  // then it is finished, whatever was asked
+      if (checkpoints && (is_asked_to_end() || checkpoints->is_due())) {
+        checkpoints->write([&] { return engine.checkpoint(so_far, &outputs); });
+      }
+      check_not_asked_to_end(checkpoints ? goes_on : nothing_was_written);
+    });
+    outputs.finish();
+    if (!arguments.save_adapted.empty()) engine.save_adapted(arguments.save_adapted);
+    if (checkpoints) checkpoints->write([&] { return engine.checkpoint(results, nullptr); });
+    outputs.commit();
+  }
+  if (checkpoints) checkpoints->remove();
   results.output = arguments.output;
   say(report(results, engine.engine(), arguments.json));
 }

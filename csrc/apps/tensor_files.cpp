@@ -28,8 +28,6 @@ c10::IValue read_pt(const std::string& path) {
   }
 }
 
-TensorFile::TensorFile(const std::string& path, detail::NewFile::Unfinished unfinished) : file_(path, unfinished) {}
-
 c10::IValue TensorFile::progress() {
   file_.sync();
   const c10::impl::GenericDict progress(c10::StringType::get(), c10::AnyType::get());
@@ -82,6 +80,10 @@ at::Tensor TensorFile::all_parts() {
         "': the batches' results do not fit together: ", detail::first_line_of(error));
   }
   return parts_.front().contiguous();
+}
+
+void TensorFile::commit_what_is_left() {
+  if (file_.size() > 0) file_.commit();
 }
 
 void TensorFile::finish() {

@@ -27,8 +27,8 @@ c10::IValue read_pt(const std::string& path);
 class TensorFile {
  public:
   /// Raises if nothing can be written there.
-  /// @param unfinished  see detail::NewFile
-  explicit TensorFile(const std::string& path, detail::NewFile::Unfinished unfinished);
+  /// @param kept_as  see detail::NewFile
+  TensorFile(const std::string& path, const std::string& kept_as) : file_(path, kept_as) {}
 
   /// What has been added, as a dictionary: a .npy file's parts lie on the disk, a .pt file's are in it.
   c10::IValue progress();
@@ -44,6 +44,9 @@ class TensorFile {
   void finish();
 
   void commit() { file_.commit(); }
+
+  /// After an earlier process had finished: commits what that one has not committed.
+  void commit_what_is_left();
 
  private:
   /// Of a .pt file.

@@ -16,7 +16,7 @@ from torch import nn
 from fuzz.mutations import damage, forge
 from fuzz.process import Outcome, run_function, run_program
 
-RESUMING = ("--batch-size", "2", "--online", "--resume")
+RESUMING = ("--batch-size", "2", "--online", "--save-adapted", "no/a.pt", "--resume")
 MEGABYTES = 250
 """What a damaged small file may take beside what a good one takes."""
 
@@ -31,6 +31,7 @@ class Rig:
     array: bytes
     tensors: bytes
     checkpoint: bytes
+    partial: str
     prediction: torch.Tensor
     program_megabytes: float
     function_megabytes: float
@@ -47,7 +48,7 @@ class Rig:
         np.save(folder / "good.npy", x.numpy())
         torch.save({"input": x}, folder / "inputs.pt")
         binary = os.environ["IT3_ADAPT"]
-        rig = Rig(folder, binary, b"", b"", b"", b"", it3.load(folder / "good.pt").adapt(x).prediction, 0, 0)
+        rig = Rig(folder, binary, b"", b"", b"", b"", "", it3.load(folder / "good.pt").adapt(x).prediction, 0, 0)
         rig.engine, rig.array = (folder / "good.pt").read_bytes(), (folder / "good.npy").read_bytes()
         rig.tensors = (folder / "inputs.pt").read_bytes()
         done = rig.adapt("good.pt", "good.npy")
@@ -58,22 +59,18 @@ class Rig:
         return rig
 
     def make_checkpoint(self) -> None:
-        """Keep the checkpoint of a run that fails at its last batch, whose inputs are then made good."""
-        x = np.load(self.folder / "good.npy")
-        x[-1, 0] = np.nan
-        np.save(self.folder / "resumed.npy", x)
-        time = (self.folder / "resumed.npy").stat().st_mtime_ns
-        done = self.adapt("good.pt", "resumed.npy", *RESUMING)
+        """Keep the checkpoint of a run that fails when all but its last file is written."""
+        done = self.adapt("good.pt", "good.npy", *RESUMING)
         assert done.code == 1, done.out
         self.checkpoint = (self.folder / "y.npy.resume").read_bytes()
-        (self.folder / "resumed.npy").write_bytes(self.array)
-        os.utime(self.folder / "resumed.npy", ns=(time, time))
-        (self.folder / "kept").write_bytes((self.folder / "y.npy.partial").read_bytes())
+        self.partial = next(iter(self.folder.glob("y.npy.partial-*"))).name
+        (self.folder / "kept").write_bytes((self.folder / self.partial).read_bytes())
+        (self.folder / "no").mkdir()
         self.forget_runs()
 
     def forget_runs(self) -> None:
         """Remove what --resume leaves."""
-        for path in (*self.folder.glob("*.partial"), *self.folder.glob("*.resume")):
+        for path in (*self.folder.glob("*.partial-*"), *self.folder.glob("*.resume")):
             path.unlink()
 
     def adapt(self, engine: str, inputs: str, *arguments: str) -> Outcome:
@@ -182,11 +179,11 @@ def checkpoint(rig: Rig, draw: random.Random) -> Fault | None:
     is_forged = draw.random() < 0.4
     content = (forge if is_forged else damage)(draw, rig.checkpoint)
     (rig.folder / "y.npy.resume").write_bytes(content)
-    (rig.folder / "y.npy.partial").write_bytes((rig.folder / "kept").read_bytes())
-    done = rig.adapt("good.pt", "resumed.npy", *RESUMING)
+    (rig.folder / rig.partial).write_bytes((rig.folder / "kept").read_bytes())
+    done = rig.adapt("good.pt", "good.npy", *RESUMING)
     rig.forget_runs()
-    if done.code == 0:
-        done = replace(done, err="")  # it says after how many batches it goes on
+    errors = "".join(line for line in done.err.splitlines(keepends=True) if "goes on after" not in line)
+    done = replace(done, err=errors)
     batches = torch.from_numpy(np.load(rig.folder / "good.npy")).split(2)
     engine = it3.load(rig.folder / "good.pt")
     expected = torch.cat([engine.adapt(batch, copy_model=False).prediction for batch in batches])

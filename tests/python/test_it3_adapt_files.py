@@ -251,12 +251,14 @@ def test_other_numbers_of_predictions_than_samples(has_more: bool, suffix: str, 
     close(result(y), torch.cat([engine.adapt(batch).prediction for batch in x.split(4)]))
 
 
+@pytest.mark.parametrize("way", ["many batches", "many steps"])
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_an_interrupted_run_leaves_nothing(number: signal.Signals, tmp_path: Path) -> None:
+def test_an_interrupted_run_leaves_nothing(number: signal.Signals, way: str, tmp_path: Path) -> None:
     _, x = saved_engine(tmp_path)
     np.save(tmp_path / "x.npy", x.repeat(20000, 1).numpy())
     before = {path.name for path in tmp_path.iterdir()}
-    command = [BINARY, "engine.pt", "--input", "x.npy", "--output", "y.npy", "--batch-size", "1"]
+    command = [BINARY, "engine.pt", "--input", "x.npy", "--output", "y.npy"]
+    command += ["--batch-size", "1"] if way == "many batches" else ["--steps", "1000000"]
     with subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True) as process:
         while {path.name for path in tmp_path.iterdir()} == before:
             time.sleep(0.01)
@@ -265,3 +267,31 @@ def test_an_interrupted_run_leaves_nothing(number: signal.Signals, tmp_path: Pat
     assert process.returncode == 1
     assert error == f"it3-adapt: interrupted by the signal {number.value}; nothing was written\n"
     assert {path.name for path in tmp_path.iterdir()} == before
+
+
+class Mean(nn.Module):
+    """(B, 5) to one number."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer, self.head = nn.Linear(5, 8), nn.Linear(8, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.layer(x).tanh()).mean()
+
+
+@pytest.mark.parametrize("suffix", ["npy", "pt"])
+def test_a_prediction_for_all_samples_at_once(suffix: str, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    engine, x = trained(IT3Engine(Mean(), "layer").eval()), torch.randn(6, 5)
+    engine.save(tmp_path / "engine.pt", x)
+    np.save(tmp_path / "x.npy", x.numpy())
+    y = tmp_path / f"y.{suffix}"
+    files = (tmp_path / "engine.pt", "--input", tmp_path / "x.npy", "--output", y)
+    assert run(*files).returncode == 0
+    close(result(y), engine(x)[0])
+    y.unlink()
+    done = run(*files, "--batch-size", 2)
+    assert done.returncode == 1
+    assert "the prediction is one number for a whole batch" in done.stderr
+    assert not y.exists()

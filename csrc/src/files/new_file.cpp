@@ -91,11 +91,11 @@ void sync_folder(const std::string& path) {
 
 }  // namespace
 
-NewFile::NewFile(const std::string& path, Unfinished unfinished)
-    : path_(path), target_(followed(path).string()), unfinished_(unfinished) {
+NewFile::NewFile(const std::string& path, const std::string& kept_as)
+    : path_(path), target_(followed(path).string()), is_to_stay_(!kept_as.empty()) {
   TORCH_CHECK(!path.empty(), "cannot write a file without a name");
   const auto old = old_file(target_, path_);
-  const int descriptor = unfinished_ == Unfinished::kept ? open_kept() : create();
+  const int descriptor = is_to_stay_ ? open_kept(kept_as) : create();
   // The owner first, which takes rights away; only root can.
   if (old && ::fchown(descriptor, old->st_uid, old->st_gid) == 0) ::fchmod(descriptor, old->st_mode & 07777U);
   file_ = ::fdopen(descriptor, "r+b");
@@ -117,8 +117,8 @@ int NewFile::create() {
   return descriptor;
 }
 
-int NewFile::open_kept() {
-  partial_ = target_ + ".partial";
+int NewFile::open_kept(const std::string& kept_as) {
+  partial_ = target_ + ".partial-" + kept_as;
   while (true) {
     const int descriptor = ::open(partial_.c_str(), O_CREAT | O_RDWR | O_CLOEXEC | O_NOFOLLOW, 0666);
     check(descriptor >= 0);
@@ -126,9 +126,11 @@ int NewFile::open_kept() {
     struct stat opened = {}, named = {};
     const bool is_named = ::fstat(descriptor, &opened) == 0 && ::stat(partial_.c_str(), &named) == 0 &&
                           opened.st_dev == named.st_dev && opened.st_ino == named.st_ino;
-    stays_ = opened.st_size > 0;
-    if (is_free && is_named) return descriptor;
+    const bool is_file = S_ISREG(opened.st_mode);
+    stays_ = is_named && opened.st_size > 0;
+    if (is_free && is_named && is_file) return descriptor;
     ::close(descriptor);
+    TORCH_CHECK(is_file, "cannot write '", path_, "': ", partial_, " is there, and is no regular file; remove it");
     TORCH_CHECK(is_free, "cannot write '", path_, "': another process is writing ", partial_);
     // Another one has committed it between opening and locking.
   }
@@ -180,7 +182,7 @@ void NewFile::flush() { check(std::fflush(opened()) == 0); }
 void NewFile::sync() {
   flush();
   check(::fsync(::fileno(file_)) == 0);
-  stays_ = unfinished_ == Unfinished::kept;
+  stays_ = is_to_stay_;
 }
 
 std::int64_t NewFile::size() const {

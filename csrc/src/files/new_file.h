@@ -18,13 +18,12 @@ namespace it3::detail {
 /// All members raise c10::Error, which names the file and the system's reason, if it cannot be written.
 class IT3_API NewFile {
  public:
-  /// What becomes of a file that was not committed. One that is kept is called NAME.partial, and a later NewFile that
-  /// keeps it, of this process or another, finds in it what was written. It stays from the first sync() on.
-  enum class Unfinished { removed, kept };
-
   /// Through a symbolic link, to what it points to. Owner and permissions are those of what is there. Raises also if
   /// what is there is not a regular file, or is protected against writing, and if another NewFile has what is kept.
-  explicit NewFile(const std::string& path, Unfinished unfinished = Unfinished::removed);
+  ///
+  /// @param kept_as  if it is not empty, a file that is not committed stays, from the first sync() on, as
+  ///                 NAME.partial-KEPT_AS; a later NewFile of that name, of this process or another, goes on with it
+  explicit NewFile(const std::string& path, const std::string& kept_as = "");
   NewFile(const NewFile&) = delete;
   NewFile& operator=(const NewFile&) = delete;
   ~NewFile() { discard(); }
@@ -32,7 +31,7 @@ class IT3_API NewFile {
   /// As it was given.
   const std::string& path() const { return path_; }
 
-  /// Where it is until commit(): .partial-... in the same folder, with the same suffix, or NAME.partial.
+  /// Where it is until commit(): .partial-... in the same folder, with the same suffix, or NAME.partial-KEPT_AS.
   const std::string& partial() const { return partial_; }
 
   /// Continues at the end of what was written last.
@@ -67,7 +66,7 @@ class IT3_API NewFile {
  private:
   /// What was created, or is there and is kept. Raises if it cannot be.
   int create();
-  int open_kept();
+  int open_kept(const std::string& kept_as);
   /// Raises if it was committed.
   std::FILE* opened() const;
   /// Raises errno's error.
@@ -75,7 +74,7 @@ class IT3_API NewFile {
   std::string path_;     // as given, for errors
   std::string target_;   // with links followed
   std::string partial_;  // empty when it is gone
-  Unfinished unfinished_;
+  bool is_to_stay_;
   bool stays_ = false;  // without commit()
   std::FILE* file_ = nullptr;
 };

@@ -66,11 +66,11 @@ TEST_F(NewFileTest, WithoutCommitNothingHappens) {
 }
 
 TEST_F(NewFileTest, GoesOnWithWhatIsKept) {
-  using enum NewFile::Unfinished;
+  const std::string kept = "tag";
   std::ofstream(file()) << "before";
   {
     NewFile written(file(), kept);
-    EXPECT_EQ(written.partial(), file() + ".partial");
+    EXPECT_EQ(written.partial(), file() + ".partial-tag");
     EXPECT_EQ(written.size(), 0);
     written.write("abcdef", 6);
     written.sync();
@@ -78,7 +78,8 @@ TEST_F(NewFileTest, GoesOnWithWhatIsKept) {
       const NewFile other(file(), kept);
       ADD_FAILURE() << "two had it at once";
     } catch (const c10::Error& error) {
-      const std::string expected = "cannot write '" + file() + "': another process is writing " + file() + ".partial";
+      const std::string expected =
+          "cannot write '" + file() + "': another process is writing " + file() + ".partial-tag";
       EXPECT_EQ(error.what_without_backtrace(), expected);
     }
   }
@@ -96,7 +97,7 @@ TEST_F(NewFileTest, GoesOnWithWhatIsKept) {
     written.write("not synced", 10);
   }
   EXPECT_EQ(files(), 1);
-  std::ofstream(file() + ".partial") << "of another program, and longer";
+  std::ofstream(file() + ".partial-tag") << "of another program, and longer";
   NewFile written(file(), kept);
   written.clear();
   written.write("new", 3);
