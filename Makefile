@@ -3,6 +3,7 @@
 # make study-NAME   one of the studies: examples/NAME.py, on real data, under 10 minutes each; make studies runs all
 # make differential   draw uses of the engine and compare each with the method written plainly; SECONDS=600 SEED=1
 # make fuzz SECONDS=600   damaged files, command lines and options: an error, no crash and no wrong result
+# make endurance   10,000 calls of each kind: memory and handles stay flat; CALLS=1000 for fewer
 # make zoo     the same comparison on models of torch, torchvision, timm and transformers
 # make lint    formatters, linters, types; `make format` applies what can be applied
 # make bench   time and measure against torch-ttt; ARGS="--rows MLP" for some rows, ARGS=--help for more
@@ -15,12 +16,13 @@ BUILD := build/make
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 JOBS := $(shell nproc)
 SECONDS ?= 600
+CALLS ?= 10000
 
 SOURCES := CMakeLists.txt pyproject.toml $(shell find cmake csrc python -type f -not -name '*.pyc')
 CPP := $(shell find csrc examples tests benchmarks -name "*.cpp" -o -name "*.h")
 CMAKE_FILES := CMakeLists.txt $(shell find cmake csrc examples tests benchmarks -name CMakeLists.txt -o -name "*.cmake")
 
-.PHONY: demo test differential fuzz zoo bench studies lint format tidy stubs clean
+.PHONY: demo test differential fuzz endurance zoo bench studies lint format tidy stubs clean
 .DELETE_ON_ERROR:
 
 demo: .venv/.it3 .venv/.demo
@@ -29,7 +31,7 @@ demo: .venv/.it3 .venv/.demo
 # Python's tests on one thread: their networks are so small that threads only wait for one another.
 test: .venv/.it3 .venv/.test
 	$(BIN)/cmake -S . -B $(BUILD) -DIT3_BUILD_TESTS=ON -DIT3_BUILD_APPS=ON
-	$(BIN)/cmake --build $(BUILD) --parallel $(JOBS) --target it3_tests it3-adapt
+	$(BIN)/cmake --build $(BUILD) --parallel $(JOBS) --target it3_all_tests it3-adapt
 	$(BIN)/ctest --test-dir $(BUILD) --output-on-failure --parallel $(JOBS)
 	OMP_NUM_THREADS=1 PATH=$(abspath $(BIN)):$$PATH IT3_ADAPT=$(abspath $(BUILD))/csrc/apps/it3-adapt $(BIN)/python -m pytest
 
@@ -41,6 +43,11 @@ fuzz: .venv/.it3 .venv/.test
 	$(BIN)/cmake --build $(BUILD) --parallel $(JOBS) --target it3-adapt
 	OMP_NUM_THREADS=1 PYTHONPATH=tests IT3_ADAPT=$(abspath $(BUILD))/csrc/apps/it3-adapt \
 	  $(BIN)/python -m fuzz.run --seconds $(SECONDS) --jobs $(JOBS) $(if $(SEED),--seed $(SEED))
+
+endurance: .venv/.it3 .venv/.test
+	$(BIN)/cmake -S . -B $(BUILD) -DIT3_BUILD_TESTS=ON -DIT3_BUILD_APPS=ON
+	$(BIN)/cmake --build $(BUILD) --parallel $(JOBS) --target it3-adapt
+	PYTHONPATH=tests IT3_ADAPT=$(abspath $(BUILD))/csrc/apps/it3-adapt $(BIN)/python -m endurance.run --calls $(CALLS)
 
 # Apart from .venv's packages: beside torch for CPUs, torchvision's operators are missing, which breaks others' imports.
 ZOO := .venv/zoo
