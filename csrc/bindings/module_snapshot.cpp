@@ -62,7 +62,7 @@ bool for_each_inside(py::handle container, const Visit& visit) {
       if (!visit(name) || !visit(value)) return false;
     }
   } else if (PyODict_Check(container.ptr())) {  // torch makes one where a part of a Sequential is deleted
-    for (const py::handle name : container) {  // in an order of its own
+    for (const py::handle name : container) {   // in an order of its own
       if (!visit(name.ptr()) || !visit(PyDict_GetItem(container.ptr(), name.ptr()))) return false;
     }
   } else if (PyList_CheckExact(container.ptr()) || PyTuple_CheckExact(container.ptr())) {

@@ -240,3 +240,19 @@ def test_attributes_may_be_properties_of_a_class_of_the_users_own() -> None:
     expected = IT3Engine(network(), "0", shaped_embedder(), lambda f, e: f + 2 * e).eval()
     actual = Doubles(network(), "0", shaped_embedder()).eval()
     assert torch.equal(actual.adapt(X, lr=0.1).prediction, expected.adapt(X, lr=0.1).prediction)
+
+
+def test_parts_in_an_ordered_dict() -> None:
+    """As torch makes one where a part is deleted; it has an order of its own."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(6, 8), nn.Tanh(), nn.Linear(8, 8), nn.Identity()).eval()
+    del model[-1]
+    engine = IT3Engine(model, "0").eval()
+    engine.is_trained = True
+    x = torch.randn(4, 6)
+    first = engine(x)[0]
+    assert "cut at the layer" in engine.explain(x)
+    torch.testing.assert_close(engine.adapt(x, num_steps=0).prediction, model(x))
+    model._modules.move_to_end("1")
+    torch.testing.assert_close(engine.adapt(x, num_steps=0).prediction, model(x))
+    assert not torch.equal(engine(x)[0], first)

@@ -386,14 +386,9 @@ std::string describe_layouts(Network& network, const Inputs& inputs, const Layou
   const Unnoticed unnoticed(network);
   const Values values = Probe(network, inputs).base();
   const auto describe = [](const char* name, const at::Tensor& value, const Layout& layout) {
-    const std::int64_t rank = value.dim();
-    std::string text = std::string(name) + " (";
-    for (std::int64_t d = 0; d < rank; ++d) text += (d ? ", " : "") + std::to_string(value.size(d));
-    text += rank == 1 ? ",): " : "): ";
-    if (rank > 1) {
-      const std::int64_t channel = layout.channel_of(rank);
-      text += c10::str("channels in dimension ", channel, " (", value.size(channel), "), ");
-    }
+    const std::int64_t rank = value.dim(), channel = rank > 1 ? layout.channel_of(rank) : 0;
+    std::string text = c10::str(name, " (", c10::Join(", ", value.sizes()), rank == 1 ? ",): " : "): ");
+    if (rank > 1) text += c10::str("channels in dimension ", channel, " (", value.size(channel), "), ");
     return text + c10::str("samples in dimension ", layout.batch_of(rank));
   };
   return describe("features", values.features, layouts.features) + "; " +
