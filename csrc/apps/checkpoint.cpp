@@ -118,7 +118,7 @@ CheckpointFile::CheckpointFile(
 std::string CheckpointFile::tag() const {
   std::uint32_t tag = 0;
   for (const auto& [name, text] : options_) {
-    const std::string both = name + '\n' + text + '\n';
+    const std::string both = c10::str(name, '\n', text, '\n');
     tag = detail::crc32(both.data(), both.size(), tag);
   }
   return std::to_string(tag);

@@ -117,7 +117,7 @@ void run(const Arguments& arguments) {
   if (is_over(results)) {
     outputs.commit_what_is_left();
   } else {
-    if (begun) go_on_from(*begun, outputs, *checkpoints);
+    if (begun && checkpoints) go_on_from(*begun, outputs, *checkpoints);
     const double seconds_before = results.seconds;
     results = engine.adapt(batches, outputs, results, [&](Results& so_far) {
       so_far.seconds = seconds_before + Seconds(std::chrono::steady_clock::now() - start).count();

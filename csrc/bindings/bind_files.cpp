@@ -1,3 +1,4 @@
+#include <c10/util/ScopeExit.h>
 
 #include <it3/backend/saved_engine.h>
 
@@ -62,8 +63,8 @@ void bind_files(py::module_& module) {
     file.flush();
   };
   const auto exit = [](NewFile& file, const py::object& type, const py::object&, const py::object&) {
+    const auto in_any_case = c10::make_scope_exit([&] { file.discard(); });
     if (type.is_none()) file.commit();
-    file.discard();
   };
   py::class_<NewFile>(
       module, "NewFile",

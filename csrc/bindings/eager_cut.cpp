@@ -101,6 +101,7 @@ auto keeping(const py::object& keeper, const Function& function) {
     keeper.attr("put_back")();
     return result;
   } catch (...) {
+    const py::error_scope pending;
     try {
       keeper.attr("put_back")();
     } catch (py::error_already_set& error) {

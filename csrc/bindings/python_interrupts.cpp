@@ -32,8 +32,10 @@ bool are_interrupts(const std::exception& error) {
   if (of_pybind != nullptr) type = of_pybind->type().ptr();
   if (of_torch != nullptr && of_torch->type != nullptr) type = of_torch->type;
   if (type == nullptr) return false;
-  return PyErr_GivenExceptionMatches(type, PyExc_Exception) == 0 ||
-         PyErr_GivenExceptionMatches(type, PyExc_MemoryError) != 0;
+  const bool are = PyErr_GivenExceptionMatches(type, PyExc_Exception) == 0 ||
+                   PyErr_GivenExceptionMatches(type, PyExc_MemoryError) != 0;
+  if (!are) PyErr_Clear();  // torch leaves what it throws pending, and this one is not going on to Python
+  return are;
 }
 
 /// torch's interpreter takes Python's exceptions for others, without text, and leaves them pending.
