@@ -20,7 +20,7 @@ from it3 import IT3Engine
 from test_transaction import Snapshot
 from torch import nn
 
-POINTS = 40
+POINTS = 24
 """At how many points each call is interrupted, spread over it. With a large number it is at all: that takes hours."""
 
 FEW = POINTS // 4
