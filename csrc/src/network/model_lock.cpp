@@ -6,6 +6,8 @@
 #include <unordered_set>
 #include <utility>
 
+#include <c10/util/ScopeExit.h>
+
 namespace it3 {
 namespace {
 
@@ -43,6 +45,25 @@ class detail::PartMutex {
   std::vector<const void*> parts_;
 };
 
+namespace {
+
+/// Takes mutexes in turn, unless `take` refuses one or raises: then those that were taken are given back. Whether it
+/// has all.
+template <typename Take>
+bool take_all(const std::vector<std::shared_ptr<detail::PartMutex>>& mutexes, UpgradeMutex::Use use, const Take& take) {
+  std::size_t taken = 0;
+  auto give_back = c10::make_scope_exit([&] {
+    while (taken-- > 0) mutexes[taken]->mutex.unlock(use);
+  });
+  for (; taken < mutexes.size(); ++taken) {
+    if (!take(mutexes[taken]->mutex)) return false;
+  }
+  give_back.release();
+  return true;
+}
+
+}  // namespace
+
 ModelLock::ModelLock(const std::vector<at::Tensor>& tensors, const std::vector<const void*>& parts) {
   std::unordered_set<const void*> all(parts.begin(), parts.end());
   for (const at::Tensor& tensor : tensors) all.insert(tensor.unsafeGetTensorImpl());
@@ -74,31 +95,18 @@ ModelLock::ModelLock(const std::vector<at::Tensor>& tensors, const std::vector<c
 }
 
 ModelLock::Turn ModelLock::wait(UpgradeMutex::Use use) const {
-  std::size_t taken = 0;
-  try {
-    for (; mutexes_ != nullptr && taken < mutexes_->size(); ++taken) (*mutexes_)[taken]->mutex.lock(use);
-  } catch (...) {
-    while (taken-- > 0) (*mutexes_)[taken]->mutex.unlock(use);
-    throw;
+  if (mutexes_ != nullptr) {
+    take_all(*mutexes_, use, [&](UpgradeMutex& mutex) {
+      mutex.lock(use);
+      return true;
+    });
   }
   return {mutexes_, use};
 }
 
 std::optional<ModelLock::Turn> ModelLock::try_take(UpgradeMutex::Use use) const {
-  std::size_t taken = 0;
-  const auto give_back = [&] {
-    while (taken-- > 0) (*mutexes_)[taken]->mutex.unlock(use);
-  };
-  try {
-    for (; mutexes_ != nullptr && taken < mutexes_->size(); ++taken) {
-      if ((*mutexes_)[taken]->mutex.try_lock(use)) continue;
-      give_back();
-      return std::nullopt;
-    }
-  } catch (...) {
-    give_back();
-    throw;
-  }
+  const auto take = [&](UpgradeMutex& mutex) { return mutex.try_lock(use); };
+  if (mutexes_ != nullptr && !take_all(*mutexes_, use, take)) return std::nullopt;
   return Turn(mutexes_, use);
 }
 
