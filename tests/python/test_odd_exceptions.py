@@ -70,22 +70,7 @@ def build(network: str, place: str, bomb: Raising) -> tuple[IT3Engine, Tensor]:
     case = make_case("residual")
 
     def ticking(where: str, function: Callable[..., Tensor]) -> Callable[..., Tensor]:
-        def call(*arguments: Tensor) -> Tensor:
-            if where == place:
-                bomb.tick()
-            return function(*arguments)
-
-        return call
-
-    class Backward(torch.autograd.Function):
-        @staticmethod
-        def forward(ctx: object, y: Tensor) -> Tensor:
-            return y.clone()
-
-        @staticmethod
-        def backward(ctx: object, gradient: Tensor) -> Tensor:
-            bomb.tick()
-            return gradient
+        return bomb.ticking(function) if where == place else function
 
     class Model(nn.Module):
         def __init__(self, inner: nn.Module) -> None:
@@ -104,7 +89,9 @@ def build(network: str, place: str, bomb: Raising) -> tuple[IT3Engine, Tensor]:
         f"inner.{case.layer}" if is_outside else case.layer,
         embedder=ticking("embedder", lambda y: y @ weights),
         combine_fn=ticking("combine_fn", lambda f, e: f + e),
-        distance_fn=ticking("distance_fn", lambda a, b: F.mse_loss(Backward.apply(a) if place == "backward" else a, b)),
+        distance_fn=ticking(
+            "distance_fn", lambda a, b: F.mse_loss(bomb.in_backward(a) if place == "backward" else a, b)
+        ),
     ).eval()
     return engine, case.inputs
 

@@ -23,6 +23,31 @@ class Bomb:
         if self.calls == self.at:
             raise self.error("bomb")
 
+    def ticking(self, function: Callable[..., Tensor]) -> Callable[..., Tensor]:
+        """A function that ticks before it does its work."""
+
+        def call(*arguments: Tensor) -> Tensor:
+            self.tick()
+            return function(*arguments)
+
+        return call
+
+    def in_backward(self, y: Tensor) -> Tensor:
+        """The same values, whose gradient ticks."""
+        bomb = self
+
+        class Backward(torch.autograd.Function):
+            @staticmethod
+            def forward(ctx: Any, y: Tensor) -> Tensor:
+                return y.clone()
+
+            @staticmethod
+            def backward(ctx: Any, gradient: Tensor) -> Tensor:
+                bomb.tick()
+                return gradient
+
+        return Backward.apply(y)
+
 
 class Net(nn.Module):
     """With all that a pass can change: batch statistics, a counter, random numbers."""
@@ -83,26 +108,11 @@ def build(
     torch.manual_seed(0)
     inputs = torch.randn(4, 1, 6, 6).to(device)
 
-    class Backward(torch.autograd.Function):
-        @staticmethod
-        def forward(ctx: Any, y1: Tensor) -> Tensor:
-            return y1.clone()
-
-        @staticmethod
-        def backward(ctx: Any, grad: Tensor) -> Tensor:
-            bomb.tick()
-            return grad
-
-    def ticking(name: str, function: Callable) -> Callable:
-        def call(*arguments: Tensor) -> Tensor:
-            if place == name:
-                bomb.tick()
-            return function(*arguments)
-
-        return call
+    def ticking(name: str, function: Callable[..., Tensor]) -> Callable[..., Tensor]:
+        return bomb.ticking(function) if place == name else function
 
     def distance(y1: Tensor, y0: Tensor) -> Tensor:
-        return F.mse_loss(Backward.apply(y1) if place == "backward" else y1, y0)
+        return F.mse_loss(bomb.in_backward(y1) if place == "backward" else y1, y0)
 
     class Embed(nn.Module):
         def __init__(self):
