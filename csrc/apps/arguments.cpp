@@ -122,11 +122,10 @@ void check_files(const Arguments& arguments) {
 /// Those given options that a run which goes on has to share with the one before.
 std::map<std::string, std::string> given_options(const CLI::App& app) {
   std::map<std::string, std::string> given;
-  const std::vector<std::string> without_effect_on_results = {"--threads", "--json", "--resume"};
   for (const CLI::Option* const option : app.get_options()) {
-    const auto& ignored = without_effect_on_results;
-    if (option->empty() || std::find(ignored.begin(), ignored.end(), option->get_name()) != ignored.end()) continue;
-    given.emplace(option->get_name(), CLI::detail::join(option->results(), " "));
+    const std::string name = option->get_name();
+    const bool may_differ = name == "--threads" || name == "--json" || name == "--resume";
+    if (!option->empty() && !may_differ) given.emplace(name, CLI::detail::join(option->results(), " "));
   }
   return given;
 }
@@ -168,10 +167,10 @@ constexpr const char* footer =
     "Outputs appear under their names when they are complete; half precision becomes float32 in .npy. Files in .npy\n"
     "are read and written batch by batch, and may be larger than memory.\n"
     "\n"
-    "With --resume, a run that was killed or failed leaves OUTPUT.resume and, for each output, NAME.partial-NUMBER. "
-    "The\n"
-    "same command line, word for word, goes on from them, and removes them; where OUTPUT.resume is of another one, or\n"
-    "files have changed, it says so. With as many threads, results are those of a run that was never interrupted.\n"
+    "With --resume, a run that was killed or failed leaves OUTPUT.resume and, for each output, NAME.partial-NUMBER.\n"
+    "The same command line, word for word, goes on from them, and removes them; where OUTPUT.resume is of another "
+    "one,\n"
+    "or files have changed, it says so. With as many threads, results are those of a run that was never interrupted.\n"
     "\n"
     "Examples:\n"
     "  it3-adapt engine.pt --input x.npy --output y.npy\n"

@@ -1,5 +1,7 @@
 #include "tensor_files.h"
 
+#include <filesystem>
+#include <system_error>
 #include <utility>
 
 #include <ATen/ATen.h>
@@ -83,7 +85,11 @@ at::Tensor TensorFile::all_parts() {
 }
 
 void TensorFile::commit_what_is_left() {
-  if (file_.size() > 0) file_.commit();
+  if (file_.size() > 0) return file_.commit();
+  std::error_code ignored;
+  TORCH_CHECK(
+      std::filesystem::exists(file_.path(), ignored), file_.partial(), ", with all results, is gone, and so is ",
+      file_.path(), "; delete the .resume file to begin anew");
 }
 
 void TensorFile::finish() {

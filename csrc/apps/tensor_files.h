@@ -45,7 +45,7 @@ class TensorFile {
 
   void commit() { file_.commit(); }
 
-  /// After an earlier process had finished: commits what that one has not committed.
+  /// After an earlier process had finished: commits what that one has not committed. Raises if it is gone.
   void commit_what_is_left();
 
  private:

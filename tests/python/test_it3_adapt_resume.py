@@ -123,15 +123,21 @@ def test_goes_on_after_an_interruption(number: signal.Signals, tmp_path: Path) -
     assert files_in(tmp_path) == expected
 
 
-def begin(folder: Path, failing: Path) -> list[str]:
-    """Leaves a run that was killed after its first batch, and returns its command."""
-    prepare(folder)
-    command = command_of("online, random", "npy", "--resume")
+def kill_after_first_batch(command: list[str], folder: Path, failing: Path) -> dict[str, object]:
+    """Return the environment in which steps kill a run."""
     fault = {"LD_PRELOAD": failing, "FAIL_WITH": KILLED, "FAIL_COUNT": folder / "count"}
     for step in range(10, 60):
         if (folder / "y.npy.resume").exists():
             break
         call(command, folder, **fault, FAIL_AT=step)
+    return fault
+
+
+def begin(folder: Path, failing: Path) -> list[str]:
+    """Leaves a run that was killed after its first batch, and returns its command."""
+    prepare(folder)
+    command = command_of("online, random", "npy", "--resume")
+    fault = kill_after_first_batch(command, folder, failing)
     assert call(command, folder, **fault, FAIL_AT=5).returncode == -signal.SIGKILL
     return command
 
@@ -226,15 +232,33 @@ def test_runs_of_other_commands_do_not_mix(failing: Path, tmp_path: Path) -> Non
     assert {name: (tmp_path / name).read_bytes() for name in expected} == expected
 
 
+def begin_to_name(folder: Path, failing: Path) -> list[str]:
+    """Leaves a run that failed as its complete files were to get their names, and returns its command."""
+    command = begin(folder, failing)
+    fault = {"LD_PRELOAD": failing, "FAIL_WITH": errno.ENOSPC, "FAIL_COUNT": folder / "count"}
+    for step in range(12, 200, 3):
+        assert call(command, folder, **fault, FAIL_AT=step).returncode == 1
+        if "goes on after 6 of 6 batches" in call(command, folder, **fault, FAIL_AT=3).stderr:
+            return command
+    raise AssertionError("no run failed there")
+
+
 def test_a_failure_at_the_very_end_loses_nothing(failing: Path, tmp_path: Path) -> None:
-    command = begin(tmp_path, failing)
-    (tmp_path / "y.npy").mkdir()
-    (tmp_path / "y.npy" / "file").touch()
-    assert call(command, tmp_path).returncode == 1
-    (tmp_path / "y.npy" / "file").unlink()
-    (tmp_path / "y.npy").rmdir()
-    assert call(command, tmp_path).returncode == 0
-    assert np.load(tmp_path / "y.npy").shape == (12, 3)
+    command = begin_to_name(tmp_path, failing)
+    done = call(command, tmp_path)
+    assert done.returncode == 0, done.stderr
+    found = files_in(tmp_path)
+    whole = call([part for part in command if part != "--resume"], tmp_path)
+    assert figures(done.stdout) == figures(whole.stdout)
+    assert found == files_in(tmp_path)
+
+
+def test_complete_results_that_were_deleted_are_not_taken_for_written(failing: Path, tmp_path: Path) -> None:
+    command = begin_to_name(tmp_path, failing)
+    partial_of(tmp_path, "y.npy").unlink()
+    done = call(command, tmp_path)
+    assert done.returncode == 1
+    assert "with all results, is gone, and so is y.npy; delete the .resume file to begin anew" in done.stderr
 
 
 class Counting(nn.Module):
@@ -259,11 +283,7 @@ def test_functions_with_a_state(failing: Path, tmp_path: Path) -> None:
     assert whole.returncode == 0, whole.stderr
     expected = files_in(tmp_path)
     command = command_of("each batch by itself", "npy", "--resume")
-    fault = {"LD_PRELOAD": failing, "FAIL_WITH": KILLED, "FAIL_COUNT": tmp_path / "count"}
-    for step in range(10, 60):
-        if (tmp_path / "y.npy.resume").exists():
-            break
-        call(command, tmp_path, **fault, FAIL_AT=step)
+    kill_after_first_batch(command, tmp_path, failing)
     done = call(command, tmp_path)
     assert "goes on after" in done.stderr
     assert figures(done.stdout) == figures(whole.stdout)
