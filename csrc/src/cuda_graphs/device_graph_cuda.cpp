@@ -10,7 +10,10 @@
 namespace it3::detail {
 
 struct DeviceGraph::Recording {
-  at::cuda::CUDAGraph graph;
+  struct Graph : at::cuda::CUDAGraph {
+    /// Whether it gives its memory back when it is destroyed, which terminates the program if somebody has done so.
+    bool has_ended() const { return capture_ended_; }
+  } graph;
 };
 
 bool DeviceGraph::is_available() { return true; }
@@ -42,8 +45,10 @@ DeviceGraph::DeviceGraph(c10::Device device, const std::function<void()>& work)
   } catch (...) {
     // What a broken recording leaves: the allocator and the generator would believe for ever that it goes on.
     clean_up([&] { recording_->graph.capture_end(); });
-    clean_up([&] { allocator::endAllocateToPool(device.index(), pool); });
-    clean_up([&] { allocator::releasePool(device.index(), pool); });
+    if (!recording_->graph.has_ended()) {
+      clean_up([&] { allocator::endAllocateToPool(device.index(), pool); });
+      clean_up([&] { allocator::releasePool(device.index(), pool); });
+    }
     generator.graphsafe_set_state(before);
     throw;
   }
