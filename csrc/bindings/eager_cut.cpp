@@ -6,6 +6,7 @@
 #include <ATen/core/grad_mode.h>
 #include <c10/core/InferenceMode.h>
 #include <c10/util/Exception.h>
+#include <torch/csrc/Exceptions.h>
 #include <torch/csrc/autograd/python_variable.h>
 
 #include <it3/backend/interrupts.h>
@@ -18,6 +19,7 @@
 #include "python_parts.h"
 #include "python_values.h"
 #include "script_from_python.h"
+#include "support/error_text.h"
 #include "support/full_float32.h"
 #include "support/random_state_guard.h"
 #include "support/write_count.h"
@@ -171,7 +173,7 @@ std::variant<NetworkCall, std::string> EagerCut::resolve(const py::object& input
     const auto lock = guard();
     if (attempts_.contains(others)) continue;
     auto made = attempt(inputs, without_inference_tensors(Inputs(tensors)));
-    if (made.verdict == Attempt::Verdict::raises) return made.why;
+    if (made.verdict == Attempt::Verdict::failed) return made.why;
     if (made.verdict == Attempt::Verdict::not_finite && ++not_finite_ <= most_not_finite) return made.why;
     attempts_.emplace(others, std::move(made));
   }
@@ -195,6 +197,17 @@ void EagerCut::keep_up() {
   changes_ = change == structure ? 0 : changes_ + 1;
   // What cannot be traced stays so whatever the attributes: many models assign some at each call.
   std::erase_if(attempts_, [&](const auto& a) { return change == structure || a.second.network != nullptr; });
+}
+
+EagerCut::Attempt EagerCut::failed_by(const std::exception& error, std::string_view whose) {
+  it3::detail::rethrow_interrupt(error);
+  const std::string text = it3::detail::text_of(error);
+  const auto* const of_torch = dynamic_cast<const python_error*>(&error);
+  const bool is_lost = of_torch != nullptr && of_torch->value == nullptr;
+  // There may be more memory at the next call; and of an error whose text is lost nothing is known.
+  const auto verdict =
+      is_lost || it3::detail::is_out_of_memory(text) ? Attempt::Verdict::failed : Attempt::Verdict::final;
+  return {nullptr, std::string(whose).append(": ").append(first_line(text)), nullptr, verdict};
 }
 
 EagerCut::Attempt EagerCut::attempt(const py::object& inputs, const Inputs& tensors) const {
@@ -227,7 +240,7 @@ EagerCut::Attempt EagerCut::attempt(const py::object& inputs, const Inputs& tens
       plan.attr("record")(arguments.args, arguments.kwargs);
     } catch (const std::exception& error) {
       it3::detail::rethrow_interrupt(error);
-      return Attempt{nullptr, "the model raises an exception", nullptr, Attempt::Verdict::raises};
+      return Attempt{nullptr, "the model raises an exception", nullptr, Attempt::Verdict::failed};
     }
     if (std::string why = why_not(); !why.empty()) return Attempt{nullptr, std::move(why), nullptr};
 
@@ -239,14 +252,10 @@ EagerCut::Attempt EagerCut::attempt(const py::object& inputs, const Inputs& tens
       const auto alone = turn_to_trace();
       const py::object script = plan.attr("trace")(arguments.args, arguments.kwargs);
       cut = script_network_from(script, python_parts().traced_features);
-    } catch (py::error_already_set& error) {
-      it3::detail::rethrow_interrupt(error);
-      const std::string line = first_line(py::str(error.value()).cast<std::string>());
-      return Attempt{nullptr, "torch.fx or torch.jit.script cannot take it: " + line, nullptr};
+    } catch (const py::error_already_set& error) {
+      return failed_by(error, "torch.fx or torch.jit.script cannot take it");
     } catch (const c10::Error& error) {
-      return Attempt{
-          nullptr, "the traced model cannot be cut at the layer: " + first_line(error.what_without_backtrace()),
-          nullptr};
+      return failed_by(error, "the traced model cannot be cut at the layer");
     }
     if (!cut->has_repeatable_head()) {
       return Attempt{
@@ -274,14 +283,21 @@ EagerCut::Attempt EagerCut::compared(
   const bool has_changed_before = watch->has_changed();
   const py::gil_scoped_release no_gil;
   const it3::detail::FullFloat32 full_precision;
+  // All draw from one random state, another than while tracing, which may have fixed what was drawn.
+  const auto outputs_from_start = [&](Network& network, const Inputs& of_network) {
+    const it3::detail::RandomStateGuard start(tensors_of(parameters), /*always=*/true);
+    try {
+      return outputs_of(network, of_network, trainable);
+    } catch (python_error& error) {
+      error.persist();  // torch leaves it pending, without text, and the next of Python's functions would lose it
+      throw;
+    }
+  };
   NetworkOutputs expected;
   try {
-    // Both draw from one random state, another than while tracing, which may have fixed what was drawn.
-    const it3::detail::RandomStateGuard start(tensors_of(parameters), /*always=*/true);
-    expected = outputs_of(hooked, tensors, trainable);
+    expected = outputs_from_start(hooked, tensors);
   } catch (const std::exception& error) {
-    it3::detail::rethrow_interrupt(error);
-    return failed("the model raises: " + first_line(error.what()));
+    return failed_by(error, "the model raises");
   }
   {
     const py::gil_scoped_acquire gil;
@@ -298,24 +314,18 @@ EagerCut::Attempt EagerCut::compared(
   WriteGuard writes(parameters);
   std::string how;
   try {
-    NetworkOutputs actual;
-    {
-      const it3::detail::RandomStateGuard start(tensors_of(parameters), /*always=*/true);
-      actual = outputs_of(*cut, tensors, trainable);
-    }
+    const NetworkOutputs actual = outputs_from_start(*cut, tensors);
     if (writes.undo()) return failed("forward() writes to the model's parameters");
     how = difference(actual, expected);
     if (!how.empty()) {
-      const it3::detail::RandomStateGuard start(tensors_of(parameters), /*always=*/true);
-      const NetworkOutputs nudged_outputs = outputs_of(hooked, nudged(tensors), trainable);
+      const NetworkOutputs nudged_outputs = outputs_from_start(hooked, nudged(tensors));
       how = difference(actual, expected, &nudged_outputs);
     }
     if (!how.empty()) return failed("the traced model " + how);
   } catch (const std::exception& error) {
     const bool writes_parameters = writes.undo();
-    it3::detail::rethrow_interrupt(error);
-    if (writes_parameters) return failed("forward() writes to the model's parameters");
-    return failed("the traced model raises: " + first_line(error.what()));
+    const Attempt raised = failed_by(error, "the traced model raises");
+    return writes_parameters ? failed("forward() writes to the model's parameters") : raised;
   }
   cut->name_parameters(parameters);
   return {std::move(cut), "", std::move(watch)};

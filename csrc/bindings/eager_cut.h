@@ -37,13 +37,15 @@ class EagerCut : public Runner {
     std::shared_ptr<Network> network;  // null if it failed
     std::string why;
     std::shared_ptr<const Watch> watch;  // what forward() read, where there is a network
-    enum class Verdict { final, not_finite, raises } verdict = Verdict::final;  // if not final, other inputs may tell
+    enum class Verdict { final, not_finite, failed } verdict = Verdict::final;  // if not final, another call may tell
   };
 
   /// Forgets the cuts that changes of the module have made wrong.
   void keep_up();
   /// Why no call can be cut; empty if one may be.
   std::string obstacle() const;
+  /// After an error in a part of an attempt; raises an interrupt. To be called where it is caught.
+  static Attempt failed_by(const std::exception& error, std::string_view whose);
   Attempt attempt(const py::object& inputs, const Inputs& tensors) const;
   Attempt compared(
       std::shared_ptr<ScriptNetwork> cut,

@@ -27,14 +27,14 @@ OPTIONS: dict[str, dict[str, Any]] = {
 class FailAt(TorchDispatchMode):
     """Raises at the n-th operator; counts them if n is 0."""
 
-    def __init__(self, n: int) -> None:
+    def __init__(self, n: int, error: Exception | None = None) -> None:
         super().__init__()
-        self.n, self.count = n, 0
+        self.n, self.count, self.error = n, 0, error
 
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
         self.count += 1
         if self.count == self.n:
-            raise RuntimeError(f"at operator {self.n}, {function}")
+            raise self.error or RuntimeError(f"at operator {self.n}, {function}")
         return function(*args, **(kwargs or {}))
 
 
@@ -81,3 +81,25 @@ def adapt(engine: IT3Engine, inputs: Tensor, n: int) -> tuple[Tensor, int]:
     with FailAt(n) as mode:
         prediction = engine(inputs)[0]
     return prediction, mode.count
+
+
+def test_short_memory_decides_nothing_for_good() -> None:
+    case = make_case("cnn", torch.float64)
+
+    def first_call(n: int) -> tuple[IT3Engine, int]:
+        engine = IT3Engine(case.model, case.layer).eval()
+        engine.is_trained = True
+        with FailAt(n, torch.OutOfMemoryError("CUDA out of memory.")) as mode:
+            try:
+                engine(case.inputs)
+            except torch.OutOfMemoryError:
+                engine.reset()
+        return engine, mode.count
+
+    engine, count = first_call(0)
+    expected = engine.explain(case.inputs)
+    assert "cut at the layer" in expected
+    for n in range(1, count + 1, 7):
+        engine, _ = first_call(n)
+        engine(case.inputs)
+        assert engine.explain(case.inputs) == expected

@@ -13,6 +13,7 @@
 #include <it3/backend/interrupts.h>
 
 #include "network/map_inputs.h"
+#include "support/error_text.h"
 #include "support/random_state_guard.h"
 
 namespace it3 {
@@ -123,6 +124,7 @@ class Probe {
       run(network_, detail::map_tensors(inputs_, change_all), values);
     } catch (const std::exception& error) {  // a size that the network does not take, which is what is asked
       detail::rethrow_interrupt(error);
+      if (detail::is_out_of_memory(error)) throw;
       if (!values.features.defined()) return std::nullopt;
     }
     return values;

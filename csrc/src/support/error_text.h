@@ -39,10 +39,10 @@ inline std::string text_of(const std::exception& error) {
 }
 
 /// Whether memory was short. TorchScript's interpreter makes other errors of what it catches, with the text in them.
-inline bool is_out_of_memory(const std::exception& error) {
-  const std::string text = text_of(error);
+inline bool is_out_of_memory(std::string_view text) {
   return text.find("out of memory") != std::string::npos || text.find("can't allocate memory") != std::string::npos;
 }
+inline bool is_out_of_memory(const std::exception& error) { return is_out_of_memory(text_of(error)); }
 
 /// Its first line that is not empty; torch's errors go on with stacks and advice.
 inline std::string first_line_of(const std::exception& error) {

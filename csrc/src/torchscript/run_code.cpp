@@ -22,7 +22,7 @@ void run_code(const torch::jit::Code& code, torch::jit::Stack& stack) {
   } catch (const std::exception& error) {
     raise_pending_interrupt();
     const std::string text = text_of(error);
-    TORCH_CHECK_WITH(OutOfMemoryError, !is_out_of_memory(error), text);
+    TORCH_CHECK_WITH(OutOfMemoryError, !is_out_of_memory(text), text);
     throw std::runtime_error(text);
   }
 }
