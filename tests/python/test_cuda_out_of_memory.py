@@ -10,7 +10,11 @@ from kinds_of_network import NETWORKS
 from test_transaction import Snapshot
 from torch import Tensor, nn
 
-pytestmark = [pytest.mark.cuda, pytest.mark.filterwarnings("ignore:adaptation cannot be recorded")]
+pytestmark = [
+    pytest.mark.cuda,
+    pytest.mark.filterwarnings("ignore:adaptation cannot be recorded"),
+    pytest.mark.filterwarnings("ignore:per_sample. the samples adapt one after another"),
+]
 
 POINTS = 12
 WIDTH, SAMPLES = 2048, 4096  # tensors of 16 and 32 MiB, which torch asks CUDA for one by one
@@ -95,4 +99,6 @@ def test_any_allocation_can_fail(is_fresh: bool, network: str, options: str) -> 
             torch.manual_seed(1)
             torch.testing.assert_close(engine.adapt(x).prediction, expected[0], rtol=1e-4, atol=1e-5)
             engine.reset()
-    assert failures > POINTS // 3
+        assert network == "hooks" or engine.explain(x).startswith("cut at the layer")
+    # Samples that do not fit adapt in smaller chunks.
+    assert failures > (0 if options == "per_sample" else POINTS // 3)
