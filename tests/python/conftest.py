@@ -20,6 +20,7 @@ def case(device: str) -> Case:
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "cuda: needs a CUDA device")
+    config.addinivalue_line("markers", "memory: measures or limits a process's memory, of which sanitizers take more")
     config.addinivalue_line("markers", "two_cuda_devices: needs two")
 
 

@@ -5,6 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 from endurance.controls import CONTROLS
 from endurance.measures import growing, growth
 
@@ -15,7 +16,7 @@ def run(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-m", "endurance.run", *arguments],
         cwd=_TESTS,
-        env=os.environ | {"PYTHONPATH": str(_TESTS)},
+        env=os.environ | {"PYTHONPATH": os.pathsep.join([str(_TESTS), os.environ.get("PYTHONPATH", "")])},
         capture_output=True,
         text=True,
         timeout=300,
@@ -23,12 +24,14 @@ def run(*arguments: str) -> subprocess.CompletedProcess[str]:
     )
 
 
+@pytest.mark.memory
 def test_nothing_grows() -> None:
     done = run("--calls=200", "--quick")
     assert done.returncode == 0, done.stdout + done.stderr
     assert "nothing grows" in done.stdout
 
 
+@pytest.mark.memory
 def test_what_leaks_is_found() -> None:
     done = run("--calls=400", "--controls")
     assert done.returncode == 1, done.stdout + done.stderr

@@ -20,12 +20,12 @@ KILLED = 0
 
 
 @pytest.fixture(scope="module")
-def failing(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The library that makes steps fail, compiled."""
+def failing(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """What to preload for steps to fail: the library that does it, compiled, behind what is preloaded already."""
     library = tmp_path_factory.mktemp("failing") / "failing_files.so"
     source = Path(__file__).parents[1] / "faults/failing_files.cpp"
     subprocess.run(["g++", "-std=c++20", "-shared", "-fPIC", str(source), "-o", str(library)], check=True)
-    return library
+    return f"{os.environ.get('LD_PRELOAD', '')} {library}"
 
 
 def make_engine(seed: int) -> IT3Engine:
@@ -86,7 +86,7 @@ KINDS: dict[str, Any] = {
 
 @pytest.mark.parametrize("error", [KILLED, errno.ENOSPC, errno.EIO])
 @pytest.mark.parametrize("kind", KINDS)
-def test_python_leaves_the_old_file_or_the_new_one(kind: str, error: int, failing: Path, tmp_path: Path) -> None:
+def test_python_leaves_the_old_file_or_the_new_one(kind: str, error: int, failing: str, tmp_path: Path) -> None:
     statement, is_new = KINDS[kind]
     expected = make_engine(1).adapt(inputs()).prediction
     before = b"what was there before"
@@ -98,7 +98,7 @@ def test_python_leaves_the_old_file_or_the_new_one(kind: str, error: int, failin
         done = subprocess.run(
             [sys.executable, "-W", "ignore", "-c", program, ",".join(map(str, steps)), str(error)],
             cwd=tmp_path,
-            env={**os.environ, "LD_PRELOAD": str(failing), "FAIL_COUNT": str(tmp_path / "count")},
+            env={**os.environ, "LD_PRELOAD": failing, "FAIL_COUNT": str(tmp_path / "count")},
             capture_output=True,
             text=True,
             check=False,
@@ -126,7 +126,7 @@ def test_python_leaves_the_old_file_or_the_new_one(kind: str, error: int, failin
 @needs_binary
 @pytest.mark.parametrize("suffix", ["npy", "pt"])
 @pytest.mark.parametrize("error", [KILLED, errno.ENOSPC, errno.EIO])
-def test_it3_adapt_leaves_the_old_files_or_the_new_ones(error: int, suffix: str, failing: Path, tmp_path: Path) -> None:
+def test_it3_adapt_leaves_the_old_files_or_the_new_ones(error: int, suffix: str, failing: str, tmp_path: Path) -> None:
     make_engine(1).save(tmp_path / "engine.pt", inputs())
     np.save(tmp_path / "x.npy", inputs().numpy())
     outputs = [f"y.{suffix}", f"u.{suffix}", "a.pt"]
@@ -140,7 +140,7 @@ def test_it3_adapt_leaves_the_old_files_or_the_new_ones(error: int, suffix: str,
         return subprocess.run(
             command,
             cwd=tmp_path,
-            env={**os.environ, "LD_PRELOAD": str(failing), **fault},
+            env={**os.environ, "LD_PRELOAD": failing, **fault},
             capture_output=True,
             text=True,
             check=False,

@@ -72,21 +72,21 @@ def deep(text: str) -> Callable[[bytes], bytes]:
     return lambda code: code.replace(b"    return", f"    y = {text}\n    return".encode(), 1)
 
 
-@pytest.mark.parametrize(
-    "text",
-    [
-        "(" * 10**5 + "1" + ")" * 10**5,
-        "-" * 10**5 + "1",
-        "not " * 10**5 + "True",
-        "1" + "+1" * 10**5,
-        "x" + "[0]" * 10**5,
-    ],
-)
-def test_code_that_is_nested(text: str, rig: Rig) -> None:
+NESTED = {
+    "parentheses": "(" * 10**5 + "1" + ")" * 10**5,
+    "minus": "-" * 10**5 + "1",
+    "not": "not " * 10**5 + "True",
+    "plus": "1" + "+1" * 10**5,
+    "index": "x" + "[0]" * 10**5,
+}
+
+
+@pytest.mark.parametrize("kind", NESTED)
+def test_code_that_is_nested(kind: str, rig: Rig) -> None:
     def change(records: Records) -> Records:
         # Its name depends on what else this process has compiled.
         name = next(n for n, code in records.items() if n.startswith("code/") and b"    return" in code)
-        return {**records, name: deep(text)(records[name])}
+        return {**records, name: deep(NESTED[kind])(records[name])}
 
     refused(rig, change, "an expression of more than 5000 operators")
 
@@ -114,6 +114,7 @@ def test_names_that_lead_elsewhere_write_nothing(name: str, rig: Rig) -> None:
     assert {path.name for path in rig.folder.parent.iterdir()} == before
 
 
+@pytest.mark.memory
 def test_sizes_of_tensors_that_memory_cannot_hold(rig: Rig) -> None:
     """A tensor in a file of inputs, of 10^12 elements over four bytes."""
     torch.save(torch.zeros(1).expand(10**6, 10**6), rig.folder / "bad.pt")

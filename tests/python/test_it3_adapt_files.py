@@ -184,6 +184,7 @@ def test_damaged_arrays(spoil, message: str, tmp_path: Path) -> None:
     assert not (tmp_path / "y.npy").exists()
 
 
+@pytest.mark.memory
 def test_inputs_larger_than_memory(tmp_path: Path) -> None:
     """A file of 2.4 GB, most of which is a hole, in a process with less."""
     torch.manual_seed(0)

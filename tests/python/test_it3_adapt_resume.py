@@ -65,7 +65,7 @@ def figures(report: str) -> dict[str, Any]:
 
 @pytest.mark.parametrize("error", [KILLED, errno.ENOSPC])
 @pytest.mark.parametrize(("way", "suffix"), [*((way, "npy") for way in WAYS), ("online, random", "pt")])
-def test_goes_on_after_each_step(way: str, suffix: str, error: int, failing: Path, tmp_path: Path) -> None:
+def test_goes_on_after_each_step(way: str, suffix: str, error: int, failing: str, tmp_path: Path) -> None:
     prepare(tmp_path)
     before = files_in(tmp_path)
     whole = call(command_of(way, suffix), tmp_path)
@@ -123,7 +123,7 @@ def test_goes_on_after_an_interruption(number: signal.Signals, tmp_path: Path) -
     assert files_in(tmp_path) == expected
 
 
-def kill_after_first_batch(command: list[str], folder: Path, failing: Path) -> dict[str, object]:
+def kill_after_first_batch(command: list[str], folder: Path, failing: str) -> dict[str, object]:
     """Return the environment in which steps kill a run."""
     fault = {"LD_PRELOAD": failing, "FAIL_WITH": KILLED, "FAIL_COUNT": folder / "count"}
     for step in range(10, 60):
@@ -133,7 +133,7 @@ def kill_after_first_batch(command: list[str], folder: Path, failing: Path) -> d
     return fault
 
 
-def begin(folder: Path, failing: Path) -> list[str]:
+def begin(folder: Path, failing: str) -> list[str]:
     """Leaves a run that was killed after its first batch, and returns its command."""
     prepare(folder)
     command = command_of("online, random", "npy", "--resume")
@@ -178,7 +178,7 @@ def changed(command: list[str], option: str, value: str | None) -> list[str]:
         (lambda c, f: torch.save({"a": 1}, f / "y.npy.resume"), "which is damaged, or not what --resume wrote; delete"),
     ],
 )
-def test_does_not_go_on_with_another_run(change: Any, message: str, failing: Path, tmp_path: Path) -> None:
+def test_does_not_go_on_with_another_run(change: Any, message: str, failing: str, tmp_path: Path) -> None:
     command = begin(tmp_path, failing)
     command = change(command, tmp_path) or command
     before = files_in(tmp_path)
@@ -192,7 +192,7 @@ def test_does_not_go_on_with_another_run(change: Any, message: str, failing: Pat
     assert {name: file for name, file in files_in(tmp_path).items() if name in before} == before
 
 
-def test_threads_and_the_form_of_the_report_may_differ(failing: Path, tmp_path: Path) -> None:
+def test_threads_and_the_form_of_the_report_may_differ(failing: str, tmp_path: Path) -> None:
     command = begin(tmp_path, failing)
     done = call([*changed(command, "--json", None), "--threads", "1"], tmp_path)
     assert done.returncode == 0, done.stderr
@@ -217,7 +217,7 @@ def test_a_run_that_fails_at_once_leaves_nothing(tmp_path: Path) -> None:
     assert files_in(tmp_path).keys() == before.keys()
 
 
-def test_runs_of_other_commands_do_not_mix(failing: Path, tmp_path: Path) -> None:
+def test_runs_of_other_commands_do_not_mix(failing: str, tmp_path: Path) -> None:
     """Two that write one of their files by the same name, of which each is killed and goes on."""
     command = begin(tmp_path, failing)
     other = [*changed(command, "--output", "z.npy"), "--lr", "0.5"]
@@ -232,7 +232,7 @@ def test_runs_of_other_commands_do_not_mix(failing: Path, tmp_path: Path) -> Non
     assert {name: (tmp_path / name).read_bytes() for name in expected} == expected
 
 
-def begin_to_name(folder: Path, failing: Path) -> list[str]:
+def begin_to_name(folder: Path, failing: str) -> list[str]:
     """Leaves a run that failed as its complete files were to get their names, and returns its command."""
     command = begin(folder, failing)
     fault = {"LD_PRELOAD": failing, "FAIL_WITH": errno.ENOSPC, "FAIL_COUNT": folder / "count"}
@@ -243,7 +243,7 @@ def begin_to_name(folder: Path, failing: Path) -> list[str]:
     raise AssertionError("no run failed there")
 
 
-def test_a_failure_at_the_very_end_loses_nothing(failing: Path, tmp_path: Path) -> None:
+def test_a_failure_at_the_very_end_loses_nothing(failing: str, tmp_path: Path) -> None:
     command = begin_to_name(tmp_path, failing)
     done = call(command, tmp_path)
     assert done.returncode == 0, done.stderr
@@ -253,7 +253,7 @@ def test_a_failure_at_the_very_end_loses_nothing(failing: Path, tmp_path: Path) 
     assert found == files_in(tmp_path)
 
 
-def test_complete_results_that_were_deleted_are_not_taken_for_written(failing: Path, tmp_path: Path) -> None:
+def test_complete_results_that_were_deleted_are_not_taken_for_written(failing: str, tmp_path: Path) -> None:
     command = begin_to_name(tmp_path, failing)
     partial_of(tmp_path, "y.npy").unlink()
     done = call(command, tmp_path)
@@ -273,7 +273,7 @@ class Counting(nn.Module):
         return ((a - b) ** 2).mean() * (1 + 0.01 * self.calls)
 
 
-def test_functions_with_a_state(failing: Path, tmp_path: Path) -> None:
+def test_functions_with_a_state(failing: str, tmp_path: Path) -> None:
     prepare(tmp_path)
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(5, 8), nn.Tanh(), nn.Linear(8, 3))

@@ -24,6 +24,7 @@ def test_at_most_four_times_the_parameters(network: str) -> None:
     assert _C.peak_memory(lambda: engine(x)) < 4 * size + summed + activations
 
 
+@pytest.mark.memory
 @pytest.mark.parametrize("network", NETWORKS)
 def test_flat_over_many_calls(network: str) -> None:
     case = make_case("mlp", torch.float32)

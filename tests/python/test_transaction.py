@@ -287,6 +287,7 @@ def test_gradients_that_are_not_finite_are_reported(case: Case) -> None:
     before.check(random=True)
 
 
+@pytest.mark.memory
 def test_memory_is_flat() -> None:
     case = make_case("cnn", torch.float32)
     engine = IT3Engine(case.model, case.layer).eval()
