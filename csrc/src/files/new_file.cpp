@@ -152,7 +152,11 @@ std::FILE* NewFile::opened() const {
   return file_;
 }
 
-void NewFile::write(const void* data, std::size_t size) { check(std::fwrite(data, 1, size, opened()) == size); }
+void NewFile::write(const void* data, std::size_t size) {
+  std::FILE* const file = opened();
+  // fwrite() may not be given a null pointer, which empty data can have.
+  check(size == 0 || std::fwrite(data, 1, size, file) == size);
+}
 
 void NewFile::write_at(std::int64_t offset, const void* data, std::size_t size) {
   check(::fseeko(opened(), offset, SEEK_SET) == 0);
