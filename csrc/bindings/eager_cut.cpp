@@ -113,11 +113,6 @@ auto keeping(const py::object& keeper, const Function& function) {
   }
 }
 
-std::string first_line(std::string_view text) {
-  const auto begin = text.find_first_not_of('\n');
-  return begin == std::string_view::npos ? "" : std::string(text.substr(begin, text.find('\n', begin) - begin));
-}
-
 /// Torch.fx replaces methods of all modules while it traces, so that only one thread may.
 ModelLock::Turn turn_to_trace() {
   static const char torch_fx = 0;
@@ -201,13 +196,12 @@ void EagerCut::keep_up() {
 
 EagerCut::Attempt EagerCut::failed_by(const std::exception& error, std::string_view whose) {
   it3::detail::rethrow_interrupt(error);
-  const std::string text = it3::detail::text_of(error);
   const auto* const of_torch = dynamic_cast<const python_error*>(&error);
   const bool is_lost = of_torch != nullptr && of_torch->value == nullptr;
   // There may be more memory at the next call; and of an error whose text is lost nothing is known.
   const auto verdict =
-      is_lost || it3::detail::is_out_of_memory(text) ? Attempt::Verdict::failed : Attempt::Verdict::final;
-  return {nullptr, std::string(whose).append(": ").append(first_line(text)), nullptr, verdict};
+      is_lost || it3::detail::is_out_of_memory(error) ? Attempt::Verdict::failed : Attempt::Verdict::final;
+  return {nullptr, std::string(whose).append(": ").append(it3::detail::first_line_of(error)), nullptr, verdict};
 }
 
 EagerCut::Attempt EagerCut::attempt(const py::object& inputs, const Inputs& tensors) const {
