@@ -4,10 +4,19 @@
 #include <c10/core/StreamGuard.h>
 #include <c10/cuda/CUDACachingAllocator.h>
 #include <c10/cuda/CUDAFunctions.h>
+#include <c10/util/Exception.h>
 
 #include "cuda_graphs/device_graph.h"
 
 namespace it3::detail {
+
+namespace {
+
+struct NoWarnings : c10::WarningHandler {
+  void process(const c10::Warning& /*warning*/) override {}
+};
+
+}  // namespace
 
 struct DeviceGraph::Recording {
   struct Graph : at::cuda::CUDAGraph {
@@ -44,6 +53,9 @@ DeviceGraph::DeviceGraph(c10::Device device, const std::function<void()>& work)
     recording_->graph.capture_end();
   } catch (...) {
     // What a broken recording leaves: the allocator and the generator would believe for ever that it goes on.
+    // If nothing is recorded yet, torch suspects a wrong stream, which misleads: the error tells the reason.
+    NoWarnings none;
+    const c10::WarningUtils::WarningHandlerGuard quiet(&none);
     clean_up([&] { recording_->graph.capture_end(); });
     if (!recording_->graph.has_ended()) {
       clean_up([&] { allocator::endAllocateToPool(device.index(), pool); });
