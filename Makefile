@@ -4,6 +4,7 @@
 # make differential   draw uses of the engine and compare each with the method written plainly; SECONDS=600 SEED=1
 # make fuzz SECONDS=600   damaged files, command lines and options: an error, no crash and no wrong result
 # make endurance   10,000 calls of each kind: memory and handles stay flat; CALLS=1000 for fewer
+# make sanitize   the tests under AddressSanitizer, UndefinedBehaviorSanitizer and ThreadSanitizer; 90 minutes on two cores
 # make zoo     the same comparison on models of torch, torchvision, timm and transformers
 # make lint    formatters, linters, types; `make format` applies what can be applied
 # make bench   time and measure against torch-ttt; ARGS="--rows MLP" for some rows, ARGS=--help for more
@@ -22,7 +23,7 @@ SOURCES := CMakeLists.txt pyproject.toml $(shell find cmake csrc python -type f 
 CPP := $(shell find csrc examples tests benchmarks -name "*.cpp" -o -name "*.h")
 CMAKE_FILES := CMakeLists.txt $(shell find cmake csrc examples tests benchmarks -name CMakeLists.txt -o -name "*.cmake")
 
-.PHONY: demo test differential fuzz endurance zoo bench studies lint format tidy stubs clean
+.PHONY: demo test differential fuzz endurance sanitize zoo bench studies lint format tidy stubs clean
 .DELETE_ON_ERROR:
 
 demo: .venv/.it3 .venv/.demo
@@ -48,6 +49,10 @@ endurance: .venv/.it3 .venv/.test
 	$(BIN)/cmake -S . -B $(BUILD) -DIT3_BUILD_TESTS=ON -DIT3_BUILD_APPS=ON
 	$(BIN)/cmake --build $(BUILD) --parallel $(JOBS) --target it3-adapt
 	PYTHONPATH=tests IT3_ADAPT=$(abspath $(BUILD))/csrc/apps/it3-adapt $(BIN)/python -m endurance.run --calls $(CALLS)
+
+sanitize: .venv/.it3 .venv/.test
+	tools/run_sanitized.sh address
+	tools/run_sanitized.sh thread
 
 # Apart from .venv's packages: beside torch for CPUs, torchvision's operators are missing, which breaks others' imports.
 ZOO := .venv/zoo
