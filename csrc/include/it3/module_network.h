@@ -64,9 +64,10 @@ class IT3_API ModuleNetwork : public Network {
   /// Raises c10::ValueError if one of them is null, and unless exactly one InjectionPoint is registered in the module.
   ModuleNetwork(std::shared_ptr<torch::nn::Module> module, const Forward& forward);
 
-  /// A Sequential, injected into behind one of its children, by name. What comes before runs once for both passes, and
-  /// once for all where none of it adapts: it must not depend on chance in eval mode. Every child takes one tensor and
-  /// returns one. The children are those of now: build another network after adding some.
+  /// A Sequential, injected into behind one of its children, by name. What comes before runs once for both passes,
+  /// unless it draws random numbers in training, and once for all where none of it adapts: it must not depend on chance
+  /// in eval mode. Every child takes one tensor and returns one. The children are those of now: build another network
+  /// after adding some.
   ///
   /// Raises c10::ValueError, with the names there are, if there is no such child. A pass raises it for other inputs
   /// than one tensor.
@@ -103,6 +104,7 @@ class IT3_API ModuleNetwork : public Network {
   friend class ModuleWorkingCopy;
   /// Whether the head gives the same in each pass: none of it adapts, and all of it is in eval mode.
   bool has_fixed_head(const std::vector<NamedParameter>& adapted) const;
+  bool is_head_training() const;
   /// The buffers, and those of the parameters that forward() may write to, as an embedding with a greatest norm does.
   std::vector<at::Tensor> writable(const std::vector<at::Tensor>& parameters) const;
   /// To be told after the first passes which tensors they wrote to.

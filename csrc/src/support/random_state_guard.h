@@ -1,6 +1,8 @@
 #pragma once
 
+#include <algorithm>
 #include <exception>
+#include <mutex>
 #include <utility>
 #include <vector>
 
@@ -25,6 +27,13 @@ class RandomStateGuard {
     for (auto& [generator, state] : states_) generator.set_state(state);
   }
 
+  /// Whether a random number was drawn since.
+  bool has_changed() const {
+    return std::any_of(states_.begin(), states_.end(), [](const auto& known) {
+      return !at::equal(state_of(known.first), known.second);
+    });
+  }
+
   RandomStateGuard(const RandomStateGuard&) = delete;
   RandomStateGuard& operator=(const RandomStateGuard&) = delete;
 
@@ -34,8 +43,12 @@ class RandomStateGuard {
     for (const auto& [known, state] : states_) {
       if (known == generator) return;
     }
+    states_.emplace_back(generator, state_of(generator));
+  }
+
+  static at::Tensor state_of(at::Generator generator) {
     const std::scoped_lock lock(generator.mutex());
-    states_.emplace_back(generator, generator.get_state());
+    return generator.get_state();
   }
 
   bool always_;

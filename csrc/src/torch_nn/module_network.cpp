@@ -12,6 +12,7 @@
 #include <it3/backend/swapped_working_copy.h>
 
 #include "support/nearest_name.h"
+#include "support/random_state_guard.h"
 #include "support/write_count.h"
 #include "torch_nn/module_origin.h"
 
@@ -277,13 +278,21 @@ ModuleNetwork::ModuleNetwork(const torch::nn::Sequential& model, const std::stri
   };
   const auto run_head = [head](const Inputs& inputs) { return run(*head, single_tensor(inputs)); };
   prepare_ = [run_head](const Inputs& inputs) { return FirstPass{{}, {run_head(inputs)}}; };
-  predict_ = [run_head, run_tail](const Inputs& inputs, const Inject* inject) {
+  predict_ = [this, run_head, run_tail](const Inputs& inputs, const Inject* inject) {
+    std::optional<detail::RandomStateGuard> drawn;
+    if (is_head_training()) drawn.emplace(module_->parameters());
     const at::Tensor features = run_head(inputs);
+    if (drawn && drawn->has_changed()) return FirstPass{run_tail(features, inject), {}};
     return FirstPass{run_tail(features, inject), {features}};
   };
-  resume_ = [run_tail](const Inputs&, const FirstPass& first, const Inject* inject) {
-    return run_tail(first.carried[0].toTensor(), inject);
+  resume_ = [run_head, run_tail](const Inputs& inputs, const FirstPass& first, const Inject* inject) {
+    return run_tail(first.carried.empty() ? run_head(inputs) : first.carried[0].toTensor(), inject);
   };
+}
+
+bool ModuleNetwork::is_head_training() const {
+  return module_->is_training() ||
+         std::any_of(head_.begin(), head_.end(), [](const auto& layer) { return layer->is_training(); });
 }
 
 bool ModuleNetwork::has_fixed_head(const std::vector<NamedParameter>& adapted) const {

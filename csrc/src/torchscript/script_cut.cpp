@@ -199,12 +199,13 @@ void note_writes(
   }
 }
 
-/// Notes what depends on chance, and what the head repeats.
-void note_chance(ScriptCut& cut, const Parts& parts) {
+/// Notes what depends on chance. Training draws anew in each pass.
+void note_chance(ScriptCut& cut, const Parts& parts, bool in_eval_mode) {
   const bool head_may_differ = std::any_of(parts.head.begin(), parts.head.end(), may_differ);
   cut.draws_random_numbers = head_may_differ || std::any_of(parts.tail.begin(), parts.tail.end(), may_differ);
   const bool writes_lifted =
       std::any_of(cut.lifted.begin(), cut.lifted.end(), [](const LiftedTensor& t) { return t.is_written; });
+  cut.repeats_head |= !in_eval_mode && head_may_differ;
   cut.is_head_fixed = !head_may_differ && !cut.writes_inputs && !writes_lifted;
 }
 
@@ -248,7 +249,7 @@ ScriptCut cut_script(
   cut.lifted = flat.lifted;
   note_reads(cut, parts, inputs, has_any_layout);
   note_writes(cut, ScriptWrites(flat.graph), parts, handed, in_eval_mode);
-  note_chance(cut, parts);
+  note_chance(cut, parts, in_eval_mode);
   return cut;
 }
 

@@ -56,7 +56,8 @@ struct ScriptCut {
   bool draws_random_numbers = false;
   /// Whether the head gives the same whenever it runs on the same: nothing in it is drawn, or written from outside.
   bool is_head_fixed = false;
-  /// Whether the head changes what the module keeps from call to call, so that each pass needs a run of its own.
+  /// Whether each pass needs a run of its own of the head: it changes what the module keeps from call to call, or draws
+  /// random numbers in training.
   bool repeats_head = false;
   bool writes_inputs = false;
   /// Which of (features, crossing..., inputs...) the tail writes to: it then needs a copy for each run.

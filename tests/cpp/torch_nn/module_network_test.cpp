@@ -138,6 +138,32 @@ TEST(ModuleNetwork, AdaptsInEvalModeAndGivesTheFlagsBack) {
   }
 }
 
+TEST(ModuleNetwork, TrainingDrawsAnewInEachPass) {
+  torch::manual_seed(0);
+  torch::nn::Sequential model(
+      {{"a", torch::nn::Linear(5, 8)},
+       {"norm", torch::nn::BatchNorm1d(8)},
+       {"drop", torch::nn::Dropout()},
+       {"b", torch::nn::Linear(8, 8)},
+       {"drop2", torch::nn::Dropout()},
+       {"c", torch::nn::Linear(8, 3)}});
+  const auto x = torch::randn({6, 5});
+  const Inject as_it_is([](const at::Tensor& features) { return features; });
+  ModuleNetwork network(model, "b");
+  for (const bool trains : {true, false}) {
+    model->train(trains);
+    const auto counted = model->named_buffers()["norm.num_batches_tracked"].item<std::int64_t>();
+    torch::manual_seed(1);
+    const FirstPass first = network.predict(x);
+    const at::Tensor second = network.resume(x, first, &as_it_is);
+    EXPECT_EQ(model->named_buffers()["norm.num_batches_tracked"].item<std::int64_t>(), counted + (trains ? 1 : 0));
+    torch::manual_seed(1);
+    EXPECT_TRUE(torch::allclose(first.prediction, model->forward(x)));
+    EXPECT_TRUE(torch::allclose(second, model->forward(x)));
+    EXPECT_EQ(torch::allclose(second, first.prediction), !trains);
+  }
+}
+
 TEST(ModuleNetwork, KeepsWhatTheHeadGave) {
   torch::manual_seed(0);
   const torch::nn::Linear last(4, 2);

@@ -130,6 +130,36 @@ TEST(ScriptNetwork, UpdatesBuffersOnceATrainingStep) {
   EXPECT_EQ(problem.module.attr("calls").toTensor().item<double>(), 1);
 }
 
+TEST(ScriptNetwork, TrainingDrawsAnewInEachPass) {
+  torch::manual_seed(0);
+  torch::jit::Module module("Random");
+  module.register_attribute("training", c10::BoolType::get(), true);
+  module.register_module("first", linear(5, 8));
+  module.register_module("middle", linear(8, 8));
+  module.register_module("last", linear(8, 3));
+  module.register_buffer("calls", torch::zeros({}, f64));
+  module.define(R"(
+def forward(self, x):
+  self.calls.add_(1)
+  h = torch.dropout(torch.tanh(self.first.forward(x)), 0.5, self.training)
+  return self.last.forward(torch.dropout(torch.tanh(self.middle.forward(h)), 0.5, self.training))
+)");
+  const auto x = torch::randn({6, 5}, f64);
+  ScriptNetwork network(module, "middle");
+  const Inject as_it_is([](const at::Tensor& features) { return features; });
+  for (int call = 1; call < 3; ++call) {
+    torch::manual_seed(call);
+    const FirstPass first = network.predict(x);
+    const at::Tensor second = network.resume(x, first, &as_it_is);
+    EXPECT_EQ(module.attr("calls").toTensor().item<double>(), call);
+    torch::manual_seed(call);
+    torch::jit::Module copy = module.deepcopy();
+    EXPECT_TRUE(torch::allclose(first.prediction, copy.forward({x}).toTensor()));
+    EXPECT_TRUE(torch::allclose(second, copy.forward({x}).toTensor()));
+    EXPECT_FALSE(torch::allclose(second, first.prediction));
+  }
+}
+
 TEST(ScriptNetwork, AdaptsInThreadsAsOneAfterTheOther) {
   ScriptProblem problem;
   auto network = std::make_shared<ScriptNetwork>(problem.module, "middle");
