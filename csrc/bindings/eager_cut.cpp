@@ -21,6 +21,7 @@
 #include "script_from_python.h"
 #include "support/error_text.h"
 #include "support/full_float32.h"
+#include "support/no_saved_tensor_hooks.h"
 #include "support/random_state_guard.h"
 #include "support/write_count.h"
 #include "swapped_state.h"
@@ -207,7 +208,13 @@ EagerCut::Attempt EagerCut::failed_by(const std::exception& error, std::string_v
 EagerCut::Attempt EagerCut::attempt(const py::object& inputs, const Inputs& tensors) const {
   const c10::InferenceMode no_inference(false);
   const at::AutoGradMode with_gradients(true);
+  const it3::detail::NoSavedTensorHooks no_hooks;
   const std::vector<NamedParameter> parameters = parameters_of(model_);
+  std::vector<at::Tensor> held = every_parameter(model_);
+  for (at::Tensor& buffer : buffers_of(model_)) held.push_back(std::move(buffer));
+  if (!std::all_of(held.begin(), held.end(), [](const at::Tensor& t) { return t.is_leaf(); })) {  // functional_call()
+    return {nullptr, "parameters are computed from other tensors", nullptr, Attempt::Verdict::failed};
+  }
   const it3::detail::RandomStateGuard random_state(tensors_of(parameters), /*always=*/true);
   const py::object layer = submodule_of(model_, layer_);
   PythonNetwork hooked(
@@ -229,7 +236,7 @@ EagerCut::Attempt EagerCut::attempt(const py::object& inputs, const Inputs& tens
       const EvalScope eval(model_);
       const SwappedBuffers buffers({model_});
       SwappedState state(model_);
-      for (const at::Tensor& tensor : every_parameter(model_)) state.swap_out(tensor);
+      for (const at::Tensor& tensor : held) state.swap_out(tensor);
       const Arguments arguments = own_arguments();
       plan.attr("record")(arguments.args, arguments.kwargs);
     } catch (const std::exception& error) {
@@ -241,10 +248,15 @@ EagerCut::Attempt EagerCut::attempt(const py::object& inputs, const Inputs& tens
     std::shared_ptr<ScriptNetwork> cut;
     try {
       const EvalScope eval(model_);
-      const SwappedState state(model_);
+      SwappedState state(model_);
+      for (const at::Tensor& tensor : held) state.swap_out(tensor);  // what is not recorded runs while tracing
       const Arguments arguments = own_arguments();
       const auto alone = turn_to_trace();
+      const it3::detail::RandomStateGuard while_tracing(tensors_of(parameters), /*always=*/true);
       const py::object script = plan.attr("trace")(arguments.args, arguments.kwargs);
+      if (while_tracing.has_changed()) {
+        return Attempt{nullptr, "forward() draws random numbers that a trace would fix", nullptr};
+      }
       cut = script_network_from(script, python_parts().traced_features);
     } catch (const py::error_already_set& error) {
       return failed_by(error, "torch.fx or torch.jit.script cannot take it");

@@ -98,9 +98,10 @@ class Recorder:
             sys.setprofile(before)
             self._importing = None
             if not _are_same(states, global_random_states()):
-                self._object("forward() draws random numbers with Python's random or NumPy")
+                self.object_to("forward() draws random numbers with Python's random or NumPy")
 
-    def _object(self, objection: str) -> None:
+    def object_to(self, objection: str) -> None:
+        """Note why what is run cannot be repeated without Python; the first reason stays."""
         self.objection = self.objection or objection
 
     def _event(self, frame: FrameType, event: str, arg: Any) -> None:
@@ -113,20 +114,20 @@ class Recorder:
         elif event == "c_call" and id(code) in self.codes:
             objection = _objection_to(arg)
             if objection:
-                self._object(objection)
+                self.object_to(objection)
 
     def _enter(self, frame: FrameType, code: CodeType) -> None:
         if code.co_filename.startswith("<frozen importlib"):
             self._importing = frame
         elif code.co_filename in ("<frozen os>", os.__file__) and code.co_qualname.startswith(("_Environ", "getenv")):
-            self._object("forward() reads os.environ")
+            self.object_to("forward() reads os.environ")
         elif is_users(code):
             self.codes[id(code)] = (code, frame.f_globals)
         else:
             self._quiet[id(code)] = code
             caller = frame.f_back
             if caller is not None and id(caller.f_code) in self.codes and code.co_name in _REFUSED["torch"]:
-                self._object(f"forward() calls {code.co_name}()")
+                self.object_to(f"forward() calls {code.co_name}()")
 
 
 def _objection_to(function: Any) -> str:

@@ -4,6 +4,7 @@ What comes out is a proposal, as tracing fixes what it saw of Python: the core c
 """
 
 import itertools
+import sys
 import threading
 import warnings
 from functools import partial
@@ -13,12 +14,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
 from torch.fx.proxy import ParameterProxy
+from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
+from torch.utils.weak import WeakIdKeyDictionary
 
 from it3 import _C
 from it3.keeping import Keeper
 from it3.reads import Reads
-from it3.recording import Recorder
+from it3.recording import Recorder, is_users
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -82,6 +85,44 @@ class _Tracer(fx.Tracer):
         return self.at_layer(self, output) if m is self.layer else output
 
 
+class _ValueReads(TorchFunctionMode):
+    """Notes where code of the user's makes a number of what came from inputs or weights, as `if x.max() > 3:` does.
+
+    A trace that meets such code fails, unless it is behind a test whether x is a tensor, which what torch.fx hands
+    around is not.
+    """
+
+    names = frozenset(
+        {
+            *("__bool__", "__int__", "__float__", "__complex__", "__index__", "__contains__", "__array__"),
+            *("item", "tolist", "numpy", "equal", "allclose", "is_nonzero"),
+        }
+    )
+
+    def __init__(self, recorder: Recorder, sources: Any) -> None:
+        super().__init__()
+        self.recorder = recorder
+        self.variables = WeakIdKeyDictionary()  # the sources, and what is computed from them
+        self._add(sources)
+
+    def _add(self, tensors: Any) -> None:
+        self.variables.update((leaf, True) for leaf in pytree.tree_leaves(tensors) if isinstance(leaf, Tensor))
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        name, given = getattr(func, "__name__", ""), (args, kwargs or {})
+        if not any(isinstance(leaf, Tensor) and leaf in self.variables for leaf in pytree.tree_leaves(given)):
+            return func(*args, **(kwargs or {}))
+        if name in self.names:
+            frame = sys._getframe(1)
+            while frame.f_back is not None and frame.f_code.co_filename == torch.overrides.__file__:
+                frame = frame.f_back
+            if is_users(frame.f_code):
+                self.recorder.object_to("forward() depends on the values of tensors")
+        result = func(*args, **(kwargs or {}))
+        self._add(args[0] if name == "__setitem__" else result)
+        return result
+
+
 class Plan:
     """How one kind of call is traced: what the model does and reads is recorded first, then it is traced by torch.fx.
 
@@ -121,7 +162,9 @@ class Plan:
 
         handle = self.layer.register_forward_hook(see_layer)
         try:
-            output = self._recorder.run(lambda: self.model(*args, **kwargs))
+            sources = [args, kwargs, *self.model.parameters(), *self.model.buffers()]
+            with _ValueReads(self._recorder, sources):
+                output = self._recorder.run(lambda: self.model(*args, **kwargs))
             self._structures["model"] = _structure_of(output)
         finally:
             handle.remove()

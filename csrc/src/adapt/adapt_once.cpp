@@ -20,6 +20,7 @@
 #include "method/functions_apart.h"
 #include "network/pass_inputs.h"
 #include "support/mixed_precision.h"
+#include "support/no_saved_tensor_hooks.h"
 #include "support/random_state_guard.h"
 
 namespace it3::detail {
@@ -29,6 +30,7 @@ namespace {
 struct GradientMode {
   c10::InferenceMode no_inference{false};
   at::AutoGradMode with_gradients{true};
+  NoSavedTensorHooks no_hooks;
 };
 
 /// The inner loop, or its replay if a like call was recorded.
