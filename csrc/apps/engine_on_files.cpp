@@ -73,7 +73,7 @@ void EngineOnFiles::calibrate(Batches batches, double quantile) {
   std::vector<at::Tensor> distances;
   distances.reserve(static_cast<std::size_t>(batches.count()));
   for (std::int64_t i = 0; i < batches.count(); ++i) {
-    distances.push_back(call([&] { return engine_.uncertainty(batches[i]); }));
+    distances.push_back(call(batches[i], [&](const Inputs& batch) { return engine_.uncertainty(batch); }));
     check_not_asked_to_end();
   }
   engine_.options.threshold = quantile_of(distances, quantile);
@@ -83,7 +83,8 @@ Results EngineOnFiles::adapt(
     Batches& batches, Outputs& outputs, Results results, const std::function<void(Results&)>& after_batch) {
   Progress progress(batches.count(), results.batches);
   for (std::int64_t i = results.batches; i < batches.count(); ++i) {
-    const Adaptation adapted = call([&] { return engine_.adapt(batches[i], /*with_details=*/true); });
+    const Adaptation adapted =
+        call(batches[i], [&](const Inputs& batch) { return engine_.adapt(batch, /*with_details=*/true); });
     TORCH_CHECK_VALUE(
         adapted.prediction.dim() > 0 || batches.count() == 1,
         "the prediction is one number for a whole batch, so that it cannot be told which samples it belongs to; leave "
@@ -126,7 +127,7 @@ Checkpoint EngineOnFiles::checkpoint(const Results& results, Outputs* outputs) c
 
 void EngineOnFiles::go_on_from(const Checkpoint& checkpoint, Batches& batches) {
   // What an engine finds out at its first call is found out from the same batch.
-  call([&] { return engine_.uncertainty(batches[0]); });
+  call(batches[0], [&](const Inputs& batch) { return engine_.uncertainty(batch); });
   engine_.options.threshold = checkpoint.threshold;
   if (!checkpoint.engine.isNone()) engine_.set_state(state_from(checkpoint.engine));
   const at::NoGradGuard no_grad;

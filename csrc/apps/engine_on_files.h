@@ -14,6 +14,7 @@
 #include "batches.h"
 #include "checkpoint.h"
 #include "end_request.h"
+#include "files/input_notes.h"
 #include "report.h"
 #include "support/error_text.h"
 #include "support/nearest_name.h"
@@ -61,15 +62,15 @@ class EngineOnFiles {
 
  private:
   template <typename Work>
-  std::invoke_result_t<Work> call(const Work& work) {
+  std::invoke_result_t<Work, const Inputs&> call(const Inputs& inputs, const Work& work) {
     try {
-      return work();
+      return work(inputs);
     } catch (const EndRequested&) {
       throw;
     } catch (const std::exception& error) {
       TORCH_CHECK(
-          false, detail::first_line_of(error), " (the engine was saved with the inputs ", detail::join(saved_with_),
-          ")");
+          false, detail::first_line_of(error), " (the inputs are ", detail::join(detail::notes_of(inputs)),
+          "; the engine was saved with the inputs ", detail::join(saved_with_), ")");
     }
   }
 

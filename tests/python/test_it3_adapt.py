@@ -217,7 +217,22 @@ def truncate(path: Path) -> None:
             [],
             "x.npy cannot be read: its elements are of NumPy's type '<U1'; accepted are bool",
         ),
-        (lambda f: np.save(f / "x.npy", np.zeros((4, 5), "f4")), [], "(4x5 and 6x8) (the engine was saved with the in"),
+        (
+            lambda f: np.save(f / "x.npy", np.zeros((4, 5), "f4")),
+            [],
+            "(4x5 and 6x8) (the inputs are Float [4, 5]; the engine was saved with the inputs Float [7, 6])",
+        ),
+        (
+            lambda f: torch.save([torch.zeros(4, 6)] * 2, f / "x.pt"),
+            ["x.pt"],
+            "(the inputs are Float [4, 6], Float [4, 6]; the engine was saved with the inputs Float [7, 6])",
+        ),
+        (
+            lambda f: torch.save((torch.zeros(4, 6), (torch.zeros(4, 6),)), f / "x.pt"),
+            ["x.pt"],
+            "the engine was saved with the inputs Float [7, 6])",
+        ),
+        (lambda f: (f / "in.npy").mkdir(), ["in.npy"], "in.npy is a folder; give the name of a file"),
         (lambda f: np.save(f / "x.npy", np.full((4, 6), np.nan)), [], "the loss at step 1 of 3 is nan"),
         (
             lambda f: np.save(f / "x.npy", np.zeros((0, 6), "f4")),
@@ -226,7 +241,9 @@ def truncate(path: Path) -> None:
         ),
         (lambda f: None, ["--device", "cuda:99"], "there is no device cuda:99; this machine"),
         (lambda f: None, ["--device", "quantum"], "quantum"),
+        (lambda f: None, ["--device", "meta"], "--device must be cpu, cuda, or cuda: and a number, not meta"),
         (lambda f: None, ["--layer", "7"], "the model has no layer '7'"),
+        (lambda f: None, ["--layer", "nope"], "the model has no layer 'nope'; did you mean '0'? Its layers are 0, 1"),
         (lambda f: None, ["--layer", "4"], "the default embedder cannot bring"),
         (lambda f: None, ["--set", "momentum=0.9"], "momentum is for sgd and rmsprop"),
         (lambda f: None, ["--uncertainty", "u.txt"], "u.txt must end in .npy or .pt"),
@@ -242,7 +259,8 @@ def test_failures_are_one_line_and_leave_nothing(spoil, arguments: list[str], me
     saved_engine(tmp_path)
     spoil(tmp_path)
     before = {path.name for path in tmp_path.iterdir()}
-    done = run(tmp_path / "engine.pt", "--input", tmp_path / "x.npy", "--output", tmp_path / "y.npy", *arguments)
+    inputs, *options = arguments if arguments and not arguments[0].startswith("--") else ["x.npy", *arguments]
+    done = run(tmp_path / "engine.pt", "--input", tmp_path / inputs, "--output", tmp_path / "y.npy", *options)
     assert done.returncode == 1
     assert message in done.stderr
     assert done.stderr.count("\n") == 1

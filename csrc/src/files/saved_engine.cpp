@@ -11,6 +11,7 @@
 #include <torch/csrc/jit/serialization/pickle.h>
 
 #include "files/archive.h"
+#include "files/input_notes.h"
 #include "files/open_file.h"
 #include "files/saved_module.h"
 #include "method/passes.h"
@@ -163,30 +164,23 @@ Dictionary description_in(const detail::Archive& archive) {
   return dictionary;
 }
 
-std::string note(const at::Tensor& t) { return c10::str(t.scalar_type(), " ", t.sizes()); }
-
 }  // namespace
 
 Notes take_notes(ScriptNetwork& network, const Method& method, const Inputs& inputs) {
   const at::NoGradGuard no_grad;
   Notes notes;
   if (const auto name = network.module().type()->name()) notes.model = name->name();
-  for (const auto& input : inputs.args) {
-    notes.inputs.push_back(input.isTensor() ? note(input.toTensor()) : input.tagKind());
-  }
-  for (const auto& [name, input] : inputs.kwargs) {
-    notes.inputs.push_back(name + ": " + (input.isTensor() ? note(input.toTensor()) : input.tagKind()));
-  }
+  notes.inputs = detail::notes_of(inputs);
   const auto copy = network.checkout({});
   detail::PassInputs pass_inputs(inputs, inputs, network.may_write_inputs());
   Method noting = method;
   noting.embed = [&](const at::Tensor& prediction, const at::Tensor& features) {
-    notes.features = note(features);
+    notes.features = detail::note(features);
     return method.embed(prediction, features);
   };
   const detail::Passes passes(noting, pass_inputs);
   const FirstPass first = passes.first(*copy);
-  notes.prediction = note(first.prediction);
+  notes.prediction = detail::note(first.prediction);
   passes.second(*copy, first, first.prediction);
   return notes;
 }
