@@ -19,6 +19,7 @@ inline std::vector<std::string> notes_of(const Inputs& inputs) {
     return input.isTensor() ? note(input.toTensor()) : input.tagKind();
   };
   std::vector<std::string> notes;
+  notes.reserve(inputs.args.size() + inputs.kwargs.size());
   for (const auto& input : inputs.args) notes.push_back(note_of(input));
   for (const auto& [name, input] : inputs.kwargs) notes.push_back(name + ": " + note_of(input));
   return notes;

@@ -39,7 +39,7 @@ class RandomStateGuard {
 
  private:
   void save(at::Device device) {
-    at::Generator generator = at::globalContext().defaultGenerator(device);
+    const at::Generator generator = at::globalContext().defaultGenerator(device);
     for (const auto& [known, state] : states_) {
       if (known == generator) return;
     }
