@@ -3,10 +3,13 @@
 #include <algorithm>
 
 #include <ATen/ATen.h>
+#include <ATen/PythonTorchFunctionTLS.h>
 #include <ATen/core/grad_mode.h>
 #include <c10/core/InferenceMode.h>
+#include <c10/core/SafePyObject.h>
 #include <c10/util/Exception.h>
 #include <torch/csrc/Exceptions.h>
+#include <torch/csrc/PyInterpreter.h>
 #include <torch/csrc/autograd/python_variable.h>
 
 #include <it3/backend/interrupts.h>
@@ -93,6 +96,22 @@ class WriteGuard {
   std::vector<at::Tensor> tensors_;
   std::vector<std::int64_t> versions_;
   std::vector<at::Tensor> values_;
+};
+
+/// Has a TorchFunctionMode on while it lives: in C++, as a Ctrl-C could end the Python code that takes it off.
+class FunctionMode {
+ public:
+  explicit FunctionMode(py::object mode) {
+    TLS::push_onto_stack(std::make_shared<c10::SafePyObject>(mode.release().ptr(), getPyInterpreter()));
+  }
+  ~FunctionMode() { TLS::set_state(before_); }
+  FunctionMode(const FunctionMode&) = delete;
+  FunctionMode& operator=(const FunctionMode&) = delete;
+
+ private:
+  using TLS = at::impl::PythonTorchFunctionTLS;
+
+  const TLS before_ = TLS::get_state();
 };
 
 /// Calls a function, and puts back what an it3.keeping.Keeper keeps, whatever happens. A Ctrl-C can end that too: then
@@ -238,6 +257,7 @@ EagerCut::Attempt EagerCut::attempt(const py::object& inputs, const Inputs& tens
       SwappedState state(model_);
       for (const at::Tensor& tensor : held) state.swap_out(tensor);
       const Arguments arguments = own_arguments();
+      const FunctionMode mode(plan.attr("value_reads")(arguments.args, arguments.kwargs));
       plan.attr("record")(arguments.args, arguments.kwargs);
     } catch (const std::exception& error) {
       it3::detail::rethrow_interrupt(error);

@@ -154,6 +154,10 @@ class Plan:
         """Return why the model has to run whole; empty if nothing is known."""
         return self._obstacle or self._recorder.objection
 
+    def value_reads(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> TorchFunctionMode:
+        """Return the mode to be on while the model is run once on these inputs."""
+        return _ValueReads(self._recorder, [args, kwargs, *self.model.parameters(), *self.model.buffers()])
+
     def record(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Run the model once, on inputs that may be written to."""
 
@@ -162,9 +166,7 @@ class Plan:
 
         handle = self.layer.register_forward_hook(see_layer)
         try:
-            sources = [args, kwargs, *self.model.parameters(), *self.model.buffers()]
-            with _ValueReads(self._recorder, sources):
-                output = self._recorder.run(lambda: self.model(*args, **kwargs))
+            output = self._recorder.run(lambda: self.model(*args, **kwargs))
             self._structures["model"] = _structure_of(output)
         finally:
             handle.remove()
