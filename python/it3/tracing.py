@@ -109,16 +109,18 @@ class _ValueReads(TorchFunctionMode):
         self.variables.update((leaf, True) for leaf in pytree.tree_leaves(tensors) if isinstance(leaf, Tensor))
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        name, given = getattr(func, "__name__", ""), (args, kwargs or {})
-        if not any(isinstance(leaf, Tensor) and leaf in self.variables for leaf in pytree.tree_leaves(given)):
-            return func(*args, **(kwargs or {}))
+        kwargs = kwargs or {}
+        given = pytree.tree_leaves((args, kwargs))
+        if not any(isinstance(leaf, Tensor) and leaf in self.variables for leaf in given):
+            return func(*args, **kwargs)
+        name = getattr(func, "__name__", "")
         if name in self.names:
             frame = sys._getframe(1)
             while frame.f_back is not None and frame.f_code.co_filename == torch.overrides.__file__:
                 frame = frame.f_back
             if is_users(frame.f_code):
                 self.recorder.object_to("forward() depends on the values of tensors")
-        result = func(*args, **(kwargs or {}))
+        result = func(*args, **kwargs)
         self._add(args[0] if name == "__setitem__" else result)
         return result
 

@@ -6,28 +6,14 @@ import copy
 import pytest
 import torch
 from it3 import IT3Engine
+from test_eager_state import Plain, X, why_not
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
-
-X = torch.randn(5, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
 
 
 @pytest.fixture(autouse=True)
 def _seed() -> None:
     torch.manual_seed(0)
-
-
-class Plain(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.first, self.layer, self.last = nn.Linear(6, 8), nn.Linear(8, 8), nn.Linear(8, 3)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.last(self.layer(self.first(x).tanh()).tanh())
-
-
-def why_not(engine: IT3Engine) -> str:
-    return engine._core.setup_of(engine).why_not_cut(X)
 
 
 class Guarded(nn.Module):
@@ -58,7 +44,7 @@ def test_values_that_decide_are_seen_behind_a_guard(guard: str) -> None:
     engine = IT3Engine(Guarded(guard).double().eval(), "layer").eval()
     for x in (X, X * 100):
         torch.testing.assert_close(engine.adapt(x, num_steps=0).prediction, engine.model(x))
-    assert "tensor" in why_not(engine)
+    assert "tensor" in why_not(engine, X)
 
 
 class Tosses(Plain):
@@ -72,7 +58,7 @@ def test_what_is_tossed_while_tracing_is_not_fixed() -> None:
         torch.manual_seed(seed)
         engine = IT3Engine(Tosses().double().eval(), "layer").eval()
         engine.adapt(X)
-        assert "forward() draws random numbers that a trace would fix" in why_not(engine)
+        assert "forward() draws random numbers that a trace would fix" in why_not(engine, X)
 
 
 class WritesThroughContainers(Plain):
