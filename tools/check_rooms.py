@@ -6,6 +6,7 @@ from pathlib import Path
 
 FLOORS = (
     {"engine"},
+    {"exported"},
     {"adapt", "files"},
     {"cuda_graphs", "torch_nn", "torchscript"},
     {"method"},
@@ -13,7 +14,14 @@ FLOORS = (
     {"support"},
 )
 # Public headers without a source file of their name; those of no room are for all.
-HEADERS = {"export": None, "it3": None, "graphs": "cuda_graphs", "method": "method", "network": "network"}
+HEADERS = {
+    "export": None,
+    "it3": None,
+    "exported_graph": "exported",
+    "graphs": "cuda_graphs",
+    "method": "method",
+    "network": "network",
+}
 
 
 def main() -> int:

@@ -248,12 +248,10 @@ void bind_engine(py::module_& module) {
       "A quantile of the values of some tensors together.");
   module.def(
       "use_python_parts",
-      [](py::object embedder_class, py::object tracing_plan, std::string traced_features, py::object other_statistics) {
-        use_python_parts(
-            {std::move(embedder_class), std::move(tracing_plan), std::move(traced_features),
-             std::move(other_statistics)});
+      [](py::object embedder_class, py::object tracing_plan, py::object other_statistics) {
+        use_python_parts({std::move(embedder_class), std::move(tracing_plan), std::move(other_statistics)});
       },
-      py::arg("embedder_class"), py::arg("tracing_plan"), py::arg("traced_features"), py::arg("other_statistics"),
+      py::arg("embedder_class"), py::arg("tracing_plan"), py::arg("other_statistics"),
       "Takes what of it3 is written in Python, and called by the core's bindings.");
   module.def(
       "check_feedback", translated([](const std::string& name) { feedback_by_name(name); }), py::arg("name"),

@@ -3,45 +3,49 @@
 #include <algorithm>
 
 #include <ATen/ATen.h>
-#include <ATen/PythonTorchFunctionTLS.h>
 #include <ATen/core/grad_mode.h>
 #include <c10/core/InferenceMode.h>
-#include <c10/core/SafePyObject.h>
 #include <c10/util/Exception.h>
 #include <torch/csrc/Exceptions.h>
-#include <torch/csrc/PyInterpreter.h>
 #include <torch/csrc/autograd/python_variable.h>
 
 #include <it3/backend/interrupts.h>
 #include <it3/backend/network_outputs.h>
+#include <it3/exported_network.h>
 
 #include "every_parameter.h"
+#include "exported_from_python.h"
 #include "in_dims_from_python.h"
 #include "module_tree.h"
+#include "no_fast_path.h"
 #include "python_network.h"
 #include "python_parts.h"
 #include "python_values.h"
-#include "script_from_python.h"
+#include "quiet_export.h"
+#include "recording_scopes.h"
 #include "support/error_text.h"
 #include "support/full_float32.h"
 #include "support/no_saved_tensor_hooks.h"
 #include "support/random_state_guard.h"
 #include "support/write_count.h"
 #include "swapped_state.h"
+#include "uninterrupted.h"
 
 namespace it3::python {
 namespace {
 
+constexpr const char* exported_layer = "it3_features";  // in the program, whatever it is called in the model
 constexpr int most_changes = 10;
 constexpr std::size_t most_attempts = 10;
 constexpr int most_not_finite = 10;
 
-/// Collects the tensors in inputs, in the order of torch's pytree, and tells everything else by a text. False if there
-/// is something of another kind.
+/// Collects the tensors in inputs, in the order of torch's pytree, and tells everything but their sizes and values by a
+/// text. False if there is something of another kind.
 bool flatten(py::handle object, std::vector<c10::IValue>& tensors, std::string& others) {
   if (THPVariable_Check(object.ptr())) {
-    tensors.emplace_back(THPVariable_Unpack(object.ptr()));
-    others += 'T';
+    const at::Tensor& tensor = THPVariable_Unpack(object.ptr());
+    others += c10::str(tensor.scalar_type(), tensor.device(), tensor.dim(), tensor.layout());
+    tensors.emplace_back(tensor);
     return true;
   }
   const bool is_tuple = PyTuple_CheckExact(object.ptr());
@@ -68,6 +72,16 @@ bool flatten(py::handle object, std::vector<c10::IValue>& tensors, std::string& 
                            PyFloat_CheckExact(object.ptr()) || PyUnicode_CheckExact(object.ptr());
   if (is_constant) others += py::repr(object).cast<std::string>();
   return is_constant;
+}
+
+/// The first sample by itself, as a pass of Options::per_sample sees it; all inputs where they cannot be taken apart.
+Inputs first_sample(const Inputs& inputs, const std::optional<InDims>& dims, const Layout& prediction_layout) {
+  try {
+    const Samples samples(inputs, dims, prediction_layout);
+    return samples.count() > 0 ? samples.slice(0, 1) : inputs;
+  } catch (const c10::Error&) {  // which the call itself raises
+    return inputs;
+  }
 }
 
 /// Whether something was written to any of some tensors while it lives, which it undoes.
@@ -98,22 +112,6 @@ class WriteGuard {
   std::vector<at::Tensor> values_;
 };
 
-/// Has a TorchFunctionMode on while it lives: in C++, as a Ctrl-C could end the Python code that takes it off.
-class FunctionMode {
- public:
-  explicit FunctionMode(py::object mode) {
-    TLS::push_onto_stack(std::make_shared<c10::SafePyObject>(mode.release().ptr(), getPyInterpreter()));
-  }
-  ~FunctionMode() { TLS::set_state(before_); }
-  FunctionMode(const FunctionMode&) = delete;
-  FunctionMode& operator=(const FunctionMode&) = delete;
-
- private:
-  using TLS = at::impl::PythonTorchFunctionTLS;
-
-  const TLS before_ = TLS::get_state();
-};
-
 /// Calls a function, and puts back what an it3.keeping.Keeper keeps, whatever happens. A Ctrl-C can end that too: then
 /// it is done once more.
 template <typename Function>
@@ -133,11 +131,11 @@ auto keeping(const py::object& keeper, const Function& function) {
   }
 }
 
-/// Torch.fx replaces methods of all modules while it traces, so that only one thread may.
+/// Torch.export changes settings of the whole process while it traces, so that only one thread may.
 ModelLock::Turn turn_to_trace() {
-  static const char torch_fx = 0;
+  static const char torch_export = 0;
   const py::gil_scoped_release no_gil;  // other threads need it to come to their ends
-  return ModelLock({}, {&torch_fx}).wait(UpgradeMutex::Use::alone);
+  return ModelLock({}, {&torch_export}).wait(UpgradeMutex::Use::alone);
 }
 
 }  // namespace
@@ -154,12 +152,16 @@ EagerCut::EagerCut(py::object model, std::string layer, py::object output, py::o
       output_(std::move(output)),
       layer_output_(std::move(layer_output)) {}
 
-std::variant<NetworkCall, std::string> EagerCut::resolve(const py::object& inputs, const py::object& in_dims) {
+std::variant<NetworkCall, std::string> EagerCut::resolve(
+    const py::object& inputs, const py::object& in_dims, const Layout* each_by) {
   const Arguments arguments = arguments_of(inputs);
   std::vector<c10::IValue> tensors;
   std::string others;
   const bool is_flat = flatten(arguments.args, tensors, others) && flatten(arguments.kwargs, tensors, others);
   if (!is_flat) return "the inputs hold objects other than tensors, numbers and strings";
+  const Inputs of_call(tensors);
+  const std::optional<InDims> dims = in_dims_of_tensors(inputs, in_dims);
+  const Inputs of_pass = each_by != nullptr ? first_sample(of_call, dims, *each_by) : of_call;
   const auto guard = [this] {
     std::unique_lock lock(mutex_, std::try_to_lock);
     if (!lock.owns_lock()) {  // by a thread that needs the GIL to come to its end
@@ -174,24 +176,34 @@ std::variant<NetworkCall, std::string> EagerCut::resolve(const py::object& input
       const auto lock = guard();
       keep_up();
       if (std::string why = obstacle(); !why.empty()) return why;
-      if (const auto found = attempts_.find(others); found != attempts_.end()) {
-        const Attempt& known = found->second;
-        if (known.network == nullptr) return known.why;
-        return NetworkCall{
-            with_hold(known.network, std::move(hold)), Inputs(std::move(tensors)), in_dims_of_tensors(inputs, in_dims)};
+      if (const Attempt* const known = known_attempt(others, of_pass)) {
+        if (known->network == nullptr) return known->why;
+        return NetworkCall{with_hold(known->network, std::move(hold)), of_call, dims};
       }
       if (attempts_.size() == most_attempts) {
-        return "the inputs that are not tensors differ in almost every call";
+        return "the inputs' sizes, or what of them is no tensor, differ in almost every call";
       }
     }
     const SharedModelLock::Hold alone(lock_, SharedModelLock::Use::alone);  // as the model is run
     const auto lock = guard();
-    if (attempts_.contains(others)) continue;
-    auto made = attempt(inputs, without_inference_tensors(Inputs(tensors)));
+    if (known_attempt(others, of_pass) != nullptr) continue;
+    // The usual call differs from the first in the number of samples only.
+    auto made = attempt(inputs, without_inference_tensors(of_pass), /*any_sizes=*/attempts_.contains(others));
+    if (made.network != nullptr && !made.network->takes(of_pass)) {
+      made = {nullptr, "the exported program is not for the sizes that it was exported with", nullptr};
+    }
     if (made.verdict == Attempt::Verdict::failed) return made.why;
     if (made.verdict == Attempt::Verdict::not_finite && ++not_finite_ <= most_not_finite) return made.why;
     attempts_.emplace(others, std::move(made));
   }
+}
+
+const EagerCut::Attempt* EagerCut::known_attempt(const std::string& others, const Inputs& tensors) const {
+  const auto [begin, end] = attempts_.equal_range(others);
+  const auto found = std::find_if(begin, end, [&](const auto& attempt) {
+    return attempt.second.network == nullptr || attempt.second.network->takes(tensors);
+  });
+  return found != end ? &found->second : nullptr;
 }
 
 std::string EagerCut::obstacle() const {
@@ -224,7 +236,7 @@ EagerCut::Attempt EagerCut::failed_by(const std::exception& error, std::string_v
   return {nullptr, std::string(whose).append(": ").append(it3::detail::first_line_of(error)), nullptr, verdict};
 }
 
-EagerCut::Attempt EagerCut::attempt(const py::object& inputs, const Inputs& tensors) const {
+EagerCut::Attempt EagerCut::attempt(const py::object& inputs, const Inputs& tensors, bool any_sizes) const {
   const c10::InferenceMode no_inference(false);
   const at::AutoGradMode with_gradients(true);
   const it3::detail::NoSavedTensorHooks no_hooks;
@@ -258,6 +270,7 @@ EagerCut::Attempt EagerCut::attempt(const py::object& inputs, const Inputs& tens
       for (const at::Tensor& tensor : held) state.swap_out(tensor);
       const Arguments arguments = own_arguments();
       const FunctionMode mode(plan.attr("value_reads")(arguments.args, arguments.kwargs));
+      const KeptProfiler profiler;
       plan.attr("record")(arguments.args, arguments.kwargs);
     } catch (const std::exception& error) {
       it3::detail::rethrow_interrupt(error);
@@ -272,14 +285,19 @@ EagerCut::Attempt EagerCut::attempt(const py::object& inputs, const Inputs& tens
       for (const at::Tensor& tensor : held) state.swap_out(tensor);  // what is not recorded runs while tracing
       const Arguments arguments = own_arguments();
       const auto alone = turn_to_trace();
+      const NoFastPath no_fast_path;
       const it3::detail::RandomStateGuard while_tracing(tensors_of(parameters), /*always=*/true);
-      const py::object script = plan.attr("trace")(arguments.args, arguments.kwargs);
+      const py::object graph = [&] {
+        const Uninterrupted uninterrupted;
+        const QuietExport quiet(plan.attr("others_stream"));
+        return plan.attr("trace")(arguments.args, arguments.kwargs, any_sizes);
+      }();
       if (while_tracing.has_changed()) {
         return Attempt{nullptr, "forward() draws random numbers that a trace would fix", nullptr};
       }
-      cut = script_network_from(script, python_parts().traced_features);
+      cut = std::make_shared<ExportedNetwork>(exported_graph_from(graph), layer_.empty() ? "" : exported_layer);
     } catch (const py::error_already_set& error) {
-      return failed_by(error, "torch.fx or torch.jit.script cannot take it");
+      return failed_by(error, "torch.export cannot take it");
     } catch (const c10::Error& error) {
       return failed_by(error, "the traced model cannot be cut at the layer");
     }

@@ -20,21 +20,22 @@
 
 namespace it3::python {
 
-/// Cuts an eager torch.nn.Module at a layer like a TorchScript one, where that gives the same: it is traced, compiled
-/// and compared with the module once for each kind of call, and again when the module, or what its forward() reads of
-/// Python, changes. May be used from several threads.
+/// Cuts an eager torch.nn.Module at a layer like a TorchScript one, where that gives the same: it is exported, and
+/// compared with the module, once for each kind of call and each range of sizes, and again when the module, or what its
+/// forward() reads of Python, changes. May be used from several threads.
 class EagerCut : public Runner {
  public:
   /// @param output, layer_output  see PythonNetwork
   EagerCut(py::object model, std::string layer, py::object output, py::object layer_output);
 
-  std::string_view how() const override { return "cut at the layer, traced by torch.fx"; }
+  std::string_view how() const override { return "cut at the layer, exported by torch.export"; }
 
-  std::variant<NetworkCall, std::string> resolve(const py::object& inputs, const py::object& in_dims) override;
+  std::variant<NetworkCall, std::string> resolve(
+      const py::object& inputs, const py::object& in_dims, const Layout* each_by) override;
 
  private:
   struct Attempt {
-    std::shared_ptr<Network> network;  // null if it failed
+    std::shared_ptr<ScriptNetwork> network;  // null if it failed
     std::string why;
     std::shared_ptr<const Watch> watch;  // what forward() read, where there is a network
     enum class Verdict { final, not_finite, failed } verdict = Verdict::final;  // if not final, another call may tell
@@ -42,11 +43,14 @@ class EagerCut : public Runner {
 
   /// Forgets the cuts that changes of the module have made wrong.
   void keep_up();
+  /// What was tried for such inputs; null if nothing was.
+  const Attempt* known_attempt(const std::string& others, const Inputs& tensors) const;
   /// Why no call can be cut; empty if one may be.
   std::string obstacle() const;
   /// After an error in a part of an attempt; raises an interrupt. To be called where it is caught.
   static Attempt failed_by(const std::exception& error, std::string_view whose);
-  Attempt attempt(const py::object& inputs, const Inputs& tensors) const;
+  /// @param any_sizes  whether the cut is to be for tensors of any sizes; else they may differ in the first dimension
+  Attempt attempt(const py::object& inputs, const Inputs& tensors, bool any_sizes) const;
   Attempt compared(
       std::shared_ptr<ScriptNetwork> cut,
       Network& hooked,
@@ -61,9 +65,9 @@ class EagerCut : public Runner {
   py::object output_;
   py::object layer_output_;
   std::unique_ptr<ModuleSnapshot> snapshot_;
-  std::map<std::string, Attempt> attempts_;  // by what of the inputs is no tensor
-  int not_finite_ = 0;                       // attempts of that verdict
-  int changes_ = 0;                          // of attributes, since the structure changed
+  std::multimap<std::string, Attempt> attempts_;  // by all of the inputs but their sizes and values
+  int not_finite_ = 0;                            // attempts of that verdict
+  int changes_ = 0;                               // of attributes, since the structure changed
 };
 
 /// A network that has its model's lock as long as it lives.

@@ -59,17 +59,22 @@ class InputsAsGiven {
   KeptState objects_;
 };
 
-using Resolve = NetworkCall (Runners::*)(const py::object& inputs, const py::object& in_dims) const;
+enum class For { adapting, adapting_each, training };
+
+For for_adapting(const Options& options) { return options.per_sample ? For::adapting_each : For::adapting; }
 
 /// Gives `work` what a call of these inputs is made with, without the GIL.
 template <typename Work>
-auto call(const Setup& setup, const py::object& inputs, Resolve resolve, const Work& work) {
+auto call(const Setup& setup, const py::object& inputs, For what, const Work& work) {
   std::optional<FirstUse> first_use;
   if (const auto& embedder = setup->core.functions.embedder; !FirstUse::is_over(embedder)) {
     const py::gil_scoped_release no_gil;
     first_use.emplace(embedder);
   }
-  const NetworkCall network_call = (setup->runners.get()->*resolve)(inputs, setup->attributes.in_dims);
+  const py::object& in_dims = setup->attributes.in_dims;
+  const Layout* const each_by = what == For::adapting_each ? &setup->core.layouts.prediction : nullptr;
+  const NetworkCall network_call = what == For::training ? setup->runners->resolve_for_training(inputs, in_dims)
+                                                         : setup->runners->resolve(inputs, in_dims, each_by);
   const EngineCall call{
       *network_call.network, network_call.inputs, setup->core, setup->core.method(network_call.in_dims)};
   const py::gil_scoped_release no_gil;
@@ -124,7 +129,7 @@ Setup PythonEngine::look_at_first(
     const std::optional<Origin>& of_features) {
   const InputsAsGiven as_given(inputs);
   const EmbedderBuffers buffers(*setup);
-  EngineSetup looked = call(setup, inputs, &Runners::resolve_for_training, [&](const EngineCall& call) {
+  EngineSetup looked = call(setup, inputs, For::training, [&](const EngineCall& call) {
     return it3::look_at_first(
         call, of_prediction ? *of_prediction : call.network.origin_of_prediction(),
         of_features ? *of_features : call.network.origin_of_features());
@@ -139,8 +144,9 @@ Adaptation PythonEngine::adapt(
   const Options parsed = options_from(options);
   if (!parsed.copy_model) Online::check_outside_of_calls(parameters_only(setup->runners->model()));
   const EmbedderBuffers buffers(*setup);
-  return call(
-      setup, inputs, &Runners::resolve, [&](const EngineCall& call) { return core.adapt(call, parsed, with_details); });
+  return call(setup, inputs, for_adapting(parsed), [&](const EngineCall& call) {
+    return core.adapt(call, parsed, with_details);
+  });
 }
 
 std::pair<at::Tensor, at::Tensor> PythonEngine::losses(
@@ -148,7 +154,7 @@ std::pair<at::Tensor, at::Tensor> PythonEngine::losses(
     const py::object& inputs,
     const std::optional<at::Tensor>& target,
     std::optional<double> target_probability) {
-  return call(setup, inputs, &Runners::resolve_for_training, [&](const EngineCall& call) {
+  return call(setup, inputs, For::training, [&](const EngineCall& call) {
     Losses losses = core.losses(call, target, target_probability);
     return std::pair(std::move(losses.prediction), std::move(losses.loss_ttt));
   });
@@ -161,9 +167,7 @@ void PythonEngine::save(
   TORCH_CHECK(network != nullptr, "the model must have been exported to TorchScript");
   const py::object& given = setup->attributes.in_dims;
   const auto in_dims = given.is_none() ? std::nullopt : std::optional(in_dims_from(given));
-  call(setup, inputs, &Runners::resolve, [&](const EngineCall& call) {
-    core.save(*network, call, parsed, in_dims, file);
-  });
+  call(setup, inputs, For::adapting, [&](const EngineCall& call) { core.save(*network, call, parsed, in_dims, file); });
 }
 
 void PythonEngine::reset(const py::object& model) {
@@ -236,7 +240,7 @@ void PythonEngine::clear() {
 at::Tensor uncertainty_of(const Setup& setup, const py::object& inputs, const py::dict& options) {
   const Options parsed = options_from(options);
   const EmbedderBuffers buffers(*setup);
-  return call(setup, inputs, &Runners::resolve, [&](const EngineCall& call) {
+  return call(setup, inputs, for_adapting(parsed), [&](const EngineCall& call) {
     return uncertainty(call.network, call.method, call.inputs, parsed);
   });
 }
@@ -244,11 +248,12 @@ at::Tensor uncertainty_of(const Setup& setup, const py::object& inputs, const py
 std::string explain(const Setup& setup, const py::object& inputs, const py::dict& options) {
   const Options parsed = options_from(options);
   const InputsAsGiven as_given(inputs);
-  const std::string how = setup->runners->explain(inputs);
-  const std::string layouts = call(setup, inputs, &Runners::resolve_for_training, [](const EngineCall& call) {
+  const Layout* const each_by = parsed.per_sample ? &setup->core.layouts.prediction : nullptr;
+  const std::string how = setup->runners->explain(inputs, setup->attributes.in_dims, each_by);
+  const std::string layouts = call(setup, inputs, For::training, [](const EngineCall& call) {
     return describe_layouts(call.network, call.inputs, call.setup.layouts);
   });
-  const std::string why_not = call(setup, inputs, &Runners::resolve, [&](const EngineCall& call) {
+  const std::string why_not = call(setup, inputs, for_adapting(parsed), [&](const EngineCall& call) {
     return Graphs::why_not(call.network, call.method, parsed, call.inputs);
   });
   return how + "; " +

@@ -12,6 +12,7 @@
 #include <torch/csrc/autograd/python_variable.h>
 
 #include "every_parameter.h"
+#include "no_fast_path.h"
 #include "python_parts.h"
 #include "python_values.h"
 #include "shared_model_lock.h"
@@ -53,37 +54,6 @@ class RunningScope {
 
  private:
   inline static thread_local int count = 0;
-};
-
-/// Keeps attention from its fast path while it lives, which makes nested tensors of padded ones where there are no
-/// gradients: nothing could be injected into those, and what comes out is zero at padded places, in which two passes of
-/// different modes would differ. Needs the GIL.
-class NoFastPath {
- public:
-  NoFastPath() {
-    if (count == 0) {
-      was_enabled = mha().attr(name).cast<bool>();
-      mha().attr(name) = false;  // past set_fastpath_enabled(), whose Python code a Ctrl-C could end
-    }
-    ++count;
-  }
-  ~NoFastPath() {
-    if (--count != 0) return;
-    const py::error_scope pending;
-    if (PyObject_SetAttrString(mha().ptr(), name, was_enabled ? Py_True : Py_False) != 0) PyErr_Clear();
-  }
-  NoFastPath(const NoFastPath&) = delete;
-  NoFastPath& operator=(const NoFastPath&) = delete;
-
- private:
-  static py::handle mha() {
-    static const py::handle module = py::module_::import("torch.backends.mha").release();
-    return module;
-  }
-
-  static constexpr const char* name = "_is_fastpath_enabled";
-  inline static int count = 0;  // of those that live, in all threads
-  inline static bool was_enabled = true;
 };
 
 /// Has a model for this thread alone, in eval mode.

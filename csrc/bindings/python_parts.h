@@ -1,7 +1,5 @@
 #pragma once
 
-#include <string>
-
 #include <torch/csrc/utils/pybind.h>
 
 namespace it3::python {
@@ -12,8 +10,6 @@ struct PythonParts {
   py::object embedder_class;
   /// Made of (model, layer, output, layer_output): traces an eager model.
   py::object tracing_plan;
-  /// The name, in a traced module, of a layer that gives what the named layer's output is.
-  std::string traced_features;
   /// Made of a function that takes the place of batch normalization in eval mode: calls a model so.
   py::object other_statistics;
 };

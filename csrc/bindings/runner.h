@@ -8,6 +8,7 @@
 
 #include <torch/csrc/utils/pybind.h>
 
+#include <it3/backend/layout.h>
 #include <it3/backend/samples.h>
 #include <it3/network.h>
 
@@ -25,14 +26,16 @@ class Runner {
  public:
   virtual ~Runner() = default;
 
-  /// For people: "cut at the layer, traced by torch.fx".
+  /// For people: "cut at the layer, exported by torch.export".
   virtual std::string_view how() const = 0;
 
   /// The network for a call with these inputs, or why the model cannot be run so. While the network of an eager model
   /// lives, it holds the model's SharedModelLock: for reading if it is cut, else alone.
   ///
   /// @param in_dims  in torch.vmap's convention, or None
-  virtual std::variant<NetworkCall, std::string> resolve(const py::object& inputs, const py::object& in_dims) = 0;
+  /// @param each_by  of a call that adapts to each sample by itself, the prediction's layout; else null
+  virtual std::variant<NetworkCall, std::string> resolve(
+      const py::object& inputs, const py::object& in_dims, const Layout* each_by) = 0;
 };
 
 }  // namespace it3::python

@@ -24,7 +24,8 @@ class ScriptRunner : public Runner {
 
   std::string_view how() const override { return "cut at the layer, a TorchScript module"; }
 
-  std::variant<NetworkCall, std::string> resolve(const py::object& inputs, const py::object& in_dims) override {
+  std::variant<NetworkCall, std::string> resolve(
+      const py::object& inputs, const py::object& in_dims, const Layout* /*each_by*/) override {
     return NetworkCall{network_, script_inputs_from(*network_, inputs), in_dims_of_script(*network_, inputs, in_dims)};
   }
 
@@ -43,7 +44,8 @@ class HookedRunner : public Runner {
 
   std::string_view how() const override { return "run whole, with a hook on the layer"; }
 
-  std::variant<NetworkCall, std::string> resolve(const py::object& inputs, const py::object& in_dims) override {
+  std::variant<NetworkCall, std::string> resolve(
+      const py::object& inputs, const py::object& in_dims, const Layout* /*each_by*/) override {
     const py::object layer = submodule_of(model_, layer_);
     auto hold = std::make_shared<SharedModelLock::Hold>(SharedModelLock::of(model_), SharedModelLock::Use::alone);
     auto network = std::make_shared<PythonNetwork>(
@@ -75,22 +77,22 @@ Runners::Runners(
   }
 }
 
-NetworkCall Runners::resolve(const py::object& inputs, const py::object& in_dims) const {
+NetworkCall Runners::resolve(const py::object& inputs, const py::object& in_dims, const Layout* each_by) const {
   for (const auto& runner : runners_) {
-    auto call = runner->resolve(inputs, in_dims);
+    auto call = runner->resolve(inputs, in_dims, each_by);
     if (auto* const found = std::get_if<NetworkCall>(&call)) return std::move(*found);
   }
   TORCH_INTERNAL_ASSERT(false, "no runner takes the model");
 }
 
 NetworkCall Runners::resolve_for_training(const py::object& inputs, const py::object& in_dims) const {
-  return std::get<NetworkCall>(runners_.back()->resolve(inputs, in_dims));
+  return std::get<NetworkCall>(runners_.back()->resolve(inputs, in_dims, nullptr));
 }
 
-std::string Runners::explain(const py::object& inputs) const {
+std::string Runners::explain(const py::object& inputs, const py::object& in_dims, const Layout* each_by) const {
   std::string reasons;
   for (const auto& runner : runners_) {
-    const auto call = runner->resolve(inputs, py::none());
+    const auto call = runner->resolve(inputs, in_dims, each_by);
     if (std::holds_alternative<NetworkCall>(call)) return c10::str(runner->how(), reasons);
     reasons += ": " + std::get<std::string>(call);
   }
@@ -98,7 +100,7 @@ std::string Runners::explain(const py::object& inputs) const {
 }
 
 std::string Runners::why_not(const py::object& inputs) const {
-  const auto call = runners_.front()->resolve(inputs, py::none());
+  const auto call = runners_.front()->resolve(inputs, py::none(), nullptr);
   const auto* const reason = std::get_if<std::string>(&call);
   return reason != nullptr ? *reason : "";
 }

@@ -20,15 +20,15 @@ class Runners {
   /// @param layer_output  which of the layer's outputs is injected into, or None
   Runners(const py::object& model, const std::string& layer, const py::object& output, const py::object& layer_output);
 
-  /// What a call adapts: by the first way that can run it.
-  NetworkCall resolve(const py::object& inputs, const py::object& in_dims) const;
+  /// What a call adapts: by the first way that can run it. See Runner::resolve().
+  NetworkCall resolve(const py::object& inputs, const py::object& in_dims, const Layout* each_by = nullptr) const;
 
   /// What a call trains: by the last way, which takes all. An eager model is never cut then, as each of its passes
   /// draws its own random numbers.
   NetworkCall resolve_for_training(const py::object& inputs, const py::object& in_dims) const;
 
   /// How a call with these inputs would run and, where it is not the first way, why.
-  std::string explain(const py::object& inputs) const;
+  std::string explain(const py::object& inputs, const py::object& in_dims, const Layout* each_by) const;
 
   /// Why a call with these inputs is not run in the first way; empty if it is.
   std::string why_not(const py::object& inputs) const;

@@ -28,7 +28,9 @@ def eager(model: nn.Module) -> nn.Module:
 def check_model(model: object) -> None:
     """Raise TypeError or ValueError for what is no model, and for a model that is wrapped to run in parallel."""
     if not isinstance(model, nn.Module):
-        raise TypeError(f"model must be a torch.nn.Module, not a {type(model).__name__}")
+        raise TypeError(
+            f"model must be a torch.nn.Module or a torch.export.ExportedProgram, not a {type(model).__name__}"
+        )
     if isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel):
         raise ValueError(
             f"model is wrapped in {type(model).__name__}; give model.module, and wrap the engine to train in parallel"

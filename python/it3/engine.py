@@ -19,9 +19,9 @@ from it3.kept import KeptRandomState, own_copy
 from it3.norm_statistics import OtherStatistics
 from it3.saved_file import SavedEngine
 from it3.saving import save as save_engine
-from it3.tracing import FEATURES, Plan
+from it3.tracing import plan_of
 
-_C.use_python_parts(Embedder, Plan, FEATURES, OtherStatistics)
+_C.use_python_parts(Embedder, plan_of, OtherStatistics)
 
 _ARGUMENTS = (
     *("model", "features_layer_name", "embedder", "combine_fn", "distance_fn", "optimization_parameters", "neutral"),
@@ -269,7 +269,7 @@ class IT3Engine(EngineAttributes):
         Examples
         --------
         >>> engine.explain(x).split(";")[0]
-        'cut at the layer, traced by torch.fx'
+        'cut at the layer, exported by torch.export'
         """
         return self._setup_for(inputs).explain(inputs, self.optimization_parameters)
 

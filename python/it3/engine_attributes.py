@@ -10,6 +10,7 @@ from it3 import _C
 from it3.checks import callable_or_none, check_model, eager, like_of
 from it3.embedder import Embedder
 from it3.engine_copies import CopiedAndPickled
+from it3.exported_model import model_of
 from it3.layer_names import layer_name_of
 
 TensorFunction = Callable[[Tensor, Tensor], Tensor]
@@ -41,6 +42,7 @@ class EngineAttributes(CopiedAndPickled):
         if embeder is not None and embedder is not None:
             raise TypeError("embeder is torch-ttt's spelling of embedder; give one of the two")
         embedder = embeder if embedder is None else embedder
+        model = model_of(model)
         check_model(model)
         if isinstance(model, EngineAttributes):
             raise TypeError("model is an IT3Engine, which adapts by itself; give the model in it, engine.model")

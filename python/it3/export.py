@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from it3 import _C
+from it3.exported_model import ExportedModel
 from it3.kept import own_copy
 
 Method = Literal["script", "trace"]
@@ -133,6 +134,12 @@ def to_torchscript(
         raise ValueError(f"method must be 'script' or 'trace', not {method!r}")
     if isinstance(model, torch.jit.ScriptModule):
         return model
+    if isinstance(model, ExportedModel):
+        raise ValueError(
+            f"{name} is a program of torch.export, which TorchScript does not take; make the engine around the model "
+            "that it was exported from, or keep an adapted model by engine.adapt(inputs).save(path, inputs, "
+            "method='export')"
+        )
     try:
         return _torchscript(model, example_inputs, method)
     except Exception as error:
@@ -189,6 +196,8 @@ def to_exported_program(model: nn.Module, example_inputs: Any) -> torch.export.E
     """
     if isinstance(model, torch.jit.ScriptModule):
         raise ValueError("torch.export takes eager models, not TorchScript; save as .pt with method='script'")
+    if isinstance(model, ExportedModel):
+        return model.program_now()
     args, kwargs = _C.arguments_of(own_copy(example_inputs))
 
     def any_batch(leaf: object) -> dict[int, Any] | None:

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from it3 import _C
+from it3.exported_model import class_of
 
 
 def origins_of(
@@ -110,8 +111,8 @@ def _own_kind(module: nn.Module) -> _C.LayerKind:
         names = [module.original_name]
         torch_class = None
     else:
-        names = [base.__name__ for base in type(module).__mro__]
-        torch_class = next((base for base in type(module).__mro__ if _is_of_torch(base)), None)
+        names = [base.__name__ for base in class_of(module).__mro__]
+        torch_class = next((base for base in class_of(module).__mro__ if _is_of_torch(base)), None)
     name = next((name for name in names if _C.channel_dim_of_kind(name) is not None), "")
     kind = _C.kind_of_layer(name, lambda tensor: _tensor_of(module, tensor), batch_first)
     if torch_class is None or not _has_forward_of(module, torch_class):
@@ -137,12 +138,13 @@ def _is_of_torch(base: type) -> bool:
 
 def _has_forward_of(module: nn.Module, base: type) -> bool:
     """Return whether a call of the module runs the forward() of this class."""
-    return "forward" not in module.__dict__ and getattr(type(module), "forward", None) is getattr(base, "forward", None)
+    own = getattr(class_of(module), "forward", None)
+    return "forward" not in module.__dict__ and own is getattr(base, "forward", None)
 
 
 def _is_sequential(module: nn.Module) -> bool:
-    return isinstance(module, nn.Sequential) and _has_forward_of(module, nn.Sequential)
+    return issubclass(class_of(module), nn.Sequential) and _has_forward_of(module, nn.Sequential)
 
 
 def _is_elementwise(module: nn.Module) -> bool:
-    return _is_of_torch(type(module)) and _C.is_elementwise(type(module).__name__)
+    return _is_of_torch(class_of(module)) and _C.is_elementwise(class_of(module).__name__)

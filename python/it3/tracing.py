@@ -1,95 +1,34 @@
-"""Eager models as TorchScript modules that share their tensors, so that the core can cut them.
+"""Eager models as programs that share their tensors, so that the core can cut them.
 
 What comes out is a proposal, as tracing fixes what it saw of Python: the core compares it with the model before use.
 """
 
-import itertools
 import sys
 import threading
 import warnings
-from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor, fx, nn
-from torch.fx.proxy import ParameterProxy
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import DataDependentOutputException
+from torch.fx.experimental import _config as shapes_config
+from torch.fx.experimental import proxy_tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 from torch.utils.weak import WeakIdKeyDictionary
 
 from it3 import _C
+from it3.exported import Graph
+from it3.exported_model import ExportedModel
 from it3.keeping import Keeper
 from it3.reads import Reads
 from it3.recording import Recorder, is_users
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-FEATURES = "it3_features"
-"""The name, in a traced module, of a layer that gives what the named layer's output is."""
-
-
-class _Tracer(fx.Tracer):
-    """Records a module's forward(), with a marker behind one layer.
-
-    Parameters and buffers become nodes of the graph wherever they are read, so that nothing that depends on their
-    values is fixed; only the shapes of parameters are.
-    """
-
-    def __init__(self, model: nn.Module, layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        super().__init__()
-        self.layer = layer
-        self.inputs = (args, kwargs)
-        self.thread = threading.get_ident()  # while it traces, torch.fx hands it the calls of all threads
-        self.at_layer: Callable[[fx.Tracer, Any], Any]
-        self.at_end: Callable[[Any], Any]
-        self.names = {id(tensor): name for name, tensor in (*model.named_buffers(), *model.named_parameters())}
-
-    def create_args_for_root(self, root_fn: Any, is_module: bool, concrete_args: Any = None) -> tuple[Any, list[Any]]:
-        """Make an input of every tensor that the model is called with; all else stays as it is."""
-        count = itertools.count()
-
-        def to_input(leaf: Any) -> Any:
-            is_tensor = isinstance(leaf, Tensor)
-            return self.create_proxy("placeholder", f"input{next(count)}", (), {}) if is_tensor else leaf
-
-        args, kwargs = pytree.tree_map(to_input, self.inputs)
-
-        def call(*own_args: Any) -> Any:
-            return self.at_end(root_fn(*own_args, **kwargs))
-
-        return call, [self.root, *args]
-
-    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        """Record calls of torch.nn's modules as such, unless the layer is inside."""
-        has_layer = m is not self.layer and any(inner is self.layer for inner in m.modules())
-        return not has_layer and super().is_leaf_module(m, module_qualified_name)
-
-    def getattr(self, attr: str, attr_val: Any, parameter_proxy_cache: dict[str, Any]) -> Any:
-        """Record the reading of a parameter or buffer, once."""
-        name = self.names.get(id(attr_val))
-        if name is None or threading.get_ident() != self.thread:
-            return attr_val
-        if name not in parameter_proxy_cache:
-            is_parameter = isinstance(attr_val, nn.Parameter)
-            factory = partial(ParameterProxy, self, name=name, param=attr_val) if is_parameter else None
-            parameter_proxy_cache[name] = self.create_proxy("get_attr", name, (), {}, proxy_factory_fn=factory)
-        return parameter_proxy_cache[name]
-
-    def call_module(self, m: nn.Module, forward: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """Record one call of a module, and the marker."""
-        if threading.get_ident() != self.thread:
-            return forward(*args, **kwargs)
-        output = super().call_module(m, forward, args, kwargs)
-        return self.at_layer(self, output) if m is self.layer else output
 
 
 class _ValueReads(TorchFunctionMode):
     """Notes where code of the user's makes a number of what came from inputs or weights, as `if x.max() > 3:` does.
 
-    A trace that meets such code fails, unless it is behind a test whether x is a tensor, which what torch.fx hands
-    around is not.
+    torch.export fails where it meets such code, but forward() may catch that, and go on with something else.
     """
 
     names = frozenset(
@@ -125,13 +64,47 @@ class _ValueReads(TorchFunctionMode):
         return result
 
 
+class OthersStream:
+    """A stream that takes what other threads write only."""
+
+    def __init__(self, stream: Any) -> None:
+        self._stream = stream
+        self._thread = threading.get_ident()
+
+    def write(self, text: str) -> Any:
+        """Write a text, or drop it."""
+        return len(text) if threading.get_ident() == self._thread else self._stream.write(text)
+
+    def __getattr__(self, name: str) -> Any:
+        """Be the stream in all else."""
+        return getattr(self._stream, name)
+
+
+class _Prediction(nn.Module):
+    """A model that takes the tensors of one kind of call, and returns its prediction only."""
+
+    def __init__(self, model: nn.Module, output: Any, call: Any) -> None:
+        super().__init__()
+        self.training = False  # as all modules in it are
+        self.model = model
+        self.output = output
+        self.leaves, self.structure = pytree.tree_flatten(call)
+
+    def forward(self, *tensors: Tensor) -> Tensor:
+        given = iter(tensors)
+        leaves = [next(given) if isinstance(leaf, Tensor) else leaf for leaf in self.leaves]
+        args, kwargs = pytree.tree_unflatten(leaves, self.structure)
+        prediction: Tensor = _C.chosen_output(self.model(*args, **kwargs), self.output, Tensor)
+        return prediction
+
+
 class Plan:
-    """How one kind of call is traced: what the model does and reads is recorded first, then it is traced by torch.fx.
+    """How one kind of call is traced: what the model does and reads is recorded first, then it is exported.
 
     Parameters
     ----------
     model, layer
-        The model, and the layer in it that the marker :data:`FEATURES` is put behind.
+        The model, and the layer in it that is to be cut at.
     output, layer_output
         Which of the model's outputs is the prediction, and which of the layer's is injected into.
 
@@ -140,6 +113,9 @@ class Plan:
     keeper
         Puts back what forward() changes beside the model itself.
     """
+
+    others_stream = OthersStream
+    """What standard error is while a model is exported."""
 
     def __init__(self, model: nn.Module, layer: nn.Module, output: Any = None, layer_output: Any = None) -> None:
         self.model = model
@@ -150,7 +126,6 @@ class Plan:
         self.keeper = Keeper(static)
         self._recorder = Recorder()
         self._obstacle = static.obstacle if static.iterators else ""
-        self._structures: dict[str, Any] = {}
 
     def why_not(self) -> str:
         """Return why the model has to run whole; empty if nothing is known."""
@@ -162,17 +137,13 @@ class Plan:
 
     def record(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Run the model once, on inputs that may be written to."""
-
-        def see_layer(_: nn.Module, __: Any, output: Any) -> None:
-            self._structures["layer"] = _structure_of(output)
-
-        handle = self.layer.register_forward_hook(see_layer)
         try:
-            output = self._recorder.run(lambda: self.model(*args, **kwargs))
-            self._structures["model"] = _structure_of(output)
+            with _Restored(self.model) as changed:
+                self._recorder.run(lambda: self.model(*args, **kwargs))
         finally:
-            handle.remove()
             self.keeper.put_back()
+        if changed:
+            self._recorder.object_to("forward() assigns attributes")
 
     def watch(self) -> _C.Watch:
         """Return what tells whether anything that was read has changed; :meth:`why_not` may then know more."""
@@ -180,92 +151,118 @@ class Plan:
         self._obstacle = self._obstacle or reads.obstacle
         return _C.Watch([] if reads.obstacle else reads.facts)
 
-    def trace(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> torch.jit.ScriptModule:
-        """Trace the model, for calls that differ from this one in their tensors only.
+    def trace(self, args: tuple[Any, ...], kwargs: dict[str, Any], any_sizes: bool) -> Graph:
+        """Export the model, for calls that differ from this one in their tensors only.
+
+        Parameters
+        ----------
+        args, kwargs
+            The call.
+        any_sizes
+            Whether tensors may have other sizes in all dimensions, which takes longer, or in the first only.
 
         Returns
         -------
-        torch.jit.ScriptModule
+        Graph
             It takes the call's tensors, in the order of pytree, gives the prediction, and holds the model's own
             parameters and buffers. The model itself is as it was.
 
         Raises
         ------
         Exception
-            Whatever tracing and compilation raise for models that they do not support.
+            Whatever torch.export raises for models that it does not support.
         """
-        model = self.model
-        tracer = _Tracer(model, self.layer, args, kwargs)
-        tracer.at_layer, tracer.at_end = self._mark, self._choose
-        module_methods = nn.Module.__call__, nn.Module.__getattr__
+        prediction = _Prediction(self.model, self.output, (args, kwargs))
+        tensors = tuple(leaf for leaf in prediction.leaves if isinstance(leaf, Tensor))
+        dims = (range(t.dim() if any_sizes else min(t.dim(), 1)) for t in tensors)
+        sizes = {"tensors": tuple(dict.fromkeys(each, torch.export.Dim.AUTO) for each in dims)}
+        handle = self.layer.register_forward_hook(self._mark)
+        methods = nn.Module.__call__, nn.Module.__getattr__
+        tracer = proxy_tensor._ModuleStackTracer
         try:
-            with _Restored(model) as changed:
-                graph: fx.Graph = self._recorder.run(lambda: tracer.trace(model))
-                parts = {n.target: _part(model, n) for n in graph.nodes if n.op in ("call_module", "get_attr")}
-                for name in [name for name in vars(model) if name.startswith("_tensor_constant")]:
-                    delattr(model, name)  # torch.fx leaves them there
-        except BaseException:
-            # torch.fx has replaced them, and does not put them back where a Ctrl-C ends that.
-            nn.Module.__call__, nn.Module.__getattr__ = module_methods  # type: ignore[method-assign]
+            # torch.export leaves copies of attributes.
+            with _Restored(self.model), warnings.catch_warnings(), _batches_of_any_size():
+                warnings.simplefilter("ignore")
+                proxy_tensor._ModuleStackTracer = _tracer_of_one_thread()  # type: ignore[misc]
+                program = torch.export.export(prediction, tensors, dynamic_shapes=sizes, strict=False)
+        except BaseException as error:
+            # torch replaces them, and does not put them back where a Ctrl-C ends that.
+            nn.Module.__call__, nn.Module.__getattr__ = methods  # type: ignore[method-assign]
+            if isinstance(error, DataDependentOutputException) or type(error).__name__ == "GuardOnDataDependentSymNode":
+                raise RuntimeError("forward() depends on the values of tensors") from error
             raise
         finally:
+            proxy_tensor._ModuleStackTracer = tracer  # type: ignore[misc]
+            handle.remove()
             self.keeper.put_back()
-        if changed:
-            raise RuntimeError("forward() assigns attributes")
-        if any(_limits_norms(node, parts.get(node.target)) for node in graph.nodes):
-            raise RuntimeError("an embedding has a max_norm, which TorchScript ignores")
-        with warnings.catch_warnings(), _Restored(model):  # compilation leaves marks on the modules
-            warnings.simplefilter("ignore")  # that this format is used is our choice, not the user's
-            script: torch.jit.ScriptModule = torch.jit.script(fx.GraphModule(parts, graph))
-        return script
+        return Graph(program)
 
-    def _mark(self, tracer: fx.Tracer, output: Any) -> Any:
+    def _mark(self, _: nn.Module, __: Any, output: Any) -> Any:
         """Put the marker behind the tensor that is injected into."""
-
-        def marked(proxy: Any) -> Any:
-            return tracer.create_proxy("call_module", FEATURES, (proxy,), {})
-
-        unpacked = _unpacked(output, self._structures.get("layer"))
-        return _C.replace_at(unpacked, self.layer_output, marked, fx.Proxy, "")
-
-    def _choose(self, output: Any) -> Any:
-        return _C.chosen_output(_unpacked(output, self._structures.get("model")), self.output, fx.Proxy)
+        return _C.replace_at(output, self.layer_output, torch.ops.it3.features, Tensor, "")
 
 
-def _structure_of(output: Any) -> Any:
-    """Return the tuples, lists and dicts of an output, with None for all else."""
-    if type(output) in (tuple, list):
-        return type(output)(_structure_of(item) for item in output)
-    return {key: _structure_of(value) for key, value in output.items()} if type(output) is dict else None
+class ProgramPlan:
+    """How a model is traced that is an exported program: it is as it is. Attributes and methods as of :class:`Plan`."""
+
+    others_stream = OthersStream
+
+    def __init__(self, model: ExportedModel, layer: nn.Module, output: Any = None, layer_output: Any = None) -> None:
+        self.model = model
+        self.layer = next(name for name, module in model.named_modules() if module is layer)
+        self.output = output
+        self.layer_output = layer_output
+        self.keeper = Keeper(Reads(model))
+
+    def why_not(self) -> str:
+        """Return why the model has to run whole; empty if nothing is known."""
+        if self.layer_output is not None:
+            return "of an exported program, the layer's only output is injected into, but layer_output is given"
+        return "output is a function" if callable(self.output) else ""
+
+    def value_reads(self, *_: Any) -> TorchFunctionMode:
+        """Return a mode that does nothing."""
+        return TorchFunctionMode()
+
+    def record(self, *_: Any) -> None:
+        """Do nothing, as a program reads nothing of Python."""
+
+    def watch(self) -> _C.Watch:
+        """Return what never changes."""
+        return _C.Watch([])
+
+    def trace(self, *_: Any) -> Graph:
+        """Describe the program, which is for the sizes that it was exported for."""
+        parameters = self.model.named_parameters(remove_duplicate=False)
+        tensors = {**dict(parameters), **dict(self.model.named_buffers(remove_duplicate=False))}
+        return Graph(self.model.program, tensors, self.layer, self.output)
 
 
-def _unpacked(value: Any, structure: Any) -> Any:
-    """Take a proxy apart that stands for several values, as those of modules that are recorded as one do."""
-    if structure is None:
-        return value
-    if not isinstance(value, fx.Proxy) and (type(value) is not type(structure) or len(value) != len(structure)):
-        return value
-    if isinstance(structure, dict):
-        return {key: _unpacked(value[key], inner) for key, inner in structure.items()}
-    return type(structure)(_unpacked(value[i], inner) for i, inner in enumerate(structure))
+def plan_of(model: nn.Module, layer: nn.Module, output: Any, layer_output: Any) -> Plan | ProgramPlan:
+    """Make the plan for a model; see :class:`Plan`."""
+    if isinstance(model, ExportedModel):
+        return ProgramPlan(model, layer, output, layer_output)
+    return Plan(model, layer, output, layer_output)
 
 
-def _limits_norms(node: fx.Node, part: Any) -> bool:
-    """Return whether a node writes to the weights of an embedding, so that their norms stay below a limit."""
-    if node.op == "call_module":
-        return getattr(part, "max_norm", None) is not None
-    place = 3  # among the positional arguments
-    given = node.kwargs.get("max_norm", node.args[place] if len(node.args) > place else None)
-    return node.target in (F.embedding, F.embedding_bag) and given is not None
+def _tracer_of_one_thread() -> type[proxy_tensor._ModuleStackTracer]:
+    """Make a tracer that leaves modules to other threads: while it traces, torch hands it the calls of all threads."""
+    thread = threading.get_ident()
+
+    class Tracer(proxy_tensor._ModuleStackTracer):
+        def getattr(self, attr: str, attr_val: Any, cache: dict[str, Any]) -> Any:
+            return super().getattr(attr, attr_val, cache) if threading.get_ident() == thread else attr_val
+
+        def call_module(self, m: nn.Module, forward: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+            own = threading.get_ident() == thread
+            return super().call_module(m, forward, args, kwargs) if own else forward(*args, **kwargs)
+
+    return Tracer
 
 
-def _part(model: nn.Module, node: fx.Node) -> Any:
-    if node.target == FEATURES:
-        return nn.Identity()
-    part: Any = model
-    for name in str(node.target).split("."):
-        part = getattr(part, name)
-    return part
+def _batches_of_any_size() -> Any:
+    """Keep torch from fixing sizes that happen to be 0 or 1."""
+    return shapes_config.patch(backed_size_oblivious=True)  # type: ignore[attr-defined]
 
 
 class _Restored:

@@ -58,7 +58,7 @@ def hooked() -> nn.Module:
 MODELS: dict[str, Callable[[], nn.Module]] = {"whole": hooked, "cut": mlp, "script": lambda: torch.jit.script(mlp())}
 STARTS = {
     "whole": "run whole",
-    "cut": "cut at the layer, traced by torch.fx",
+    "cut": "cut at the layer, exported by torch.export",
     "script": "cut at the layer, a TorchScript module",
 }
 """How explain() tells them apart."""

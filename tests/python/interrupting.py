@@ -26,8 +26,14 @@ POINTS = 24
 FEW = POINTS // 4
 """The same for calls that take long."""
 
-UNSAFE = ("torch/autograd/grad_mode.py", "torch/overrides.py")
-"""Where torch itself leaves its modes changed if it is interrupted."""
+UNSAFE = (
+    "torch/autograd/grad_mode.py",
+    "torch/overrides.py",
+    "torch/utils/weak.py",
+    "/weakref.py",
+    "logging/__init__.py",
+)
+"""Where an interrupt leaves torch in another mode, or a lock of Python taken, or is dropped by a callback."""
 
 LOST = "_recursive_compile_class"
 """A function of torch's whose caller, torch._C._jit_try_infer_type, takes any exception for the answer no."""
@@ -169,7 +175,9 @@ class Everything:
     def check(self) -> None:
         self.snapshot.check(random=True)
         assert attributes_of(self.engine) == self.attributes
-        assert world() == self.world
+        now = world()
+        changed = {name: (before, now[name]) for name, before in self.world.items() if now[name] != before}
+        assert not changed, changed
 
 
 def interruptions(
@@ -192,4 +200,4 @@ def interruptions(
         if is_interrupted(partial(call, engine), At(n, ours=ours)):
             count += 1
             yield engine, before
-    assert count >= 0.8 * len(points)
+    assert count >= 0.8 * len(points), (count, sorted(points))

@@ -368,11 +368,11 @@ WATCHED = (
     *(mutable_default, keyword_default, behind_decorator, partial, bound_method, callable_object, lambda_in_table),
     *(data_class, slots, behind_property, dynamic_attribute, built_name, attrgetter, attribute_that_comes, enum_member),
     *(named_tuple, namespaces, dict_with_attributes, user_dict, in_deque, length_of_set, numpy_array),
-    *(small_tensor_by_data, tensor_over_numpy, negative_zero, module_outside),
+    *(tensor_over_numpy, negative_zero, module_outside),
 )
 NOT_WATCHED = (
     *(own_generator, numpy_generator, shared_generator, shared_numpy_generator, environment, iterator, generator),
-    written_counter,
+    *(written_counter, small_tensor_by_data),
 )
 
 

@@ -17,7 +17,7 @@ def _seed() -> None:
 
 
 class Guarded(nn.Module):
-    """Looks at values where torch.fx, whose stand-ins are no tensors, does not see it."""
+    """Looks at values where an export, which goes on after the exception, does not see it."""
 
     def __init__(self, guard: str) -> None:
         super().__init__()
@@ -58,7 +58,7 @@ def test_what_is_tossed_while_tracing_is_not_fixed() -> None:
         torch.manual_seed(seed)
         engine = IT3Engine(Tosses().double().eval(), "layer").eval()
         engine.adapt(X)
-        assert "forward() draws random numbers that a trace would fix" in why_not(engine, X)
+        assert "forward() depends on the values of tensors" in why_not(engine, X)
 
 
 class WritesThroughContainers(Plain):

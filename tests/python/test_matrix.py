@@ -12,7 +12,7 @@ from models import make_case
 close = partial(torch.testing.assert_close, rtol=1e-8, atol=1e-10)
 PATHS = {
     "hooks": "run whole, with a hook on the layer: a module of the model has hooks",
-    "traced": "cut at the layer, traced by torch.fx",
+    "traced": "cut at the layer, exported by torch.export",
 }
 PATHS["script"] = "cut at the layer, a TorchScript module"
 OPTIMIZERS = {

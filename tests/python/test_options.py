@@ -222,7 +222,7 @@ def test_model_that_is_all_frozen_or_has_no_parameters(case: Case) -> None:
 @pytest.mark.parametrize(
     ("arguments", "error", "message"),
     [
-        ({"model": "net"}, TypeError, "model must be a torch.nn.Module, not a str"),
+        ({"model": "net"}, TypeError, "model must be a torch.nn.Module or a torch.export.ExportedProgram, not a str"),
         ({"features_layer_name": "layer0"}, ValueError, "the model has no layer 'layer0'; did you mean"),
         ({"combine_fn": 3}, TypeError, "combine_fn must be callable or None, not 3"),
         ({"embedder": "mlp"}, TypeError, "embedder must be callable or None, not 'mlp'"),

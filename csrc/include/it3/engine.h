@@ -131,8 +131,8 @@ class IT3_API Engine {
   std::string explain_layouts(const Inputs& inputs);
 
   /// Writes the engine to one file, see save_engine(); `example_inputs` shape the embedder if no call has, and their
-  /// shapes are noted in the file. Raises c10::ValueError unless the network is a ScriptNetwork, and embed, combine and
-  /// distance are the default ones, by name, or ScriptFunctions.
+  /// shapes are noted in the file. Raises c10::ValueError unless the network is a ScriptNetwork, but no
+  /// ExportedNetwork, and embed, combine and distance are the default ones, by name, or ScriptFunctions.
   void save(const std::string& path, const Inputs& example_inputs);
 
   /// Reads an engine that save(), in C++ or Python, wrote; on a device, or on those it was saved from. See

@@ -21,6 +21,7 @@ namespace detail {
 struct CutPlace;
 struct ScriptCut;
 struct ScriptSlots;
+class SizeConditions;
 }  // namespace detail
 
 /// A TorchScript module, scripted or traced, cut at one layer into a head and a tail. The head runs once for both
@@ -67,6 +68,12 @@ class IT3_API ScriptNetwork : public Network {
 
   /// Makes parameters() these: the module's tensors under the names of the one that it was traced from.
   void name_parameters(std::vector<NamedParameter> parameters) { named_ = std::move(parameters); }
+
+  /// Has passes raise c10::ValueError for inputs of sizes that the module is not for.
+  void limit_sizes(std::shared_ptr<const detail::SizeConditions> sizes);
+
+  /// Whether the module is for inputs of these sizes.
+  bool takes(const Inputs& inputs) const;
 
   /// A copy of the module with other values for some of parameters(), by name.
   torch::jit::Module with_weights(const std::vector<std::pair<std::string, at::Tensor>>& weights) const;

@@ -192,7 +192,7 @@ Adaptation adapt_per_sample(const AdaptCall& call, const std::vector<NamedParame
     if (network.is_first_warning()) {
       TORCH_WARN(
           "per_sample: the samples adapt one after another, which is slower, because this model cannot be vectorized; "
-          "TorchScript modules, and eager models that torch.fx can trace, can be");
+          "TorchScript modules, and eager models that torch.export can take, can be");
     }
     one_by_one();
     return join(std::move(parts), layout);

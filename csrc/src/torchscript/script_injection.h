@@ -1,5 +1,6 @@
 #pragma once
 
+#include <memory>
 #include <optional>
 #include <string>
 #include <string_view>
@@ -8,13 +9,16 @@
 
 #include <it3/backend/output_path.h>
 
+#include "torchscript/size_conditions.h"
+
 namespace it3::detail {
 
 /// Where a module is cut, and what its prediction is.
 struct CutPlace {
   std::string layer;
-  std::optional<OutputPath> output;        // in what the module returns; nothing: its only tensor
-  std::optional<OutputPath> layer_output;  // in what the layer returns; nothing: its first tensor
+  std::optional<OutputPath> output;                       // in what the module returns; nothing: its only tensor
+  std::optional<OutputPath> layer_output;                 // in what the layer returns; nothing: its first tensor
+  std::shared_ptr<const SizeConditions> sizes = nullptr;  // of inputs; null: any
 };
 
 /// Raises c10::ValueError: the module cannot be cut at the layer.

@@ -153,6 +153,18 @@ bool ScriptNetwork::may_write_inputs() const { return cut()->writes_inputs; }
 
 bool ScriptNetwork::has_repeatable_head() const { return cut()->is_head_fixed; }
 
+void ScriptNetwork::limit_sizes(std::shared_ptr<const detail::SizeConditions> sizes) {
+  detail::CutPlace place = *place_;
+  place.sizes = std::move(sizes);
+  const std::scoped_lock lock(mutex_);
+  place_ = std::make_shared<const detail::CutPlace>(std::move(place));
+  cuts_.clear();
+}
+
+bool ScriptNetwork::takes(const Inputs& inputs) const {
+  return place_->sizes == nullptr || place_->sizes->hold_for(detail::script_arguments_of(module_, inputs));
+}
+
 torch::jit::Module ScriptNetwork::with_weights(const std::vector<std::pair<std::string, at::Tensor>>& weights) const {
   const at::NoGradGuard no_grad;
   torch::jit::Module copy = detail::ScriptModuleCopy(module_).module;

@@ -81,6 +81,7 @@ std::pair<ScriptPasses::Values, FirstPass> ScriptPasses::start(const Inputs& inp
     if (keeps_graph) lifted_[i] = lifted_[i].detach();
   }
   Values arguments = script_arguments_of(module_, inputs);
+  if (cut_->place.sizes != nullptr) cut_->place.sizes->check(arguments);
   const std::vector<bool> all_arguments(arguments.size(), cut_->writes_inputs);
   Values before;
   if (cut_->repeats_head) before = cut_->writes_inputs ? copies_of_written(arguments, all_arguments) : arguments;

@@ -194,7 +194,7 @@ TEST(AdaptPerSample, AdaptsModulesOneAfterAnotherAndSaysSo) {
   EXPECT_EQ(
       warnings.texts()[0],
       "per_sample: the samples adapt one after another, which is slower, because this model cannot be vectorized; "
-      "TorchScript modules, and eager models that torch.fx can trace, can be");
+      "TorchScript modules, and eager models that torch.export can take, can be");
   expect_same(result, one_by_one(*problem.network, problem.method(), options, problem.x));
   EXPECT_EQ(warnings.texts().size(), 1);
 }

@@ -1,0 +1,12 @@
+#pragma once
+
+#include <torch/csrc/utils/pybind.h>
+
+#include <it3/backend/exported_graph.h>
+
+namespace it3::python {
+
+/// An exported program as it3.exported.Graph describes it.
+ExportedGraph exported_graph_from(const py::object& graph);
+
+}  // namespace it3::python

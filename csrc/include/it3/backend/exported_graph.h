@@ -1,0 +1,81 @@
+#pragma once
+
+#include <optional>
+#include <string>
+#include <utility>
+#include <variant>
+#include <vector>
+
+#include <ATen/core/Tensor.h>
+#include <ATen/core/ivalue.h>
+
+#include <c10/core/Device.h>
+
+#include <it3/backend/export.h>
+#include <it3/backend/output_path.h>
+
+namespace it3 {
+
+/// What an operation of an exported program is called with: a value by its name, a constant, or a list of these.
+struct ExportedArgument {
+  struct Value {
+    std::string name;
+  };
+  std::variant<Value, c10::IValue, std::vector<ExportedArgument>> is;
+};
+
+/// One call in an exported program.
+struct ExportedOperation {
+  /// As torch.export's files spell it: "torch.ops.aten.conv2d.default", "_operator.mul".
+  std::string target;
+  /// With the names of their parameters; empty for those that go by position, which come first.
+  std::vector<std::pair<std::string, ExportedArgument>> arguments;
+  /// The names of what it gives; empty for what is not used.
+  std::vector<std::string> results;
+  /// Whether the results are the elements of one list.
+  bool gives_list = false;
+  /// The dotted names of the modules that it is called in.
+  std::vector<std::string> modules;
+};
+
+/// A parameter, buffer or constant of an exported program.
+struct ExportedTensor {
+  std::string value;  // in the graph
+  std::string name;   // dotted, in the module
+  at::Tensor tensor;
+  bool is_parameter = false;
+};
+
+/// A tensor that an exported program is called with. Sizes are numbers, or expressions in the symbols of all inputs.
+struct ExportedInput {
+  std::string value;
+  std::vector<std::string> sizes;
+};
+
+/// What torch.export.export() gives: straight-line code of torch's operations.
+struct ExportedGraph {
+  std::vector<ExportedInput> inputs;
+  std::vector<ExportedTensor> tensors;
+  std::vector<ExportedOperation> operations;
+  /// The prediction.
+  std::string output;
+  /// The classes of its modules by their dotted names: "torch.nn.modules.conv.Conv2d".
+  std::vector<std::pair<std::string, std::string>> layers;
+  /// Conditions on inputs' sizes, in Python: "L['x'].size()[0] != 1"; and of symbols: "s77 >= 2".
+  std::vector<std::string> conditions;
+};
+
+/// The target of the operation that stands behind the output of the layer that a program is to be cut at.
+constexpr const char* features_target = "torch.ops.it3.features.default";
+
+/// Puts a features_target behind the output of the layer of this name, the one tensor that leaves it; nothing for the
+/// whole model, "".
+///
+/// Raises c10::ValueError if no operation is called in such a layer, or if none or several tensors leave it.
+IT3_API void mark_layer(ExportedGraph& graph, const std::string& layer);
+
+/// Reads what torch.export.save() wrote; see ExportedNetwork.
+IT3_API ExportedGraph read_exported_program(
+    const std::string& path, const std::optional<OutputPath>& output, std::optional<c10::Device> device);
+
+}  // namespace it3

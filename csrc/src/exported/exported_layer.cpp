@@ -1,0 +1,98 @@
+#include <algorithm>
+#include <utility>
+
+#include <c10/util/Exception.h>
+
+#include <it3/backend/exported_graph.h>
+
+#include "support/nearest_name.h"
+
+namespace it3 {
+namespace {
+
+constexpr const char* behind_layer = "it3_features";
+
+bool is_in(const ExportedOperation& operation, const std::string& layer) {
+  return std::find(operation.modules.begin(), operation.modules.end(), layer) != operation.modules.end();
+}
+
+bool reads(const ExportedArgument& argument, const std::string& name) {
+  if (const auto* const value = std::get_if<ExportedArgument::Value>(&argument.is)) return value->name == name;
+  const auto* const list = std::get_if<std::vector<ExportedArgument>>(&argument.is);
+  return list != nullptr &&
+         std::any_of(list->begin(), list->end(), [&](const auto& each) { return reads(each, name); });
+}
+
+void rename(ExportedArgument& argument, const std::string& from, const std::string& to) {
+  if (auto* const value = std::get_if<ExportedArgument::Value>(&argument.is)) {
+    if (value->name == from) value->name = to;
+  } else if (auto* const list = std::get_if<std::vector<ExportedArgument>>(&argument.is)) {
+    for (ExportedArgument& each : *list) rename(each, from, to);
+  }
+}
+
+bool is_read_outside(const ExportedGraph& graph, const std::string& name, const std::string& layer) {
+  return name == graph.output ||
+         std::any_of(graph.operations.begin(), graph.operations.end(), [&](const ExportedOperation& operation) {
+           const auto& all = operation.arguments;
+           return !is_in(operation, layer) &&
+                  std::any_of(all.begin(), all.end(), [&](const auto& each) { return reads(each.second, name); });
+         });
+}
+
+struct Leaving {
+  std::size_t place;  // of the operation that gives it
+  std::string name;
+};
+
+Leaving what_leaves(const ExportedGraph& graph, const std::string& layer) {
+  std::vector<Leaving> leaving;
+  for (std::size_t i = 0; i < graph.operations.size(); ++i) {
+    if (!is_in(graph.operations[i], layer)) continue;
+    for (const std::string& name : graph.operations[i].results) {
+      if (!name.empty() && is_read_outside(graph, name, layer)) leaving.push_back({i, name});
+    }
+  }
+  TORCH_CHECK_VALUE(
+      !leaving.empty(), "nothing that the layer '", layer, "' computes is used behind it; name another layer");
+  // Of an operation with several results, such as an LSTM, the first is the layer's output.
+  const bool is_one = leaving.front().place == leaving.back().place &&
+                      leaving.front().name == graph.operations[leaving.front().place].results.front();
+  std::vector<std::string> names(leaving.size());
+  std::transform(leaving.begin(), leaving.end(), names.begin(), [](const Leaving& each) { return each.name; });
+  TORCH_CHECK_VALUE(
+      is_one, "several tensors leave the layer '", layer, "': ", detail::join(names),
+      ", as it is called several times or returns several; name a layer that is called once and returns one");
+  return std::move(leaving.front());
+}
+
+void check_name(const ExportedGraph& graph, const std::string& layer) {
+  std::vector<std::string> names;
+  for (const auto& [name, class_name] : graph.layers) {
+    if (!name.empty()) names.push_back(name);
+  }
+  TORCH_CHECK_VALUE(!names.empty(), "the exported program does not tell the modules that its operations are called in");
+  TORCH_CHECK_VALUE(
+      std::find(names.begin(), names.end(), layer) != names.end(), "the exported program has no layer '", layer,
+      "' that computes; did you mean '", detail::nearest_name(layer, names), "'? Its layers are ", detail::join(names));
+}
+
+}  // namespace
+
+void mark_layer(ExportedGraph& graph, const std::string& layer) {
+  if (layer.empty()) return;
+  check_name(graph, layer);
+  const Leaving features = what_leaves(graph, layer);
+  for (std::size_t i = features.place + 1; i < graph.operations.size(); ++i) {
+    if (is_in(graph.operations[i], layer)) continue;
+    for (auto& [parameter, argument] : graph.operations[i].arguments) rename(argument, features.name, behind_layer);
+  }
+  if (graph.output == features.name) graph.output = behind_layer;
+  ExportedOperation mark;
+  mark.target = features_target;
+  mark.arguments.emplace_back("x", ExportedArgument{ExportedArgument::Value{features.name}});
+  mark.results = {behind_layer};
+  graph.operations.insert(graph.operations.begin() + static_cast<std::ptrdiff_t>(features.place) + 1, std::move(mark));
+}
+
+}  // namespace it3

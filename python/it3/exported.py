@@ -1,0 +1,142 @@
+"""Programs of torch.export, described as the core takes them."""
+
+import operator
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+from torch.export.graph_signature import InputKind, OutputKind, TensorArgument
+from torch.utils import _pytree as pytree
+
+from it3 import _C
+
+_IN_VALUES = re.compile(r"\bz?u[fi]?\d+")
+"""What torch.export calls sizes that depend on values, as of ``x[x > 0]``: their limits hold by themselves."""
+
+
+@dataclass(frozen=True)
+class Value:
+    """A value of a program, by its name."""
+
+    name: str
+
+
+@dataclass(frozen=True)
+class Operation:
+    """One call. Arguments with their parameters' names, which are empty for those that go by position."""
+
+    target: str
+    arguments: list[tuple[str, Any]]
+    results: list[str]
+    gives_list: bool
+    modules: list[str]
+
+
+class Graph:
+    """An exported program that returns one tensor; see ``ExportedGraph`` in exported_graph.h.
+
+    Parameters
+    ----------
+    program
+        It may have been exported for inputs of any sizes.
+    tensors
+        Its parameters and buffers by name, if they are others than the program's own.
+    layer
+        The name of a module whose output is to be marked, if no operation in the program marks it.
+    output
+        Which of the program's outputs is the prediction.
+
+    Raises
+    ------
+    ValueError
+        For programs that hold objects other than tensors, or write to their inputs at their end.
+    """
+
+    Value = Value
+
+    def __init__(
+        self,
+        program: torch.export.ExportedProgram,
+        tensors: Mapping[str, Tensor] | None = None,
+        layer: str | None = None,
+        output: Any = None,
+    ) -> None:
+        self.layer = layer
+        self.inputs: list[tuple[str, list[str]]] = []
+        self.tensors: list[tuple[str, str, Tensor, bool]] = []
+        self._take_placeholders(program, {**program.constants, **program.state_dict, **(tensors or {})})
+        calls = [node for node in program.graph.nodes if node.op == "call_function"]
+        parts = {node for node in calls if _is_part(node)}
+        self.layers: list[tuple[str, str]] = []
+        self.operations = [_operation(node, self._modules_around(node)) for node in calls if node not in parts]
+        if any(spec.kind is not OutputKind.USER_OUTPUT for spec in program.graph_signature.output_specs):
+            raise ValueError("the exported program writes to what it is given")
+        outputs = program.call_spec.out_spec.unflatten(program.graph.output_node().args[0])
+        self.output = _C.chosen_output(outputs, output, fx.Node).name
+        conditions = [*program._guards_code, *_limits(program.range_constraints)]
+        self.conditions = [condition for condition in conditions if not _IN_VALUES.search(condition)]
+
+    def _modules_around(self, node: fx.Node) -> list[str]:
+        """Return the names of the modules that an operation is called in, where a layer is looked for by name."""
+        if self.layer is None:
+            return []
+        stack = [(name, str(kind)) for name, kind in (node.meta.get("nn_module_stack") or {}).values()]
+        stack = [(name, kind) for name, kind in stack if not name.startswith("_empty_nn_module_stack")]
+        self.layers += [each for each in stack if each not in self.layers]
+        return [name for name, _ in stack]
+
+    def _take_placeholders(self, program: torch.export.ExportedProgram, tensors: Mapping[str, Tensor]) -> None:
+        placeholders = [node for node in program.graph.nodes if node.op == "placeholder"]
+        for node, spec in zip(placeholders, program.graph_signature.input_specs, strict=True):
+            if spec.kind is InputKind.USER_INPUT:
+                if isinstance(spec.arg, TensorArgument):
+                    self.inputs.append((node.name, [str(size) for size in node.meta["val"].shape]))
+            elif spec.kind in (InputKind.PARAMETER, InputKind.BUFFER, InputKind.CONSTANT_TENSOR):
+                is_parameter = spec.kind is InputKind.PARAMETER
+                self.tensors.append((node.name, spec.target, tensors[spec.target], is_parameter))
+            else:
+                raise ValueError(f"the exported program holds {spec.target!r}, which is no tensor")
+
+
+def _is_part(node: fx.Node) -> bool:
+    """Return whether a node stands for one of several results of another."""
+    source = node.args[0] if node.target is operator.getitem else None
+    return isinstance(source, fx.Node) and isinstance(source.meta.get("val"), list | tuple)
+
+
+def _operation(node: fx.Node, modules: list[str]) -> Operation:
+    gives_list = False
+    results = [node.name]
+    value = node.meta.get("val")
+    if isinstance(value, list | tuple):
+        results = [""] * len(value)
+        for user in node.users:
+            place = user.args[1] if _is_part(user) else None
+            if isinstance(place, int):
+                results[place] = user.name
+        returns = node.target._schema.returns if isinstance(node.target, torch._ops.OpOverload) else []
+        gives_list = len(returns) == 1
+    arguments = [("", _argument(a)) for a in node.args] + [(name, _argument(a)) for name, a in node.kwargs.items()]
+    return Operation(_target(node), arguments, results, gives_list, modules)
+
+
+def _target(node: fx.Node) -> str:
+    if isinstance(node.target, torch._ops.OpOverload):
+        return f"torch.ops.{node.target}"
+    return f"{getattr(node.target, '__module__', '')}.{getattr(node.target, '__name__', node.target)}"
+
+
+def _argument(argument: Any) -> Any:
+    return pytree.tree_map(lambda leaf: Value(leaf.name) if isinstance(leaf, fx.Node) else leaf, argument)
+
+
+def _limits(ranges: Any) -> list[str]:
+    """Return what is known of the sizes that symbols stand for."""
+    limits = []
+    for symbol, known in ranges.items():
+        limits += [f"{symbol} >= {known.lower}"] if known.lower.is_Integer and known.lower > 0 else []
+        limits += [f"{symbol} <= {known.upper}"] if known.upper.is_Integer else []
+    return limits

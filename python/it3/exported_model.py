@@ -1,0 +1,110 @@
+"""Programs of torch.export as models that an engine can be made around."""
+
+import importlib
+import io
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.export.unflatten import InterpreterModule, UnflattenedModule
+
+
+class ExportedModel(UnflattenedModule):
+    """A program of torch.export as a module, with the modules in it that the program names.
+
+    Its parameters and buffers are copies. A call raises AssertionError or RuntimeError for inputs of sizes that the
+    program is not for. Whether it is in train or eval mode changes nothing: it computes what was exported.
+    """
+
+    @property
+    def program(self) -> torch.export.ExportedProgram:
+        """What it was made of."""
+        program: torch.export.ExportedProgram = self.__dict__["_program"]
+        return program
+
+    def program_now(self) -> torch.export.ExportedProgram:
+        """Return the program with the parameters and buffers as they are now."""
+        now = dict(self.named_parameters(remove_duplicate=False)) | dict(self.named_buffers(remove_duplicate=False))
+        old = self.program
+        new = torch.export.ExportedProgram(
+            root=old.graph_module,
+            graph=old.graph,
+            graph_signature=old.graph_signature,
+            state_dict={name: now.get(name, tensor) for name, tensor in old.state_dict.items()},
+            range_constraints=old.range_constraints,
+            module_call_graph=old.module_call_graph,
+            example_inputs=old.example_inputs,
+            constants=old.constants,
+        )
+        new._guards_code = old._guards_code
+        return new
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """Run the program."""
+        guards = self.__dict__["_guards"]
+        if guards is not None:
+            guards(*torch.utils._pytree.tree_leaves((args, kwargs)))
+        return super().forward(*args, **kwargs)  # type: ignore[no-untyped-call]
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "ExportedModel":
+        """Copy the parameters and buffers; the program never changes."""
+        copied: ExportedModel = model_of(self.program)
+        memo[id(self)] = copied
+        copied._take_tensors({name: tensor.detach().clone() for name, tensor in self._tensors()})
+        for (_, own), (_, other) in zip(self.named_parameters(), copied.named_parameters(), strict=True):
+            other.requires_grad_(own.requires_grad)
+        return copied
+
+    def __reduce__(self) -> Any:
+        """Pickle the program as torch.export.save() writes it, and the tensors as they are now."""
+        file = io.BytesIO()
+        with _quiet():
+            torch.export.save(self.program, file)
+        return _unpickled, (file.getvalue(), {name: tensor.detach() for name, tensor in self._tensors()})
+
+    def _tensors(self) -> list[tuple[str, Tensor]]:
+        return [*self.named_parameters(), *self.named_buffers()]
+
+    def _take_tensors(self, tensors: dict[str, Tensor]) -> None:
+        for name, tensor in self._tensors():
+            tensor.data = tensors[name]
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Silence what torch warns of about itself."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
+def _unpickled(program: bytes, tensors: dict[str, Tensor]) -> ExportedModel:
+    with _quiet():
+        model: ExportedModel = model_of(torch.export.load(io.BytesIO(program)))
+    model._take_tensors(tensors)
+    return model
+
+
+def model_of(model: Any) -> Any:
+    """Return an exported program as a module, and everything else as it is."""
+    if not isinstance(model, torch.export.ExportedProgram):
+        return model
+    with _quiet():
+        exported = torch.export.unflatten(model)
+    exported.__class__ = ExportedModel  # as torch makes modules of its own class only, which forget the conditions
+    exported.__dict__["_program"] = model
+    exported.__dict__["_guards"] = getattr(model.module(), "_guards_fn", None)
+    return exported.eval()
+
+
+def class_of(module: nn.Module) -> type[nn.Module]:
+    """Return a module's class; of a part of an exported program, the one of torch.nn that it was exported from."""
+    if isinstance(module, InterpreterModule):
+        package, _, name = (module.type_name() or "").rpartition(".")
+        if package.startswith("torch.nn."):
+            found: type[nn.Module] = getattr(importlib.import_module(package), name, nn.Module)
+            return found
+    return type(module)

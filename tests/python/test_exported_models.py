@@ -1,0 +1,147 @@
+"""Engines around programs of torch.export adapt as those around the models that these were made from."""
+
+import copy
+import pickle
+from pathlib import Path
+from typing import Any
+
+import it3
+import pytest
+import torch
+from it3 import IT3Engine
+from models import KINDS, make_case
+from torch import Tensor, nn
+from torch.export import Dim
+
+pytestmark = pytest.mark.filterwarnings("ignore:`isinstance.treespec")  # of torch.export, about itself
+
+
+def program_of(model: nn.Module, *args: Any, **kwargs: Any) -> torch.export.ExportedProgram:
+    dims = {name: {0: Dim.AUTO} for name in ("x", "input") if name in model.forward.__code__.co_varnames}
+    return torch.export.export(model.eval(), args, kwargs, dynamic_shapes=dims or None, strict=False)
+
+
+class Twin(nn.Module):
+    """Returns its prediction among others."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.encoder = nn.Sequential(nn.Conv1d(2, 4, 3), nn.BatchNorm1d(4), nn.ReLU())
+        self.head = nn.Linear(4 * 6, 3)
+
+    def forward(self, x: Tensor) -> dict[str, Any]:
+        h = self.encoder(x)
+        return {"features": [h], "y": self.head(h.flatten(1)) * (2 if x.shape[0] > 2 else 3)}
+
+
+def engines(program: torch.export.ExportedProgram | None = None, **options: Any) -> tuple[IT3Engine, IT3Engine, Tensor]:
+    """One around the model, and one around its program, with the same embedder."""
+    torch.manual_seed(0)
+    model, x = Twin().double().eval(), torch.randn(4, 2, 8, dtype=torch.float64)
+    plain = IT3Engine(model, "encoder", output="y", optimization_parameters=options).eval()
+    plain(x)
+    program = program_of(model, x) if program is None else program
+    exported = IT3Engine(program, "encoder", plain.embedder, output="y", optimization_parameters=options).eval()
+    for engine in (plain, exported):
+        engine.is_trained = True
+    return plain, exported, x
+
+
+OPTIONS: dict[str, dict[str, Any]] = {
+    "defaults": {},
+    "sgd": {"optimizer_name": "sgd", "momentum": 0.9, "num_steps": 2, "lr": 0.1},
+    "frozen": {"anchor": "frozen", "lr": 1e-2},
+    "ema": {"anchor": "ema", "lr": 1e-2},
+    "batch statistics": {"norm_statistics": "batch"},
+    "some parameters": {"parameters": "encoder"},
+    "threshold": {"threshold": 0.1},
+    "second": {"prediction": "mean"},
+}
+
+
+@pytest.mark.parametrize("options", OPTIONS)
+def test_adapts_as_the_model_does(options: str) -> None:
+    plain, exported, x = engines(**OPTIONS[options])
+    assert exported.explain(x).startswith("cut at the layer")
+    expected, actual = plain.adapt(x), exported.adapt(x)
+    assert expected.steps > 0
+    for name in ("prediction", "second", "losses"):
+        torch.testing.assert_close(getattr(actual, name), getattr(expected, name), rtol=1e-9, atol=1e-12)
+    torch.testing.assert_close(exported.uncertainty(x), plain.uncertainty(x), rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_kinds_of_models(kind: str) -> None:
+    case = make_case(kind, torch.float64)
+    plain = IT3Engine(case.model.eval(), case.layer).eval()
+    expected = plain.adapt(case.inputs)
+    args = case.inputs if isinstance(case.inputs, tuple) else (case.inputs,)
+    program = torch.export.export(case.model, args, strict=False)
+    exported = IT3Engine(program, case.layer, plain.embedder).eval()
+    torch.testing.assert_close(exported.adapt(case.inputs).prediction, expected.prediction, rtol=1e-9, atol=1e-12)
+
+
+def test_the_program_stays_as_it_is() -> None:
+    _, exported, x = engines()
+    program = exported.model.program
+    before = {name: tensor.clone() for name, tensor in program.state_dict.items()}
+    exported.adapt(x, online=True)
+    assert exported.drift().distance > 0
+    for name, tensor in program.state_dict.items():
+        assert torch.equal(tensor, before[name])
+
+
+def test_sizes_that_it_was_not_exported_for_are_an_error() -> None:
+    plain, exported, x = engines()
+    torch.testing.assert_close(exported.adapt(x[:3]).prediction, plain.adapt(x[:3]).prediction)
+    for wrong in (x[:2], x[:, :, :6]):  # the program multiplies by 2, as for more than two samples
+        with pytest.raises((RuntimeError, AssertionError, ValueError), match=r"size|shape|Guard"):
+            exported.adapt(wrong)
+    torch.testing.assert_close(exported.adapt(x).prediction, plain.adapt(x).prediction)
+
+
+def test_training_reaches_its_weights() -> None:
+    _, exported, x = engines()
+    before = exported.model.head.weight.detach().clone()
+    optimizer = torch.optim.SGD(exported.parameters(), lr=0.1)
+    exported.train()
+    prediction, loss = exported(x, torch.zeros(4, 3, dtype=torch.float64))
+    (prediction.square().mean() + loss).backward()
+    optimizer.step()
+    exported.eval()
+    assert not torch.equal(exported.model.head.weight, before)
+    assert torch.isfinite(exported.adapt(x).prediction).all()
+
+
+@pytest.mark.parametrize("how", [copy.deepcopy, lambda engine: pickle.loads(pickle.dumps(engine))])
+def test_copies(how: Any) -> None:
+    _, exported, x = engines(lr=1e-2)
+    exported.adapt(x, online=True)
+    copied = how(exported)
+    torch.testing.assert_close(copied.adapt(x).prediction, exported.adapt(x).prediction, rtol=0, atol=0)
+    copied.adapt(x, online=True, lr=1.0)
+    assert not torch.equal(copied.model.head.weight, exported.model.head.weight)
+
+
+def test_an_adapted_program_is_saved_as_one(tmp_path: Path) -> None:
+    model, x = nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 2)), torch.randn(5, 4)
+    engine = IT3Engine(program_of(model, x), "0").eval()
+    engine.is_trained = True
+    adaptation = engine.adapt(x, lr=1e-2)
+    adaptation.save(tmp_path / "adapted.pt2", x, method="export")
+    loaded = torch.export.load(tmp_path / "adapted.pt2")
+    torch.testing.assert_close(loaded.module()(x), adaptation.prediction)
+    again = it3.IT3Engine(loaded, "0").eval()
+    assert again.adapt(x, num_steps=0).prediction.shape == (5, 2)
+    for method in ("script", "trace"):
+        with pytest.raises(ValueError, match=r"a program of torch\.export, which TorchScript does not take"):
+            adaptation.save(tmp_path / "adapted.pt", x, method=method)
+    with pytest.raises(ValueError, match=r"a program of torch\.export, which TorchScript does not take"):
+        engine.save(tmp_path / "engine.pt", x)
+    assert [path.name for path in tmp_path.iterdir()] == ["adapted.pt2"]
+
+
+def test_layers_that_the_program_does_not_have() -> None:
+    _, exported, _ = engines()
+    with pytest.raises(ValueError, match=r"has no layer .nope.; did you mean .encoder."):
+        IT3Engine(exported.model.program, "nope")
