@@ -37,14 +37,23 @@ namespace {
 constexpr const char* exported_layer = "it3_features";  // in the program, whatever it is called in the model
 constexpr int most_changes = 10;
 constexpr std::size_t most_attempts = 10;
-constexpr int most_not_finite = 10;
+constexpr int most_undecided = 10;
+
+/// What code may ask of how a tensor lies in memory, and does as `x.view(...)`; without its sizes where it is usual.
+std::string memory_layout_of(const at::Tensor& tensor) {
+  if (tensor.layout() != at::kStrided || tensor.is_nested()) return "";
+  const bool is_contiguous = tensor.is_contiguous();
+  const bool is_in_channels_last = tensor.dim() == 4 && tensor.is_contiguous(at::MemoryFormat::ChannelsLast);
+  if (is_contiguous || is_in_channels_last) return c10::str(is_contiguous, is_in_channels_last);
+  return c10::str(tensor.strides());
+}
 
 /// Collects the tensors in inputs, in the order of torch's pytree, and tells everything but their sizes and values by a
 /// text. False if there is something of another kind.
 bool flatten(py::handle object, std::vector<c10::IValue>& tensors, std::string& others) {
   if (THPVariable_Check(object.ptr())) {
     const at::Tensor& tensor = THPVariable_Unpack(object.ptr());
-    others += c10::str(tensor.scalar_type(), tensor.device(), tensor.dim(), tensor.layout());
+    others += c10::str(tensor.scalar_type(), tensor.device(), tensor.dim(), tensor.layout(), memory_layout_of(tensor));
     tensors.emplace_back(tensor);
     return true;
   }
@@ -72,6 +81,15 @@ bool flatten(py::handle object, std::vector<c10::IValue>& tensors, std::string& 
                            PyFloat_CheckExact(object.ptr()) || PyUnicode_CheckExact(object.ptr());
   if (is_constant) others += py::repr(object).cast<std::string>();
   return is_constant;
+}
+
+/// Whether code could tell by `q is k` that two inputs are one, which a program does not see.
+bool has_same_twice(const std::vector<c10::IValue>& tensors) {
+  for (auto one = tensors.begin(); one != tensors.end(); ++one) {
+    const auto is_same = [&](const c10::IValue& other) { return other.toTensor().is_same(one->toTensor()); };
+    if (std::any_of(one + 1, tensors.end(), is_same)) return true;
+  }
+  return false;
 }
 
 /// The first sample by itself, as a pass of Options::per_sample sees it; all inputs where they cannot be taken apart.
@@ -159,6 +177,7 @@ std::variant<NetworkCall, std::string> EagerCut::resolve(
   std::string others;
   const bool is_flat = flatten(arguments.args, tensors, others) && flatten(arguments.kwargs, tensors, others);
   if (!is_flat) return "the inputs hold objects other than tensors, numbers and strings";
+  if (has_same_twice(tensors)) return "the same tensor is given twice";
   const Inputs of_call(tensors);
   const std::optional<InDims> dims = in_dims_of_tensors(inputs, in_dims);
   const Inputs of_pass = each_by != nullptr ? first_sample(of_call, dims, *each_by) : of_call;
@@ -193,7 +212,7 @@ std::variant<NetworkCall, std::string> EagerCut::resolve(
       made = {nullptr, "the exported program is not for the sizes that it was exported with", nullptr};
     }
     if (made.verdict == Attempt::Verdict::failed) return made.why;
-    if (made.verdict == Attempt::Verdict::not_finite && ++not_finite_ <= most_not_finite) return made.why;
+    if (made.verdict == Attempt::Verdict::undecided && ++undecided_ <= most_undecided) return made.why;
     attempts_.emplace(others, std::move(made));
   }
 }
@@ -293,12 +312,13 @@ EagerCut::Attempt EagerCut::attempt(const py::object& inputs, const Inputs& tens
         return plan.attr("trace")(arguments.args, arguments.kwargs, any_sizes);
       }();
       if (while_tracing.has_changed()) {
-        return Attempt{nullptr, "forward() draws random numbers that a trace would fix", nullptr};
+        return Attempt{
+            nullptr, "forward() draws random numbers that a trace would fix", nullptr, Attempt::Verdict::undecided};
       }
       cut = std::make_shared<ExportedNetwork>(exported_graph_from(graph), layer_.empty() ? "" : exported_layer);
     } catch (const py::error_already_set& error) {
       return failed_by(error, "torch.export cannot take it");
-    } catch (const c10::Error& error) {
+    } catch (const std::exception& error) {
       return failed_by(error, "the traced model cannot be cut at the layer");
     }
     if (!cut->has_repeatable_head()) {
@@ -350,7 +370,7 @@ EagerCut::Attempt EagerCut::compared(
   if (!expected.predictions[0].isfinite().all().item<bool>()) {
     return {
         nullptr, "the predictions for these inputs are not finite, so a cut model cannot be compared with the model",
-        nullptr, Attempt::Verdict::not_finite};
+        nullptr, Attempt::Verdict::undecided};
   }
   if (at::equal(expected.predictions[0], expected.predictions[1])) {
     return failed("the prediction does not depend on what is injected");

@@ -38,7 +38,7 @@ class EagerCut : public Runner {
     std::shared_ptr<ScriptNetwork> network;  // null if it failed
     std::string why;
     std::shared_ptr<const Watch> watch;  // what forward() read, where there is a network
-    enum class Verdict { final, not_finite, failed } verdict = Verdict::final;  // if not final, another call may tell
+    enum class Verdict { final, undecided, failed } verdict = Verdict::final;  // if not final, another call may tell
   };
 
   /// Forgets the cuts that changes of the module have made wrong.
@@ -66,7 +66,7 @@ class EagerCut : public Runner {
   py::object layer_output_;
   std::unique_ptr<ModuleSnapshot> snapshot_;
   std::multimap<std::string, Attempt> attempts_;  // by all of the inputs but their sizes and values
-  int not_finite_ = 0;                            // attempts of that verdict
+  int undecided_ = 0;                             // attempts of that verdict
   int changes_ = 0;                               // of attributes, since the structure changed
 };
 

@@ -3,6 +3,7 @@
 #include <bit>
 #include <cstdint>
 
+#include <c10/util/hash.h>
 #include <torch/csrc/autograd/python_variable.h>
 
 #include "support/write_count.h"
@@ -17,15 +18,20 @@ bool is_scalar(py::handle object) {
 }
 
 /// What code that runs in Python while tracing can ask of a tensor, beside its values.
-std::int64_t kind_of(const at::Tensor& t) {
-  constexpr std::int64_t many = 65536;
-  const auto number = [](auto value) { return static_cast<std::int64_t>(value); };
-  return (number(t.scalar_type()) * many + number(t.device().type())) * many + number(t.device().index());
+std::uint64_t kind_of(const at::Tensor& t) {
+  constexpr std::uint64_t many = 65536;
+  const auto number = [](auto value) { return static_cast<std::uint64_t>(value); };
+  std::uint64_t kind = (number(t.scalar_type()) * many + number(t.device().type())) * many + number(t.device().index());
+  if (!t.is_nested()) {
+    for (const std::int64_t size : t.sizes()) kind = c10::hash_combine(kind, static_cast<std::uint64_t>(size));
+  }
+  return kind;
 }
 
 std::int64_t detail_of(py::handle object, bool with_version) {
   const at::Tensor& tensor = THPVariable_Unpack(object.ptr());
-  return kind_of(tensor) + (with_version ? it3::detail::version_of(tensor) : 0);
+  const auto version = static_cast<std::uint64_t>(with_version ? it3::detail::version_of(tensor) : 0);
+  return static_cast<std::int64_t>(kind_of(tensor) + version);
 }
 
 }  // namespace

@@ -15,7 +15,9 @@ class QuietExport {
     const py::object thread = py::module_::import("threading").attr("get_ident")();
     is_of_others_ =
         py::cpp_function([thread](const py::object& record) { return !thread.equal(record.attr("thread")); });
-    for (const char* const name : {"torch.fx.experimental.symbolic_shapes", "torch.export._trace", "torch.export"}) {
+    for (const char* const name :
+         {"torch.fx.experimental.symbolic_shapes", "torch.export._trace", "torch.export",
+          "torch._export.non_strict_utils"}) {
       filters_.append(get_logger(name).attr("filters"));
     }
     sys_.attr("stderr") = quiet_stderr_;

@@ -77,6 +77,7 @@ class Graph:
         outputs = program.call_spec.out_spec.unflatten(program.graph.output_node().args[0])
         self.output = _C.chosen_output(outputs, output, fx.Node).name
         conditions = [*program._guards_code, *_limits(program.range_constraints)]
+        conditions += [condition for node in calls for condition in _conditions_of_squeeze(node)]
         self.conditions = [condition for condition in conditions if not _IN_VALUES.search(condition)]
 
     def _modules_around(self, node: fx.Node) -> list[str]:
@@ -99,6 +100,30 @@ class Graph:
                 self.tensors.append((node.name, spec.target, tensors[spec.target], is_parameter))
             else:
                 raise ValueError(f"the exported program holds {spec.target!r}, which is no tensor")
+
+
+_SQUEEZES = (torch.ops.aten.squeeze.default, torch.ops.aten.squeeze.dim, torch.ops.aten.squeeze.dims)
+
+
+def _conditions_of_squeeze(node: fx.Node) -> list[str]:
+    """Return the conditions under which an operation takes away the dimensions that it took away in the export.
+
+    Where sizes are open, torch takes them for others than 1 without noting it.
+    """
+    if node.target not in _SQUEEZES or not isinstance(node.args[0], fx.Node):
+        return []
+    sizes = node.args[0].meta["val"].shape
+    dims: Any = node.args[1] if len(node.args) > 1 else range(len(sizes))
+    open_sizes = [sizes[dim] for dim in (dims if isinstance(dims, list | tuple | range) else [dims]) if len(sizes)]
+    open_sizes = [size for size in open_sizes if isinstance(size, torch.SymInt)]
+    if any(_IN_VALUES.search(str(size)) for size in open_sizes):
+        raise ValueError("forward() squeezes a dimension whose size depends on values")
+    return [f"({size}) != 1" for size in open_sizes]
+
+
+def has_squeeze(program: torch.export.ExportedProgram) -> bool:
+    """Return whether a program takes away dimensions of size 1."""
+    return any(node.target in _SQUEEZES for node in program.graph.nodes)
 
 
 def _is_part(node: fx.Node) -> bool:

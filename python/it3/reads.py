@@ -115,6 +115,9 @@ class Reads:
         for module in self._modules.values():
             self._class(type(module))
             if type(module).__module__.startswith("torch."):
+                for name, value in vars(module).items():  # such as an activation of the user's
+                    if callable(value) and not isinstance(value, torch.nn.Module) and not _is_torchs_function(value):
+                        self._later(value, f"self.{name}")
                 continue
             for name in self._named(vars(module)):
                 if name not in ("_parameters", "_buffers", "_modules", "training"):
@@ -316,6 +319,10 @@ class Reads:
                 if isinstance(member, types.MemberDescriptorType):
                     self.facts.append(("slot", value, member))
                     self._later(getattr(value, name, None), f"{where}.{name}")
+
+
+def _is_torchs_function(value: Any) -> bool:
+    return _is_torchs(getattr(value, "__module__", None) or type(value).__module__)
 
 
 def _is_torchs(module: str) -> bool:

@@ -18,7 +18,7 @@ from torch.utils import _pytree as pytree
 from torch.utils.weak import WeakIdKeyDictionary
 
 from it3 import _C
-from it3.exported import Graph
+from it3.exported import Graph, has_squeeze
 from it3.exported_model import ExportedModel
 from it3.keeping import Keeper
 from it3.reads import Reads
@@ -126,6 +126,8 @@ class Plan:
         self.keeper = Keeper(static)
         self._recorder = Recorder()
         self._obstacle = static.obstacle if static.iterators else ""
+        if callable(output):
+            self._recorder.object_to("output is a function, which may read what cannot be seen")
 
     def why_not(self) -> str:
         """Return why the model has to run whole; empty if nothing is known."""
@@ -181,10 +183,14 @@ class Plan:
         tracer = proxy_tensor._ModuleStackTracer
         try:
             # torch.export leaves copies of attributes.
-            with _Restored(self.model), warnings.catch_warnings(), _batches_of_any_size():
+            with _Restored(self.model), warnings.catch_warnings():
                 warnings.simplefilter("ignore")
                 proxy_tensor._ModuleStackTracer = _tracer_of_one_thread()  # type: ignore[misc]
-                program = torch.export.export(prediction, tensors, dynamic_shapes=sizes, strict=False)
+                with shapes_config.patch(backed_size_oblivious=True):  # type: ignore[attr-defined]
+                    program = torch.export.export(prediction, tensors, dynamic_shapes=sizes, strict=False)
+                if 1 in [size for t in tensors for size in t.shape] and has_squeeze(program):
+                    # Then 1 must stay 1.
+                    program = torch.export.export(prediction, tensors, dynamic_shapes=sizes, strict=False)
         except BaseException as error:
             # torch replaces them, and does not put them back where a Ctrl-C ends that.
             nn.Module.__call__, nn.Module.__getattr__ = methods  # type: ignore[method-assign]
@@ -258,11 +264,6 @@ def _tracer_of_one_thread() -> type[proxy_tensor._ModuleStackTracer]:
             return super().call_module(m, forward, args, kwargs) if own else forward(*args, **kwargs)
 
     return Tracer
-
-
-def _batches_of_any_size() -> Any:
-    """Keep torch from fixing sizes that happen to be 0 or 1."""
-    return shapes_config.patch(backed_size_oblivious=True)  # type: ignore[attr-defined]
 
 
 class _Restored:

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <map>
 #include <optional>
+#include <regex>
 #include <string_view>
 #include <utility>
 
@@ -56,9 +57,23 @@ const std::map<std::string_view, const char*>& functions_of_numbers() {
   return functions;
 }
 
-/// Checks by torch.export of what it assumed, which the conditions on sizes say too.
-bool is_check(std::string_view target) {
-  return target.starts_with("torch.ops.aten._assert_") || target.starts_with("torch.ops.aten.sym_constrain_range");
+/// Whether an operation is a check by torch.export of what it assumed, which the conditions on sizes say too, or which
+/// is always so. Raises c10::ValueError for a check of values, as by torch._check(), which would be lost.
+bool is_check(const ExportedOperation& operation) {
+  const std::string& target = operation.target;
+  if (target.starts_with("torch.ops.aten._assert_tensor_metadata")) return true;
+  if (target.starts_with("torch.ops.aten.sym_constrain_range")) return true;
+  if (!target.starts_with("torch.ops.aten._assert_")) return false;
+  static const std::regex of_values(R"(\bz?u[fi]?\d+\b)"), of_count(R"(expression u\d+ >= 0 on)");
+  const auto* const said =
+      operation.arguments.empty() ? nullptr : std::get_if<c10::IValue>(&operation.arguments.back().second.is);
+  const std::string text = said != nullptr && said->isString() ? said->toStringRef() : "";
+  const bool is_of_sizes = text.starts_with("Runtime assertion failed") &&
+                           (!std::regex_search(text, of_values) || std::regex_search(text, of_count));
+  TORCH_CHECK_VALUE(
+      is_of_sizes && target.starts_with("torch.ops.aten._assert_scalar"),
+      "the exported program checks values: ", target, " ", text);
+  return true;
 }
 
 /// "torch.ops.aten.add.Tensor" is aten::add.Tensor; nothing for other targets.
@@ -178,7 +193,7 @@ class ModuleBuilder {
   }
 
   void append(const ExportedOperation& operation) {
-    if (is_check(operation.target)) return;
+    if (is_check(operation)) return;
     if (operation.target == features_target) {
       Value* const features = value_of(operation.arguments.at(0).second, *c10::TensorType::get());
       return set(operation.results.at(0), behind_layer(features));
@@ -188,7 +203,7 @@ class ModuleBuilder {
       name ? call(operation, *name) : call_on_numbers(operation);
     } catch (const c10::ValueError&) {
       throw;
-    } catch (const c10::Error& error) {
+    } catch (const std::exception& error) {
       TORCH_CHECK_VALUE(
           false, "the exported program's operation ", operation.target,
           " cannot be run: ", detail::first_line_of(error));
@@ -289,6 +304,7 @@ class ModuleBuilder {
     if (kind == c10::TypeKind::IntType && own == c10::TypeKind::NumberType) {
       return graph_->insert(c10::aten::Int, {value});
     }
+    check_number(kind, own == c10::TypeKind::BoolType);
     const bool is_number = own == c10::TypeKind::NumberType || own == c10::TypeKind::IntType;
     return kind == c10::TypeKind::FloatType && is_number ? graph_->insert(c10::aten::Float, {value}) : value;
   }
@@ -299,7 +315,14 @@ class ModuleBuilder {
     if (value.isInt() && wanted->kind() == c10::TypeKind::FloatType) {
       return graph_->insertConstant(static_cast<double>(value.toInt()));
     }
+    check_number(wanted->kind(), value.isBool());
     return graph_->insertConstant(value);
+  }
+
+  static void check_number(c10::TypeKind wanted, bool is_boolean) {
+    TORCH_CHECK_VALUE(
+        !is_boolean || wanted != c10::TypeKind::NumberType,
+        "the exported program gives an operation a boolean for a number, which torch's interpreter does not take");
   }
 
   const ExportedGraph& program_;
