@@ -16,15 +16,19 @@ using Use = UpgradeMutex::Use;
 TEST(UpgradeMutex, RefusesToWaitForWhoMayWaitForIt) {
   UpgradeMutex mutex;
   mutex.lock(Use::reading);
-  std::atomic<bool> has_it = false;
   std::thread other([&] {
     mutex.lock(Use::updating);
-    has_it = true;
     mutex.lock(Use::alone);  // waits for this thread
     mutex.unlock(Use::alone);
     mutex.unlock(Use::updating);
   });
-  while (!has_it) std::this_thread::yield();
+  // Whoever comes last is refused, so that the other thread has to wait first: then new readers let it pass.
+  std::thread([&] {
+    while (mutex.try_lock(Use::reading)) {
+      mutex.unlock(Use::reading);
+      std::this_thread::yield();
+    }
+  }).join();
   EXPECT_THROW(mutex.lock(Use::updating), c10::Error);
   EXPECT_THROW(mutex.lock(Use::alone), c10::Error);
   mutex.lock(Use::reading);
