@@ -6,8 +6,9 @@ from pathlib import Path
 
 FLOORS = (
     {"engine"},
+    {"adapt"},
     {"exported"},
-    {"adapt", "files"},
+    {"files"},
     {"cuda_graphs", "torch_nn", "torchscript"},
     {"method"},
     {"autograd", "network"},

@@ -4,6 +4,7 @@
 
 namespace it3::python {
 
+void bind_compiled(py::module_& module);
 void bind_embedder(py::module_& module);
 void bind_engine(py::module_& module);
 void bind_memory(py::module_& module);

@@ -13,6 +13,7 @@
 #include <it3/backend/network_outputs.h>
 #include <it3/exported_network.h>
 
+#include "call_kind.h"
 #include "every_parameter.h"
 #include "exported_from_python.h"
 #include "in_dims_from_python.h"
@@ -38,59 +39,6 @@ constexpr const char* exported_layer = "it3_features";  // in the program, whate
 constexpr int most_changes = 10;
 constexpr std::size_t most_attempts = 10;
 constexpr int most_undecided = 10;
-
-/// What code may ask of how a tensor lies in memory, and does as `x.view(...)`; without its sizes where it is usual.
-std::string memory_layout_of(const at::Tensor& tensor) {
-  if (tensor.layout() != at::kStrided || tensor.is_nested()) return "";
-  const bool is_contiguous = tensor.is_contiguous();
-  const bool is_in_channels_last = tensor.dim() == 4 && tensor.is_contiguous(at::MemoryFormat::ChannelsLast);
-  if (is_contiguous || is_in_channels_last) return c10::str(is_contiguous, is_in_channels_last);
-  return c10::str(tensor.strides());
-}
-
-/// Collects the tensors in inputs, in the order of torch's pytree, and tells everything but their sizes and values by a
-/// text. False if there is something of another kind.
-bool flatten(py::handle object, std::vector<c10::IValue>& tensors, std::string& others) {
-  if (THPVariable_Check(object.ptr())) {
-    const at::Tensor& tensor = THPVariable_Unpack(object.ptr());
-    others += c10::str(tensor.scalar_type(), tensor.device(), tensor.dim(), tensor.layout(), memory_layout_of(tensor));
-    tensors.emplace_back(tensor);
-    return true;
-  }
-  const bool is_tuple = PyTuple_CheckExact(object.ptr());
-  if (is_tuple || PyList_CheckExact(object.ptr())) {
-    others += is_tuple ? '(' : '[';
-    for (const py::handle item : object) {
-      if (!flatten(item, tensors, others)) return false;
-      others += ',';
-    }
-    others += ')';
-    return true;
-  }
-  if (PyDict_CheckExact(object.ptr())) {
-    others += '{';
-    for (const auto& [key, value] : py::reinterpret_borrow<py::dict>(object)) {
-      others += py::repr(key).cast<std::string>() + ':';
-      if (!flatten(value, tensors, others)) return false;
-      others += ',';
-    }
-    others += '}';
-    return true;
-  }
-  const bool is_constant = object.is_none() || PyBool_Check(object.ptr()) || PyLong_CheckExact(object.ptr()) ||
-                           PyFloat_CheckExact(object.ptr()) || PyUnicode_CheckExact(object.ptr());
-  if (is_constant) others += py::repr(object).cast<std::string>();
-  return is_constant;
-}
-
-/// Whether code could tell by `q is k` that two inputs are one, which a program does not see.
-bool has_same_twice(const std::vector<c10::IValue>& tensors) {
-  for (auto one = tensors.begin(); one != tensors.end(); ++one) {
-    const auto is_same = [&](const c10::IValue& other) { return other.toTensor().is_same(one->toTensor()); };
-    if (std::any_of(one + 1, tensors.end(), is_same)) return true;
-  }
-  return false;
-}
 
 /// The first sample by itself, as a pass of Options::per_sample sees it; all inputs where they cannot be taken apart.
 Inputs first_sample(const Inputs& inputs, const std::optional<InDims>& dims, const Layout& prediction_layout) {
@@ -149,14 +97,13 @@ auto keeping(const py::object& keeper, const Function& function) {
   }
 }
 
-/// Torch.export changes settings of the whole process while it traces, so that only one thread may.
+}  // namespace
+
 ModelLock::Turn turn_to_trace() {
   static const char torch_export = 0;
   const py::gil_scoped_release no_gil;  // other threads need it to come to their ends
   return ModelLock({}, {&torch_export}).wait(UpgradeMutex::Use::alone);
 }
-
-}  // namespace
 
 std::shared_ptr<Network> with_hold(std::shared_ptr<Network> network, std::shared_ptr<SharedModelLock::Hold> hold) {
   Network* const inner = network.get();
@@ -172,6 +119,19 @@ EagerCut::EagerCut(py::object model, std::string layer, py::object output, py::o
 
 std::variant<NetworkCall, std::string> EagerCut::resolve(
     const py::object& inputs, const py::object& in_dims, const Layout* each_by) {
+  return resolve(inputs, in_dims, each_by, nullptr);
+}
+
+std::variant<std::pair<NetworkCall, py::object>, std::string> EagerCut::resolve_with_program(
+    const py::object& inputs, const py::object& in_dims, const Layout* each_by) {
+  py::object program;
+  auto call = resolve(inputs, in_dims, each_by, &program);
+  if (const auto* const reason = std::get_if<std::string>(&call)) return *reason;
+  return std::pair(std::get<NetworkCall>(std::move(call)), std::move(program));
+}
+
+std::variant<NetworkCall, std::string> EagerCut::resolve(
+    const py::object& inputs, const py::object& in_dims, const Layout* each_by, py::object* program) {
   const Arguments arguments = arguments_of(inputs);
   std::vector<c10::IValue> tensors;
   std::string others;
@@ -197,7 +157,9 @@ std::variant<NetworkCall, std::string> EagerCut::resolve(
       if (std::string why = obstacle(); !why.empty()) return why;
       if (const Attempt* const known = known_attempt(others, of_pass)) {
         if (known->network == nullptr) return known->why;
-        return NetworkCall{with_hold(known->network, std::move(hold)), of_call, dims};
+        if (program == nullptr || *program) {
+          return NetworkCall{with_hold(known->network, std::move(hold)), of_call, dims};
+        }
       }
       if (attempts_.size() == most_attempts) {
         return "the inputs' sizes, or what of them is no tensor, differ in almost every call";
@@ -205,9 +167,17 @@ std::variant<NetworkCall, std::string> EagerCut::resolve(
     }
     const SharedModelLock::Hold alone(lock_, SharedModelLock::Use::alone);  // as the model is run
     const auto lock = guard();
-    if (known_attempt(others, of_pass) != nullptr) continue;
+    const Attempt* const known = known_attempt(others, of_pass);
+    const bool lacks_program = program != nullptr && !*program;
+    if (known != nullptr && (!lacks_program || known->network == nullptr)) continue;
     // The usual call differs from the first in the number of samples only.
-    auto made = attempt(inputs, without_inference_tensors(of_pass), /*any_sizes=*/attempts_.contains(others));
+    const bool any_sizes = known != nullptr ? known->any_sizes : attempts_.contains(others);
+    auto made = attempt(inputs, without_inference_tensors(of_pass), any_sizes, program);
+    made.any_sizes = any_sizes;
+    if (known != nullptr) {
+      if (made.network == nullptr) return made.why;
+      continue;  // its network is the same as the known one
+    }
     if (made.network != nullptr && !made.network->takes(of_pass)) {
       made = {nullptr, "the exported program is not for the sizes that it was exported with", nullptr};
     }
@@ -255,7 +225,8 @@ EagerCut::Attempt EagerCut::failed_by(const std::exception& error, std::string_v
   return {nullptr, std::string(whose).append(": ").append(it3::detail::first_line_of(error)), nullptr, verdict};
 }
 
-EagerCut::Attempt EagerCut::attempt(const py::object& inputs, const Inputs& tensors, bool any_sizes) const {
+EagerCut::Attempt EagerCut::attempt(
+    const py::object& inputs, const Inputs& tensors, bool any_sizes, py::object* program) const {
   const c10::InferenceMode no_inference(false);
   const at::AutoGradMode with_gradients(true);
   const it3::detail::NoSavedTensorHooks no_hooks;
@@ -315,6 +286,7 @@ EagerCut::Attempt EagerCut::attempt(const py::object& inputs, const Inputs& tens
         return Attempt{
             nullptr, "forward() draws random numbers that a trace would fix", nullptr, Attempt::Verdict::undecided};
       }
+      if (program != nullptr) *program = graph.attr("program");
       cut = std::make_shared<ExportedNetwork>(exported_graph_from(graph), layer_.empty() ? "" : exported_layer);
     } catch (const py::error_already_set& error) {
       return failed_by(error, "torch.export cannot take it");

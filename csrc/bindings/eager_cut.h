@@ -33,14 +33,24 @@ class EagerCut : public Runner {
   std::variant<NetworkCall, std::string> resolve(
       const py::object& inputs, const py::object& in_dims, const Layout* each_by) override;
 
+  /// Exports the model anew, as programs are not kept.
+  std::variant<std::pair<NetworkCall, py::object>, std::string> resolve_with_program(
+      const py::object& inputs, const py::object& in_dims, const Layout* each_by) override;
+
  private:
   struct Attempt {
     std::shared_ptr<ScriptNetwork> network;  // null if it failed
     std::string why;
     std::shared_ptr<const Watch> watch;  // what forward() read, where there is a network
     enum class Verdict { final, undecided, failed } verdict = Verdict::final;  // if not final, another call may tell
+    bool any_sizes = false;
   };
 
+  /// See resolve().
+  ///
+  /// @param program  gets the program of a cut that is made anew, where it is not null
+  std::variant<NetworkCall, std::string> resolve(
+      const py::object& inputs, const py::object& in_dims, const Layout* each_by, py::object* program);
   /// Forgets the cuts that changes of the module have made wrong.
   void keep_up();
   /// What was tried for such inputs; null if nothing was.
@@ -50,7 +60,8 @@ class EagerCut : public Runner {
   /// After an error in a part of an attempt; raises an interrupt. To be called where it is caught.
   static Attempt failed_by(const std::exception& error, std::string_view whose);
   /// @param any_sizes  whether the cut is to be for tensors of any sizes; else they may differ in the first dimension
-  Attempt attempt(const py::object& inputs, const Inputs& tensors, bool any_sizes) const;
+  /// @param program  gets the exported program, where it is not null
+  Attempt attempt(const py::object& inputs, const Inputs& tensors, bool any_sizes, py::object* program) const;
   Attempt compared(
       std::shared_ptr<ScriptNetwork> cut,
       Network& hooked,
@@ -69,6 +80,9 @@ class EagerCut : public Runner {
   int undecided_ = 0;                             // attempts of that verdict
   int changes_ = 0;                               // of attributes, since the structure changed
 };
+
+/// Torch.export changes settings of the whole process while it traces, so that only one thread may.
+ModelLock::Turn turn_to_trace();
 
 /// A network that has its model's lock as long as it lives.
 std::shared_ptr<Network> with_hold(std::shared_ptr<Network> network, std::shared_ptr<SharedModelLock::Hold> hold);

@@ -160,6 +160,17 @@ std::pair<at::Tensor, at::Tensor> PythonEngine::losses(
   });
 }
 
+void PythonEngine::use(const Setup& setup, std::shared_ptr<const Compiled> compiled) {
+  EngineSetup changed = setup->core;
+  changed.compiled.insert(changed.compiled.begin(), std::move(compiled));
+  constexpr std::size_t most = 16;
+  if (changed.compiled.size() > most) changed.compiled.pop_back();
+  changed.graphs = std::make_shared<Graphs>();  // those of the passes
+  const auto made = std::make_shared<PythonSetup>(*setup, std::move(changed));
+  TORCH_CHECK(setup_ == setup, "the engine's attributes changed while it was compiled; compile it again");
+  setup_ = made;
+}
+
 void PythonEngine::save(
     const Setup& setup, it3::detail::NewFile& file, const py::object& inputs, const py::dict& options) const {
   const Options parsed = options_from(options);
@@ -241,7 +252,7 @@ at::Tensor uncertainty_of(const Setup& setup, const py::object& inputs, const py
   const Options parsed = options_from(options);
   const EmbedderBuffers buffers(*setup);
   return call(setup, inputs, for_adapting(parsed), [&](const EngineCall& call) {
-    return uncertainty(call.network, call.method, call.inputs, parsed);
+    return uncertainty(call.network, call.method, call.inputs, parsed, &call.setup.compiled);
   });
 }
 
@@ -256,7 +267,9 @@ std::string explain(const Setup& setup, const py::object& inputs, const py::dict
   const std::string why_not = call(setup, inputs, for_adapting(parsed), [&](const EngineCall& call) {
     return Graphs::why_not(call.network, call.method, parsed, call.inputs);
   });
-  return how + "; " +
+  const std::string compiled =
+      call(setup, inputs, for_adapting(parsed), [&](const EngineCall& call) { return explain_compiled(call, parsed); });
+  return how + "; " + compiled +
          (why_not.empty() ? "replayed as a CUDA graph from the second like call on" : "no CUDA graph: " + why_not) +
          "; " + layouts;
 }

@@ -45,6 +45,9 @@ class PythonEngine {
       const std::optional<at::Tensor>& target,
       std::optional<double> target_probability);
 
+  /// Lets calls with a setup, while the face's attributes are the same, be evaluated by programs; null for none.
+  void use(const Setup& setup, std::shared_ptr<const Compiled> compiled);
+
   /// Writes the engine, whose model and functions are TorchScript modules or the default ones, to a file.
   void save(const Setup& setup, it3::detail::NewFile& file, const py::object& inputs, const py::dict& options) const;
 

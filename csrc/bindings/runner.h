@@ -4,6 +4,7 @@
 #include <optional>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <variant>
 
 #include <torch/csrc/utils/pybind.h>
@@ -36,6 +37,12 @@ class Runner {
   /// @param each_by  of a call that adapts to each sample by itself, the prediction's layout; else null
   virtual std::variant<NetworkCall, std::string> resolve(
       const py::object& inputs, const py::object& in_dims, const Layout* each_by) = 0;
+
+  /// The same with the torch.export.ExportedProgram that the network was made of.
+  virtual std::variant<std::pair<NetworkCall, py::object>, std::string> resolve_with_program(
+      const py::object& /*inputs*/, const py::object& /*in_dims*/, const Layout* /*each_by*/) {
+    return std::string(how());
+  }
 };
 
 }  // namespace it3::python

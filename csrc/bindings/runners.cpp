@@ -99,6 +99,16 @@ std::string Runners::explain(const py::object& inputs, const py::object& in_dims
   return reasons;
 }
 
+std::pair<NetworkCall, py::object> Runners::resolve_with_program(
+    const py::object& inputs, const py::object& in_dims, const Layout* each_by) const {
+  auto call = runners_.front()->resolve_with_program(inputs, in_dims, each_by);
+  const auto* const reason = std::get_if<std::string>(&call);
+  TORCH_CHECK_VALUE(
+      reason == nullptr,
+      "this model cannot be compiled, as only an eager model that torch.export takes can: ", *reason);
+  return std::get<std::pair<NetworkCall, py::object>>(std::move(call));
+}
+
 std::string Runners::why_not(const py::object& inputs) const {
   const auto call = runners_.front()->resolve(inputs, py::none(), nullptr);
   const auto* const reason = std::get_if<std::string>(&call);

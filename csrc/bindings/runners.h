@@ -2,6 +2,7 @@
 
 #include <memory>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include <torch/csrc/utils/pybind.h>
@@ -22,6 +23,11 @@ class Runners {
 
   /// What a call adapts: by the first way that can run it. See Runner::resolve().
   NetworkCall resolve(const py::object& inputs, const py::object& in_dims, const Layout* each_by = nullptr) const;
+
+  /// The same with the torch.export.ExportedProgram that its network was made of. Raises c10::ValueError, with the
+  /// reason, where it was made of none.
+  std::pair<NetworkCall, py::object> resolve_with_program(
+      const py::object& inputs, const py::object& in_dims, const Layout* each_by) const;
 
   /// What a call trains: by the last way, which takes all. An eager model is never cut then, as each of its passes
   /// draws its own random numbers.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import collections.abc
 import torch
 import typing
-__all__: list[str] = ['Adaptation', 'Drift', 'EmbedderHold', 'Engine', 'EngineSetup', 'LayerKind', 'Layout', 'ModelHold', 'NewFile', 'OptionInfo', 'Origin', 'Watch', 'arguments_of', 'broadcast_add', 'channel_dim_of_kind', 'check_distance', 'check_feedback', 'check_in_dims', 'check_output_choice', 'chosen_output', 'copies_with_shared_memory', 'embed', 'is_elementwise', 'kind_of_layer', 'load_engine', 'make_embedder_weights', 'option_infos', 'options_of', 'overridden', 'peak_memory', 'quantile_of', 'replace_at', 'sample_distances', 'submodule_of', 'untrained_warning', 'use_plain_backward', 'use_python_parts']
+__all__: list[str] = ['Adaptation', 'Capture', 'Compiled', 'CompiledProgram', 'Drift', 'EmbedderHold', 'Engine', 'EngineSetup', 'LayerKind', 'Layout', 'ModelHold', 'NewFile', 'OptionInfo', 'Origin', 'TracingHold', 'Watch', 'arguments_of', 'broadcast_add', 'channel_dim_of_kind', 'check_distance', 'check_feedback', 'check_in_dims', 'check_output_choice', 'chosen_output', 'copies_with_shared_memory', 'embed', 'is_elementwise', 'kind_of_layer', 'load_engine', 'make_embedder_weights', 'option_infos', 'options_of', 'overridden', 'peak_memory', 'quantile_of', 'replace_at', 'sample_distances', 'submodule_of', 'untrained_warning', 'use_compiled', 'use_plain_backward', 'use_python_parts']
 class Layout:
     """
     Which dimensions of a tensor are its samples and its channels.
@@ -269,6 +269,80 @@ class Engine:
         """
         True once, where these options adapt an engine that was never trained.
         """
+class TracingHold:
+    """
+    Waits until no thread traces by torch.export, and keeps it so.
+    """
+    def __enter__(self) -> None:
+        ...
+    def __exit__(self, type: typing.Any, value: typing.Any, traceback: typing.Any) -> None:
+        ...
+    def __init__(self) -> None:
+        ...
+class Capture:
+    """
+    One kind of call of an engine, whose evaluations are recorded.
+    """
+    def __init__(self, setup: EngineSetup, inputs: typing.Any, options: dict) -> None:
+        ...
+    def answer(self, network: typing.Any, weights: collections.abc.Sequence[torch.Tensor], inputs: collections.abc.Sequence[torch.Tensor], with_second: bool) -> list[torch.Tensor | None]:
+        """
+        The predictions.
+        """
+    def batch_norm(self, x: torch.Tensor, weight: torch.Tensor | None, bias: torch.Tensor | None, running_mean: torch.Tensor, running_var: torch.Tensor, eps: typing.SupportsFloat | typing.SupportsIndex) -> torch.Tensor:
+        """
+        Batch normalization as norm_statistics says.
+        """
+    def check(self, constants: collections.abc.Sequence[torch.Tensor]) -> None:
+        """
+        Raises ValueError where what adapts shares memory with anything else.
+        """
+    def close(self) -> None:
+        """
+        Lets the model go, so that other threads may change it.
+        """
+    def step(self, network: typing.Any, weights: collections.abc.Sequence[torch.Tensor], anchor: collections.abc.Sequence[torch.Tensor], inputs: collections.abc.Sequence[torch.Tensor], rows: torch.Tensor | None) -> list[torch.Tensor | None]:
+        """
+        The loss, the first prediction, and the gradients of the loss by the weights.
+        """
+    @property
+    def adapted(self) -> list[torch.Tensor]:
+        ...
+    @property
+    def description(self) -> str:
+        ...
+    @property
+    def has_anchor(self) -> bool:
+        ...
+    @property
+    def inputs(self) -> list[torch.Tensor]:
+        ...
+    @property
+    def normalizes_by_batch(self) -> bool:
+        ...
+    @property
+    def per_sample(self) -> bool:
+        ...
+    @property
+    def program(self) -> typing.Any:
+        ...
+    @property
+    def reads(self) -> list[torch.Tensor]:
+        ...
+class CompiledProgram:
+    """
+    A function compiled ahead by AOTInductor.
+    """
+    def __init__(self, package: str, arguments: collections.abc.Sequence[tuple[typing.SupportsInt | typing.SupportsIndex, torch.dtype, torch.device, collections.abc.Sequence[str]]], conditions: collections.abc.Sequence[str]) -> None:
+        ...
+class Compiled:
+    """
+    The evaluations of an engine as programs.
+    """
+    def __init__(self, capture: Capture, constants: collections.abc.Sequence[torch.Tensor], gradients: CompiledProgram, gradients_of_rows: CompiledProgram | None, has_gradient: collections.abc.Sequence[bool], first: CompiledProgram, both: CompiledProgram, is_measured: bool) -> None:
+        """
+        Takes the programs over, which cannot be used by themselves any more.
+        """
 class OptionInfo:
     """
     What is known of an option, for people and for other languages.
@@ -381,6 +455,10 @@ def sample_distances(second: torch.Tensor, first: torch.Tensor, batch_dim: typin
 def submodule_of(model: typing.Any, name: str) -> typing.Any:
     """
     The submodule of a dotted name. Raises ValueError, with the nearest name, if there is none.
+    """
+def use_compiled(engine: Engine, setup: EngineSetup, compiled: Compiled) -> None:
+    """
+    Lets calls with a setup be evaluated by programs, while the engine's attributes are the same.
     """
 def use_plain_backward(on: bool) -> None:
     """

@@ -20,6 +20,7 @@ from it3.paths import cmake_prefix_path
 from it3.saving import save
 
 if TYPE_CHECKING:
+    from it3.compilation import compile  # noqa: A004  (as torch.compile)
     from it3.tuning import Tuning, tune
 
 __all__ = [
@@ -32,6 +33,7 @@ __all__ = [
     "Tuning",
     "__version__",
     "cmake_prefix_path",
+    "compile",
     "evaluate",
     "load",
     "save",
@@ -40,6 +42,10 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
+    if name == "compile":  # with parts of torch that take long to import
+        from it3 import compilation  # noqa: PLC0415
+
+        return compilation.compile
     # Optuna is needed by those alone who tune.
     if name in ("Tuning", "tune"):
         try:

@@ -64,6 +64,7 @@ class Graph:
         layer: str | None = None,
         output: Any = None,
     ) -> None:
+        self.program = program
         self.layer = layer
         self.inputs: list[tuple[str, list[str]]] = []
         self.tensors: list[tuple[str, str, Tensor, bool]] = []
@@ -76,9 +77,7 @@ class Graph:
             raise ValueError("the exported program writes to what it is given")
         outputs = program.call_spec.out_spec.unflatten(program.graph.output_node().args[0])
         self.output = _C.chosen_output(outputs, output, fx.Node).name
-        conditions = [*program._guards_code, *_limits(program.range_constraints)]
-        conditions += [condition for node in calls for condition in _conditions_of_squeeze(node)]
-        self.conditions = [condition for condition in conditions if not _IN_VALUES.search(condition)]
+        self.conditions = conditions_of(program)
 
     def _modules_around(self, node: fx.Node) -> list[str]:
         """Return the names of the modules that an operation is called in, where a layer is looked for by name."""
@@ -100,6 +99,14 @@ class Graph:
                 self.tensors.append((node.name, spec.target, tensors[spec.target], is_parameter))
             else:
                 raise ValueError(f"the exported program holds {spec.target!r}, which is no tensor")
+
+
+def conditions_of(program: torch.export.ExportedProgram) -> list[str]:
+    """Return what must be true of the sizes of a program's inputs."""
+    conditions = [*program._guards_code, *_limits(program.range_constraints)]
+    calls = program.graph.nodes
+    conditions += [condition for node in calls for condition in _conditions_of_squeeze(node)]
+    return [condition for condition in conditions if not _IN_VALUES.search(condition)]
 
 
 _SQUEEZES = (torch.ops.aten.squeeze.default, torch.ops.aten.squeeze.dim, torch.ops.aten.squeeze.dims)

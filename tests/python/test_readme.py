@@ -66,10 +66,18 @@ def test_the_python_snippet_runs_by_itself(tmp_path: Path) -> None:
     run(sys.executable, "-W", "error", "-c", snippet + "\nassert logits.shape == (4, 3)")
 
 
+def test_the_compiling_snippet_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("IT3_CACHE_DIR", str(tmp_path))
+    namespace: dict[str, object] = {}
+    exec(snippets("python", "Python")[0], namespace)
+    exec(snippets("python", "Python")[1], namespace | {"it3": it3, "example_inputs": torch.randn(1, 13)})
+    assert len(list(tmp_path.glob("*/gradients.pt2"))) == 1
+
+
 def test_the_online_snippet_runs() -> None:
     namespace: dict[str, object] = {}
     exec(snippets("python", "Python")[0], namespace)
-    exec(snippets("python", "Python")[1], namespace | {"stream": torch.randn(3, 8, 13)})
+    exec(snippets("python", "Python")[2], namespace | {"stream": torch.randn(3, 8, 13)})
 
 
 @pytest.mark.parametrize("path", ["/usr/bin:/bin"])

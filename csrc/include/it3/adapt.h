@@ -1,7 +1,9 @@
 #pragma once
 
 #include <cstdint>
+#include <memory>
 #include <optional>
+#include <vector>
 
 #include <it3/adaptation.h>
 #include <it3/backend/export.h>
@@ -12,6 +14,10 @@
 #include <it3/options.h>
 
 namespace it3 {
+
+class Compiled;
+/// Programs for several kinds of calls.
+using CompiledKinds = std::vector<std::shared_ptr<const Compiled>>;
 
 /// One call of adapt(). Borrows all that it names.
 struct AdaptCall {
@@ -25,6 +31,8 @@ struct AdaptCall {
   bool with_details = false;
   /// Where recordings of calls by this network and method are kept; null for none.
   Graphs* graphs = nullptr;
+  /// Programs that may take the place of the network's passes: the first that are for such a call. Null for none.
+  const CompiledKinds* compiled = nullptr;
   /// For the core: so many samples, stacked in the inputs, each with weights of its own; see
   /// Network::checkout_per_sample(). A caller sets Options::per_sample.
   std::optional<std::int64_t> samples = std::nullopt;
@@ -33,7 +41,7 @@ struct AdaptCall {
 
   /// The same call by another method, for other inputs.
   AdaptCall with(const Method& other, const Inputs& others) const {
-    return {network, other, options, others, online, with_details, graphs, samples, first_sample};
+    return {network, other, options, others, online, with_details, graphs, compiled, samples, first_sample};
   }
 };
 

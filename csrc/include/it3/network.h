@@ -76,16 +76,25 @@ struct NamedParameter {
 /// The tensors of some parameters.
 IT3_API std::vector<at::Tensor> tensors_of(const std::vector<NamedParameter>& parameters);
 
-/// A transaction on a network's weights. The passes run on weights that can be changed at will; when the copy is
-/// destroyed, by an exception too, the network is bit for bit as it was. It is used and destroyed in the thread that
-/// checked it out.
-class IT3_API WorkingCopy : public TwoPass {
+/// The weights of a network that adapt, to be changed at will. When this is destroyed, by an exception too, the network
+/// is bit for bit as it was.
+class IT3_API AdaptedWeights {
+ public:
+  virtual ~AdaptedWeights() = default;
+
+  /// To be changed in place. They stay valid, and are nobody else's, after this is gone.
+  virtual const std::vector<at::Tensor>& values() const = 0;
+
+  /// Writes the values into the network, which keeps them.
+  virtual void commit() = 0;
+};
+
+/// A transaction on a network's weights: passes on weights that can be changed. It is used and destroyed in the thread
+/// that checked it out.
+class IT3_API WorkingCopy : public TwoPass, public AdaptedWeights {
  public:
   /// The leaves to differentiate the loss by, in the order that checkout() was given.
   virtual const std::vector<at::Tensor>& leaves() const = 0;
-
-  /// The leaves' values, to be changed in place. They stay valid, and are nobody else's, after the copy is gone.
-  virtual const std::vector<at::Tensor>& values() const = 0;
 
   /// Whether PlainBackward may take the place of autograd's engine: the leaves belong to this copy alone, and the
   /// graphs that the passes record need nothing but that their nodes are evaluated in order (no Python hooks, no
@@ -98,9 +107,6 @@ class IT3_API WorkingCopy : public TwoPass {
 
   /// Whether what prepare() gives depends on nothing that changes here: not on the leaves, nor on chance.
   virtual bool has_fixed_head() const { return false; }
-
-  /// Writes the values into the network, which keeps them when the copy is destroyed.
-  virtual void commit() = 0;
 };
 
 /// What a network's passes depend on beside their inputs.
@@ -117,6 +123,9 @@ struct Dependencies {
 /// what its own passes recorded, or call it by itself.
 class IT3_API Network : public TwoPass {
  public:
+  /// Another number for each network of this process.
+  std::uint64_t id() const { return id_; }
+
   /// Waits until no other thread uses what the passes of this network need for themselves, and keeps other threads out
   /// while what it returns lives. Without waiting where the passes share nothing that changes.
   virtual ModelLock::Turn take_turn() const { return {}; }
@@ -176,6 +185,9 @@ class IT3_API Network : public TwoPass {
   }
 
  private:
+  static std::uint64_t next_id();
+
+  const std::uint64_t id_ = next_id();
   std::atomic<bool> has_warned_ = false;
   std::atomic<bool> runs_without_cudnn_ = false;
   mutable std::mutex kept_lock_mutex_;

@@ -4,6 +4,7 @@
 
 #include "adapt/adapt_once.h"
 #include "adapt/per_sample.h"
+#include "adapt/program_evaluation.h"
 #include "support/without_cudnn.h"
 
 namespace it3 {
@@ -16,7 +17,12 @@ Adaptation adapt(const AdaptCall& call) {
   const auto use = call.online != nullptr ? UpgradeMutex::Use::updating : UpgradeMutex::Use::reading;
   const auto turn_with_weights = call.network.lock_on(tensors_of(parameters)).wait(use);
   const auto once = [&] {
-    return call.options.per_sample ? detail::adapt_per_sample(call, parameters) : detail::adapt_once(call, parameters);
+    const auto adapt_by = call.options.per_sample ? detail::adapt_per_sample : detail::adapt_once;
+    try {
+      return adapt_by(call, parameters);
+    } catch (const detail::ProgramError&) {
+      return adapt_by(call, parameters);  // by passes, which raise what is to be raised
+    }
   };
   if (!call.network.runs_without_cudnn()) {
     try {

@@ -6,32 +6,23 @@
 #include <variant>
 
 #include <ATen/ATen.h>
-#include <ATen/core/grad_mode.h>
-#include <c10/core/InferenceMode.h>
 #include <c10/util/Exception.h>
 
 #include <it3/backend/online.h>
 #include <it3/backend/selection.h>
 
 #include "adapt/finite_check.h"
+#include "adapt/gradient_mode.h"
 #include "adapt/inner_loop.h"
 #include "adapt/online_guard.h"
 #include "cuda_graphs/graph_cache.h"
 #include "method/functions_apart.h"
 #include "network/pass_inputs.h"
 #include "support/mixed_precision.h"
-#include "support/no_saved_tensor_hooks.h"
 #include "support/random_state_guard.h"
 
 namespace it3::detail {
 namespace {
-
-/// Adaptation differentiates, whatever mode the caller is in.
-struct GradientMode {
-  c10::InferenceMode no_inference{false};
-  at::AutoGradMode with_gradients{true};
-  NoSavedTensorHooks no_hooks;
-};
 
 /// The inner loop, or its replay if a like call was recorded.
 LoopResult run_or_replay(
@@ -112,23 +103,23 @@ Adaptation adapt_once(const AdaptCall& given, const std::vector<NamedParameter>&
     watched = result.losses[0].item<double>();
     const bool has_collapsed = !problem.empty() || online->has_collapsed(*watched, *options.recovery_factor);
     if (has_collapsed && online->has_moved()) {
-      loop.copy.reset();
+      loop.weights.reset();
       online_guard.keep();
       return recover(given, parameters);
     }
   }
   if (!problem.empty()) {
-    loop.copy.reset();
+    loop.weights.reset();
     refuse(problem, call);
   }
   if (online != nullptr && has_moved) {
     const auto alone = call.network.lock_on(tensors_of(parameters)).wait(UpgradeMutex::Use::alone);
-    loop.copy->commit();
-    loop.copy.reset();
+    loop.weights->commit();
+    loop.weights.reset();
     online->keep(adapted, std::move(loop.state), watched);
     online_guard.keep();
   }
-  loop.copy.reset();
+  loop.weights.reset();
   pass_inputs.finish();
   return std::move(result);
 }

@@ -9,23 +9,15 @@
 #include <it3/backend/interrupts.h>
 #include <it3/backend/optimizer.h>
 
-#include "adapt/answer.h"
+#include "adapt/at_work.h"
 #include "adapt/finite_check.h"
-#include "adapt/objective.h"
+#include "adapt/moving_average.h"
 #include "adapt/sample_choice.h"
 #include "adapt/stopped_samples.h"
 #include "adapt/stopping.h"
-#include "method/neutral.h"
-#include "method/passes.h"
 
 namespace it3::detail {
 namespace {
-
-std::unique_ptr<WorkingCopy> checkout(const AdaptCall& call, const std::vector<NamedParameter>& adapted) {
-  const Normalization normalization = call.options.normalization();
-  return call.samples ? call.network.checkout_per_sample(adapted, normalization, *call.samples)
-                      : call.network.checkout(adapted, normalization);
-}
 
 /// The losses of the steps: of a scalar for each, or, of stacked samples, one for each sample.
 class StepLosses {
@@ -55,39 +47,32 @@ LoopResult inner_loop(
     const AdaptCall& call, const std::vector<NamedParameter>& adapted, PassInputs& inputs, Online::CallState state) {
   const Options& options = call.options;
   LoopResult loop;
-  loop.copy = checkout(call, adapted);
-  WorkingCopy& copy = *loop.copy;
-  const bool needs_start = options.anchor != AnchorKind::self || options.restore_probability > 0;
-  if (needs_start && state.start.empty()) state.start = copies_of(copy.values());
-
-  const at::Tensor neutral = neutral_signal(copy, call.method, inputs);
-  Passes passes(call.method, inputs, neutral, options.amp.has_value(), call.samples.has_value());
-  if (!adapted.empty() && copy.has_fixed_head()) passes.fix_head(copy);
-  const SampleChoice choice(call, copy, passes, neutral);
-
-  Objective objective(options, call.method, choice.passes(), copy, state, choice.batch_dim());
-  Optimizer optimizer(options, copy.values(), std::move(state.optimizer));
+  AtWork work = at_work(call, adapted, inputs, state);
+  Evaluation& evaluation = *work.evaluation;
+  const std::vector<at::Tensor>& values = work.weights->values();
+  const SampleChoice choice(call, evaluation);
+  Optimizer optimizer(options, values, std::move(state.optimizer));
   Stopping stopping(options);
   StepLosses losses;
   for (std::int64_t step = 0; step < options.num_steps && choice.has_any(); ++step) {
     check_interrupts();
-    const FirstPass first = choice.passes().first(copy);
-    if (first.prediction.numel() == 0) break;  // an empty batch has no loss
-    auto [loss, gradients] = objective(first, choice.rows());
+    auto evaluated = evaluation.step(choice.rows());
+    if (!evaluated) break;
+    auto& [loss, gradients] = evaluated->objective;
     const at::Tensor goes_on = stopping.goes_on(loss);
     if (goes_on.defined() && !goes_on.any().item<bool>()) break;
     const at::Tensor may_move = call.samples ? both(choice.adapted(), goes_on) : at::Tensor();
-    const StoppedSamples stopped(may_move, copy.values());
+    const StoppedSamples stopped(may_move, values);
     optimizer.step(std::move(gradients));
     if (options.restore_probability > 0) optimizer.restore(state.start, options.restore_probability);
     stopped.restore();
-    objective.follow();
+    if (options.anchor == AnchorKind::ema) follow(state.average, values, options);
     at::autocast::clear_cache();  // it holds copies of the weights from before
     losses.add(loss, may_move);
-    if (step == 0) loop.outcome.unadapted = choice.first_or(first.prediction.detach());
+    if (step == 0) loop.outcome.unadapted = choice.first_or(evaluated->first);
   }
 
-  const Answer answer = choice.answer_of(copy);
+  const Answer answer = choice.answer();
   Adaptation& result = loop.outcome.result;
   result.first = answer.first;
   result.second = answer.second;
@@ -97,14 +82,14 @@ LoopResult inner_loop(
   if (!losses.empty()) {
     const bool keeps_weights = (call.with_details || call.online != nullptr) && !call.samples;
     loop.outcome.report = report_on(
-        result.losses, answer.prediction, loop.outcome.unadapted,
-        keeps_weights ? copy.values() : std::vector<at::Tensor>{});
+        result.losses, answer.prediction, loop.outcome.unadapted, keeps_weights ? values : std::vector<at::Tensor>{});
   }
   if (call.with_details) {
-    for (std::size_t i = 0; i < adapted.size(); ++i) result.weights.emplace_back(adapted[i].name, copy.values()[i]);
+    for (std::size_t i = 0; i < adapted.size(); ++i) result.weights.emplace_back(adapted[i].name, values[i]);
   }
   state.optimizer = optimizer.take_state();
   loop.state = std::move(state);
+  loop.weights = std::move(work.weights);
   return loop;
 }
 

@@ -15,7 +15,7 @@ namespace it3::detail {
 /// What the inner loop comes to, and the weights at work.
 struct LoopResult {
   LoopOutcome outcome;
-  std::unique_ptr<WorkingCopy> copy;
+  std::unique_ptr<AdaptedWeights> weights;
   Online::CallState state;
 };
 

@@ -10,8 +10,6 @@
 namespace it3::detail {
 namespace {
 
-constexpr double default_decay = 0.99;
-
 /// Samples have weights of their own, so that the gradient of the sum is that of each.
 at::Tensor total(const at::Tensor& loss) { return loss.dim() == 0 ? loss : loss.sum(); }
 
@@ -22,18 +20,13 @@ Objective::Objective(
     const Method& method,
     const Passes& passes,
     WorkingCopy& copy,
-    Online::CallState& state,
-    std::int64_t batch_dim)
-    : options_(options), method_(method), passes_(passes), copy_(copy), state_(state), batch_dim_(batch_dim) {
-  if (options.anchor != AnchorKind::ema || !state.average.empty()) return;
-  for (const auto& value : state.start) {
-    // In half precision, the small steps of an average would round to none.
-    state.average.push_back(at::isReducedFloatingType(value.scalar_type()) ? value.to(at::kFloat) : value.clone());
-  }
-}
+    const Online::CallState& state)
+    : options_(options), method_(method), passes_(passes), copy_(copy), state_(state) {}
 
 at::Tensor Objective::loss_of(const at::Tensor& second, const at::Tensor& first, const at::Tensor& rows) const {
-  const auto chosen = [&](const at::Tensor& t) { return rows.defined() ? t.index_select(batch_dim_, rows) : t; };
+  const auto chosen = [&](const at::Tensor& t) {
+    return rows.defined() ? t.index_select(method_.prediction_layout.batch_of(t.dim()), rows) : t;
+  };
   const at::Tensor distance = measured(method_.distance, &Distance::to_prediction, chosen(second), chosen(first));
   return options_.per_sample ? distance : as_scalar(distance);
 }
@@ -93,24 +86,13 @@ LossAndGradients Objective::operator()(const FirstPass& first, const at::Tensor&
   {
     const bool is_frozen = options_.anchor == AnchorKind::frozen;
     const auto anchor = copy_.with_constants(is_frozen ? state_.start : state_.average);
-    if (!prepared_) {
+    if (!prepared_ || !is_frozen) {
       const at::NoGradGuard no_grad;
       prepared_ = passes_.prepare(*anchor);
     }
     by_y0 = differentiate(passes_.second(*anchor, *prepared_, y0), y0, rows, {y0});
   }
   return {by_y0.loss, pull_back({prediction}, by_y0.gradients, copy_.leaves())};
-}
-
-void Objective::follow() {
-  if (options_.anchor != AnchorKind::ema) return;
-  const at::NoGradGuard no_grad;
-  const double decay = options_.ema_decay.value_or(default_decay);
-  for (std::size_t i = 0; i < state_.average.size(); ++i) {
-    const at::Tensor& average = state_.average[i];
-    average.lerp_(copy_.values()[i].to(average.scalar_type()), 1 - decay);
-  }
-  prepared_.reset();
 }
 
 }  // namespace it3::detail

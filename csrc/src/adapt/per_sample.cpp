@@ -9,21 +9,20 @@
 #include <c10/core/CachingDeviceAllocator.h>
 #include <c10/util/Exception.h>
 
+#include <it3/backend/compiled.h>
 #include <it3/backend/interrupts.h>
 #include <it3/backend/samples.h>
 #include <it3/backend/selection.h>
 
 #include "adapt/adapt_once.h"
+#include "adapt/program_evaluation.h"
 #include "method/measured_distance.h"
 #include "network/map_inputs.h"
 #include "support/error_text.h"
 #include "support/vmap.h"
 
 namespace it3::detail {
-namespace {
 
-/// The method on stacked tensors. Embeddings and combinations are made inside of a network's passes, where features are
-/// those of one sample.
 Method stacked(const Method& method) {
   Method each = method;
   each.in_dims = c10::IValue(0);
@@ -32,11 +31,13 @@ Method stacked(const Method& method) {
   };
   each.distance.to_prediction = [distance = method.distance.to_prediction](
                                     const at::Tensor& second, const at::Tensor& reference) {
-    const Vmap vmap(second.size(0));
+    const Vmap vmap(second.sym_size(0));
     return Vmap::unwrap(as_scalar(distance(Vmap::wrap(second), Vmap::wrap(reference))));
   };
   return each;
 }
+
+namespace {
 
 /// A prediction that is to be that of one sample, with or without a dimension of samples; a stacked one where there is
 /// a dimension more.
@@ -211,6 +212,7 @@ Adaptation adapt_per_sample(const AdaptCall& call, const std::vector<NamedParame
             .inputs = chunk,
             .with_details = call.with_details,
             .graphs = call.graphs,
+            .compiled = call.compiled,
             .samples = count,
             .first_sample = begin};
         parts.push_back(unstacked(adapt_once(of_chunk, parameters), layout));
@@ -220,6 +222,8 @@ Adaptation adapt_per_sample(const AdaptCall& call, const std::vector<NamedParame
       }
     }
   } catch (const c10::ValueError&) {
+    throw;
+  } catch (const ProgramError&) {
     throw;
   } catch (const std::exception& error) {
     rethrow_interrupt(error);
@@ -235,3 +239,14 @@ Adaptation adapt_per_sample(const AdaptCall& call, const std::vector<NamedParame
 }
 
 }  // namespace it3::detail
+
+namespace it3 {
+
+Inputs inputs_of_programs(
+    const Inputs& inputs, const Method& method, const Options& options, const std::vector<NamedParameter>& adapted) {
+  if (!options.per_sample) return inputs;
+  const Samples samples(inputs, method.in_dims, method.prediction_layout);
+  return samples.stack(0, std::min(detail::ChunkSize(options, adapted).next(), samples.count()));
+}
+
+}  // namespace it3

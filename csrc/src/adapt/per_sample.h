@@ -6,6 +6,10 @@
 
 namespace it3::detail {
 
+/// The method on stacked tensors. Embeddings and combinations are made inside of a network's passes, where features are
+/// those of one sample.
+Method stacked(const Method& method);
+
 /// adapt() with Options::per_sample: each sample as if it were adapted alone.
 ///
 /// @param parameters  those of the network

@@ -45,10 +45,9 @@ Inputs with_finite_samples(const AdaptCall& call, const at::Tensor& distances, c
 
 }  // namespace
 
-SampleChoice::SampleChoice(const AdaptCall& call, WorkingCopy& copy, const Passes& passes, const at::Tensor& neutral)
-    : call_(call), passes_(passes) {
+SampleChoice::SampleChoice(const AdaptCall& call, Evaluation& evaluation) : call_(call), evaluation_(evaluation) {
   if (!call.options.threshold) return;
-  before_ = detail::answer_of(copy, passes, call.options.prediction, /*with_second=*/true);
+  before_ = evaluation.answer(call.options.prediction, /*with_second=*/true);
   if (!call.samples) batch_dim_ = call.method.prediction_layout.batch_of(before_.first.dim());
   at::Tensor distances = sample_distances(before_.second, before_.first, batch_dim_);
   distances = without_non_finite_inputs(distances, call);
@@ -56,26 +55,18 @@ SampleChoice::SampleChoice(const AdaptCall& call, WorkingCopy& copy, const Passe
   has_any_ = adapted_.any().item<bool>();
   if (call.samples) return;
   rows_ = adapted_.nonzero().flatten();
-  if (has_any_ && !distances.isfinite().all().item<bool>()) leave_out_non_finite(distances, copy, neutral);
+  if (has_any_ && !distances.isfinite().all().item<bool>()) {
+    evaluation.step_by(with_finite_samples(call, distances, rows_));
+  }
 }
 
-void SampleChoice::leave_out_non_finite(const at::Tensor& distances, WorkingCopy& copy, const at::Tensor& neutral) {
-  finite_samples_ = with_finite_samples(call_, distances, rows_);
-  finite_inputs_.emplace(finite_samples_, finite_samples_, call_.network.may_write_inputs());
-  finite_passes_.emplace(call_.method, *finite_inputs_, neutral, call_.options.amp.has_value());
-  if (passes_.has_fixed_head()) finite_passes_->fix_head(copy);
-}
-
-Answer SampleChoice::answer_of(WorkingCopy& copy) const {
+Answer SampleChoice::answer() const {
   if (!has_any_) {
     const bool has_second = call_.with_details || call_.options.prediction != PredictionKind::first;
     return {before_.first, has_second ? before_.second : at::Tensor(), before_.prediction};
   }
-  const auto answer_now = [&] {
-    return detail::answer_of(copy, passes_, call_.options.prediction, call_.with_details);
-  };
-  if (!adapted_.defined()) return answer_now();
-  const Answer answer = answer_now();
+  Answer answer = evaluation_.answer(call_.options.prediction, call_.with_details);
+  if (!adapted_.defined()) return answer;
   const auto chosen = [&](const at::Tensor& a, const at::Tensor& b) {
     if (!a.defined() || a.dim() == 0) return a;
     return at::where(along_samples(adapted_, a, batch_dim_), a, b);

@@ -19,15 +19,25 @@ at::Tensor sample_distances(const at::Tensor& second, const at::Tensor& first, s
   return difference.movedim(batch_dim, 0).unsqueeze(1).flatten(1).norm(2, 1);
 }
 
-at::Tensor uncertainty(Network& network, const Method& method, const Inputs& inputs, const Options& options) {
+at::Tensor uncertainty(
+    Network& network,
+    const Method& method,
+    const Inputs& inputs,
+    const Options& options,
+    const CompiledKinds* compiled) {
   options.validate();
   const detail::RandomStateGuard random_state(tensors_of(network.parameters()), /*always=*/true);
   Options without_steps = options;
   without_steps.num_steps = 0;
   without_steps.threshold.reset();
   without_steps.prediction = PredictionKind::first;
-  const Adaptation unadapted =
-      adapt({.network = network, .method = method, .options = without_steps, .inputs = inputs, .with_details = true});
+  const Adaptation unadapted = adapt(
+      {.network = network,
+       .method = method,
+       .options = without_steps,
+       .inputs = inputs,
+       .with_details = true,
+       .compiled = compiled});
   return sample_distances(unadapted.second, unadapted.first, method.prediction_layout.batch_of(unadapted.first.dim()));
 }
 

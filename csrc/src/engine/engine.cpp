@@ -278,7 +278,7 @@ Adaptation Engine::adapt(const Inputs& inputs, bool with_details) {
 
 at::Tensor Engine::uncertainty(const Inputs& inputs) {
   return call(inputs, [&](const EngineCall& call) {
-    return it3::uncertainty(call.network, call.method, call.inputs, options);
+    return it3::uncertainty(call.network, call.method, call.inputs, options, &call.setup.compiled);
   });
 }
 

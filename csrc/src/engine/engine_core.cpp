@@ -4,6 +4,7 @@
 
 #include <it3/backend/saved_engine.h>
 #include <it3/backend/script_function.h>
+#include <it3/backend/selection.h>
 
 #include "support/random_state_guard.h"
 
@@ -48,7 +49,8 @@ Adaptation EngineCore::adapt(const EngineCall& call, const Options& options, boo
        .inputs = call.inputs,
        .online = options.copy_model ? nullptr : call.setup.online.get(),
        .with_details = with_details,
-       .graphs = call.setup.graphs.get()});
+       .graphs = call.setup.graphs.get(),
+       .compiled = &call.setup.compiled});
 }
 
 bool EngineCore::takes_warning(const Options& options) {
@@ -87,6 +89,23 @@ void EngineCore::save(
   if (distance.name.empty()) saved.distance = module_of(distance.to_prediction, "distance", "a distance by its name");
   const auto reading = network.lock_on(tensors_of(network.parameters())).wait(UpgradeMutex::Use::reading);
   save_engine(saved, file);
+}
+
+std::string explain_compiled(const EngineCall& call, const Options& options) {
+  const auto adapted = options.num_steps > 0 ? select_parameters(call.network.parameters(), options.parameters)
+                                             : std::vector<NamedParameter>{};
+  const Inputs inputs = inputs_of_programs(call.inputs, call.method, options, adapted);
+  std::string reasons;
+  for (const auto& compiled : call.setup.compiled) {
+    const AdaptCall of_programs{.network = call.network, .method = call.method, .options = options, .inputs = inputs};
+    const std::string why = compiled->why_not(of_programs, adapted);
+    if (why.empty()) {
+      return compiled->is_decided(of_programs) ? "compiled: evaluated by programs of AOTInductor; "
+                                               : "compiled: the first such call tries the programs; ";
+    }
+    reasons += "not evaluated by a compiled program: " + why + "; ";
+  }
+  return reasons;
 }
 
 }  // namespace it3

@@ -17,7 +17,7 @@ inline std::int64_t class_dim(
   const std::int64_t dim = prediction.dim() > 1 ? layout.channel_of(prediction.dim()) : -1;
   TORCH_CHECK_VALUE(dim >= 0, need, ", but a prediction of shape ", prediction.sizes(), " has one class; ", advice);
   TORCH_CHECK_VALUE(
-      prediction.size(dim) != 1, need, ", but a prediction of shape ", prediction.sizes(),
+      prediction.sym_size(dim) != 1, need, ", but a prediction of shape ", prediction.sizes(),
       " has one class, in dimension ", dim, "; ", advice, ", or say by prediction_layout where the classes are");
   return dim;
 }

@@ -20,21 +20,21 @@ at::Tensor channels_second(const at::Tensor& t, const Layout& layout) {
   return t.movedim({layout.batch_of(t.dim()), layout.channel_of(t.dim())}, {0, 1});
 }
 
-at::IntArrayRef positions_of(const at::Tensor& channels) { return channels.sizes().slice(2); }
+c10::SymIntArrayRef positions_of(const at::Tensor& channels) { return channels.sym_sizes().slice(2); }
 
 /// A linear map of channels, at each position.
 at::Tensor pointwise(const at::Tensor& channels, const at::Tensor& weight, const at::Tensor& bias) {
   if (channels.dim() == 2) return at::linear(channels, weight, bias);
   const auto mapped = at::conv1d(channels.flatten(2), weight.unsqueeze(-1), bias);
-  return mapped.unflatten(2, positions_of(channels));
+  return mapped.unflatten_symint(2, positions_of(channels));
 }
 
 /// Places averaged or repeated to another number of them.
-at::Tensor resize_positions(const at::Tensor& channels, at::IntArrayRef positions) {
+at::Tensor resize_positions(const at::Tensor& channels, c10::SymIntArrayRef positions) {
   switch (positions.size()) {
-    case 1: return at::adaptive_avg_pool1d(channels, positions);
-    case 2: return at::adaptive_avg_pool2d(channels, positions);
-    default: return at::adaptive_avg_pool3d(channels, positions);
+    case 1: return at::adaptive_avg_pool2d_symint(channels.unsqueeze(2), {1, positions[0]}).squeeze(2);
+    case 2: return at::adaptive_avg_pool2d_symint(channels, positions);
+    default: return at::adaptive_avg_pool3d_symint(channels, positions);
   }
 }
 
@@ -94,18 +94,20 @@ at::Tensor embed(
   const at::Tensor from = channels_second(same_type, prediction_layout);
   const at::Tensor to = channels_second(features, features_layout);
   TORCH_CHECK_VALUE(
-      from.size(1) == weights.weight1.size(1) && to.size(1) == weights.weight1.size(0), misfit(prediction, features),
-      ": it has its weights for predictions of ", weights.weight1.size(1), " and features of ", weights.weight1.size(0),
+      from.sym_size(1) == weights.weight1.size(1) && to.sym_size(1) == weights.weight1.size(0),
+      misfit(prediction, features), ": it has its weights for predictions of ", weights.weight1.size(1),
+      " and features of ", weights.weight1.size(0),
       " channels; give another embedder, or clear() this one and train it anew");
   TORCH_CHECK_VALUE(
-      from.size(0) == to.size(0) || from.size(0) == 1, misfit(prediction, features), ": the prediction has ",
-      from.size(0), " samples, the features ", to.size(0), "; give an embedder and a combine_fn");
+      from.sym_size(0) == to.sym_size(0) || from.sym_size(0) == 1, misfit(prediction, features),
+      ": the prediction has ", from.size(0), " samples, the features ", to.size(0),
+      "; give an embedder and a combine_fn");
 
   at::Tensor embedding = at::leaky_relu(pointwise(from, weights.weight1, weights.bias1));
   embedding = at::leaky_relu(pointwise(embedding, weights.weight2, weights.bias2)).to(features.scalar_type());
   const auto from_positions = positions_of(from), to_positions = positions_of(to);
   if (!from_positions.empty() && to_positions.empty()) embedding = embedding.flatten(2).mean(2);
-  if (features.dim() < 2) return embedding.reshape(features.sizes());
+  if (features.dim() < 2) return embedding.reshape_symint(features.sym_sizes());
   if (from_positions.empty() || to_positions.empty()) return embedding;
   TORCH_CHECK_VALUE(
       from_positions.size() == to_positions.size() && to_positions.size() <= 3, misfit(prediction, features),
@@ -119,15 +121,16 @@ at::Tensor embed(
 at::Tensor broadcast_add(const at::Tensor& features, const at::Tensor& embedding, const Layout& features_layout) {
   at::Tensor spread = embedding;
   if (features.dim() > 2 && embedding.dim() == 2) {
-    std::vector<std::int64_t> shape(static_cast<std::size_t>(features.dim()), 1);
-    shape[static_cast<std::size_t>(features_layout.batch_of(features.dim()))] = embedding.size(0);
-    shape[static_cast<std::size_t>(features_layout.channel_of(features.dim()))] = embedding.size(1);
-    spread = embedding.reshape(shape);
+    std::vector<c10::SymInt> shape(static_cast<std::size_t>(features.dim()), 1);
+    shape[static_cast<std::size_t>(features_layout.batch_of(features.dim()))] = embedding.sym_size(0);
+    shape[static_cast<std::size_t>(features_layout.channel_of(features.dim()))] = embedding.sym_size(1);
+    spread = embedding.reshape_symint(shape);
   }
   while (spread.dim() < features.dim()) spread = spread.unsqueeze(-1);
   bool fits = spread.dim() == features.dim();
-  for (std::int64_t d = 0; fits && d < features.dim(); ++d)
-    fits = spread.size(d) == 1 || spread.size(d) == features.size(d);
+  for (std::int64_t d = 0; fits && d < features.dim(); ++d) {
+    fits = spread.sym_size(d) == features.sym_size(d) || spread.sym_size(d) == 1;
+  }
   TORCH_CHECK_VALUE(
       fits, "an embedding of shape ", embedding.sizes(), " cannot be added to features of shape ", features.sizes(),
       "; give a combine_fn, or an embedder whose output broadcasts to the features");

@@ -7,7 +7,7 @@ namespace it3::detail {
 
 at::Tensor as_scalar(const at::Tensor& distance) {
   TORCH_CHECK_VALUE(
-      distance.numel() == 1, "distance_fn must return a scalar, not a tensor of shape ", distance.sizes(),
+      distance.sym_numel() == 1, "distance_fn must return a scalar, not a tensor of shape ", distance.sizes(),
       "; reduce it, by .mean() for example");
   return distance.reshape({});
 }

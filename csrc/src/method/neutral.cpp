@@ -33,10 +33,10 @@ at::Tensor neutral_signal(TwoPass& network, const Method& method, PassInputs& in
   const at::Tensor prediction = network.predict(inputs.next()).prediction.detach();
   const at::Tensor neutral = method.neutral.to(prediction.device(), prediction.scalar_type());
   TORCH_CHECK_VALUE(
-      at::is_expandable_to(neutral.sizes(), prediction.sizes()), "a neutral signal of shape ", neutral.sizes(),
+      at::is_expandable_to(neutral.sym_sizes(), prediction.sym_sizes()), "a neutral signal of shape ", neutral.sizes(),
       " cannot be broadcast to a prediction of shape ", prediction.sizes(),
       "; give a number, or the shape of one sample's prediction");
-  return neutral.expand(prediction.sizes());
+  return neutral.expand_symint(prediction.sym_sizes());
 }
 
 void check_is_no_label(const at::Tensor& neutral, const at::Tensor& labels, const Layout& layout) {

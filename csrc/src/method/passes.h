@@ -27,7 +27,7 @@ inline Inject injection(const Method& method, at::Tensor signal, bool are_stacke
         const at::Tensor own = given(features);
         at::Tensor combined = method.combine(own, method.embed(given(signal), own));
         TORCH_CHECK_VALUE(
-            combined.sizes() == features.sizes(), "combine_fn must return a tensor of the features' shape, ",
+            combined.sym_sizes() == features.sym_sizes(), "combine_fn must return a tensor of the features' shape, ",
             features.sizes(), ", not one of shape ", combined.sizes());
         return combined;
       },
@@ -88,7 +88,7 @@ class Passes {
  private:
   at::Tensor probabilities(const at::Tensor& prediction) const {
     if (!are_stacked_) return class_probabilities(prediction, method_.prediction_layout);
-    const Vmap vmap(prediction.size(0));
+    const Vmap vmap(prediction.sym_size(0));
     return Vmap::unwrap(class_probabilities(Vmap::wrap(prediction), method_.prediction_layout));
   }
 

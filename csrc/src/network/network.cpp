@@ -1,8 +1,14 @@
 #include <it3/network.h>
 
 #include <algorithm>
+#include <atomic>
 
 namespace it3 {
+
+std::uint64_t Network::next_id() {
+  static std::atomic<std::uint64_t> last = 0;
+  return ++last;
+}
 
 ModelLock Network::lock_on(const std::vector<at::Tensor>& tensors) const {
   const std::scoped_lock guard(kept_lock_mutex_);

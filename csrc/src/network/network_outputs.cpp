@@ -22,18 +22,6 @@ at::Tensor other_features(const at::Tensor& features) {
   return features * 1.5 + 0.1 * pattern.reshape(features.sizes());
 }
 
-/// Moves weights as steps do, but far enough to show what depends on their values: a limit that they already keep,
-/// which forward() holds them to by writing, or a value that a trace has fixed.
-void move(const std::vector<at::Tensor>& weights) {
-  const at::NoGradGuard no_grad;
-  for (const at::Tensor& weight : weights) {
-    // Along the last dimension, so that it takes no memory.
-    const std::int64_t size = weight.dim() == 0 ? 1 : weight.size(-1);
-    const at::Tensor pattern = at::arange(size, weight.options().dtype(at::kDouble).requires_grad(false)).cos();
-    weight.mul_(1.25).add_(weight.dim() == 0 ? pattern[0] : pattern.to(weight.scalar_type()), 0.01);
-  }
-}
-
 /// Far from rounding, and far from what dropped gradients or another precision make.
 double tolerance_for(const at::Tensor& t) {
   switch (c10::toRealValueType(t.scalar_type())) {
@@ -100,6 +88,16 @@ NudgedOutputs moved_by_nudge(const NetworkOutputs& nudged, const NetworkOutputs&
 
 Inputs copies_of(const Inputs& inputs) {
   return detail::map_tensors(inputs, [](const at::Tensor& t) { return t.detach().clone(); });
+}
+
+void move(const std::vector<at::Tensor>& weights) {
+  const at::NoGradGuard no_grad;
+  for (const at::Tensor& weight : weights) {
+    // Along the last dimension, so that it takes no memory.
+    const std::int64_t size = weight.dim() == 0 ? 1 : weight.size(-1);
+    const at::Tensor pattern = at::arange(size, weight.options().dtype(at::kDouble).requires_grad(false)).cos();
+    weight.mul_(1.25).add_(weight.dim() == 0 ? pattern[0] : pattern.to(weight.scalar_type()), 0.01);
+  }
 }
 
 NetworkOutputs outputs_of(Network& network, const Inputs& inputs, const std::vector<NamedParameter>& parameters) {

@@ -41,7 +41,7 @@ at::Tensor batch_norm(
     return at::batch_norm(
         x, weight, bias, mean, var, /*training=*/batch, /*momentum=*/0, eps, at::globalContext().userEnabledCuDNN());
   };
-  const bool has_variance = x.numel() > x.size(1);
+  const bool has_variance = x.sym_numel() > x.sym_size(1);
   if (normalization.statistics == NormStatistics::running || !has_variance) {
     return with(/*batch=*/false, running_mean, running_var);
   }
@@ -49,9 +49,9 @@ at::Tensor batch_norm(
   const at::Tensor values = x.transpose(0, 1).flatten(1).to(running_mean.scalar_type());
   const auto [var, mean] = at::var_mean(values, /*dim=*/at::IntArrayRef{1}, /*correction=*/at::Scalar(0));
   const double prior = normalization.prior.value_or(default_prior);
-  const double share = prior / (prior + static_cast<double>(x.size(0)));
-  return normalize(
-      x, weight, bias, share * running_mean + (1 - share) * mean, share * running_var + (1 - share) * var, eps);
+  const c10::SymFloat of_prior = c10::SymFloat(prior) / (c10::SymFloat(prior) + c10::SymFloat(x.sym_size(0)));
+  const at::Scalar share = of_prior, rest = c10::SymFloat(1) - of_prior;
+  return normalize(x, weight, bias, running_mean * share + mean * rest, running_var * share + var * rest, eps);
 }
 
 }  // namespace it3

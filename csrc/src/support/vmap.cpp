@@ -19,9 +19,9 @@ functorch::DynamicLayer innermost() {
 
 }  // namespace
 
-Vmap::Vmap(std::int64_t samples) {
+Vmap::Vmap(c10::SymInt samples) {
   functorch::initAndPushDynamicLayer(
-      functorch::TransformType::Vmap, c10::SymInt(samples), functorch::RandomnessType::Different);
+      functorch::TransformType::Vmap, std::move(samples), functorch::RandomnessType::Different);
 }
 
 Vmap::~Vmap() { functorch::popDynamicLayerAndDeleteMetadata(); }
@@ -44,9 +44,9 @@ at::Tensor Vmap::unwrap(const at::Tensor& sample) {
     const auto* const batched = functorch::maybeGetBatchedImpl(sample);
     return batched->value().movedim(batched->bdim(), 0);
   }
-  std::vector<std::int64_t> sizes = sample.sizes().vec();
-  sizes.insert(sizes.begin(), layer.batchSize().expect_int());
-  return sample.expand(sizes);
+  std::vector<c10::SymInt> sizes = sample.sym_sizes().vec();
+  sizes.insert(sizes.begin(), layer.batchSize());
+  return sample.expand_symint(sizes);
 }
 
 WithoutVmap::WithoutVmap()

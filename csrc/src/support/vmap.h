@@ -1,10 +1,10 @@
 #pragma once
 
-#include <cstdint>
 #include <memory>
 
 #include <ATen/FuncTorchTLS.h>
 #include <ATen/core/Tensor.h>
+#include <c10/core/SymInt.h>
 #include <c10/core/impl/LocalDispatchKeySet.h>
 
 namespace it3::detail {
@@ -27,7 +27,7 @@ class WithoutVmap {
 /// inner one cannot take what the outer one has wrapped.
 class Vmap {
  public:
-  explicit Vmap(std::int64_t samples);
+  explicit Vmap(c10::SymInt samples);
   ~Vmap();
   Vmap(const Vmap&) = delete;
   Vmap& operator=(const Vmap&) = delete;

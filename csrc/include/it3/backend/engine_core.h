@@ -62,4 +62,7 @@ class IT3_API EngineCore {
   std::atomic<bool> has_warned = false;
 };
 
+/// Which of some programs evaluate a call, or why none do, in words that end in "; "; nothing where there are none.
+IT3_API std::string explain_compiled(const EngineCall& call, const Options& options);
+
 }  // namespace it3

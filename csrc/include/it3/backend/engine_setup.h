@@ -6,6 +6,7 @@
 
 #include <ATen/core/Tensor.h>
 
+#include <it3/backend/compiled.h>
 #include <it3/backend/export.h>
 #include <it3/backend/feedback.h>
 #include <it3/backend/graphs.h>
@@ -77,6 +78,8 @@ struct IT3_API EngineSetup {
   bool is_looked_at = false;
   /// Of calls with this setup.
   std::shared_ptr<Graphs> graphs = std::make_shared<Graphs>();
+  /// Programs for calls with this setup.
+  CompiledKinds compiled = {};
   /// What calls keep that adapt the network for good.
   std::shared_ptr<Online> online = std::make_shared<Online>();
 

@@ -1,0 +1,90 @@
+"""Time engines that are compiled ahead against the same engines as they are, and against torch-ttt.
+
+Medians of the ratios of neighboring blocks of calls, in turn in one process; times to compile; and what "auto" chooses.
+Prints a table. Run it from this folder with one thread: OMP_NUM_THREADS=1 python compiled.py --device cpu
+"""
+
+import argparse
+import copy
+import statistics
+import tempfile
+import time
+
+import it3
+import torch
+from engines import make_engines
+from rich.console import Console
+from rich.table import Table
+from rows import CPU, CUDA, Row
+from speed import seconds
+
+
+def quartiles(values: list[float]) -> str:
+    """Write a median with its quartiles."""
+    low, middle, high = statistics.quantiles(values, n=4)
+    return f"{middle:.2f} ({low:.2f} to {high:.2f})"
+
+
+def time_row(row: Row, steps: int, device: str, cache: str, blocks: int) -> list[str]:
+    """Compile one engine, and time it."""
+    torch.manual_seed(0)
+    inputs = torch.randn(row.shape, device=device)
+    engines = make_engines(row.make_model().to(device).eval(), row.layer, inputs, steps)
+    engine, theirs = engines["it3"], engines["torch-ttt"]
+    assert isinstance(engine, it3.IT3Engine)
+    engine.optimization_parameters["per_sample"] = row.per_sample
+    plain, auto = copy.deepcopy(engine), copy.deepcopy(engine)
+    start = time.perf_counter()
+    try:
+        it3.compile(engine, inputs, backend="compiled", cache=cache, progress=False)
+    except ValueError as error:
+        return [row.title, str(steps), str(error)[:60]]
+    compiling = time.perf_counter() - start
+    it3.compile(auto, inputs, cache=cache, progress=False)
+    for each in (engine, plain, auto):
+        for _ in range(3):
+            each(inputs)
+    calls = max(1, int(0.1 / seconds(plain, inputs, 2)))
+    times: list[tuple[float, ...]] = []
+    timed = [plain, engine] if row.per_sample else [plain, engine, theirs]
+    for _ in range(blocks):
+        times.append(tuple(seconds(each, inputs, calls) for each in timed))
+    middle = [1e3 * statistics.median(each) for each in zip(*times, strict=True)]
+    choice = "programs" if "evaluated by programs" in auto.explain(inputs).split("not evaluated")[0] else "passes"
+    return [
+        row.title,
+        str(steps),
+        f"{middle[0]:.3g}",
+        f"{middle[1]:.3g}",
+        quartiles([t[0] / t[1] for t in times]),
+        "" if row.per_sample else quartiles([t[2] / t[1] for t in times]),
+        choice,
+        f"{compiling:.0f}" if compiling > 2 else "",  # else it was found in the cache
+        "" if "evaluated by programs" in engine.explain(inputs) else engine.explain(inputs).split("; ")[1],
+    ]
+
+
+def main() -> None:
+    """Time all rows."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
+    parser.add_argument("--rows", type=int, nargs="*", help="numbers of rows of rows.py; default: all")
+    parser.add_argument("--steps", type=int, nargs="*", default=[1, 3])
+    parser.add_argument("--blocks", type=int, default=15)
+    parser.add_argument("--cache", help="where programs are kept; default: nowhere, so that all are compiled")
+    given = parser.parse_args()
+    rows = CPU if given.device == "cpu" else CUDA
+    table = Table("network, batch, layer", "steps", "it3, ms", "compiled, ms", "it3 / compiled", "torch-ttt / compiled")
+    for title in ("auto", "to compile, s", "why not"):
+        table.add_column(title)
+    with tempfile.TemporaryDirectory() as folder:
+        for number in given.rows or range(len(rows)):
+            for steps in given.steps:
+                values = time_row(rows[number], steps, given.device, given.cache or folder, given.blocks)
+                print("|", " | ".join(values), "|", flush=True)
+                table.add_row(*values)
+    Console(width=220).print(table)
+
+
+if __name__ == "__main__":
+    main()

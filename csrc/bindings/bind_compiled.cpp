@@ -1,0 +1,138 @@
+#include <memory>
+#include <optional>
+#include <string>
+#include <tuple>
+#include <utility>
+#include <vector>
+
+#include <torch/csrc/Device.h>
+#include <torch/csrc/Dtype.h>
+
+#include <it3/backend/compiled.h>
+#include <it3/backend/normalization.h>
+
+#include "bindings.h"
+#include "capture.h"
+#include "eager_cut.h"
+#include "python_engine.h"
+#include "translated.h"
+
+namespace it3::python {
+namespace {
+
+/// (place among the values, dtype, device, sizes)
+using Argument = std::tuple<std::size_t, at::ScalarType, c10::Device, std::vector<std::string>>;
+
+std::vector<CompiledProgram::Argument> arguments_from(const std::vector<Argument>& given) {
+  std::vector<CompiledProgram::Argument> arguments;
+  arguments.reserve(given.size());
+  for (const auto& [value, dtype, device, sizes] : given) arguments.push_back({value, dtype, device, sizes});
+  return arguments;
+}
+
+/// A context manager: meanwhile, no other thread traces by torch.export.
+class TracingHold {
+ public:
+  void enter() { turn_.emplace(turn_to_trace()); }
+  void exit() { turn_.reset(); }
+
+ private:
+  std::optional<ModelLock::Turn> turn_;
+};
+
+}  // namespace
+
+void bind_compiled(py::module_& module) {
+  py::class_<TracingHold>(module, "TracingHold", "Waits until no thread traces by torch.export, and keeps it so.")
+      .def(py::init<>())
+      .def("__enter__", translated([](TracingHold& hold) { hold.enter(); }))
+      .def(
+          "__exit__", [](TracingHold& hold, const py::object&, const py::object&, const py::object&) { hold.exit(); },
+          py::arg("type"), py::arg("value"), py::arg("traceback"));
+  py::class_<Capture>(module, "Capture", "One kind of call of an engine, whose evaluations are recorded.")
+      .def(
+          py::init(translated([](const PythonEngine::Setup& setup, const py::object& inputs, const py::dict& options) {
+            return std::make_unique<Capture>(setup, inputs, options);
+          })),
+          py::arg("setup"), py::arg("inputs"), py::arg("options"))
+      .def_property_readonly("program", &Capture::program)
+      .def_property_readonly("description", &Capture::description)
+      .def_property_readonly("adapted", &Capture::adapted)
+      .def_property_readonly("reads", &Capture::reads)
+      .def_property_readonly("inputs", &Capture::inputs)
+      .def_property_readonly(
+          "has_anchor", [](const Capture& capture) { return capture.options().anchor != AnchorKind::self; })
+      .def_property_readonly("per_sample", [](const Capture& capture) { return capture.options().per_sample; })
+      .def_property_readonly(
+          "normalizes_by_batch",
+          [](const Capture& capture) { return capture.options().norm_statistics != NormStatistics::running; })
+      .def(
+          "batch_norm",
+          translated([](const Capture& capture, const at::Tensor& x, const std::optional<at::Tensor>& weight,
+                        const std::optional<at::Tensor>& bias, const at::Tensor& running_mean,
+                        const at::Tensor& running_var, double eps) {
+            return batch_norm(
+                x, weight.value_or(at::Tensor()), bias.value_or(at::Tensor()), running_mean, running_var, eps,
+                capture.options().normalization());
+          }),
+          py::arg("x"), py::arg("weight"), py::arg("bias"), py::arg("running_mean"), py::arg("running_var"),
+          py::arg("eps"), "Batch normalization as norm_statistics says.")
+      .def(
+          "step",
+          translated([](Capture& capture, const py::object& network, const std::vector<at::Tensor>& weights,
+                        const std::vector<at::Tensor>& anchor, const std::vector<at::Tensor>& inputs,
+                        const std::optional<at::Tensor>& rows) {
+            return capture.step(network, weights, anchor, inputs, rows);
+          }),
+          py::arg("network"), py::arg("weights"), py::arg("anchor"), py::arg("inputs"), py::arg("rows"),
+          "The loss, the first prediction, and the gradients of the loss by the weights.")
+      .def(
+          "answer",
+          translated([](Capture& capture, const py::object& network, const std::vector<at::Tensor>& weights,
+                        const std::vector<at::Tensor>& inputs,
+                        bool with_second) { return capture.answer(network, weights, inputs, with_second); }),
+          py::arg("network"), py::arg("weights"), py::arg("inputs"), py::arg("with_second"), "The predictions.")
+      .def(
+          "check", translated([](const Capture& capture, std::vector<at::Tensor> constants) {
+            capture.what(std::move(constants));
+          }),
+          py::arg("constants"), "Raises ValueError where what adapts shares memory with anything else.")
+      .def("close", &Capture::close, "Lets the model go, so that other threads may change it.");
+
+  py::class_<CompiledProgram, std::shared_ptr<CompiledProgram>>(
+      module, "CompiledProgram", "A function compiled ahead by AOTInductor.")
+      .def(
+          py::init(translated([](const std::string& package, const std::vector<Argument>& arguments,
+                                 const std::vector<std::string>& conditions) {
+            return std::make_shared<CompiledProgram>(package, arguments_from(arguments), conditions);
+          })),
+          py::arg("package"), py::arg("arguments"), py::arg("conditions"));
+
+  py::class_<Compiled, std::shared_ptr<Compiled>>(module, "Compiled", "The evaluations of an engine as programs.")
+      .def(
+          py::init(translated([](const Capture& capture, std::vector<at::Tensor> constants, CompiledProgram& gradients,
+                                 const std::optional<std::shared_ptr<CompiledProgram>>& gradients_of_rows,
+                                 std::vector<bool> has_gradient, CompiledProgram& first, CompiledProgram& both,
+                                 bool is_measured) {
+            std::optional<CompiledProgram> of_rows;
+            if (gradients_of_rows) of_rows = std::move(**gradients_of_rows);
+            return std::make_shared<Compiled>(
+                capture.what(std::move(constants)),
+                Compiled::Programs{
+                    std::move(gradients), std::move(of_rows), std::move(has_gradient), std::move(first),
+                    std::move(both)},
+                is_measured);
+          })),
+          py::arg("capture"), py::arg("constants"), py::arg("gradients"), py::arg("gradients_of_rows"),
+          py::arg("has_gradient"), py::arg("first"), py::arg("both"), py::arg("is_measured"),
+          "Takes the programs over, which cannot be used by themselves any more.");
+  module.def(
+      "use_compiled",
+      translated([](PythonEngine& engine, const PythonEngine::Setup& setup, const std::shared_ptr<Compiled>& compiled) {
+        engine.use(setup, compiled);
+      }),
+      py::arg("engine"), py::arg("setup"), py::arg("compiled"),
+      "Lets calls with a setup be evaluated by programs, while the engine's attributes are the same.");
+}
+
+}  // namespace it3::python

@@ -1,0 +1,189 @@
+#include "adapt/at_work.h"
+
+#include <algorithm>
+#include <chrono>
+#include <functional>
+#include <limits>
+#include <optional>
+#include <string>
+#include <utility>
+
+#include <ATen/ATen.h>
+#include <ATen/autocast_mode.h>
+#include <ATen/core/grad_mode.h>
+
+#include <it3/backend/compiled.h>
+#include <it3/backend/network_outputs.h>
+
+#include "adapt/moving_average.h"
+#include "adapt/pass_evaluation.h"
+#include "adapt/program_evaluation.h"
+#include "adapt/stopped_samples.h"
+#include "support/full_float32.h"
+
+namespace it3::detail {
+namespace {
+
+/// What the anchor needs, from the weights before anything adapted.
+void start(Online::CallState& state, const Options& options, const AdaptedWeights& weights) {
+  const bool needs_start = options.anchor != AnchorKind::self || options.restore_probability > 0;
+  if (needs_start && state.start.empty()) state.start = copies_of(weights.values());
+  if (options.anchor == AnchorKind::ema && state.average.empty()) state.average = moving_average_of(state.start);
+}
+
+AtWork by_passes(
+    const AdaptCall& call, const std::vector<NamedParameter>& adapted, PassInputs& inputs, Online::CallState& state) {
+  const Normalization normalization = call.options.normalization();
+  auto copy = call.samples ? call.network.checkout_per_sample(adapted, normalization, *call.samples)
+                           : call.network.checkout(adapted, normalization);
+  start(state, call.options, *copy);
+  auto evaluation = std::make_unique<PassEvaluation>(call, *copy, inputs, state, !adapted.empty());
+  return {std::move(copy), std::move(evaluation)};
+}
+
+AtWork by_programs(
+    const AdaptCall& call,
+    const Compiled& compiled,
+    const std::vector<NamedParameter>& adapted,
+    Online::CallState& state) {
+  auto weights = std::make_unique<PlainWeights>(adapted, call.samples);
+  start(state, call.options, *weights);
+  auto evaluation = std::make_unique<ProgramEvaluation>(call, compiled, weights->values(), state);
+  return {std::move(weights), std::move(evaluation)};
+}
+
+/// Nothing if the programs cannot be run on this call's values.
+std::optional<AtWork> by_fitting_programs(
+    const AdaptCall& call,
+    const Compiled& compiled,
+    const std::vector<NamedParameter>& adapted,
+    Online::CallState& state) {
+  AtWork work = by_programs(call, compiled, adapted, state);
+  const bool fits = static_cast<const ProgramEvaluation&>(*work.evaluation).why_not().empty();
+  return fits ? std::optional(std::move(work)) : std::nullopt;
+}
+
+/// What an evaluation gives, at first and when the weights have moved.
+NetworkOutputs outputs_of(const AtWork& work, const AdaptCall& call) {
+  NetworkOutputs outputs;
+  // Under autocast, numbers are no better than those that it computes with.
+  const auto take = [&](const at::Tensor& t) {
+    outputs.predictions.push_back(call.options.amp ? t.to(*call.options.amp) : t);
+  };
+  const auto take_step = [&](const at::Tensor& rows) {
+    auto step = work.evaluation->step(rows);
+    take(step->objective.loss);
+    take(step->first);
+    for (const at::Tensor& gradient : step->objective.gradients) {
+      outputs.gradients.push_back(gradient.defined() && call.options.amp ? gradient.to(*call.options.amp) : gradient);
+    }
+    return step->first;
+  };
+  const Answer answer = work.evaluation->answer(PredictionKind::first, /*with_second=*/true);
+  take(answer.first);
+  take(answer.second);
+  take(work.evaluation->answer(PredictionKind::first, /*with_second=*/false).first);
+  if (!work.weights->values().empty()) {
+    const at::Tensor first = take_step({});
+    if (call.options.threshold && !call.samples) {
+      const std::int64_t samples = first.size(call.method.prediction_layout.batch_of(first.dim()));
+      take_step(at::arange(std::max<std::int64_t>(samples - 1, 1), first.options().dtype(at::kLong)));
+    }
+  }
+  move(work.weights->values());
+  at::autocast::clear_cache();
+  outputs.moved = {work.evaluation->answer(PredictionKind::first, /*with_second=*/false).first};
+  if (call.options.amp) outputs.moved[0] = outputs.moved[0].to(*call.options.amp);
+  return outputs;
+}
+
+/// The least time of some runs, in seconds.
+double time_of(const std::function<void()>& run) {
+  constexpr int runs = 3;
+  double least = std::numeric_limits<double>::infinity();
+  for (int i = 0; i < runs; ++i) {
+    const auto begin = std::chrono::steady_clock::now();
+    run();
+    least = std::min(least, std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count());
+  }
+  return least;
+}
+
+/// The first call of a kind, evaluated in both ways.
+class Trial {
+ public:
+  Trial(
+      const AdaptCall& call,
+      const Compiled& compiled,
+      const std::vector<NamedParameter>& adapted,
+      PassInputs& inputs,
+      const Online::CallState& state)
+      : call_(call), compiled_(compiled), adapted_(adapted), inputs_(inputs), state_(state) {}
+
+  /// Why such calls are not to be evaluated by programs; nothing where this one does not tell.
+  std::optional<std::string> why_not() const {
+    Online::CallState of_programs = state_, of_passes = state_;
+    NetworkOutputs actual;
+    std::optional<FullFloat32> full_precision(std::in_place);
+    {
+      const AtWork programs = by_programs(call_, compiled_, adapted_, of_programs);
+      actual = outputs_of(programs, call_);
+    }
+    const NetworkOutputs expected = outputs_of(by_passes(call_, adapted_, inputs_, of_passes), call_);
+    const auto& predictions = expected.predictions;
+    const auto is_finite = [](const at::Tensor& t) { return at::isfinite(t).all().item<bool>(); };
+    if (!std::all_of(predictions.begin(), predictions.end(), is_finite)) return std::nullopt;
+    std::string why = difference(actual, expected);
+    if (!why.empty()) {
+      const Inputs others = nudged(call_.inputs);
+      PassInputs nudged_inputs(others, others, /*may_be_written=*/false);
+      Online::CallState of_nudged = state_;
+      const AdaptCall nudged_call = call_.with(call_.method, others);
+      const NetworkOutputs moved = outputs_of(by_passes(nudged_call, adapted_, nudged_inputs, of_nudged), call_);
+      why = difference(actual, expected, &moved);
+    }
+    if (!why.empty()) return "the program " + why;
+    full_precision.reset();
+    const bool is_slower =
+        compiled_.is_measured() && call_.inputs.args[0].toTensor().is_cpu() && time_by(false) < time_by(true);
+    return is_slower ? "the passes are faster" : "";
+  }
+
+ private:
+  double time_by(bool programs) const {
+    return time_of([&] {
+      Online::CallState state = state_;
+      const AtWork work =
+          programs ? by_programs(call_, compiled_, adapted_, state) : by_passes(call_, adapted_, inputs_, state);
+      for (std::int64_t step = 0; step < std::min<std::int64_t>(call_.options.num_steps, 3); ++step) {
+        work.evaluation->step({});
+      }
+      work.evaluation->answer(call_.options.prediction, call_.with_details);
+    });
+  }
+
+  const AdaptCall& call_;
+  const Compiled& compiled_;
+  const std::vector<NamedParameter>& adapted_;
+  PassInputs& inputs_;
+  const Online::CallState& state_;
+};
+
+}  // namespace
+
+AtWork at_work(
+    const AdaptCall& call, const std::vector<NamedParameter>& adapted, PassInputs& inputs, Online::CallState& state) {
+  for (const auto& compiled : call.compiled != nullptr ? *call.compiled : CompiledKinds()) {
+    if (!compiled->why_not(call, adapted).empty()) continue;
+    if (std::optional<AtWork> work = by_fitting_programs(call, *compiled, adapted, state)) {
+      if (compiled->is_decided(call)) return std::move(*work);
+      work.reset();
+      const auto why_not = Trial(call, *compiled, adapted, inputs, state).why_not();
+      if (why_not) compiled->decide(call, *why_not);
+      if (why_not && why_not->empty()) return by_programs(call, *compiled, adapted, state);
+    }
+  }
+  return by_passes(call, adapted, inputs, state);
+}
+
+}  // namespace it3::detail

@@ -1,0 +1,116 @@
+#include <it3/backend/compiled.h>
+
+#include <algorithm>
+#include <utility>
+
+#include <ATen/ATen.h>
+#include <ATen/autocast_mode.h>
+#include <c10/util/Exception.h>
+
+#include "support/tensor_memory.h"
+
+namespace it3 {
+namespace {
+
+/// Each is tried once, which takes several times as long as a call.
+constexpr std::size_t most_decided = 256;
+
+bool are_same(const std::vector<at::Tensor>& a, const std::vector<at::Tensor>& b) {
+  return std::equal(a.begin(), a.end(), b.begin(), b.end(), [](const auto& x, const auto& y) { return x.is_same(y); });
+}
+
+/// What of a call its evaluation by programs was tried for.
+std::vector<std::int64_t> kind_of(const AdaptCall& call) {
+  std::vector<std::int64_t> sizes = {call.options.threshold ? 1 : 0, call.options.num_steps > 0 ? 1 : 0};
+  for (const auto& input : call.inputs.args) {
+    const at::Tensor& tensor = input.toTensor();
+    sizes.push_back(tensor.dim());
+    sizes.insert(sizes.end(), tensor.sizes().begin(), tensor.sizes().end());
+  }
+  return sizes;
+}
+
+}  // namespace
+
+Options compiled_options(const Options& options) {
+  Options which;
+  which.parameters = options.parameters;
+  which.anchor = options.anchor == AnchorKind::self ? AnchorKind::self : AnchorKind::frozen;
+  which.norm_statistics = options.norm_statistics;
+  which.norm_prior = options.norm_prior;
+  which.per_sample = options.per_sample;
+  which.amp = options.amp;
+  return which;
+}
+
+void Compiled::For::check() const {
+  for (std::size_t i = 0; i < adapted.size(); ++i) {
+    const auto check = [&](const at::Tensor& other) {
+      TORCH_CHECK_VALUE(
+          !detail::share_memory(adapted[i].tensor, other), "the parameter '", adapted[i].name,
+          "' shares memory with another tensor that the model or the embedder uses, so that a step on it changes that "
+          "too, which compiled programs do not do; replace one of them by a clone");
+    };
+    for (std::size_t j = 0; j < i; ++j) check(adapted[j].tensor);
+    for (const at::Tensor& constant : constants) check(constant);
+  }
+}
+
+Compiled::Compiled(For what, Programs programs, bool is_measured)
+    : for_(std::move(what)), programs_(std::move(programs)), is_measured_(is_measured) {
+  for_.check();
+}
+
+std::string Compiled::why_not(const AdaptCall& call, const std::vector<NamedParameter>& adapted) const {
+  if (call.network.id() != for_.network) return "the model, or the kind of its inputs, is another one than compiled";
+  if (compiled_options(call.options) != for_.options) {
+    return "parameters, anchor, norm_statistics, norm_prior, per_sample or amp is another one than compiled";
+  }
+  if (!adapted.empty() && !are_same(tensors_of(adapted), tensors_of(for_.adapted))) {
+    return "other parameters adapt than compiled";
+  }
+  if (!are_same(call.method.reads.value_or(std::vector<at::Tensor>{}), for_.reads)) {
+    return "the embedder has other parameters than compiled";
+  }
+  const auto is_tensor_with_elements = [](const c10::IValue& input) {
+    return input.isTensor() && input.toTensor().numel() > 0;
+  };
+  const auto& [args, kwargs] = call.inputs;
+  if (!kwargs.empty() || !std::all_of(args.begin(), args.end(), is_tensor_with_elements)) return "the batch is empty";
+  if (!call.options.amp && at::autocast::is_autocast_enabled(for_.adapted.at(0).tensor.device().type())) {
+    return "autocast is on, which amp is for";
+  }
+  if (std::string why = why_not_apart(); !why.empty()) return why;
+  const std::scoped_lock lock(mutex_);
+  const auto known = decided_.find(kind_of(call));
+  if (known != decided_.end()) return known->second;
+  return decided_.size() < most_decided ? "" : "there are too many kinds of sizes to try all";
+}
+
+std::string Compiled::why_not_apart() const {
+  std::vector<const void*> places;
+  places.reserve(for_.adapted.size() + for_.constants.size());
+  for (const NamedParameter& parameter : for_.adapted) places.push_back(parameter.tensor.const_data_ptr());
+  for (const at::Tensor& constant : for_.constants) places.push_back(constant.const_data_ptr());
+  const std::scoped_lock lock(mutex_);
+  if (places == apart_) return "";
+  try {
+    for_.check();
+  } catch (const c10::ValueError& error) {
+    return error.what_without_backtrace();
+  }
+  apart_ = std::move(places);
+  return "";
+}
+
+bool Compiled::is_decided(const AdaptCall& call) const {
+  const std::scoped_lock lock(mutex_);
+  return decided_.contains(kind_of(call));
+}
+
+void Compiled::decide(const AdaptCall& call, std::string why_not) const {
+  const std::scoped_lock lock(mutex_);
+  if (decided_.size() < most_decided) decided_[kind_of(call)] = std::move(why_not);
+}
+
+}  // namespace it3

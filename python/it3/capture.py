@@ -1,0 +1,329 @@
+"""What an engine computes in one kind of call, as graphs of torch's operations that can be compiled.
+
+The core does it once, by its own code, while torch records it.
+"""
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import sympy
+import torch
+from torch import Tensor, fx
+from torch._dynamo.source import ConstantSource
+from torch._functorch.compile_utils import fx_graph_cse
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
+from torch.func import functionalize
+from torch.fx.experimental import _config as shapes_config
+from torch.fx.experimental.proxy_tensor import make_fx
+from torch.fx.experimental.symbolic_shapes import DimDynamic, ShapeEnv, StatelessSymbolicContext
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._sympy.printers import PythonPrinter
+
+from it3 import _C
+
+
+@dataclass
+class Function:
+    """A pure function, recorded.
+
+    Attributes
+    ----------
+    graph
+        It takes ``values`` of a call, and returns a tuple of tensors.
+    values
+        Which of the call's values it takes, by their places.
+    open_dims
+        In which dimensions each of them may have other sizes than the example.
+    conditions
+        On their sizes, in Python: ``L['args'][0].size()[0]``.
+    is_defined
+        Which of its results there are; the others are left out.
+    """
+
+    graph: fx.GraphModule
+    values: list[int]
+    open_dims: list[set[int]]
+    conditions: list[str]
+    is_defined: list[bool]
+
+
+@dataclass
+class Captured:
+    """The functions of one kind of call, and examples of the values that they are all run on; see ``Compiled``."""
+
+    functions: dict[str, Function]
+    constants: list[Tensor]
+    values: list[Tensor]
+
+
+class _Network:
+    """An exported program, cut at its layer: what the core calls for its passes.
+
+    Parameters
+    ----------
+    graph
+        It takes the program's tensors, in their order, and then the inputs.
+    capture
+        Says how batch normalization normalizes.
+    tensors
+        Gives the program's tensors for some weights.
+    """
+
+    def __init__(
+        self, graph: fx.GraphModule, capture: _C.Capture, tensors: Callable[[list[Tensor]], list[Tensor]]
+    ) -> None:
+        self.graph = graph
+        self.capture = capture
+        self.tensors = tensors
+        self.behind: set[fx.Node] = set()
+        for node in graph.graph.nodes:
+            is_layer = node.target is torch.ops.it3.features.default
+            if is_layer or any(source in self.behind for source in node.all_input_nodes):
+                self.behind.add(node)
+        sources = {source: None for node in graph.graph.nodes if node in self.behind for source in node.all_input_nodes}
+        self.crossing = [node for node in sources if node not in self.behind]
+
+    def head(self, weights: list[Tensor], inputs: list[Tensor]) -> list[Any]:
+        """Run what does not depend on the layer's output."""
+        part = _Part(self.graph, self.capture, None)
+        for node, value in zip(
+            self.graph.graph.find_nodes(op="placeholder"), [*self.tensors(weights), *inputs], strict=True
+        ):
+            part.env[node] = value
+        part.run_nodes(lambda node: node not in self.behind and node.op != "placeholder")
+        return [part.env[node] for node in self.crossing]
+
+    def tail(self, carried: list[Any], inject: Callable[[Tensor], Tensor] | None) -> Tensor:
+        """Run the rest."""
+        part = _Part(self.graph, self.capture, inject)
+        part.env.update(zip(self.crossing, carried, strict=True))
+        part.run_nodes(lambda node: node in self.behind and node.op != "output")
+        output: Any = self.graph.graph.output_node().args[0]
+        prediction: Tensor = part.env[output[0]]
+        return prediction
+
+
+class _Part(fx.Interpreter):
+    """Some operations of a program, with something else in the place of the layer's output."""
+
+    def __init__(self, graph: fx.GraphModule, capture: _C.Capture, inject: Callable[[Tensor], Tensor] | None) -> None:
+        super().__init__(graph, garbage_collect_values=False)
+        self.capture = capture
+        self.inject = inject
+
+    def run_nodes(self, are_run: Callable[[fx.Node], bool]) -> None:
+        """Run some nodes, in their order."""
+        for node in self.module.graph.nodes:  # type: ignore[union-attr]
+            if are_run(node):
+                self.env[node] = self.run_node(node)
+
+    def call_function(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Call an operation."""
+        if target is torch.ops.it3.features.default:
+            return args[0] if self.inject is None else self.inject(args[0])
+        if target is torch.ops.aten.batch_norm.default and self.capture.normalizes_by_batch:
+            x, weight, bias, mean, var, is_training, _, eps = args[:8]
+            if not is_training and mean is not None:
+                return self.capture.batch_norm(x, weight, bias, mean, var, eps)
+        return super().call_function(target, args, kwargs)
+
+
+class _Constants(TorchDispatchMode):
+    """Puts stand-ins into the place of tensors that are read beside a function's arguments, and notes unknown ones."""
+
+    def __init__(self, constants: list[Tensor], stand_ins: list[Tensor]) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.stand_ins = {tensor._cdata: stand_in for tensor, stand_in in zip(constants, stand_ins, strict=True)}
+        self.unknown: dict[int, Tensor] = {}
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func not in (torch.ops.aten.lift_fresh.default, torch.ops.aten.lift_fresh_copy.default):
+            args, kwargs = torch.utils._pytree.tree_map_only(Tensor, self._stand_in, (args, kwargs or {}))
+        return func(*args, **(kwargs or {}))
+
+    def _stand_in(self, tensor: Tensor) -> Tensor:
+        if isinstance(tensor, FakeTensor):
+            return tensor
+        if tensor._cdata not in self.stand_ins:
+            self.unknown[tensor._cdata] = tensor
+        return self.stand_ins.get(tensor._cdata, tensor)
+
+
+def constants_of(capture: _C.Capture) -> list[Tensor]:
+    """Return what the functions of a call read beside what adapts: other weights of the model, and the embedder's."""
+    adapted = {tensor._cdata for tensor in capture.adapted}
+    known = {tensor._cdata: tensor for tensor in [*_tensors_of(capture.program), *capture.reads]}
+    return [tensor for key, tensor in known.items() if key not in adapted]
+
+
+def _tensors_of(program: torch.export.ExportedProgram) -> list[Tensor]:
+    own = {**program.constants, **program.state_dict}
+    return [own[spec.target] for spec in program.graph_signature.input_specs if spec.target is not None]
+
+
+def capture(capture: _C.Capture, *, any_sizes: bool, with_rows: bool) -> Captured:
+    """Record what the core computes in such a call.
+
+    Parameters
+    ----------
+    capture
+        The call.
+    any_sizes
+        Whether the sizes that are open in the program stay so, and the number of samples that are adapted each by
+        itself.
+    with_rows
+        Whether some samples may count that are not all.
+
+    Raises
+    ------
+    ValueError
+        For what would not be a function: where random numbers are drawn, or values decide.
+    """
+    return _Capturing(capture, any_sizes, with_rows).run()
+
+
+class _Capturing:
+    def __init__(self, capture: _C.Capture, any_sizes: bool, rows: bool) -> None:
+        self.capture = capture
+        self.graph = capture.program.graph_module
+        self.any_sizes = any_sizes
+        self.rows = rows
+        self.adapted = list(capture.adapted)
+        self.lifted = _tensors_of(capture.program)
+        self.constants = constants_of(capture)
+        sizes = [node.meta["val"].shape for node in self.graph.graph.find_nodes(op="placeholder")][len(self.lifted) :]
+        self.sizes = [tuple(each) for each in sizes]
+
+    def run(self) -> Captured:
+        """Record all functions."""
+        functions: dict[str, Callable[[list[Any]], list[Tensor | None]]] = {
+            "gradients": lambda v: self._step(v, None),
+            "first": lambda v: self._answer(v, False),
+            "both": lambda v: self._answer(v, True),
+        }
+        if self.rows:
+            functions["gradients_of_rows"] = lambda v: self._step(v, v[-1])
+        try:
+            recorded = {name: self._record(function) for name, function in functions.items()}
+        except RuntimeError as error:
+            advice = "; compile it for inputs of one size, by dynamic_batch=False" if self.any_sizes else ""
+            raise ValueError(f"torch cannot record this engine: {str(error).splitlines()[0]}{advice}") from error
+        return Captured(recorded, self.constants, self._examples())
+
+    def _examples(self) -> list[Tensor]:
+        weights = list(self.adapted)
+        if self.capture.per_sample:
+            samples = self.capture.inputs[0].shape[0]
+            weights = [w.detach().expand(samples, *w.shape) for w in weights]
+        anchor = weights if self.capture.has_anchor else []
+        device = weights[0].device
+        rows = torch.arange(2, device=device)
+        values = [*weights, *anchor, *self.constants, *self.capture.inputs, rows]
+        return [value.detach().clone(memory_format=torch.contiguous_format) for value in values]
+
+    def _open_dims(self) -> list[set[int]]:
+        """Return the dimensions of all values that stay open."""
+        count = len(self.adapted) * (2 if self.capture.has_anchor else 1)
+        samples = {0} if self.capture.per_sample and self.any_sizes else set()
+        dims = [set(samples) for _ in range(count)] + [set[int]() for _ in self.constants]
+        for sizes, example in zip(self.sizes, self.capture.inputs, strict=True):
+            # What is 1 stays so: torch's operations take other ways there.
+            own = {d for d, size in enumerate(sizes) if isinstance(size, torch.SymInt) and example.shape[d] != 1}
+            dims.append(samples if self.capture.per_sample else own if self.any_sizes else set())
+        return [*dims, {0}]
+
+    def _split(self, values: list[Tensor]) -> tuple[list[Tensor], list[Tensor], list[Tensor], list[Tensor]]:
+        count = len(self.adapted)
+        anchor = count if self.capture.has_anchor else 0
+        inputs = count + anchor + len(self.constants)
+        return values[:count], values[count : count + anchor], values[count + anchor : inputs], values[inputs:-1]
+
+    def _step(self, values: list[Tensor], rows: Tensor | None) -> list[Tensor | None]:
+        weights, anchor, constants, inputs = self._split(values)
+        return self.capture.step(self._network(constants), weights, anchor, inputs, rows)
+
+    def _answer(self, values: list[Tensor], with_second: bool) -> list[Tensor | None]:
+        weights, _, constants, inputs = self._split(values)
+        return self.capture.answer(self._network(constants), weights, inputs, with_second)
+
+    def _network(self, constants: list[Tensor]) -> _Network:
+        places = {tensor._cdata: i for i, tensor in enumerate(self.adapted)}
+        stand_ins = {tensor._cdata: constant for tensor, constant in zip(self.constants, constants, strict=True)}
+
+        def tensors(weights: list[Tensor]) -> list[Tensor]:
+            return [weights[places[t._cdata]] if t._cdata in places else stand_ins[t._cdata] for t in self.lifted]
+
+        return _Network(self.graph, self.capture, tensors)
+
+    def _record(self, function: Callable[[list[Any]], list[Tensor | None]]) -> Function:
+        env = ShapeEnv()
+        examples, dims = self._examples(), self._open_dims()
+        is_defined: list[bool] = []
+
+        def recorded(*values: Tensor) -> tuple[Tensor, ...]:
+            constants = _Constants(self.constants, self._split(list(values))[2])
+            with constants:
+                results = function(list(values))
+            if constants.unknown:
+                raise ValueError("the model reads tensors that are none of its parameters and buffers")
+            is_defined[:] = [result is not None for result in results]
+            return tuple(result for result in results if result is not None)
+
+        with FakeTensorMode(shape_env=env, allow_non_fake_inputs=True) as mode, open_sizes():
+            fakes = [_fake(mode, f"v{i}", t, d) for i, (t, d) in enumerate(zip(examples, dims, strict=True))]
+            graph = make_fx(recorded)(*fakes)
+            if any(_is_mutable(node) for node in graph.graph.nodes):
+                graph = make_fx(functionalize(graph))(*fakes)
+        _check_is_function(graph)
+        graph = fx.GraphModule(graph, fx_graph_cse(graph.graph))
+        graph.graph.eliminate_dead_code()
+        placeholders = graph.graph.find_nodes(op="placeholder")
+        used = [i for i, node in enumerate(placeholders) if node.users]
+        for node in placeholders:
+            if not node.users:
+                graph.graph.erase_node(node)
+        graph.recompile()
+        symbols = {}
+        for place, value in enumerate(used):
+            for d in dims[value]:
+                size: Any = fakes[value].shape[d]
+                symbols[size.node._expr] = f"L['args'][{place}].size()[{d}]"
+        return Function(graph, used, [dims[i] for i in used], _conditions(env, symbols), is_defined)
+
+
+def open_sizes() -> Any:
+    """Return a context in which torch takes open sizes neither for 0 nor for 1, whatever the example has."""
+    return shapes_config.patch(backed_size_oblivious=True)  # type: ignore[attr-defined]
+
+
+def _fake(mode: FakeTensorMode, name: str, tensor: Tensor, open_dims: set[int]) -> Tensor:
+    dims = [DimDynamic.DYNAMIC if d in open_dims else DimDynamic.STATIC for d in range(tensor.dim())]
+    context: Any = StatelessSymbolicContext(dynamic_sizes=dims, constraint_sizes=[None] * len(dims))
+    return mode.from_tensor(tensor, symbolic_context=context, source=ConstantSource(name))
+
+
+def _conditions(env: ShapeEnv, sizes: dict[sympy.Symbol, str]) -> list[str]:
+    """Return what was taken for granted of sizes while recording."""
+    printer = PythonPrinter()
+    known = [guard.expr for guard in env.guards]
+    known += [sympy.Eq(symbol, value) for symbol, value in env.replacements.items() if symbol in sizes]
+    names = {symbol: sympy.Symbol(f"_size_{i}") for i, symbol in enumerate(sizes)}
+    texts = [printer.doprint(expression.xreplace(names)) for expression in known]
+    by_name = {str(names[symbol]): size for symbol, size in sizes.items()}
+    return [re.sub(r"_size_\d+", lambda match: by_name[match[0]], text) for text in texts]
+
+
+def _is_mutable(node: fx.Node) -> bool:
+    return isinstance(node.target, torch._ops.OpOverload) and node.target._schema.is_mutable
+
+
+def _check_is_function(graph: fx.GraphModule) -> None:
+    for node in graph.graph.nodes:
+        operation = node.target
+        if not isinstance(operation, torch._ops.OpOverload) or torch.Tag.nondeterministic_seeded not in operation.tags:
+            continue
+        given = dict(zip((each.name for each in operation._schema.arguments), node.args, strict=False)) | node.kwargs
+        if given.get("dropout_p", 0 if "attention" in str(operation) else 1) != 0:
+            raise ValueError(f"the model draws random numbers, by {node.target}, so that it cannot be compiled")
