@@ -37,3 +37,9 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 def consumer(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A C++ program built against the wheel: consumer ENGINE INPUTS PREDICTION."""
     return build_against(it3.cmake_prefix_path, "tests/consumer", tmp_path_factory.mktemp("consumer")) / "consumer"
+
+
+@pytest.fixture(scope="session")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where compiled programs are kept, for all tests together."""
+    return tmp_path_factory.mktemp("compiled")

@@ -1,0 +1,87 @@
+"""Engines that are compiled, in float64, and equal ones that are not."""
+
+import copy
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import it3
+import torch
+from it3 import IT3Engine
+from torch import Tensor, nn
+
+close = partial(torch.testing.assert_close, rtol=1e-9, atol=1e-9)
+
+
+class Dense(nn.Module):
+    """With a weight that is used twice, one that nothing depends on, and a buffer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.layer, self.last = nn.Linear(6, 12), nn.Linear(12, 12), nn.Linear(12, 3)
+        self.twice = nn.Linear(12, 12)
+        self.unused = nn.Parameter(torch.ones(2))
+        self.register_buffer("scale", torch.full((12,), 1.5))
+
+    def forward(self, x: Tensor) -> Tensor:
+        hidden = self.twice(self.layer(torch.tanh(self.first(x))) * self.scale)
+        return self.last(torch.tanh(self.twice(torch.tanh(hidden))))
+
+
+class Images(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer, self.norm, self.last = nn.Conv2d(2, 4, 3), nn.BatchNorm2d(4), nn.Linear(4 * 16, 3)
+        self.norm.running_mean.normal_()
+        self.norm.running_var.uniform_(0.5, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(torch.relu(self.norm(self.layer(x))).flatten(1))
+
+
+def batch(samples: int, *shape: int, seed: int = 0) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(samples, *(shape or (6,)), dtype=torch.float64, generator=generator)
+
+
+def make_engine(model: type[nn.Module] = Dense, arguments: dict[str, Any] | None = None, **options: Any) -> IT3Engine:
+    torch.manual_seed(0)
+    given = {"num_steps": 3, "lr": 1e-2, **options}
+    engine = IT3Engine(model().double(), "layer", optimization_parameters=given, **(arguments or {})).eval()
+    engine.is_trained = True
+    engine.uncertainty(batch(4) if model is Dense else batch(4, 2, 6, 6))  # shapes the embedder
+    return engine
+
+
+def engines(cache: Path, example: Tensor, *given: Any, **options: Any) -> tuple[IT3Engine, IT3Engine]:
+    """Return a compiled engine, and an equal one that is not."""
+    engine = make_engine(*given, **options)
+    plain = copy.deepcopy(engine)
+    assert it3.compile(engine, example, backend="compiled", cache=cache, progress=False) is engine
+    return engine, plain
+
+
+def dense(cache: Path, **options: Any) -> tuple[IT3Engine, IT3Engine]:
+    """Return engines that are compiled with a threshold, so that some samples may be left out."""
+    engine, plain = engines(cache, batch(8), threshold=0.0)
+    for each in (engine, plain):
+        each.optimization_parameters.update({"threshold": None, **options})
+    return engine, plain
+
+
+def is_compiled(engine: IT3Engine, inputs: Tensor, **overrides: Any) -> bool:
+    words = engine._setup_for(inputs).explain(inputs, {**engine.optimization_parameters, **overrides})
+    return "; compiled: evaluated by programs of AOTInductor" in words
+
+
+def check_alike(engine: IT3Engine, plain: IT3Engine, *batches: Tensor, **overrides: Any) -> None:
+    for inputs in batches:
+        torch.manual_seed(3)
+        actual = engine.adapt(inputs, **overrides)
+        torch.manual_seed(3)
+        expected = plain.adapt(inputs, **overrides)
+        assert is_compiled(engine, inputs, **overrides)
+        for name in ("prediction", "first", "second", "losses"):
+            close(getattr(actual, name), getattr(expected, name))
+        close(actual._weights, expected._weights)
+        close(engine.uncertainty(inputs), plain.uncertainty(inputs))

@@ -1,0 +1,249 @@
+"""it3.compile: calls, models and caches that programs do not fit, which run as they would without them."""
+
+import copy
+import pickle
+import shutil
+import subprocess
+import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import it3
+import pytest
+import torch
+from compiled_engines import Dense, Images, batch, check_alike, close, dense, engines, is_compiled, make_engine
+from it3 import IT3Engine, compilation
+from torch import Tensor, nn
+from torch._inductor.exc import InvalidCxxCompiler
+
+
+def test_calls_of_another_kind_run_as_before(cache: Path) -> None:
+    engine, plain = dense(cache)
+    for overrides in ({"anchor": "frozen"}, {"parameters": ["last.*"]}, {"per_sample": True}):
+        close(*(each.adapt(batch(8), **overrides).prediction for each in (engine, plain)))
+        other = copy.copy(engine.optimization_parameters) | overrides
+        assert "not evaluated by a compiled program" in engine._setup_for(batch(8)).explain(batch(8), other)
+    close(*(each.adapt(batch(0)).prediction for each in (engine, plain)))
+    check_alike(engine, plain, batch(8))
+
+
+def test_a_changed_model_runs_as_before(cache: Path) -> None:
+    engine, plain = dense(cache)
+    check_alike(engine, plain, batch(8))
+    for each in (engine, plain):
+        each.model.last.register_forward_hook(lambda _, __, out: out * 2)
+    close(engine(batch(8))[0], plain(batch(8))[0])
+    assert not is_compiled(engine, batch(8))
+
+
+def test_other_attributes_forget_the_programs(cache: Path) -> None:
+    engine, plain = dense(cache)
+    check_alike(engine, plain, batch(8))
+    for each in (engine, plain):
+        each.distance_fn = "l1"
+    close(engine(batch(8))[0], plain(batch(8))[0])
+    assert "compiled" not in engine.explain(batch(8))
+
+
+def test_copies_are_not_compiled(cache: Path) -> None:
+    engine, plain = dense(cache)
+    for other in (copy.deepcopy(engine), pickle.loads(pickle.dumps(engine))):
+        assert "compiled" not in other.explain(batch(8))
+        close(other(batch(8))[0], plain(batch(8))[0])
+
+
+def test_programs_that_are_wrong_are_never_used(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    engine, plain = dense(cache)
+    constants_of = compilation.constants_of
+    # The programs read another buffer than the model's.
+    monkeypatch.setattr(
+        compilation, "constants_of", lambda call: [c + 1 if c.shape == (12,) else c for c in constants_of(call)]
+    )
+    wrong, _ = dense(cache)
+    close(wrong(batch(8))[0], plain(batch(8))[0])
+    assert "not evaluated by a compiled program: the program predicts something else" in wrong.explain(batch(8))
+    close(engine(batch(8))[0], plain(batch(8))[0])
+
+
+def test_a_threshold_that_the_programs_were_not_compiled_for(cache: Path) -> None:
+    engine, plain = engines(cache, batch(8), anchor="frozen")
+    broken = batch(8)
+    broken[1] = torch.inf
+    with pytest.raises(ValueError, match="not finite"):  # such a first call decides nothing
+        engine(broken)
+    check_alike(engine, plain, batch(8))
+    threshold = float(plain.uncertainty(batch(8)).mean())
+    close(*(each.adapt(batch(8), threshold=threshold).prediction for each in (engine, plain)))
+    check_alike(engine, plain, batch(8))
+
+
+def test_autocast_of_the_caller(cache: Path) -> None:
+    engine, plain = dense(cache)
+    check_alike(engine, plain, batch(8))
+    for each in (engine, plain):
+        each.float()
+    x = batch(8).float()
+    other = make_engine(threshold=0.0)
+    with torch.autocast("cpu", torch.bfloat16):
+        it3.compile(other, batch(8), cache=cache, progress=False)
+        torch.testing.assert_close(engine(x)[0], plain(x)[0], rtol=0, atol=0)
+    assert not is_compiled(engine, x)
+
+
+def test_memory_that_is_shared_later(cache: Path) -> None:
+    engine, plain = dense(cache, lr=0.3)
+    check_alike(engine, plain, batch(8))
+    for each in (engine, plain):
+        each.model.scale.data = each.model.first.bias.data  # which follows what adapts
+    close(engine(batch(8))[0], plain(batch(8))[0])
+    for each in (engine, plain):
+        each.model.last.bias.data = each.model.last.weight.data[:, 0]
+        with pytest.raises(ValueError, match="share memory"):
+            each(batch(8))
+
+
+def test_tensors_that_become_others(cache: Path) -> None:
+    engine, plain = dense(cache)
+    check_alike(engine, plain, batch(8))
+    for each in (engine, plain):
+        each.embedder.float()
+    close(engine(batch(8))[0], plain(batch(8))[0])
+    arguments = {"distance_fn": "kl", "neutral": torch.tensor([3.0, -2.0, 5.0])}
+    x = batch(6, 2, 6, 6)
+    engine, plain = engines(cache, x, Images, arguments, norm_statistics="blend", norm_prior=3)
+    for each in (engine, plain):
+        each(x)
+        each.neutral.data = torch.tensor([4.0])
+    close(engine(x)[0], plain(x)[0])
+
+
+def test_an_exception_that_is_kept_locks_nothing(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: Any, **__: Any) -> None:
+        raise ValueError("no")
+
+    engine = make_engine(parameters=["last.*"])
+    monkeypatch.setattr(compilation, "capture", fail)
+    with pytest.raises(ValueError, match="no") as kept:
+        it3.compile(engine, batch(8), cache=cache)
+    thread = threading.Thread(target=lambda: engine(batch(3, 2, 6)), daemon=True)  # which is exported
+    thread.start()
+    thread.join(60)
+    assert not thread.is_alive()
+    assert kept.value is not None
+
+
+def test_indices_out_of_range_raise_what_they_raise_without_programs(cache: Path) -> None:
+    class Tokens(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.table, self.layer, self.last = nn.Embedding(20, 6), nn.Linear(6, 6), nn.Linear(6, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.last(torch.tanh(self.layer(self.table(x).mean(1))))
+
+    torch.manual_seed(0)
+    engine = IT3Engine(Tokens(), "layer", optimization_parameters={"lr": 1e-2}).eval()
+    x = torch.randint(0, 20, (64, 200))
+    engine.uncertainty(x)
+    plain = copy.deepcopy(engine)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2)  # an exception between threads of OpenMP ends the process
+    try:
+        it3.compile(engine, x, backend="compiled", cache=cache, progress=False)
+        torch.testing.assert_close(engine(x)[0], plain(x)[0], rtol=1e-3, atol=1e-4)
+        assert is_compiled(engine, x)
+        x[3, 4] = 20
+        for each in (engine, plain):
+            with pytest.raises((RuntimeError, IndexError), match="index out of range in self"):
+                each(x)
+    finally:
+        torch.set_num_threads(threads)
+
+
+def test_threads_go_on_when_the_cache_is_gone(cache: Path, tmp_path: Path) -> None:
+    dense(cache)
+    shutil.copytree(cache, tmp_path / "cache")
+    engine, plain = dense(tmp_path / "cache")
+    check_alike(engine, plain, batch(8))
+    shutil.rmtree(tmp_path / "cache")
+    with ThreadPoolExecutor(4) as pool:
+        results = list(pool.map(lambda _: engine(batch(8))[0], range(40)))
+    for result in results:
+        close(result, plain(batch(8))[0])
+
+
+def test_another_process_finds_the_programs(cache: Path) -> None:
+    dense(cache)
+    before = sorted(cache.rglob("*"))
+    program = (
+        "import sys; sys.path.insert(0, sys.argv[1]); from pathlib import Path\n"
+        "from compiled_engines import *\n"
+        "def never(*_, **__): raise AssertionError('compiled anew')\n"
+        "from it3 import compilation; compilation.capture = never\n"
+        "engine, plain = dense(Path(sys.argv[2])); check_alike(engine, plain, batch(8))"
+    )
+    command = [sys.executable, "-c", program, str(Path(__file__).parent), str(cache)]
+    subprocess.run(command, check=True, timeout=120)
+    assert sorted(cache.rglob("*")) == before
+
+
+def test_a_damaged_package_is_made_anew(cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    dense(cache)
+    shutil.copytree(cache, tmp_path, dirs_exist_ok=True)
+    for file in tmp_path.glob("*/first.pt2"):
+        content = bytearray(file.read_bytes())
+        content[len(content) // 2] ^= 255
+        file.write_bytes(content)
+    made: list[str] = []
+
+    def make(place: Path, *_: Any) -> None:
+        assert not place.exists()
+        made.append(place.name)
+        shutil.copytree(cache / place.name, place)
+
+    monkeypatch.setattr(compilation, "capture", lambda *_, **__: None)
+    monkeypatch.setattr(compilation, "_make", make)
+    engine, plain = dense(tmp_path)
+    assert len(made) == 1
+    check_alike(engine, plain, batch(8))
+    dense(tmp_path)
+    assert len(made) == 1
+
+
+def test_a_failing_compiler(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: Any, **__: Any) -> None:
+        raise InvalidCxxCompiler
+
+    engine, expected = make_engine(), make_engine()(batch(8))[0]
+    monkeypatch.setattr(torch._inductor, "aoti_compile_and_package", fail)
+    with pytest.raises(RuntimeError, match=r"needs a C\+\+ compiler, such as g\+\+"):
+        it3.compile(engine, batch(8), cache=tmp_path, progress=False)
+    assert list(tmp_path.iterdir()) == []
+    close(engine(batch(8))[0], expected)
+    assert "compiled" not in engine.explain(batch(8))
+
+
+@pytest.mark.parametrize(
+    ("model", "arguments", "words"),
+    [
+        (lambda: torch.jit.script(Dense().double()), {}, "eager model that torch.export takes"),
+        (lambda: Dense().double(), {"distance_fn": nn.functional.mse_loss}, "not functions of your own"),
+        (lambda: Dense().double(), {"combine_fn": torch.add}, "not functions of your own"),
+    ],
+)
+def test_what_cannot_be_compiled(tmp_path: Path, model: Any, arguments: dict[str, Any], words: str) -> None:
+    engine = IT3Engine(model(), "layer", **arguments).eval()
+    with pytest.raises(ValueError, match=words):
+        it3.compile(engine, batch(8), cache=tmp_path, progress=False)
+    with pytest.raises(ValueError, match="backend must be 'auto' or 'compiled', not 'fast'"):
+        it3.compile(engine, batch(8), backend="fast", cache=tmp_path)
+
+
+def test_weights_that_share_memory(tmp_path: Path) -> None:
+    model = Dense().double()
+    model.scale = model.first.bias.detach()
+    engine = IT3Engine(model, "layer").eval()
+    with pytest.raises(ValueError, match=r"the parameter 'first\.bias' shares memory"):
+        it3.compile(engine, batch(8), cache=tmp_path, progress=False)
