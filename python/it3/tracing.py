@@ -179,7 +179,6 @@ class Plan:
         dims = (range(t.dim() if any_sizes else min(t.dim(), 1)) for t in tensors)
         sizes = {"tensors": tuple(dict.fromkeys(each, torch.export.Dim.AUTO) for each in dims)}
         handle = self.layer.register_forward_hook(self._mark)
-        methods = nn.Module.__call__, nn.Module.__getattr__
         tracer = proxy_tensor._ModuleStackTracer
         try:
             # torch.export leaves copies of attributes.
@@ -191,9 +190,7 @@ class Plan:
                 if 1 in [size for t in tensors for size in t.shape] and has_squeeze(program):
                     # Then 1 must stay 1.
                     program = torch.export.export(prediction, tensors, dynamic_shapes=sizes, strict=False)
-        except BaseException as error:
-            # torch replaces them, and does not put them back where a Ctrl-C ends that.
-            nn.Module.__call__, nn.Module.__getattr__ = methods  # type: ignore[method-assign]
+        except Exception as error:
             if isinstance(error, DataDependentOutputException) or type(error).__name__ == "GuardOnDataDependentSymNode":
                 raise RuntimeError("forward() depends on the values of tensors") from error
             raise

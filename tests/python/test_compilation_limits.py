@@ -247,3 +247,11 @@ def test_weights_that_share_memory(tmp_path: Path) -> None:
     engine = IT3Engine(model, "layer").eval()
     with pytest.raises(ValueError, match=r"the parameter 'first\.bias' shares memory"):
         it3.compile(engine, batch(8), cache=tmp_path, progress=False)
+
+
+def test_explaining_options_that_select_nothing(cache: Path) -> None:
+    engine, _ = dense(cache)
+    engine.optimization_parameters["parameters"] = ["nothing.*"]
+    assert "not evaluated by a compiled program: parameters has 'nothing.*'" in engine.explain(batch(8))
+    plain = make_engine(parameters=["nothing.*"])
+    assert "compiled" not in plain.explain(batch(8))

@@ -92,8 +92,13 @@ void EngineCore::save(
 }
 
 std::string explain_compiled(const EngineCall& call, const Options& options) {
-  const auto adapted = options.num_steps > 0 ? select_parameters(call.network.parameters(), options.parameters)
-                                             : std::vector<NamedParameter>{};
+  if (call.setup.compiled.empty()) return "";
+  std::vector<NamedParameter> adapted;
+  try {
+    if (options.num_steps > 0) adapted = select_parameters(call.network.parameters(), options.parameters);
+  } catch (const c10::ValueError& error) {
+    return c10::str("not evaluated by a compiled program: ", error.what_without_backtrace(), "; ");
+  }
   const Inputs inputs = inputs_of_programs(call.inputs, call.method, options, adapted);
   std::string reasons;
   for (const auto& compiled : call.setup.compiled) {

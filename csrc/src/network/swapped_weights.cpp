@@ -162,7 +162,7 @@ SwappedWeights::~SwappedWeights() {
   for (const auto& parameter : fixed_) {
     try {
       parameter.set_requires_grad(true);
-    } catch (const std::exception&) {  // NOLINT(bugprone-empty-catch)
+    } catch (const std::exception&) {  // NOLINT(bugprone-empty-catch): the others still come back
     }
   }
 }

@@ -128,7 +128,7 @@ class Modes {
   static void give_back(torch::nn::Module& module, bool was_training) noexcept {
     try {
       if (module.is_training() != was_training) module.train(was_training);
-    } catch (const std::exception&) {  // NOLINT(bugprone-empty-catch)
+    } catch (const std::exception&) {  // NOLINT(bugprone-empty-catch): a destructor calls it
     }
   }
 
