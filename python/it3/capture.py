@@ -54,7 +54,6 @@ class Captured:
     """The functions of one kind of call, and examples of the values that they are all run on; see ``Compiled``."""
 
     functions: dict[str, Function]
-    constants: list[Tensor]
     values: list[Tensor]
 
 
@@ -210,7 +209,7 @@ class _Capturing:
         except RuntimeError as error:
             advice = "; compile it for inputs of one size, by dynamic_batch=False" if self.any_sizes else ""
             raise ValueError(f"torch cannot record this engine: {str(error).splitlines()[0]}{advice}") from error
-        return Captured(recorded, self.constants, self._examples())
+        return Captured(recorded, self._examples())
 
     def _examples(self) -> list[Tensor]:
         weights = list(self.adapted)

@@ -203,15 +203,12 @@ def _make(place: Path, captured: Captured, progress: bool) -> None:
     """Compile programs into a folder, which is there with all of them or not at all."""
     place.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=place.parent, prefix=".making-") as made:
-        record: dict[str, Any] = {"has_gradient": captured.functions["gradients"].is_defined[2:], "programs": {}}
-        for name, function in _with_progress(captured.functions.items(), progress):
-            record["programs"][name] = _package(function, captured.values, Path(made) / f"{name}.pt2")
-        (Path(made) / "programs.json").write_text(json.dumps(record))
         done = Path(made) / "done"
         done.mkdir()
-        for file in [*Path(made).iterdir()]:
-            if file != done:
-                file.rename(done / file.name)
+        record: dict[str, Any] = {"has_gradient": captured.functions["gradients"].is_defined[2:], "programs": {}}
+        for name, function in _with_progress(captured.functions.items(), progress):
+            record["programs"][name] = _package(function, captured.values, done / f"{name}.pt2")
+        (done / "programs.json").write_text(json.dumps(record))
         try:
             done.rename(place)
         except OSError:
