@@ -29,12 +29,14 @@ CMAKE_FILES := CMakeLists.txt $(shell find cmake csrc examples tests benchmarks 
 demo: .venv/.it3 .venv/.demo
 	$(BIN)/python examples/mnist_noise.py
 
-# Python's tests on one thread: their networks are so small that threads only wait for one another.
+# Python's tests in a process for each core, and in each on one thread: their networks are so small that threads only
+# wait for one another.
 test: .venv/.it3 .venv/.test
 	$(BIN)/cmake -S . -B $(BUILD) -DIT3_BUILD_TESTS=ON -DIT3_BUILD_APPS=ON
 	$(BIN)/cmake --build $(BUILD) --parallel $(JOBS) --target it3_all_tests it3-adapt
 	$(BIN)/ctest --test-dir $(BUILD) --output-on-failure --parallel $(JOBS)
-	OMP_NUM_THREADS=1 PATH=$(abspath $(BIN)):$$PATH IT3_ADAPT=$(abspath $(BUILD))/csrc/apps/it3-adapt $(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 PATH=$(abspath $(BIN)):$$PATH IT3_ADAPT=$(abspath $(BUILD))/csrc/apps/it3-adapt \
+	  $(BIN)/python -m pytest --numprocesses $(JOBS) --maxprocesses 8 --dist loadfile --no-loadscope-reorder
 
 differential: .venv/.it3 .venv/.test
 	PYTHONPATH=tests $(BIN)/python -m differential.run --seconds $(SECONDS) --jobs $(JOBS) $(if $(SEED),--seed $(SEED))

@@ -53,13 +53,8 @@ void Outputs::commit_what_is_left() {
   predictions.commit_what_is_left();
 }
 
-c10::Device device_of(const SavedEngine& saved) {
-  const auto parameters = saved.network.parameters();
-  return parameters.size() == 0 ? c10::Device(c10::kCPU) : (*parameters.begin()).device();
-}
-
 EngineOnFiles::EngineOnFiles(const SavedEngine& saved)
-    : engine_(saved), device_(device_of(saved)), saved_with_(saved.notes.inputs) {
+    : engine_(saved), device_(saved.device()), saved_with_(saved.notes.inputs) {
   const auto add = [&](const torch::jit::Module* function) {
     if (function == nullptr) return;
     for (const at::Tensor& buffer : function->buffers()) buffers_of_functions_.push_back(buffer);

@@ -36,8 +36,6 @@ struct Outputs {
   void commit_what_is_left();
 };
 
-c10::Device device_of(const SavedEngine& saved);
-
 /// An engine whose inputs come from files. Errors say what the engine takes.
 class EngineOnFiles {
  public:

@@ -34,7 +34,7 @@ class PlainWarnings : public c10::WarningHandler {
 };
 
 c10::ScalarType floating_point_of(const SavedEngine& saved) {
-  for (const auto& parameter : saved.network.parameters()) {
+  for (const auto& parameter : saved.parameters()) {
     if (parameter.is_floating_point()) return parameter.scalar_type();
   }
   return at::kFloat;
@@ -82,7 +82,7 @@ void run(const Arguments& arguments) {
   if (arguments.in_dims) saved.in_dims = arguments.in_dims;
   const auto batches_of = [&](const std::string& path) {
     return Batches(
-        path, arguments.batch_size, device_of(saved), floating_point_of(saved), saved.in_dims, saved.prediction_layout);
+        path, arguments.batch_size, saved.device(), floating_point_of(saved), saved.in_dims, saved.prediction_layout);
   };
   Batches batches = batches_of(arguments.input);
   TORCH_CHECK_VALUE(

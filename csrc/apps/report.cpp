@@ -25,6 +25,11 @@ Json to_json(const OptionValue& value) {
       value);
 }
 
+/// What an engine is compiled for.
+Json to_json(const SavedPrograms& programs) {
+  return {{"torch", programs.torch}, {"device", c10::DeviceTypeName(programs.device_type, /*lower_case=*/true)}};
+}
+
 }  // namespace
 
 std::string describe(const SavedEngine& engine) {
@@ -44,7 +49,8 @@ std::string describe(const SavedEngine& engine) {
                                 engine.neutral.flatten().sizes(), " ", engine.neutral.min().item<double>(), " to ",
                                 engine.neutral.max().item<double>()))
                       : Json()},
-      {"options", options}};
+      {"options", options},
+      {"compiled", engine.programs ? to_json(*engine.programs) : Json()}};
   return to_text(json);
 }
 

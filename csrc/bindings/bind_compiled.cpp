@@ -1,15 +1,13 @@
 #include <memory>
 #include <optional>
 #include <string>
-#include <tuple>
 #include <utility>
 #include <vector>
 
-#include <torch/csrc/Device.h>
-#include <torch/csrc/Dtype.h>
-
 #include <it3/backend/compiled.h>
+#include <it3/backend/machine.h>
 #include <it3/backend/normalization.h>
+#include <it3/backend/saved_programs.h>
 
 #include "bindings.h"
 #include "capture.h"
@@ -19,16 +17,6 @@
 
 namespace it3::python {
 namespace {
-
-/// (place among the values, dtype, device, sizes)
-using Argument = std::tuple<std::size_t, at::ScalarType, c10::Device, std::vector<std::string>>;
-
-std::vector<CompiledProgram::Argument> arguments_from(const std::vector<Argument>& given) {
-  std::vector<CompiledProgram::Argument> arguments;
-  arguments.reserve(given.size());
-  for (const auto& [value, dtype, device, sizes] : given) arguments.push_back({value, dtype, device, sizes});
-  return arguments;
-}
 
 /// A context manager: meanwhile, no other thread traces by torch.export.
 class TracingHold {
@@ -99,33 +87,17 @@ void bind_compiled(py::module_& module) {
           py::arg("constants"), "Raises ValueError where what adapts shares memory with anything else.")
       .def("close", &Capture::close, "Lets the model go, so that other threads may change it.");
 
-  py::class_<CompiledProgram, std::shared_ptr<CompiledProgram>>(
-      module, "CompiledProgram", "A function compiled ahead by AOTInductor.")
-      .def(
-          py::init(translated([](const std::string& package, const std::vector<Argument>& arguments,
-                                 const std::vector<std::string>& conditions) {
-            return std::make_shared<CompiledProgram>(package, arguments_from(arguments), conditions);
-          })),
-          py::arg("package"), py::arg("arguments"), py::arg("conditions"));
-
   py::class_<Compiled, std::shared_ptr<Compiled>>(module, "Compiled", "The evaluations of an engine as programs.")
       .def(
-          py::init(translated([](const Capture& capture, std::vector<at::Tensor> constants, CompiledProgram& gradients,
-                                 const std::optional<std::shared_ptr<CompiledProgram>>& gradients_of_rows,
-                                 std::vector<bool> has_gradient, CompiledProgram& first, CompiledProgram& both,
+          py::init(translated([](const Capture& capture, std::vector<at::Tensor> constants, const std::string& folder,
                                  bool is_measured) {
-            std::optional<CompiledProgram> of_rows;
-            if (gradients_of_rows) of_rows = std::move(**gradients_of_rows);
-            return std::make_shared<Compiled>(
-                capture.what(std::move(constants)),
-                Compiled::Programs{
-                    std::move(gradients), std::move(of_rows), std::move(has_gradient), std::move(first),
-                    std::move(both)},
-                is_measured);
+            Compiled::For what = capture.what(std::move(constants));
+            const c10::Device device = what.adapted.at(0).tensor.device();
+            const py::gil_scoped_release no_gil;
+            return std::make_shared<Compiled>(std::move(what), Compiled::Programs::read(folder, device), is_measured);
           })),
-          py::arg("capture"), py::arg("constants"), py::arg("gradients"), py::arg("gradients_of_rows"),
-          py::arg("has_gradient"), py::arg("first"), py::arg("both"), py::arg("is_measured"),
-          "Takes the programs over, which cannot be used by themselves any more.");
+          py::arg("capture"), py::arg("constants"), py::arg("folder"), py::arg("is_measured"),
+          "Reads programs from a folder, see Compiled::Programs::read().");
   module.def(
       "use_compiled",
       translated([](PythonEngine& engine, const PythonEngine::Setup& setup, const std::shared_ptr<Compiled>& compiled) {
@@ -133,6 +105,17 @@ void bind_compiled(py::module_& module) {
       }),
       py::arg("engine"), py::arg("setup"), py::arg("compiled"),
       "Lets calls with a setup be evaluated by programs, while the engine's attributes are the same.");
+  module.def(
+      "machine_of", translated(machine_of), py::arg("device"), "What compiled code for a device needs of the machine.");
+  module.def("torch_version", torch_version, "The version of torch that this it3 was built against.");
+
+  module.def(
+      "use_saved_programs",
+      translated([](PythonEngine& engine, const PythonEngine::Setup& setup, const py::object& inputs,
+                    const SavedPrograms& programs) { engine.use(setup, inputs, programs); }),
+      py::arg("engine"), py::arg("setup"), py::arg("inputs"), py::arg("programs"),
+      "Lets calls of the kind of these be evaluated by programs. Raises RuntimeError where they do not fit the "
+      "engine.");
 }
 
 }  // namespace it3::python

@@ -196,6 +196,14 @@ void bind_engine(py::module_& module) {
           py::arg("setup"), py::arg("file"), py::arg("inputs"), py::arg("options"),
           "Writes an engine of TorchScript parts, and reads it back.")
       .def(
+          "description",
+          translated([](const PythonEngine& engine, const PythonEngine::Setup& setup, const py::object& inputs,
+                        const py::dict& options, const SavedPrograms& programs) {
+            return engine.description(setup, inputs, options, programs);
+          }),
+          py::arg("setup"), py::arg("inputs"), py::arg("options"), py::arg("programs"),
+          "What a file holds of an engine around a program of torch.export, beside programs.")
+      .def(
           "reset", translated([](PythonEngine& engine, const py::object& model) { engine.reset(model); }),
           py::arg("model"),
           "Writes the weights of the start back into the model, and forgets everything that was kept.")

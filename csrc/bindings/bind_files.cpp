@@ -1,6 +1,14 @@
+#include <memory>
+#include <string>
+#include <utility>
+#include <variant>
+#include <vector>
+
 #include <c10/util/ScopeExit.h>
 
+#include <it3/backend/machine.h>
 #include <it3/backend/saved_engine.h>
+#include <it3/backend/saved_programs.h>
 
 #include "bindings.h"
 #include "files/new_file.h"
@@ -29,7 +37,7 @@ std::string path_from(const py::object& path) {
   return py::reinterpret_steal<py::bytes>(bytes);
 }
 
-/// What a file holds beside TorchScript modules, which Python loads itself.
+/// What a file holds beside its network and other TorchScript modules, which Python loads itself.
 py::dict load(const py::object& path) {
   const SavedEngine engine = load_engine(path_from(path), c10::kCPU);
   py::object embedder = py::none(), distance = py::none();
@@ -46,7 +54,10 @@ py::dict load(const py::object& path) {
       "output"_a = to_python(engine.output), "layer_output"_a = to_python(engine.layer_output),
       "in_dims"_a = engine.in_dims ? python::to_python(*engine.in_dims) : py::none(),
       "feedback"_a = std::string(to_string(engine.feedback)), "is_trained"_a = engine.is_trained,
-      "learned_probabilities"_a = engine.learned_probabilities, "notes"_a = to_python(engine.notes));
+      "learned_probabilities"_a = engine.learned_probabilities, "notes"_a = to_python(engine.notes),
+      "is_script"_a = std::holds_alternative<torch::jit::Module>(engine.network),
+      "programs"_a =
+          engine.programs ? py::cast(std::make_shared<SavedPrograms>(*engine.programs)) : py::object(py::none()));
 }
 
 }  // namespace
@@ -80,6 +91,28 @@ void bind_files(py::module_& module) {
       .def(
           "__exit__", translated(exit), py::arg("type"), py::arg("value"), py::arg("traceback"),
           "Commits it, or removes it after an exception.");
+  py::class_<SavedPrograms, std::shared_ptr<SavedPrograms>>(
+      module, "SavedPrograms", "The compiled programs in an engine's file, with the names of what they are run on.")
+      .def(
+          py::init([](const py::dict& options, const c10::Device& device, bool is_measured, std::string layer,
+                      std::vector<std::string> adapted, std::vector<std::variant<std::string, at::Tensor>> constants) {
+            SavedPrograms programs;
+            programs.layer = std::move(layer);
+            programs.options = compiled_options(options_from(options));
+            programs.is_measured = is_measured;
+            programs.adapted = std::move(adapted);
+            programs.constants = std::move(constants);
+            programs.torch = torch_version();
+            programs.device_type = device.type();
+            programs.machine = machine_of(device);
+            return programs;
+          }),
+          py::arg("options"), py::arg("device"), py::arg("is_measured"), py::arg("layer"), py::arg("adapted"),
+          py::arg("constants"))
+      .def(
+          "why_not",
+          translated([](const SavedPrograms& programs, c10::Device device) { return programs.why_not(device); }),
+          py::arg("device"), "Why they cannot be run by this torch on this device; empty if they can.");
   module.def(
       "load_engine", translated(load), py::arg("path"),
       "Reads what Engine.save() wrote, but for the TorchScript modules, which torch.jit.load reads.");

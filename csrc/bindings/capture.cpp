@@ -160,7 +160,8 @@ std::vector<std::optional<at::Tensor>> Capture::answer(
 }
 
 Compiled::For Capture::what(std::vector<at::Tensor> constants) const {
-  Compiled::For what{network_id_, compiled_options(options_), adapted_, std::move(constants), own_reads()};
+  Compiled::For what{network_id_,    compiled_options(options_), adapted_, std::move(constants), own_reads(),
+                     method_.in_dims};
   what.check();
   return what;
 }

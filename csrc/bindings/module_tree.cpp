@@ -43,6 +43,11 @@ void visit_modules(
 }
 
 bool is_of_normalization(py::handle module) {
+  if (std::string_view(Py_TYPE(module.ptr())->tp_name) == "InterpreterModule") {  // a part of an exported program
+    const py::object exported_from = module.attr("type_name")();
+    const auto name = exported_from.is_none() ? std::string() : exported_from.cast<std::string>();
+    return is_normalization(std::string_view(name).substr(name.rfind('.') + 1));
+  }
   const py::handle bases(Py_TYPE(module.ptr())->tp_mro);
   for (const py::handle base : bases) {
     if (is_normalization(reinterpret_cast<PyTypeObject*>(base.ptr())->tp_name)) return true;

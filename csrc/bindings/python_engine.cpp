@@ -16,6 +16,7 @@
 #include "options_from_python.h"
 #include "python_network.h"
 #include "python_values.h"
+#include "script_from_python.h"
 #include "shared_model_lock.h"
 #include "swapped_state.h"
 
@@ -62,6 +63,11 @@ class InputsAsGiven {
 enum class For { adapting, adapting_each, training };
 
 For for_adapting(const Options& options) { return options.per_sample ? For::adapting_each : For::adapting; }
+
+std::optional<InDims> given_in_dims(const PythonSetup& setup) {
+  const py::object& given = setup.attributes.in_dims;
+  return given.is_none() ? std::nullopt : std::optional(in_dims_from(given));
+}
 
 /// Gives `work` what a call of these inputs is made with, without the GIL.
 template <typename Work>
@@ -171,14 +177,38 @@ void PythonEngine::use(const Setup& setup, std::shared_ptr<const Compiled> compi
   setup_ = made;
 }
 
+void PythonEngine::use(const Setup& setup, const py::object& inputs, const SavedPrograms& programs) {
+  std::shared_ptr<const Compiled> compiled;
+  call(setup, inputs, programs.options.per_sample ? For::adapting_each : For::adapting, [&](const EngineCall& call) {
+    compiled = programs.bind(call.network, call.method);
+  });
+  use(setup, std::move(compiled));
+}
+
 void PythonEngine::save(
     const Setup& setup, it3::detail::NewFile& file, const py::object& inputs, const py::dict& options) const {
   const Options parsed = options_from(options);
   const auto network = setup->runners->script_network();
   TORCH_CHECK(network != nullptr, "the model must have been exported to TorchScript");
-  const py::object& given = setup->attributes.in_dims;
-  const auto in_dims = given.is_none() ? std::nullopt : std::optional(in_dims_from(given));
+  const auto in_dims = given_in_dims(*setup);
   call(setup, inputs, For::adapting, [&](const EngineCall& call) { core.save(*network, call, parsed, in_dims, file); });
+}
+
+py::bytes PythonEngine::description(
+    const Setup& setup, const py::object& inputs, const py::dict& options, const SavedPrograms& programs) const {
+  const Options parsed = options_from(options);
+  const auto in_dims = given_in_dims(*setup);
+  std::string description;
+  call(setup, inputs, For::adapting, [&](const EngineCall& call) {
+    auto* const network = dynamic_cast<ScriptNetwork*>(&call.network);
+    TORCH_CHECK_VALUE(network != nullptr, "the exported program cannot be cut at the layer");
+    SavedEngine engine = core.saved(*network, call, parsed, in_dims);
+    engine.layer = setup->layer_name;
+    engine.output = output_path_from(setup->attributes.output, "output");
+    engine.programs = programs;
+    description = description_of(engine);
+  });
+  return description;
 }
 
 void PythonEngine::reset(const py::object& model) {

@@ -9,6 +9,7 @@
 
 #include <it3/backend/engine_core.h>
 #include <it3/backend/saved_engine.h>
+#include <it3/backend/saved_programs.h>
 
 #include "python_setup.h"
 
@@ -48,8 +49,16 @@ class PythonEngine {
   /// Lets calls with a setup, while the face's attributes are the same, be evaluated by programs; null for none.
   void use(const Setup& setup, std::shared_ptr<const Compiled> compiled);
 
+  /// The same by programs from a file, for calls of the kind of these inputs. Raises c10::Error where they do not fit.
+  void use(const Setup& setup, const py::object& inputs, const SavedPrograms& programs);
+
   /// Writes the engine, whose model and functions are TorchScript modules or the default ones, to a file.
   void save(const Setup& setup, it3::detail::NewFile& file, const py::object& inputs, const py::dict& options) const;
+
+  /// What a file holds of the engine, around a program of torch.export, beside that program and the packages of the
+  /// compiled ones; see description_of().
+  py::bytes description(
+      const Setup& setup, const py::object& inputs, const py::dict& options, const SavedPrograms& programs) const;
 
   /// See Online. The model is an eager or a TorchScript module.
   void reset(const py::object& model);

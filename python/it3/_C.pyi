@@ -5,7 +5,7 @@ from __future__ import annotations
 import collections.abc
 import torch
 import typing
-__all__: list[str] = ['Adaptation', 'Capture', 'Compiled', 'CompiledProgram', 'Drift', 'EmbedderHold', 'Engine', 'EngineSetup', 'LayerKind', 'Layout', 'ModelHold', 'NewFile', 'OptionInfo', 'Origin', 'TracingHold', 'Watch', 'arguments_of', 'broadcast_add', 'channel_dim_of_kind', 'check_distance', 'check_feedback', 'check_in_dims', 'check_output_choice', 'chosen_output', 'copies_with_shared_memory', 'embed', 'is_elementwise', 'kind_of_layer', 'load_engine', 'make_embedder_weights', 'option_infos', 'options_of', 'overridden', 'peak_memory', 'quantile_of', 'replace_at', 'sample_distances', 'submodule_of', 'untrained_warning', 'use_compiled', 'use_plain_backward', 'use_python_parts']
+__all__: list[str] = ['Adaptation', 'Capture', 'Compiled', 'Drift', 'EmbedderHold', 'Engine', 'EngineSetup', 'LayerKind', 'Layout', 'ModelHold', 'NewFile', 'OptionInfo', 'Origin', 'SavedPrograms', 'TracingHold', 'Watch', 'arguments_of', 'broadcast_add', 'channel_dim_of_kind', 'check_distance', 'check_feedback', 'check_in_dims', 'check_output_choice', 'chosen_output', 'copies_with_shared_memory', 'embed', 'is_elementwise', 'kind_of_layer', 'load_engine', 'machine_of', 'make_embedder_weights', 'option_infos', 'options_of', 'overridden', 'peak_memory', 'quantile_of', 'replace_at', 'sample_distances', 'submodule_of', 'torch_version', 'untrained_warning', 'use_compiled', 'use_plain_backward', 'use_python_parts', 'use_saved_programs']
 class Layout:
     """
     Which dimensions of a tensor are its samples and its channels.
@@ -102,6 +102,16 @@ class NewFile:
     def partial(self) -> str:
         """
         Where it is until then.
+        """
+class SavedPrograms:
+    """
+    The compiled programs in an engine's file, with the names of what they are run on.
+    """
+    def __init__(self, options: dict, device: torch.device, is_measured: bool, layer: str, adapted: collections.abc.Sequence[str], constants: collections.abc.Sequence[str | torch.Tensor]) -> None:
+        ...
+    def why_not(self, device: torch.device) -> str:
+        """
+        Why they cannot be run by this torch on this device; empty if they can.
         """
 class Watch:
     """
@@ -233,6 +243,10 @@ class Engine:
         """
         The inner loop of IT3 on one batch; keeps what it adapted if copy_model is False.
         """
+    def description(self, setup: EngineSetup, inputs: typing.Any, options: dict, programs: SavedPrograms) -> bytes:
+        """
+        What a file holds of an engine around a program of torch.export, beside programs.
+        """
     def drift(self, model: typing.Any) -> Drift:
         """
         How far the model's weights are from those of the start.
@@ -329,19 +343,13 @@ class Capture:
     @property
     def reads(self) -> list[torch.Tensor]:
         ...
-class CompiledProgram:
-    """
-    A function compiled ahead by AOTInductor.
-    """
-    def __init__(self, package: str, arguments: collections.abc.Sequence[tuple[typing.SupportsInt | typing.SupportsIndex, torch.dtype, torch.device, collections.abc.Sequence[str]]], conditions: collections.abc.Sequence[str]) -> None:
-        ...
 class Compiled:
     """
     The evaluations of an engine as programs.
     """
-    def __init__(self, capture: Capture, constants: collections.abc.Sequence[torch.Tensor], gradients: CompiledProgram, gradients_of_rows: CompiledProgram | None, has_gradient: collections.abc.Sequence[bool], first: CompiledProgram, both: CompiledProgram, is_measured: bool) -> None:
+    def __init__(self, capture: Capture, constants: collections.abc.Sequence[torch.Tensor], folder: str, is_measured: bool) -> None:
         """
-        Takes the programs over, which cannot be used by themselves any more.
+        Reads programs from a folder, see Compiled::Programs::read().
         """
 class OptionInfo:
     """
@@ -420,6 +428,10 @@ def load_engine(path: typing.Any) -> dict:
     """
     Reads what Engine.save() wrote, but for the TorchScript modules, which torch.jit.load reads.
     """
+def machine_of(device: torch.device) -> list[str]:
+    """
+    What compiled code for a device needs of the machine.
+    """
 def make_embedder_weights(prediction: torch.Tensor, features: torch.Tensor, prediction_layout: Layout, features_layout: Layout) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
     """
     New weights of the default embedder for these two tensors: (F, C), (F), (F, F), (F).
@@ -456,6 +468,10 @@ def submodule_of(model: typing.Any, name: str) -> typing.Any:
     """
     The submodule of a dotted name. Raises ValueError, with the nearest name, if there is none.
     """
+def torch_version() -> str:
+    """
+    The version of torch that this it3 was built against.
+    """
 def use_compiled(engine: Engine, setup: EngineSetup, compiled: Compiled) -> None:
     """
     Lets calls with a setup be evaluated by programs, while the engine's attributes are the same.
@@ -467,6 +483,10 @@ def use_plain_backward(on: bool) -> None:
 def use_python_parts(embedder_class: typing.Any, tracing_plan: typing.Any, other_statistics: typing.Any) -> None:
     """
     Takes what of it3 is written in Python, and called by the core's bindings.
+    """
+def use_saved_programs(engine: Engine, setup: EngineSetup, inputs: typing.Any, programs: SavedPrograms) -> None:
+    """
+    Lets calls of the kind of these be evaluated by programs. Raises RuntimeError where they do not fit the engine.
     """
 __version__: str = '0.1.0'
 untrained_warning: str = "this engine's embedder was never trained, so adaptation follows noise. Train the model and the embedder together first: in train mode, engine(inputs, target=y) returns the prediction and the loss term loss_ttt, as engine.losses() does in C++. If they were trained elsewhere, set engine.is_trained = True or, in C++, engine.set_trained(true)"

@@ -15,13 +15,13 @@ from torch._dynamo.source import ConstantSource
 from torch._functorch.compile_utils import fx_graph_cse
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.func import functionalize
-from torch.fx.experimental import _config as shapes_config
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.fx.experimental.symbolic_shapes import DimDynamic, ShapeEnv, StatelessSymbolicContext
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._sympy.printers import PythonPrinter
 
 from it3 import _C
+from it3.exported import open_sizes
 
 
 @dataclass
@@ -290,11 +290,6 @@ class _Capturing:
                 size: Any = fakes[value].shape[d]
                 symbols[size.node._expr] = f"L['args'][{place}].size()[{d}]"
         return Function(graph, used, [dims[i] for i in used], _conditions(env, symbols), is_defined)
-
-
-def open_sizes() -> Any:
-    """Return a context in which torch takes open sizes neither for 0 nor for 1, whatever the example has."""
-    return shapes_config.patch(backed_size_oblivious=True)  # type: ignore[attr-defined]
 
 
 def _fake(mode: FakeTensorMode, name: str, tensor: Tensor, open_dims: set[int]) -> Tensor:

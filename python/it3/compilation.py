@@ -1,43 +1,41 @@
 """Engines whose evaluations are compiled ahead, by torch's AOTInductor, and kept on disk."""
 
-import contextlib
 import hashlib
 import json
 import os
-import platform
 import shutil
 import tempfile
 import warnings
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal, TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch._inductor.exc import CppCompileError, InvalidCxxCompiler
 
 from it3 import _C
-from it3.capture import Captured, Function, capture, constants_of, open_sizes
+from it3.capture import Captured, Function, capture, constants_of
 from it3.embedder import Embedder
-from it3.exported import conditions_of
+from it3.engine import IT3Engine
+from it3.exported import conditions_of, open_sizes
 from it3.kept import KeptRandomState, own_copy
 
-if TYPE_CHECKING:
-    from it3.engine import IT3Engine
+Used = TypeVar("Used")
 
 _FORMAT = 1
 """Of what is kept; another one where what was kept before would be wrong."""
 
 
 def compile(  # noqa: A001  (as torch.compile)
-    engine: "IT3Engine",
+    engine: IT3Engine,
     example_inputs: Any,
     *,
     dynamic_batch: bool = True,
     backend: Literal["auto", "compiled"] = "auto",
     cache: str | os.PathLike[str] | None = None,
     progress: bool = True,
-) -> "IT3Engine":
+) -> IT3Engine:
     """Compile what an engine computes at each step of adaptation, ahead of time.
 
     The loss and its gradients, and the predictions, become programs of torch's AOTInductor, which the inner loop calls
@@ -88,8 +86,59 @@ def compile(  # noqa: A001  (as torch.compile)
     >>> x = torch.randn(32, 8)
     >>> engine = it3.compile(engine, x)  # doctest: +SKIP
     """
+    check_backend(backend)
+    if not isinstance(engine, IT3Engine):
+        raise TypeError(
+            f"compile() takes an it3.IT3Engine, not a {type(engine).__name__}; make one around the model first"
+        )
+
+    def use(call: _C.Capture, constants: list[Tensor], place: Path) -> _C.Compiled:
+        return _C.Compiled(call, constants, str(place), backend == "auto")
+
+    with_rows = engine.optimization_parameters.get("threshold") is not None
+    setup, compiled = compiled_for(engine, example_inputs, use, dynamic_batch, with_rows, cache, progress)
+    _C.use_compiled(engine._core, setup, compiled)
+    return engine
+
+
+def check_backend(backend: str) -> None:
+    """Raise ValueError for another word."""
     if backend not in ("auto", "compiled"):
         raise ValueError(f"backend must be 'auto' or 'compiled', not {backend!r}")
+
+
+def compiled_for(
+    engine: IT3Engine,
+    example_inputs: Any,
+    use: Callable[[_C.Capture, list[Tensor], Path], Used],
+    dynamic_batch: bool,
+    with_rows: bool,
+    cache: str | os.PathLike[str] | None,
+    progress: bool,
+) -> tuple[_C.EngineSetup, Used]:
+    """Compile what an engine computes, or find it in the cache, and give it to a function.
+
+    Parameters
+    ----------
+    use
+        It takes the call that was recorded, the tensors that the programs read beside what adapts, and the folder with
+        the programs. Where it raises, the folder counts as damaged, and is made anew.
+    with_rows
+        Whether some samples may count that are not all, as ``threshold`` has it.
+    engine, example_inputs, dynamic_batch, cache, progress
+        See :func:`compile`.
+
+    Returns
+    -------
+    EngineSetup, Used
+        The setup of such calls, and what the function returned.
+    """
+    tensors = [leaf for leaf in torch.utils._pytree.tree_leaves(example_inputs) if isinstance(leaf, Tensor)]
+    if any(tensor.numel() == 0 for tensor in tensors):
+        raise ValueError(
+            f"the example has tensors of shapes {[tuple(t.shape) for t in tensors]}, of which one is empty; give a "
+            "batch with samples"
+        )
     folder = Path(cache) if cache is not None else _default_cache()
     without_autocast = torch.autocast("cpu", enabled=False), torch.autocast("cuda", enabled=False)
     with torch.inference_mode(False), without_autocast[0], without_autocast[1]:
@@ -98,32 +147,36 @@ def compile(  # noqa: A001  (as torch.compile)
             if isinstance(engine.embedder, Embedder) and not engine.embedder.is_built:
                 engine.uncertainty(example)  # which gives it its shape
             setup = engine._setup_for(example)
-            options = engine.optimization_parameters
-            call = _C.Capture(setup, example, options)
+            call = _C.Capture(setup, example, engine.optimization_parameters)
         try:
-            compiled = _compiled(call, folder, dynamic_batch, options, backend, progress)
+            return setup, _compiled(call, folder, dynamic_batch, with_rows and not call.per_sample, use, progress)
         finally:
             call.close()  # also where an exception is kept, whose frames hold the call
-    _C.use_compiled(engine._core, setup, compiled)
-    return engine
 
 
 def _compiled(
-    call: _C.Capture, folder: Path, dynamic_batch: bool, options: dict[str, Any], backend: str, progress: bool
-) -> _C.Compiled:
-    with_rows = options.get("threshold") is not None and not call.per_sample
+    call: _C.Capture,
+    folder: Path,
+    dynamic_batch: bool,
+    with_rows: bool,
+    use: Callable[[_C.Capture, list[Tensor], Path], Used],
+    progress: bool,
+) -> Used:
     constants = constants_of(call)
     call.check(constants)
     place = folder / _key(call, dynamic_batch, with_rows)
-    kept = _kept(place, call, constants, backend)
-    if kept is not None:
-        return kept
+    if place.exists():
+        try:
+            _check_digests(place)
+            return use(call, constants, place)
+        except Exception:  # of whatever kind damage makes
+            shutil.rmtree(place) if place.is_dir() else place.unlink()
     with _C.TracingHold(), KeptRandomState(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         captured = capture(call, any_sizes=dynamic_batch, with_rows=with_rows)
     call.close()  # other threads may change the model while compilers run
     _make(place, captured, progress)
-    return _load(place, call, constants, backend)
+    return use(call, constants, place)
 
 
 def _default_cache() -> Path:
@@ -135,7 +188,7 @@ def _key(call: _C.Capture, dynamic_batch: bool, with_rows: bool) -> str:
     """Return a name for all that the programs depend on."""
     program = call.program
     facts = [_FORMAT, _code_of_it3(), torch.__version__, torch.version.git_version]
-    facts += [*_machine(call.adapted[0].device), torch.get_num_threads() > 1]
+    facts += [*_C.machine_of(call.adapted[0].device), torch.version.cuda, torch.get_num_threads() > 1]
     facts += [dynamic_batch, with_rows, call.description]
     for node in program.graph.nodes:
         facts += [node.op, node.name, node.target, node.args, node.kwargs, node.meta.get("val")]
@@ -155,48 +208,16 @@ def _code_of_it3() -> str:
     return digest.hexdigest()
 
 
-def _machine(device: torch.device) -> list[Any]:
-    if device.type == "cuda":
-        return [torch.cuda.get_device_name(device), torch.cuda.get_device_capability(device), torch.version.cuda]
-    flags = ""
-    with contextlib.suppress(OSError):
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        flags = next((line for line in lines if line.startswith(("flags", "Features"))), "")
-    return [platform.machine(), torch.backends.cpu.get_cpu_capability(), flags]
-
-
-def _kept(place: Path, call: _C.Capture, constants: list[Tensor], backend: str) -> _C.Compiled | None:
-    """Load what was compiled before; None if there is none, or it is damaged, which it then is no more."""
-    if not place.exists():
-        return None
-    try:
-        return _load(place, call, constants, backend)
-    except Exception:  # of whatever kind damage makes
-        shutil.rmtree(place) if place.is_dir() else place.unlink()
-        return None
-
-
 def _digest(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _load(place: Path, call: _C.Capture, constants: list[Tensor], backend: str) -> _C.Compiled:
+def _check_digests(place: Path) -> None:
     record = json.loads((place / "programs.json").read_text())
-
-    def program(name: str) -> _C.CompiledProgram:
-        known = record["programs"][name]
-        package = place / f"{name}.pt2"
-        if _digest(package) != known["sha256"]:
-            raise ValueError(f"{package} is damaged")
-        arguments = [(i, getattr(torch, t), torch.device(d), sizes) for i, t, d, sizes in known["arguments"]]
-        return _C.CompiledProgram(str(package), arguments, known["conditions"])
-
-    rows = program("gradients_of_rows") if "gradients_of_rows" in record["programs"] else None
-    has_gradient = record["has_gradient"]
-    first, both = program("first"), program("both")
-    is_measured = backend == "auto"
-    return _C.Compiled(call, constants, program("gradients"), rows, has_gradient, first, both, is_measured)
+    for name, known in record["programs"].items():
+        if _digest(place / f"{name}.pt2") != known["sha256"]:
+            raise ValueError(f"{place / name}.pt2 is damaged")
 
 
 def _make(place: Path, captured: Captured, progress: bool) -> None:

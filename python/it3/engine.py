@@ -274,7 +274,15 @@ class IT3Engine(EngineAttributes):
         return self._setup_for(inputs).explain(inputs, self.optimization_parameters)
 
     def save(
-        self, path: str | os.PathLike[str], example_inputs: Any, method: Literal["script", "trace"] = "script"
+        self,
+        path: str | os.PathLike[str],
+        example_inputs: Any,
+        method: Literal["script", "trace"] = "script",
+        *,
+        format: Literal["torchscript", "aoti"] = "torchscript",  # noqa: A002  (as torch's savers)
+        dynamic_batch: bool = True,
+        backend: Literal["auto", "compiled"] = "auto",
+        cache: str | os.PathLike[str] | None = None,
     ) -> None:
         """Write the engine to one file; see :func:`it3.save`.
 
@@ -282,7 +290,8 @@ class IT3Engine(EngineAttributes):
         --------
         >>> engine.save("engine.pt", example_inputs=x)
         """
-        save_engine(self, path, example_inputs, method)
+        how = {"format": format, "dynamic_batch": dynamic_batch, "backend": backend, "cache": cache}
+        save_engine(self, path, example_inputs, method, **how)  # type: ignore[arg-type]
 
     def reset(self) -> None:
         """Go back to the weights from before the first call that kept adapted ones (``copy_model`` False).
@@ -333,4 +342,21 @@ class IT3Engine(EngineAttributes):
         engine = IT3Engine(**saved.arguments)
         engine.set_extra_state(torch.tensor([saved.is_trained, saved.learned_probabilities]))
         engine.notes = saved.notes
-        return engine.eval()
+        engine.eval()
+        if saved.programs is not None:
+            engine._use_saved(saved.programs, saved.example_inputs)
+        return engine
+
+    def _use_saved(self, programs: _C.SavedPrograms, example_inputs: Any) -> None:
+        """Have calls evaluated by programs from a file, or warn of why they are not."""
+        why = programs.why_not(next(eager(self.model).parameters()).device)
+        if not why:
+            try:
+                with KeptRandomState():
+                    setup = self._setup_for(example_inputs)
+                    _C.use_saved_programs(self._core, setup, example_inputs, programs)
+            except RuntimeError as error:
+                why = str(error).splitlines()[0]
+        if why:
+            text = "the compiled programs of the saved engine are not used"
+            warnings.warn(f"{text}: {why}; calls run without them, slower", stacklevel=4)

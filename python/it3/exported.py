@@ -2,13 +2,14 @@
 
 import operator
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, fx
 from torch.export.graph_signature import InputKind, OutputKind, TensorArgument
+from torch.fx.experimental import _config as shapes_config
 from torch.utils import _pytree as pytree
 
 from it3 import _C
@@ -109,6 +110,21 @@ def conditions_of(program: torch.export.ExportedProgram) -> list[str]:
     return [condition for condition in conditions if not _IN_VALUES.search(condition)]
 
 
+def open_sizes() -> Any:
+    """Return a context in which torch takes open sizes neither for 0 nor for 1, whatever the example has."""
+    return shapes_config.patch(backed_size_oblivious=True)  # type: ignore[attr-defined]
+
+
+def with_open_sizes(
+    export: Callable[[], torch.export.ExportedProgram], example: Iterable[Any]
+) -> torch.export.ExportedProgram:
+    """Export by a function so that sizes stay open that are 1 in the example, unless the program squeezes any away."""
+    with open_sizes():
+        program = export()
+    has_one = any(1 in tensor.shape for tensor in example if isinstance(tensor, Tensor))
+    return export() if has_one and _has_squeeze(program) else program
+
+
 _SQUEEZES = (torch.ops.aten.squeeze.default, torch.ops.aten.squeeze.dim, torch.ops.aten.squeeze.dims)
 
 
@@ -128,7 +144,7 @@ def _conditions_of_squeeze(node: fx.Node) -> list[str]:
     return [f"({size}) != 1" for size in open_sizes]
 
 
-def has_squeeze(program: torch.export.ExportedProgram) -> bool:
+def _has_squeeze(program: torch.export.ExportedProgram) -> bool:
     """Return whether a program takes away dimensions of size 1."""
     return any(node.target in _SQUEEZES for node in program.graph.nodes)
 

@@ -2,15 +2,19 @@
 
 import io
 import os
+import warnings
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
+from torch.export.passes import move_to_device_pass
 
 from it3 import _C
 from it3.embedder import Embedder
 from it3.export import quiet_torchscript
+from it3.exported_model import model_of
 
 _FUNCTIONS = ("embedder", "combine", "distance")
 
@@ -24,20 +28,22 @@ class SavedEngine:
     is_trained: bool
     learned_probabilities: bool
     notes: dict[str, Any]
+    programs: _C.SavedPrograms | None
+    """Compiled ones."""
+    example_inputs: Any
+    """What they were compiled with; None where there are none."""
 
 
 def read_engine(path: str | os.PathLike[str], device: torch.device | str | None = None) -> SavedEngine:
     """Read an engine that :func:`it3.save` or C++ wrote; see :func:`it3.load`."""
     path = os.fsdecode(path)
     saved = _C.load_engine(path)
-    archives: dict[str, Any] = {f"it3_{name}": "" for name in _FUNCTIONS}
-    with quiet_torchscript():
-        model = torch.jit.load(path, map_location=device, _extra_files=archives)
-        functions = {
-            name: torch.jit.load(io.BytesIO(archive), map_location=device)
-            for name, archive in zip(_FUNCTIONS, archives.values(), strict=True)
-            if archive
-        }
+    example_inputs = None
+    functions: dict[str, Any] = {}
+    if saved["is_script"]:
+        model, functions = _modules_in(path, device)
+    else:
+        model, example_inputs = _program_in(path, device)
     arguments = {
         "model": model,
         "features_layer_name": saved["layer"],
@@ -48,7 +54,38 @@ def read_engine(path: str | os.PathLike[str], device: torch.device | str | None 
     }
     same = ("neutral", "output", "layer_output", "feedback", "in_dims", "prediction_layout", "features_layout")
     arguments |= {name: saved[name] for name in same}
-    return SavedEngine(arguments, saved["is_trained"], saved["learned_probabilities"], saved["notes"])
+    return SavedEngine(
+        arguments,
+        saved["is_trained"],
+        saved["learned_probabilities"],
+        saved["notes"],
+        saved["programs"],
+        example_inputs,
+    )
+
+
+def _modules_in(path: str, device: torch.device | str | None) -> tuple[nn.Module, dict[str, Any]]:
+    """Return the network, and functions of the user's own by their names."""
+    archives: dict[str, Any] = {f"it3_{name}": "" for name in _FUNCTIONS}
+    with quiet_torchscript():
+        model = torch.jit.load(path, map_location=device, _extra_files=archives)
+        functions = {
+            name: torch.jit.load(io.BytesIO(archive), map_location=device)
+            for name, archive in zip(_FUNCTIONS, archives.values(), strict=True)
+            if archive
+        }
+    return model, functions
+
+
+def _program_in(path: str, device: torch.device | str | None) -> tuple[nn.Module, Any]:
+    """Return the network, and the inputs that it was exported with."""
+    with Path(path).open("rb") as file, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch's about itself
+        program = torch.export.load(file)
+        if device is not None:
+            program = move_to_device_pass(program, device)
+    args, kwargs = program.example_inputs
+    return model_of(program), kwargs or args
 
 
 def _default_embedder(saved: dict[str, Any], device: torch.device | str) -> Embedder:

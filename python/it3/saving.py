@@ -1,7 +1,7 @@
 """Engines in one file, which C++ reads too."""
 
 import os
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -34,10 +34,16 @@ def save(
     path: str | os.PathLike[str],
     example_inputs: Any,
     method: Method = "script",
+    *,
+    format: Literal["torchscript", "aoti"] = "torchscript",  # noqa: A002  (as torch's savers)
+    dynamic_batch: bool = True,
+    backend: Literal["auto", "compiled"] = "auto",
+    cache: str | os.PathLike[str] | None = None,
 ) -> None:
-    """Write an engine to one TorchScript archive: network, embedder, layer, options, functions and notes.
+    """Write an engine to one file: network, embedder, layer, options, functions and notes.
 
-    ``torch.jit.load`` opens it as the plain network; :func:`it3.load` and, in C++, ``it3::Engine::load`` as the engine.
+    :func:`it3.load` and, in C++, ``it3::Engine::load`` open it as the engine; ``torch.jit.load`` or, with
+    ``format="aoti"``, ``torch.export.load`` as the plain network.
 
     Parameters
     ----------
@@ -50,28 +56,43 @@ def save(
         What the model is called with. An eager model is exported with them, and the engine that the file holds is
         compared with this one; they shape the embedder too if no call has. Their shapes are noted in the file.
     method
-        How to export: "script" compiles the source, "trace" records one call. A traced function is right for shapes
-        like those of the call.
+        How to export to TorchScript: "script" compiles the source, "trace" records one call. A traced function is right
+        for shapes like those of the call.
+    format
+        "torchscript"; or "aoti": a program of torch.export, and what :func:`it3.compile` makes of the engine's steps,
+        machine code for this torch, this kind of machine, and the device that the engine is on. Elsewhere the engine
+        is read with a warning, and runs without its programs. Such a file holds the example inputs, and whoever reads
+        it runs code in it.
+    dynamic_batch, backend, cache
+        Of "aoti", see :func:`it3.compile`.
 
     Raises
     ------
     ValueError
-        For parts that cannot be exported, for names that TorchScript writes but cannot read, and if the engine in the
-        file gives other results than this one.
+        For parts that cannot be exported or compiled, for names that TorchScript writes but cannot read, and if the
+        engine in the file gives other results than this one.
 
     Examples
     --------
     >>> it3.save(engine, "engine.pt", example_inputs=x)
     >>> torch.jit.load("engine.pt")(x).shape  # the plain network
     torch.Size([32, 1])
+    >>> it3.save(engine, "engine.pt2", example_inputs=x, format="aoti")  # doctest: +SKIP
     """
+    if format not in ("torchscript", "aoti"):
+        raise ValueError(f"format must be 'torchscript' or 'aoti', not {format!r}")
     if callable(engine.output):
         raise ValueError(
             "output is a function, which a file cannot hold; give the prediction's index, key or path instead"
         )
+    if format == "aoti":
+        from it3.saving_compiled import save_compiled  # noqa: PLC0415  (with parts of torch that take long to import)
+
+        save_compiled(engine, path, example_inputs, dynamic_batch, backend, cache)
+        return
     with _C.NewFile(path) as file, KeptRandomState():
-        _check_finite(engine.uncertainty(own_copy(example_inputs)))  # shapes the embedder too
-        eager = _copy_to_export(engine)
+        check_finite(engine.uncertainty(own_copy(example_inputs)))  # shapes the embedder too
+        eager = copy_to_export(engine)
         exported = _exported(eager, example_inputs, method)
         setup = exported._setup_for(example_inputs)
         exported._core.save(setup, file, own_copy(example_inputs), engine.optimization_parameters)
@@ -84,27 +105,27 @@ def save(
         for each in (original, saved, eager):
             each.is_trained = True  # nobody is to be warned here
         how = f"exported by {method!r}, the engine"
-        _check_same(saved, original, example_inputs, how)
+        check_same(saved, original, example_inputs, how)
         move_weights(saved.model, eager.model)  # copies both
         actual, right = (e.adapt(own_copy(example_inputs), num_steps=0).prediction for e in (saved, eager))
         check_close(actual, right, f"{how} gives other predictions than the eager one with other weights")
         check_same_writes(saved.model, eager.model, example_inputs, f"{how} leaves other weights")
 
 
-def _copy_to_export(engine: "IT3Engine") -> "IT3Engine":
+def copy_to_export(engine: "IT3Engine") -> "IT3Engine":
     """Copy what exporting could change: the user's own modules stay in the modes that they are in."""
     embedder = engine.embedder
     if isinstance(embedder, nn.Module) and type(embedder) is not Embedder:
         embedder = copy_of(embedder).eval()
     with _C.ModelHold(eager_of(engine.model)):
         model = uncompiled(copy_of(eager_of(engine.model))).eval()
-    return _of_parts(engine, model, embedder, engine.combine_fn, engine.distance_fn)
+    return of_parts(engine, model, embedder, engine.combine_fn, engine.distance_fn)
 
 
 def _exported(eager: "IT3Engine", example_inputs: Any, method: Method) -> "IT3Engine":
     """Make an engine of TorchScript parts."""
     calls = _calls_of(eager, example_inputs)
-    return _of_parts(
+    return of_parts(
         eager,
         _compiled("the model", eager.model, example_inputs, method),
         _compiled("embedder", eager.embedder, calls["embedder"], method),
@@ -113,7 +134,7 @@ def _exported(eager: "IT3Engine", example_inputs: Any, method: Method) -> "IT3En
     )
 
 
-def _check_finite(distances: Tensor) -> None:
+def check_finite(distances: Tensor) -> None:
     """Raise ValueError for examples whose predictions are not finite: nothing can be compared on them."""
     odd = distances.isfinite().logical_not().nonzero().flatten().tolist()
     if odd:
@@ -123,7 +144,7 @@ def _check_finite(distances: Tensor) -> None:
         )
 
 
-def _check_same(saved: "IT3Engine", eager: "IT3Engine", example_inputs: Any, how: str) -> None:
+def check_same(saved: "IT3Engine", eager: "IT3Engine", example_inputs: Any, how: str) -> None:
     """Raise ValueError if an engine does not adapt as another one does."""
     can_adapt = all(map(counts_writes, eager_of(eager.model).parameters()))
     for steps in (0, 1) if can_adapt else (0,):
@@ -146,7 +167,7 @@ def _check_same(saved: "IT3Engine", eager: "IT3Engine", example_inputs: Any, how
             check_close(getattr(actual, name), getattr(expected, name), said, 1e-2, noise)
 
 
-def _of_parts(engine: "IT3Engine", model: nn.Module, embedder: Any, combine_fn: Any, distance_fn: Any) -> "IT3Engine":
+def of_parts(engine: "IT3Engine", model: nn.Module, embedder: Any, combine_fn: Any, distance_fn: Any) -> "IT3Engine":
     """Make an engine like another one, of other parts."""
     layer = _layer_in(model, engine.features_layer_name)
     return engine._with(
@@ -208,7 +229,7 @@ def _calls_of(engine: "IT3Engine", inputs: Any) -> dict[str, tuple[Tensor, ...]]
     is_exported = isinstance(engine.embedder, torch.jit.ScriptModule) or type(engine.embedder) is Embedder
     embedder = engine.embedder if is_exported else _Recorder(engine.embedder)
     combine = None if combine_fn is None else recording
-    recorder = _of_parts(engine, engine.model, embedder, combine, engine.distance_fn)
+    recorder = of_parts(engine, engine.model, embedder, combine, engine.distance_fn)
     prediction = recorder.adapt(own_copy(inputs), num_steps=0).prediction
     embedded = embedder.arguments if isinstance(embedder, _Recorder) else ()
     return {"embedder": embedded, "combine_fn": combined, "distance_fn": (prediction, prediction)}

@@ -11,14 +11,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import DataDependentOutputException
-from torch.fx.experimental import _config as shapes_config
 from torch.fx.experimental import proxy_tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 from torch.utils.weak import WeakIdKeyDictionary
 
 from it3 import _C
-from it3.exported import Graph, has_squeeze
+from it3.exported import Graph, with_open_sizes
 from it3.exported_model import ExportedModel
 from it3.keeping import Keeper
 from it3.reads import Reads
@@ -185,11 +184,9 @@ class Plan:
             with _Restored(self.model), warnings.catch_warnings():
                 warnings.simplefilter("ignore")
                 proxy_tensor._ModuleStackTracer = _tracer_of_one_thread()  # type: ignore[misc]
-                with shapes_config.patch(backed_size_oblivious=True):  # type: ignore[attr-defined]
-                    program = torch.export.export(prediction, tensors, dynamic_shapes=sizes, strict=False)
-                if 1 in [size for t in tensors for size in t.shape] and has_squeeze(program):
-                    # Then 1 must stay 1.
-                    program = torch.export.export(prediction, tensors, dynamic_shapes=sizes, strict=False)
+                program = with_open_sizes(
+                    lambda: torch.export.export(prediction, tensors, dynamic_shapes=sizes, strict=False), tensors
+                )
         except Exception as error:
             if isinstance(error, DataDependentOutputException) or type(error).__name__ == "GuardOnDataDependentSymNode":
                 raise RuntimeError("forward() depends on the values of tensors") from error

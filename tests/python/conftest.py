@@ -6,6 +6,9 @@ import torch
 from installed import build_against
 from models import Case, make_case
 
+LONG = {"test_installed.py", "test_differential.py", "test_readme.py", "test_compilation.py", "test_saved_programs.py"}
+"""Files whose tests take long come first, so that processes that share the tests end together."""
+
 
 @pytest.fixture(params=["cpu", pytest.param("cuda", marks=pytest.mark.cuda)])
 def device(request: pytest.FixtureRequest) -> str:
@@ -30,7 +33,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     needs = {"cuda": 1, "two_cuda_devices": 2}
     can_run = [item for item in items if all(n <= devices or not item.get_closest_marker(m) for m, n in needs.items())]
     config.hook.pytest_deselected(items=[item for item in items if item not in can_run])
-    items[:] = can_run
+    items[:] = sorted(can_run, key=lambda item: item.path.name not in LONG)
 
 
 @pytest.fixture(scope="session")

@@ -255,3 +255,26 @@ def test_explaining_options_that_select_nothing(cache: Path) -> None:
     assert "not evaluated by a compiled program: parameters has 'nothing.*'" in engine.explain(batch(8))
     plain = make_engine(parameters=["nothing.*"])
     assert "compiled" not in plain.explain(batch(8))
+
+
+def test_what_is_no_engine_or_no_example(tmp_path: Path) -> None:
+    with pytest.raises(TypeError, match=r"compile\(\) takes an it3\.IT3Engine, not a Dense; make one around the model"):
+        it3.compile(Dense(), batch(8), cache=tmp_path)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"tensors of shapes \[\(0, 6\)\], of which one is empty"):
+        it3.compile(make_engine(), batch(8)[:0], cache=tmp_path)
+
+
+def test_weights_that_move_or_get_another_dtype(cache: Path) -> None:
+    engine, plain = dense(cache)
+    check_alike(engine, plain, batch(8))
+    for each in (engine, plain):
+        for parameter in each.model.parameters():
+            parameter.data = parameter.data.clone() * 1.1
+    check_alike(engine, plain, batch(8))
+    for each in (engine, plain):
+        each.float()
+    torch.testing.assert_close(engine(batch(8).float())[0], plain(batch(8).float())[0])
+    assert not is_compiled(engine, batch(8).float())
+    for each in (engine, plain):
+        each.double()
+    close(engine(batch(8))[0], plain(batch(8))[0])

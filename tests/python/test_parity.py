@@ -106,7 +106,7 @@ def test_custom_embedder(case: Case, device: str) -> None:
         (["*.bias", "fc"], lambda name: name.endswith(".bias") or name.startswith("fc.")),
         (["norm", "conv2.weight"], lambda name: name.startswith("norm.") or name == "conv2.weight"),
     ],
-    ids=str,
+    ids=["all", "norm", "conv1", "biases and fc", "norm and conv2"],
 )
 def test_selected_parameters(selection: str | list[str], is_selected, device: str) -> None:
     case = make_case("cnn", device=device)

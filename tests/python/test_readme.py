@@ -52,7 +52,7 @@ def test_the_engine_that_python_saves_adapts_in_the_cpp_snippet(tmp_path: Path) 
     namespace: dict[str, object] = {}
     exec(snippets("python", "Python")[0], namespace)
     x = torch.randn(4, 13)
-    save, _ = snippets("python", "From Python to C++")
+    save, *_ = snippets("python", "From Python to C++")
     (load,) = snippets("cpp", "From Python to C++")
     before = f'const at::Tensor x = torch::randn({{4, 13}}); torch::manual_seed(0); chdir("{tmp_path}");'
     program = as_program(load, before, "return prediction.size(0) == 4 ? 0 : 1;")
@@ -72,6 +72,12 @@ def test_the_compiling_snippet_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     exec(snippets("python", "Python")[0], namespace)
     exec(snippets("python", "Python")[1], namespace | {"it3": it3, "example_inputs": torch.randn(1, 13)})
     assert len(list(tmp_path.glob("*/gradients.pt2"))) == 1
+    x = torch.randn(4, 13)
+    save = snippets("python", "From Python to C++")[1].replace("engine.pt2", str(tmp_path / "engine.pt2"))
+    exec(save, namespace | {"x": x})
+    engine = namespace["engine"]
+    assert isinstance(engine, it3.IT3Engine)
+    torch.testing.assert_close(it3.load(tmp_path / "engine.pt2")(x), engine(x))
 
 
 def test_the_online_snippet_runs() -> None:

@@ -68,7 +68,7 @@ class IT3_API Engine {
             std::move(combine),
             std::move(distance)) {}
 
-  /// What a file held.
+  /// What a file held. Warns, with the reason, where its compiled programs cannot be run here.
   explicit Engine(SavedEngine saved);
   Engine(Engine&&) noexcept;
   Engine& operator=(Engine&&) noexcept;
@@ -126,9 +126,10 @@ class IT3_API Engine {
   /// How far the weights are from those that reset() goes back to.
   Drift drift() const;
 
-  /// Returns where features and prediction have their channels and samples, by a plain pass: "features (4, 384, 10,
-  /// 10): channels in dimension 1 (384), samples in dimension 0; prediction ...".
-  std::string explain_layouts(const Inputs& inputs);
+  /// Returns whether calls with such inputs are evaluated by compiled programs, or why not, where the engine has some;
+  /// and where features and prediction have their channels and samples, by a plain pass: "features (4, 384, 10, 10):
+  /// channels in dimension 1 (384), samples in dimension 0; prediction ...".
+  std::string explain(const Inputs& inputs);
 
   /// Writes the engine to one file, see save_engine(); `example_inputs` shape the embedder if no call has, and their
   /// shapes are noted in the file. Raises c10::ValueError unless the network is a ScriptNetwork, but no
@@ -136,7 +137,7 @@ class IT3_API Engine {
   void save(const std::string& path, const Inputs& example_inputs);
 
   /// Reads an engine that save(), in C++ or Python, wrote; on a device, or on those it was saved from. See
-  /// load_engine().
+  /// load_engine(). A file with compiled programs runs them: read none that you do not trust.
   static Engine load(const std::string& path, std::optional<c10::Device> device = {});
 
   /// What training and adaptation have changed, in tensors that the engine never writes to: the network's parameters

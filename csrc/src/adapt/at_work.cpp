@@ -52,17 +52,6 @@ AtWork by_programs(
   return {std::move(weights), std::move(evaluation)};
 }
 
-/// Nothing if the programs cannot be run on this call's values.
-std::optional<AtWork> by_fitting_programs(
-    const AdaptCall& call,
-    const Compiled& compiled,
-    const std::vector<NamedParameter>& adapted,
-    Online::CallState& state) {
-  AtWork work = by_programs(call, compiled, adapted, state);
-  const bool fits = static_cast<const ProgramEvaluation&>(*work.evaluation).why_not().empty();
-  return fits ? std::optional(std::move(work)) : std::nullopt;
-}
-
 /// What an evaluation gives, at first and when the weights have moved.
 NetworkOutputs outputs_of(const AtWork& work, const AdaptCall& call) {
   NetworkOutputs outputs;
@@ -173,15 +162,20 @@ class Trial {
 
 AtWork at_work(
     const AdaptCall& call, const std::vector<NamedParameter>& adapted, PassInputs& inputs, Online::CallState& state) {
-  for (const auto& compiled : call.compiled != nullptr ? *call.compiled : CompiledKinds()) {
-    if (!compiled->why_not(call, adapted).empty()) continue;
-    if (std::optional<AtWork> work = by_fitting_programs(call, *compiled, adapted, state)) {
-      if (compiled->is_decided(call)) return std::move(*work);
-      work.reset();
-      const auto why_not = Trial(call, *compiled, adapted, inputs, state).why_not();
+  if (call.compiled == nullptr) return by_passes(call, adapted, inputs, state);
+  for (const auto& compiled : *call.compiled) {
+    const auto verdict = compiled->verdict(call, adapted);
+    if (!verdict.why_not.empty()) continue;
+    AtWork work = by_programs(call, *compiled, adapted, state);
+    if (!verdict.is_decided || !verdict.is_same_memory) {
+      if (!static_cast<const ProgramEvaluation&>(*work.evaluation).why_not().empty()) continue;
+      work = {};
+      const auto why_not = verdict.is_decided ? "" : Trial(call, *compiled, adapted, inputs, state).why_not();
       if (why_not) compiled->decide(call, *why_not);
-      if (why_not && why_not->empty()) return by_programs(call, *compiled, adapted, state);
+      if (!why_not || !why_not->empty()) continue;
+      work = by_programs(call, *compiled, adapted, state);
     }
+    return work;
   }
   return by_passes(call, adapted, inputs, state);
 }

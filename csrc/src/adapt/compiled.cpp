@@ -19,15 +19,18 @@ bool are_same(const std::vector<at::Tensor>& a, const std::vector<at::Tensor>& b
   return std::equal(a.begin(), a.end(), b.begin(), b.end(), [](const auto& x, const auto& y) { return x.is_same(y); });
 }
 
+void append_kind(std::vector<std::int64_t>& kind, const at::Tensor& tensor) {
+  kind.push_back(static_cast<std::int64_t>(tensor.scalar_type()));
+  kind.push_back(tensor.is_cpu() ? -1 : tensor.device().index());
+  kind.push_back(tensor.dim());
+  kind.insert(kind.end(), tensor.sizes().begin(), tensor.sizes().end());
+}
+
 /// What of a call its evaluation by programs was tried for.
 std::vector<std::int64_t> kind_of(const AdaptCall& call) {
-  std::vector<std::int64_t> sizes = {call.options.threshold ? 1 : 0, call.options.num_steps > 0 ? 1 : 0};
-  for (const auto& input : call.inputs.args) {
-    const at::Tensor& tensor = input.toTensor();
-    sizes.push_back(tensor.dim());
-    sizes.insert(sizes.end(), tensor.sizes().begin(), tensor.sizes().end());
-  }
-  return sizes;
+  std::vector<std::int64_t> kind = {call.options.threshold ? 1 : 0, call.options.num_steps > 0 ? 1 : 0};
+  for (const auto& input : call.inputs.args) append_kind(kind, input.toTensor());
+  return kind;
 }
 
 }  // namespace
@@ -56,8 +59,8 @@ void Compiled::For::check() const {
   }
 }
 
-Compiled::Compiled(For what, Programs programs, bool is_measured)
-    : for_(std::move(what)), programs_(std::move(programs)), is_measured_(is_measured) {
+Compiled::Compiled(For what, Programs programs, bool is_measured, std::shared_ptr<const void> keeps)
+    : keeps_(std::move(keeps)), for_(std::move(what)), programs_(std::move(programs)), is_measured_(is_measured) {
   for_.check();
 }
 
@@ -72,6 +75,8 @@ std::string Compiled::why_not(const AdaptCall& call, const std::vector<NamedPara
   if (!are_same(call.method.reads.value_or(std::vector<at::Tensor>{}), for_.reads)) {
     return "the embedder has other parameters than compiled";
   }
+  // Samples that adapt each by itself are stacked by now.
+  if (!for_.options.per_sample && call.method.in_dims != for_.in_dims) return "in_dims is another one than compiled";
   const auto is_tensor_with_elements = [](const c10::IValue& input) {
     return input.isTensor() && input.toTensor().numel() > 0;
   };
@@ -80,36 +85,46 @@ std::string Compiled::why_not(const AdaptCall& call, const std::vector<NamedPara
   if (!call.options.amp && at::autocast::is_autocast_enabled(for_.adapted.at(0).tensor.device().type())) {
     return "autocast is on, which amp is for";
   }
-  if (std::string why = why_not_apart(); !why.empty()) return why;
-  const std::scoped_lock lock(mutex_);
-  const auto known = decided_.find(kind_of(call));
-  if (known != decided_.end()) return known->second;
-  return decided_.size() < most_decided ? "" : "there are too many kinds of sizes to try all";
-}
-
-std::string Compiled::why_not_apart() const {
-  std::vector<const void*> places;
-  places.reserve(for_.adapted.size() + for_.constants.size());
-  for (const NamedParameter& parameter : for_.adapted) places.push_back(parameter.tensor.const_data_ptr());
-  for (const at::Tensor& constant : for_.constants) places.push_back(constant.const_data_ptr());
-  const std::scoped_lock lock(mutex_);
-  if (places == apart_) return "";
-  try {
-    for_.check();
-  } catch (const c10::ValueError& error) {
-    return error.what_without_backtrace();
-  }
-  apart_ = std::move(places);
   return "";
 }
 
-bool Compiled::is_decided(const AdaptCall& call) const {
-  const std::scoped_lock lock(mutex_);
-  return decided_.contains(kind_of(call));
+std::vector<std::int64_t> Compiled::memory() const {
+  std::vector<std::int64_t> memory;
+  const auto append = [&](const at::Tensor& tensor) {
+    memory.push_back(reinterpret_cast<std::intptr_t>(tensor.const_data_ptr()));
+    append_kind(memory, tensor);
+  };
+  for (const NamedParameter& parameter : for_.adapted) append(parameter.tensor);
+  for (const at::Tensor& constant : for_.constants) append(constant);
+  return memory;
+}
+
+Compiled::Verdict Compiled::verdict(const AdaptCall& call, const std::vector<NamedParameter>& adapted) const {
+  Verdict verdict{why_not(call, adapted)};
+  if (!verdict.why_not.empty()) return verdict;
+  const std::vector<std::int64_t> now = memory(), kind = kind_of(call);
+  {
+    const std::scoped_lock lock(mutex_);
+    verdict.is_same_memory = now == memory_;
+    const auto known = decided_.find(kind);
+    verdict.is_decided = known != decided_.end();
+    if (verdict.is_decided) verdict.why_not = known->second;
+    if (!verdict.is_decided && decided_.size() >= most_decided) {
+      verdict.why_not = "there are too many kinds of sizes to try all";
+    }
+  }
+  if (verdict.is_same_memory || !verdict.why_not.empty()) return verdict;
+  try {
+    for_.check();
+  } catch (const c10::ValueError& error) {
+    verdict.why_not = error.what_without_backtrace();
+  }
+  return verdict;
 }
 
 void Compiled::decide(const AdaptCall& call, std::string why_not) const {
   const std::scoped_lock lock(mutex_);
+  if (why_not.empty()) memory_ = memory();
   if (decided_.size() < most_decided) decided_[kind_of(call)] = std::move(why_not);
 }
 

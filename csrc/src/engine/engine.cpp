@@ -18,7 +18,8 @@
 #include <it3/script_network.h>
 
 #include "files/new_file.h"
-#include "support/nearest_name.h"
+#include "files/saved_module.h"
+#include "support/error_text.h"
 #include "support/write_all.h"
 
 namespace it3 {
@@ -73,6 +74,15 @@ Distance distance_of(const SavedEngine& saved) {
   return distance_by_name(std::get<std::string>(saved.distance));
 }
 
+std::shared_ptr<Network> network_of(const SavedEngine& saved) {
+  if (const auto* const module = std::get_if<torch::jit::Module>(&saved.network)) {
+    return std::make_shared<ScriptNetwork>(*module, saved.layer, saved.output, saved.layer_output);
+  }
+  ExportedGraph graph = std::get<ExportedGraph>(saved.network);
+  mark_layer(graph, saved.layer);
+  return std::make_shared<ExportedNetwork>(graph, saved.layer);
+}
+
 std::shared_ptr<Network> checked(std::shared_ptr<Network> network) {
   TORCH_CHECK_VALUE(
       network != nullptr, "the network of an it3::Engine is null; give an it3::ModuleNetwork or an it3::ScriptNetwork");
@@ -83,35 +93,6 @@ std::shared_ptr<Network> checked(std::shared_ptr<Network> network) {
 Embedder default_embedder_in(const Embed& embed) {
   const auto* const embedder = embed.target<Embedder>();
   return embedder != nullptr ? *embedder : Embedder(nullptr);
-}
-
-/// Raises c10::ValueError unless the tensors of a file are those of an engine, by names and shapes; an embedder's may
-/// be empty.
-void check_fits(const std::map<std::string, at::Tensor>& saved, const std::map<std::string, at::Tensor>& own) {
-  std::vector<std::string> missing, unknown, others;
-  for (const auto& [name, tensor] : own) {
-    const auto found = saved.find(name);
-    if (found == saved.end()) {
-      missing.push_back(name);
-      continue;
-    }
-    const bool can_be_empty = name.starts_with("embedder.");
-    const bool is_empty = can_be_empty && (tensor.numel() == 0 || found->second.numel() == 0);
-    if (!is_empty && found->second.sizes() != tensor.sizes()) {
-      others.push_back(
-          c10::str(name, " (", found->second.sizes(), " in the file, ", tensor.sizes(), " in the engine)"));
-    }
-  }
-  for (const auto& [name, tensor] : saved) {
-    if (!own.contains(name)) unknown.push_back(name);
-  }
-  std::vector<std::string> faults;
-  if (!missing.empty()) faults.push_back("missing " + detail::join(missing));
-  if (!unknown.empty()) faults.push_back("unexpected " + detail::join(unknown));
-  if (!others.empty()) faults.push_back("of another shape " + detail::join(others));
-  TORCH_CHECK_VALUE(
-      faults.empty(), "the saved state does not fit this engine: ", detail::join(faults),
-      "; make the engine around the same model and embedder");
 }
 
 EngineSetup setup_of(const Embedder& embedder, Embed embed, Combine combine, std::optional<Distance> distance) {
@@ -161,6 +142,7 @@ struct Engine::State {
 
   /// Replaces a setup by what looking at it gave, unless it was replaced meanwhile.
   std::shared_ptr<const EngineSetup> looked(const std::shared_ptr<const EngineSetup>& at, EngineSetup gave) {
+    if (!gave.computes_as(*at)) gave.compiled.clear();
     auto settled = std::make_shared<const EngineSetup>(std::move(gave));
     const std::scoped_lock lock(mutex);
     if (setup == at) setup = settled;
@@ -173,6 +155,7 @@ struct Engine::State {
   void take(EngineSetup changed) {
     changed.is_looked_at = changed.is_looked_at && !changed.lacks_classes();
     changed.graphs = std::make_shared<Graphs>();
+    if (!changed.computes_as(*setup)) changed.compiled.clear();
     setup = std::make_shared<const EngineSetup>(std::move(changed));
   }
 
@@ -193,7 +176,7 @@ Engine::Engine(
 
 Engine::Engine(SavedEngine saved)
     : Engine(
-          std::make_shared<ScriptNetwork>(saved.network, saved.layer, saved.output, saved.layer_output),
+          network_of(saved),
           saved.options,
           embed_of(saved),
           saved.combine ? Combine(ScriptFunction(*saved.combine)) : nullptr,
@@ -206,6 +189,20 @@ Engine::Engine(SavedEngine saved)
     setup.layouts = {saved.prediction_layout, saved.features_layout};
     setup.neutral = saved.neutral;
   });
+  if (!saved.programs) return;
+  std::string why = saved.programs->layer == saved.layer
+                        ? saved.programs->why_not(saved.device())
+                        : "they were compiled for the layer '" + saved.programs->layer + "'";
+  if (why.empty()) {
+    try {
+      const auto compiled = saved.programs->bind(*network_, state_->setup_for(feedback)->method(in_dims));
+      state_->change_setup([&](EngineSetup& setup) { setup.compiled = {compiled}; });
+      return;
+    } catch (const std::exception& error) {
+      why = detail::first_line_of(error);
+    }
+  }
+  TORCH_WARN("the compiled programs of the saved engine are not used: ", why, "; calls run without them, slower");
 }
 
 template <typename Work>
@@ -229,9 +226,10 @@ auto Engine::call(const Inputs& inputs, const Work& work) {
   return work(call_by(*setup));
 }
 
-std::string Engine::explain_layouts(const Inputs& inputs) {
-  return call(
-      inputs, [](const EngineCall& call) { return describe_layouts(call.network, call.inputs, call.setup.layouts); });
+std::string Engine::explain(const Inputs& inputs) {
+  return call(inputs, [&](const EngineCall& call) {
+    return explain_compiled(call, options) + describe_layouts(call.network, call.inputs, call.setup.layouts);
+  });
 }
 
 std::vector<at::Tensor> Engine::parameters() const {
@@ -334,7 +332,7 @@ void Engine::set_state(const EngineState& state) {
   const auto alone = network_->lock_on(tensors_of(parameters)).wait(UpgradeMutex::Use::alone);
   const auto own = tensors();
   const auto device = parameters.empty() ? c10::Device(at::kCPU) : parameters.front().tensor.device();
-  check_fits(state.tensors, own);
+  state.check_fits(own);
   std::vector<at::Tensor> shaped, values, unshaped, new_values;
   for (const auto& [name, tensor] : own) {
     const at::Tensor& value = state.tensors.at(name);
@@ -372,7 +370,7 @@ void Engine::save_adapted(const Adaptation& adaptation, const std::string& path)
   const ScriptNetwork& network = script_of(network_);
   const auto reading = network.lock_on(tensors_of(network.parameters())).wait(UpgradeMutex::Use::reading);
   detail::NewFile file(path);
-  save_module(network.with_weights(adaptation.weights), file);
+  detail::save_module(network.with_weights(adaptation.weights), file);
   file.commit();
 }
 

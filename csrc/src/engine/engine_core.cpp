@@ -2,10 +2,10 @@
 
 #include <c10/util/Exception.h>
 
-#include <it3/backend/saved_engine.h>
 #include <it3/backend/script_function.h>
 #include <it3/backend/selection.h>
 
+#include "adapt/program_evaluation.h"
 #include "support/random_state_guard.h"
 
 namespace it3 {
@@ -57,12 +57,11 @@ bool EngineCore::takes_warning(const Options& options) {
   return !is_trained && options.num_steps != 0 && !has_warned.exchange(true);
 }
 
-void EngineCore::save(
+SavedEngine EngineCore::saved(
     ScriptNetwork& network,
     const EngineCall& call,
     const Options& options,
-    const std::optional<InDims>& in_dims,
-    detail::NewFile& file) const {
+    const std::optional<InDims>& in_dims) const {
   options.validate();
   const auto& [embedder, embed, combine, distance] = call.setup.functions;
   // One by one: where an element of a braced list throws, GCC 12 destroys others twice.
@@ -87,8 +86,18 @@ void EngineCore::save(
   if (combine != nullptr) saved.combine = module_of(combine, "combine", "the default");
   saved.distance = distance.name;
   if (distance.name.empty()) saved.distance = module_of(distance.to_prediction, "distance", "a distance by its name");
+  return saved;
+}
+
+void EngineCore::save(
+    ScriptNetwork& network,
+    const EngineCall& call,
+    const Options& options,
+    const std::optional<InDims>& in_dims,
+    detail::NewFile& file) const {
+  const SavedEngine engine = saved(network, call, options, in_dims);
   const auto reading = network.lock_on(tensors_of(network.parameters())).wait(UpgradeMutex::Use::reading);
-  save_engine(saved, file);
+  save_engine(engine, file);
 }
 
 std::string explain_compiled(const EngineCall& call, const Options& options) {
@@ -100,13 +109,17 @@ std::string explain_compiled(const EngineCall& call, const Options& options) {
     return c10::str("not evaluated by a compiled program: ", error.what_without_backtrace(), "; ");
   }
   const Inputs inputs = inputs_of_programs(call.inputs, call.method, options, adapted);
+  AdaptCall of_programs{.network = call.network, .method = call.method, .options = options, .inputs = inputs};
+  if (options.per_sample && !adapted.empty()) of_programs.samples = inputs.args.at(0).toTensor().size(0);
+  const Online::CallState state;
   std::string reasons;
   for (const auto& compiled : call.setup.compiled) {
-    const AdaptCall of_programs{.network = call.network, .method = call.method, .options = options, .inputs = inputs};
-    const std::string why = compiled->why_not(of_programs, adapted);
+    const auto verdict = compiled->verdict(of_programs, adapted);
+    std::string why = verdict.why_not;
+    if (why.empty()) why = detail::ProgramEvaluation(of_programs, *compiled, {}, state).why_not();
     if (why.empty()) {
-      return compiled->is_decided(of_programs) ? "compiled: evaluated by programs of AOTInductor; "
-                                               : "compiled: the first such call tries the programs; ";
+      return verdict.is_decided ? "compiled: evaluated by programs of AOTInductor; "
+                                : "compiled: the first such call tries the programs; ";
     }
     reasons += "not evaluated by a compiled program: " + why + "; ";
   }

@@ -28,6 +28,11 @@ bool EngineSetup::needs_classes() const {
   return feeds_probabilities() || distance == "cosine" || is_between_distributions(distance);
 }
 
+bool EngineSetup::computes_as(const EngineSetup& other) const {
+  return layouts == other.layouts && neutral.is_same(other.neutral) &&
+         feeds_probabilities() == other.feeds_probabilities();
+}
+
 Method EngineSetup::method(const std::optional<InDims>& in_dims) const {
   const auto& [embedder, embed, combine, distance] = functions;
   const bool is_named = !distance.name.empty();

@@ -14,6 +14,7 @@
 #include "files/new_file.h"
 #include "files/open_file.h"
 #include "support/error_text.h"
+#include "support/nearest_name.h"
 
 namespace it3 {
 namespace {
@@ -74,6 +75,33 @@ Online::State online_from(const c10::IValue& saved) {
 }
 
 }  // namespace
+
+void EngineState::check_fits(const std::map<std::string, at::Tensor>& own) const {
+  std::vector<std::string> missing, unknown, others;
+  for (const auto& [name, tensor] : own) {
+    const auto found = tensors.find(name);
+    if (found == tensors.end()) {
+      missing.push_back(name);
+      continue;
+    }
+    const bool can_be_empty = name.starts_with("embedder.");
+    const bool is_empty = can_be_empty && (tensor.numel() == 0 || found->second.numel() == 0);
+    if (!is_empty && found->second.sizes() != tensor.sizes()) {
+      others.push_back(
+          c10::str(name, " (", found->second.sizes(), " in the file, ", tensor.sizes(), " in the engine)"));
+    }
+  }
+  for (const auto& [name, tensor] : tensors) {
+    if (!own.contains(name)) unknown.push_back(name);
+  }
+  std::vector<std::string> faults;
+  if (!missing.empty()) faults.push_back("missing " + detail::join(missing));
+  if (!unknown.empty()) faults.push_back("unexpected " + detail::join(unknown));
+  if (!others.empty()) faults.push_back("of another shape " + detail::join(others));
+  TORCH_CHECK_VALUE(
+      faults.empty(), "the saved state does not fit this engine: ", detail::join(faults),
+      "; make the engine around the same model and embedder");
+}
 
 c10::IValue to_ivalue(const EngineState& state) {
   const TensorDict tensors;

@@ -109,8 +109,8 @@ class ModuleBuilder {
 
   torch::jit::Module build() {
     modules_.emplace("", module_);
+    for (const ExportedTensor& tensor : program_.tensors) add(tensor);  // first: parameters keep their order
     for (const auto& [name, class_name] : program_.layers) module_at(name);
-    for (const ExportedTensor& tensor : program_.tensors) add(tensor);
     if (!layer_.empty()) give_identity(module_at(layer_));  // the whole module is marked at its end
 
     self_ = graph_->addInput("self");

@@ -1,3 +1,5 @@
+#include "exported/exported_program.h"
+
 #include <algorithm>
 #include <cstring>
 #include <map>
@@ -9,9 +11,6 @@
 #include <c10/util/Exception.h>
 #include <nlohmann/json.hpp>
 
-#include <it3/backend/exported_graph.h>
-
-#include "files/archive.h"
 #include "files/open_file.h"
 #include "support/error_text.h"
 
@@ -19,6 +18,8 @@ namespace it3 {
 namespace {
 
 using nlohmann::json;
+
+constexpr const char* program_record = "models/model.json";
 
 // The numbers of torch's export schema, of which 0 is unknown.
 at::ScalarType dtype_of(std::int64_t number) {
@@ -85,8 +86,8 @@ class Reading {
  public:
   Reading(const detail::Archive& archive, std::optional<c10::Device> device) : archive_(archive), device_(device) {
     TORCH_CHECK_VALUE(
-        archive.has("models/model.json"), "it holds no exported program; torch.export.save() writes such files");
-    program_ = json::parse(archive.read("models/model.json"));
+        detail::holds_exported_program(archive), "it holds no exported program; torch.export.save() writes such files");
+    program_ = json::parse(archive.read(program_record));
   }
 
   ExportedGraph graph(const std::optional<OutputPath>& output) {
@@ -315,12 +316,19 @@ class Reading {
 
 }  // namespace
 
+bool detail::holds_exported_program(const Archive& archive) { return archive.has(program_record); }
+
+ExportedGraph detail::exported_graph_in(
+    const Archive& archive, const std::optional<OutputPath>& output, std::optional<c10::Device> device) {
+  return Reading(archive, device).graph(output);
+}
+
 ExportedGraph read_exported_program(
     const std::string& path, const std::optional<OutputPath>& output, std::optional<c10::Device> device) {
   auto file = detail::open_file(path);
   try {
     const detail::Archive archive(std::move(file));
-    return Reading(archive, device).graph(output);
+    return detail::exported_graph_in(archive, output, device);
   } catch (const std::exception& error) {
     TORCH_CHECK_VALUE(false, "'", path, "' cannot be read as an exported program: ", detail::first_line_of(error));
   }

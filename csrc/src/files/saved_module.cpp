@@ -1,3 +1,5 @@
+#include "files/saved_module.h"
+
 #include <algorithm>
 #include <array>
 #include <sstream>
@@ -10,15 +12,11 @@
 #include <c10/util/Exception.h>
 #include <torch/csrc/jit/serialization/import.h>
 
-#include <it3/backend/saved_engine.h>
-
-#include "files/new_file.h"
-#include "files/saved_module.h"
 #include "support/error_text.h"
 #include "support/nearest_name.h"
 #include "torchscript/named_tensors.h"
 
-namespace it3 {
+namespace it3::detail {
 namespace {
 
 /// Bit for bit, but that one NaN is as good as another.
@@ -66,10 +64,10 @@ std::string fault_of(Archive& archive, const torch::jit::Module& module, const t
   try {
     copy = torch::jit::load(archive, c10::kCPU, read);
   } catch (const std::exception& error) {
-    return detail::first_line_of(error);
+    return first_line_of(error);
   }
   if (read != extra) return "its extra files differ";
-  const auto written = detail::named_tensors(module), found = detail::named_tensors(copy);
+  const auto written = named_tensors(module), found = named_tensors(copy);
   if (written.size() != found.size()) return "it has another number of parameters and buffers";
   for (std::size_t i = 0; i < written.size(); ++i) {
     if (written[i].first != found[i].first) return "'" + written[i].first + "' became '" + found[i].first + "'";
@@ -85,7 +83,7 @@ void check(Archive& archive, const torch::jit::Module& module, const torch::jit:
   const auto names = doubtful_names(module);
   TORCH_CHECK_VALUE(
       names.empty(), "the model cannot be saved: a TorchScript file does not hold the name",
-      names.size() > 1 ? "s " : " ", detail::join(names),
+      names.size() > 1 ? "s " : " ", join(names),
       ". Names of layers, parameters and buffers have to be made of the letters a to z and A to Z, digits and _, and "
       "be "
       "no keywords of Python: rename them");
@@ -94,17 +92,17 @@ void check(Archive& archive, const torch::jit::Module& module, const torch::jit:
 
 }  // namespace
 
-std::string detail::archive_of(const torch::jit::Module& module) {
+std::string archive_of(const torch::jit::Module& module) {
   std::stringstream stream;
   module.save(stream);
   check(stream, module, {});
   return stream.str();
 }
 
-void save_module(const torch::jit::Module& module, detail::NewFile& file, const torch::jit::ExtraFilesMap& extra) {
+void save_module(const torch::jit::Module& module, NewFile& file, const torch::jit::ExtraFilesMap& extra) {
   file.write_by([&](std::ostream& stream) { module.save(stream, extra); });
   file.flush();
   check(file.partial(), module, extra);
 }
 
-}  // namespace it3
+}  // namespace it3::detail

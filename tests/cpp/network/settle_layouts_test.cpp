@@ -12,7 +12,7 @@ TORCH_MODULE(ChannelsLast);
 std::string explained(const torch::nn::Sequential& model, const std::string& layer, const at::Tensor& x) {
   Engine engine(std::make_shared<ModuleNetwork>(model, layer));
   engine.uncertainty(x);
-  return engine.explain_layouts(x);
+  return engine.explain(x);
 }
 
 TEST(Layout, OfALinearLayerIsLastAtEveryRank) {
@@ -23,7 +23,7 @@ TEST(Layout, OfALinearLayerIsLastAtEveryRank) {
     engine.adapt(torch::randn({2, 3, 4, 5}));
     EXPECT_EQ(engine.embedder()->weights().weight1.sizes(), (std::vector<std::int64_t>{8, 2}));
     EXPECT_EQ(
-        engine.explain_layouts(torch::randn({2, 3, 4, 5})),
+        engine.explain(torch::randn({2, 3, 4, 5})),
         "features (2, 3, 4, 8): channels in dimension 3 (8), samples in dimension 0; "
         "prediction (2, 3, 4, 2): channels in dimension 3 (2), samples in dimension 0");
   }
@@ -84,7 +84,7 @@ TEST(Layout, TellsWhereTheSamplesAre) {
   for (const bool is_turned : {false, true}) {
     model->is_turned = is_turned;
     Engine engine(std::make_shared<ModuleNetwork>(model));
-    const std::string text = engine.explain_layouts(torch::randn({6, 3, 4}));
+    const std::string text = engine.explain(torch::randn({6, 3, 4}));
     EXPECT_NE(text.find("features (6, 3, 8): channels in dimension 2 (8), samples in dimension 1"), std::string::npos);
     const std::string expected = is_turned
                                      ? "prediction (3, 6, 2): channels in dimension 2 (2), samples in dimension 0"

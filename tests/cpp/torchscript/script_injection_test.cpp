@@ -4,6 +4,7 @@
 #include <ATen/core/Dict.h>
 
 #include "files/new_file.h"
+#include "files/saved_module.h"
 #include "network_fixture.h"
 #include "temporary_folder.h"
 
@@ -152,7 +153,7 @@ TEST_F(Outputs, NamesThatAFileDoesNotHoldAreRefused) {
   module.register_buffer("class", torch::zeros({2}));
   const std::string why = error_of([&] {
     detail::NewFile file(path);
-    save_module(module, file);
+    detail::save_module(module, file);
   });
   EXPECT_NE(why.find("does not hold the name 'class'"), std::string::npos) << why;
   std::string content;

@@ -3,6 +3,7 @@
 #include <torch/script.h>
 
 #include "files/new_file.h"
+#include "files/saved_module.h"
 #include "network_fixture.h"
 #include "temporary_folder.h"
 
@@ -142,7 +143,7 @@ TEST(ScriptWorkingCopy, TiedParametersStayTiedInFilesAndCopies) {
   const TemporaryFolder folder;
   const std::string path = folder.file("tied.pt");
   detail::NewFile file(path);
-  save_module(module, file);
+  detail::save_module(module, file);
   file.commit();
   ScriptNetwork network(torch::jit::load(path), "layer");
   ASSERT_EQ(network.parameters().size(), 1);

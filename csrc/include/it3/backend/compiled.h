@@ -2,16 +2,19 @@
 
 #include <cstdint>
 #include <map>
+#include <memory>
 #include <mutex>
 #include <optional>
 #include <string>
 #include <vector>
 
 #include <ATen/core/Tensor.h>
+#include <c10/core/Device.h>
 
 #include <it3/adapt.h>
 #include <it3/backend/compiled_program.h>
 #include <it3/backend/export.h>
+#include <it3/backend/samples.h>
 #include <it3/options.h>
 
 namespace it3 {
@@ -30,6 +33,7 @@ class IT3_API Compiled {
     std::vector<NamedParameter> adapted = {};
     std::vector<at::Tensor> constants = {};
     std::vector<at::Tensor> reads = {};  // Method::reads
+    std::optional<InDims> in_dims = std::nullopt;
 
     /// Raises c10::ValueError where a parameter that adapts shares memory with anything else among these.
     void check() const;
@@ -45,19 +49,35 @@ class IT3_API Compiled {
     CompiledProgram first;
     /// (y0, y1).
     CompiledProgram both;
+
+    /// Reads a folder that it3.compile() made: packages, each with the name of a member and ".pt2", and programs.json.
+    /// The folder has to stay as long as the programs.
+    ///
+    /// @param device  where they run; of what is not on the CPU, they were compiled for another number of such a device
+    ///
+    /// Raises c10::Error where they are damaged, or cannot be run here.
+    static Programs read(const std::string& folder, c10::Device device);
   };
 
   /// @param is_measured  whether calls of each sizes are evaluated in the faster way, which is found out at the first
   ///                     one; else always by the programs
-  Compiled(For what, Programs programs, bool is_measured);
-
-  /// Why such a call is not evaluated by the programs, as far as is known; empty if it is, or has not been tried yet.
+  /// @param keeps  what is to live as long: it keeps the programs' folder
   ///
-  /// @param adapted  the parameters that adapt; none where there are no steps
-  std::string why_not(const AdaptCall& call, const std::vector<NamedParameter>& adapted) const;
+  /// Raises what For::check() raises.
+  Compiled(For what, Programs programs, bool is_measured, std::shared_ptr<const void> keeps = nullptr);
 
-  /// Whether it is known of calls with inputs of these sizes that the programs are right.
-  bool is_decided(const AdaptCall& call) const;
+  /// What is known of such a call before it is made.
+  struct Verdict {
+    /// Why it is not evaluated by the programs; empty if nothing is against it.
+    std::string why_not;
+    /// Whether it is known of calls with inputs of these sizes that the programs are right.
+    bool is_decided = false;
+    /// Whether the weights and constants are in the memory, of the dtypes and sizes, of a call that was decided.
+    bool is_same_memory = false;
+  };
+
+  /// @param adapted  the parameters that adapt; none where there are no steps
+  Verdict verdict(const AdaptCall& call, const std::vector<NamedParameter>& adapted) const;
 
   /// @param why_not  why calls with inputs of these sizes are evaluated by passes; empty if they are not
   void decide(const AdaptCall& call, std::string why_not) const;
@@ -67,15 +87,17 @@ class IT3_API Compiled {
   bool is_measured() const { return is_measured_; }
 
  private:
+  std::shared_ptr<const void> keeps_;
   For for_;
   Programs programs_;
   bool is_measured_;
   mutable std::mutex mutex_;
-  mutable std::map<std::vector<std::int64_t>, std::string> decided_;  // why not, by the sizes of inputs
-  mutable std::vector<const void*> apart_;                            // where the tensors lie that were found apart
+  mutable std::map<std::vector<std::int64_t>, std::string> decided_;  // why not, by the kinds of inputs
+  mutable std::vector<std::int64_t> memory_;  // of the weights and constants, where they were found apart
 
-  /// Why the memory of what adapts is not its own any more; empty if it is.
-  std::string why_not_apart() const;
+  /// Why not, as far as the options and the kinds of what it is given tell.
+  std::string why_not(const AdaptCall& call, const std::vector<NamedParameter>& adapted) const;
+  std::vector<std::int64_t> memory() const;
 };
 
 /// What programs are run on in such a call: its inputs or, with Options::per_sample, the first samples of as many as

@@ -10,6 +10,7 @@
 #include <it3/backend/export.h>
 #include <it3/backend/losses.h>
 #include <it3/backend/samples.h>
+#include <it3/backend/saved_engine.h>
 #include <it3/options.h>
 #include <it3/script_network.h>
 
@@ -37,11 +38,18 @@ class IT3_API EngineCore {
   /// See it3::adapt(). Adapted weights are kept unless Options::copy_model says otherwise.
   Adaptation adapt(const EngineCall& call, const Options& options, bool with_details);
 
-  /// Writes an engine around the call's network, which is `network`, see save_engine(). Raises
-  /// c10::ValueError unless the functions are the default ones, by name, or ScriptFunctions. The embedder has its
-  /// shape.
+  /// What a file holds of an engine around the call's network, which is `network`; its module as
+  /// `SavedEngine::network`. Raises c10::ValueError unless the functions are the default ones, by name, or
+  /// ScriptFunctions. The embedder has its shape.
   ///
   /// @param in_dims  as they were given for inputs of any form; those of the call are for its own
+  SavedEngine saved(
+      ScriptNetwork& network,
+      const EngineCall& call,
+      const Options& options,
+      const std::optional<InDims>& in_dims) const;
+
+  /// Writes that, see save_engine().
   void save(
       ScriptNetwork& network,
       const EngineCall& call,

@@ -95,6 +95,9 @@ struct IT3_API EngineSetup {
   /// Whether looking at it would find out what an earlier look, for other uses, left open.
   bool lacks_classes() const { return needs_classes() && !layouts.prediction.channel_dim; }
 
+  /// Whether calls compute as they do with another setup of the same engine, so that its programs are right for them.
+  bool computes_as(const EngineSetup& other) const;
+
   /// What a call adapts by, with the embedder's weights of now.
   Method method(const std::optional<InDims>& in_dims) const;
 };

@@ -20,6 +20,9 @@ struct EngineState {
   bool learned_probabilities = false;
   /// What calls keep that adapt for good.
   Online::State online = {};
+
+  /// Raises c10::ValueError unless its tensors are those of an engine, by names and shapes; an embedder's may be empty.
+  IT3_API void check_fits(const std::map<std::string, at::Tensor>& own) const;
 };
 
 /// A state as a dictionary of plain values, and back. Raises c10::Error if it is none.

@@ -9,10 +9,12 @@
 #include <torch/csrc/jit/api/module.h>
 
 #include <it3/backend/export.h>
+#include <it3/backend/exported_graph.h>
 #include <it3/backend/feedback.h>
 #include <it3/backend/layout.h>
 #include <it3/backend/output_path.h>
 #include <it3/backend/samples.h>
+#include <it3/backend/saved_programs.h>
 #include <it3/embedder.h>
 #include <it3/method.h>
 #include <it3/options.h>
@@ -35,11 +37,13 @@ struct Notes {
   std::string features = {};
 };
 
-/// An engine as a file holds it: one TorchScript archive, which torch.jit.load opens as the plain network. Its extra
-/// record `it3_engine` is a pickled dictionary; functions of the user's own are TorchScript archives in the records
-/// `it3_embedder`, `it3_combine` and `it3_distance`.
+/// An engine as a file holds it. There are two kinds of files, and torch opens both as the plain network:
+/// - TorchScript, with the extra record `it3_engine`, a pickled dictionary; functions of the user's own are TorchScript
+///   archives in the records `it3_embedder`, `it3_combine` and `it3_distance`;
+/// - a program of torch.export, with the same dictionary in the record `it3/engine`, and compiled programs in
+///   `it3/programs.json` and `it3/NAME.pt2`.
 struct SavedEngine {
-  torch::jit::Module network;
+  std::variant<torch::jit::Module, ExportedGraph> network;
   std::string layer = {};
   /// The default embedder's weights, shaped; or another embedder, see ScriptFunction.
   std::variant<EmbedderWeights, torch::jit::Module> embedder = {};
@@ -61,23 +65,29 @@ struct SavedEngine {
   Feedback feedback = Feedback::automatic;
   bool is_trained = false;
   bool learned_probabilities = false;
+  std::optional<SavedPrograms> programs = std::nullopt;
+
+  /// Of the network, which can have none.
+  IT3_API std::vector<at::Tensor> parameters() const;
+  /// The first parameter's.
+  IT3_API c10::Device device() const;
 };
 
 /// The notes of one call.
 IT3_API Notes take_notes(ScriptNetwork& network, const Method& method, const Inputs& inputs);
 
-/// Writes an engine, and reads it back. The file appears under its name when the caller commits it.
+/// Writes an engine around a TorchScript module, and reads it back. The file appears under its name when the caller
+/// commits it.
 ///
 /// Raises c10::Error if it cannot be written, and c10::ValueError if it is another engine when it is read back, as
 /// TorchScript's files do not hold every name.
 IT3_API void save_engine(const SavedEngine& engine, detail::NewFile& file);
 
-/// Reads an engine that save_engine() wrote, on a device, or on those it was saved from.
+/// What a file holds of an engine beside its network and its programs, pickled.
+IT3_API std::string description_of(const SavedEngine& engine);
+
+/// Reads an engine that save_engine() or Python wrote, on a device, or on those it was saved from.
 /// Raises c10::Error, naming the file, if it is missing, damaged, of another kind or of another format.
 IT3_API SavedEngine load_engine(const std::string& path, std::optional<c10::Device> device = {});
-
-/// Writes a module as plain TorchScript, as save_engine() writes an engine.
-IT3_API void save_module(
-    const torch::jit::Module& module, detail::NewFile& file, const torch::jit::ExtraFilesMap& extra = {});
 
 }  // namespace it3

@@ -12,6 +12,8 @@ namespace it3 {
 struct Layouts {
   Layout prediction = {};
   Layout features = {};
+
+  bool operator==(const Layouts&) const = default;
 };
 
 /// Which of two layouts have to be known.

@@ -1,7 +1,11 @@
 #include <it3/backend/saved_engine.h>
 
+#include <algorithm>
+#include <array>
+#include <fstream>
 #include <memory>
 #include <sstream>
+#include <utility>
 
 #include <ATen/ATen.h>
 #include <ATen/core/Dict.h>
@@ -10,10 +14,12 @@
 #include <torch/csrc/jit/serialization/import.h>
 #include <torch/csrc/jit/serialization/pickle.h>
 
+#include "exported/exported_program.h"
 #include "files/archive.h"
 #include "files/input_notes.h"
 #include "files/open_file.h"
 #include "files/saved_module.h"
+#include "files/temporary_folder.h"
 #include "method/passes.h"
 #include "support/error_text.h"
 
@@ -48,10 +54,76 @@ OptionValue to_option(const c10::IValue& value) {
   return value.to<std::vector<std::string>>();
 }
 
+void take_options(const Dictionary& d, std::string_view prefix, Options& options) {
+  for (const auto& item : d) {
+    const std::string& key = item.key().toStringRef();
+    if (key.starts_with(prefix)) options.set(key.substr(prefix.size()), to_option(item.value()));
+  }
+}
+
+// The same in a file of torch.export's.
+constexpr const char* record_beside_program = "it3/engine";
+constexpr const char* programs_folder = "it3/";
+constexpr const char* programs_record = "programs.json";
+constexpr std::array packages = {"gradients.pt2", "gradients_of_rows.pt2", "first.pt2", "both.pt2"};
+
 // The further records, archives of their own.
 constexpr const char* embedder_record = "it3_embedder";
 constexpr const char* combine_record = "it3_combine";
 constexpr const char* distance_record = "it3_distance";
+
+void describe(const Dictionary& d, const SavedPrograms& programs) {
+  d.insert("programs_layer", programs.layer);
+  for (const auto& [name, value] : programs.options.values()) d.insert("programs_option_" + name, to_ivalue(value));
+  d.insert("programs_are_measured", programs.is_measured);
+  d.insert("programs_adapted", programs.adapted);
+  const c10::impl::GenericList constants(c10::AnyType::get());
+  for (const auto& constant : programs.constants) {
+    if (const auto* name = std::get_if<std::string>(&constant)) {
+      constants.push_back(*name);
+    } else {
+      constants.push_back(std::get<at::Tensor>(constant).detach().cpu());
+    }
+  }
+  d.insert("programs_constants", constants);
+  d.insert("programs_torch", programs.torch);
+  d.insert("programs_on_cuda", programs.device_type == c10::kCUDA);
+  d.insert("programs_machine", programs.machine);
+}
+
+/// Nothing if the file has none.
+std::optional<SavedPrograms> programs_from(const Dictionary& d, const detail::Archive& archive, c10::Device on) {
+  if (!d.contains("programs_layer")) return std::nullopt;
+  SavedPrograms programs;
+  programs.layer = d.at("programs_layer").toStringRef();
+  take_options(d, "programs_option_", programs.options);
+  programs.is_measured = d.at("programs_are_measured").toBool();
+  programs.adapted = d.at("programs_adapted").to<std::vector<std::string>>();
+  for (const c10::IValue& constant : d.at("programs_constants").toListRef()) {
+    if (constant.isString()) {
+      programs.constants.emplace_back(constant.toStringRef());
+    } else {
+      programs.constants.emplace_back(constant.toTensor().to(on));
+    }
+  }
+  programs.torch = d.at("programs_torch").toStringRef();
+  programs.device_type = d.at("programs_on_cuda").toBool() ? c10::kCUDA : c10::kCPU;
+  programs.machine = d.at("programs_machine").to<std::vector<std::string>>();
+  const auto folder = std::make_shared<detail::TemporaryFolder>();
+  const auto unpack = [&](const std::string& name) {
+    const std::string content = archive.read(programs_folder + name);
+    std::ofstream file(folder->path() / name, std::ios::binary);
+    file.write(content.data(), static_cast<std::streamsize>(content.size()));
+    TORCH_CHECK(file.flush().good(), "its programs cannot be written to the folder of temporary files");
+  };
+  unpack(programs_record);
+  for (const std::string name : packages) {
+    if (archive.has(programs_folder + name)) unpack(name);
+  }
+  programs.folder = folder->path();
+  programs.keeps = folder;
+  return programs;
+}
 
 Dictionary describe(const SavedEngine& engine) {
   Dictionary d(c10::StringType::get(), c10::AnyType::get());
@@ -82,6 +154,7 @@ Dictionary describe(const SavedEngine& engine) {
   d.insert("note_inputs", engine.notes.inputs);
   d.insert("note_prediction", engine.notes.prediction);
   d.insert("note_features", engine.notes.features);
+  if (engine.programs) describe(d, *engine.programs);
   return d;
 }
 
@@ -94,22 +167,22 @@ std::optional<torch::jit::Module> module_in(
   return torch::jit::load(stream, device);
 }
 
+std::optional<OutputPath> output_path_in(const Dictionary& d, const char* name) {
+  return d.contains(name) ? std::optional(parse_output_path(d.at(name).toStringRef())) : std::nullopt;
+}
+
 SavedEngine undescribe(
     const Dictionary& d,
-    torch::jit::Module network,
+    std::variant<torch::jit::Module, ExportedGraph> network,
     const torch::jit::ExtraFilesMap& extra,
     std::optional<c10::Device> device) {
-  const auto parameters = network.parameters();
-  const c10::Device on = parameters.size() == 0 ? c10::Device(c10::kCPU) : (*parameters.begin()).device();
-  const auto tensor = [&](const char* name) { return d.at(name).toTensor().to(on); };
   const auto layout = [&](const std::string& name) {
     return Layout{d.at(name + "_channel_dim").toOptional<std::int64_t>(), d.at(name + "_batch_dim").toInt()};
   };
-  const auto path = [&](const char* name) {
-    return d.contains(name) ? std::optional(parse_output_path(d.at(name).toStringRef())) : std::nullopt;
-  };
   // One by one: where an element of a braced list throws, GCC 12 destroys others twice.
   SavedEngine engine(std::move(network));
+  const c10::Device on = engine.device();
+  const auto tensor = [&](const char* name) { return d.at(name).toTensor().to(on); };
   engine.layer = d.at("layer").toStringRef();
   engine.prediction_layout = layout("prediction");
   engine.features_layout = layout("features");
@@ -119,8 +192,8 @@ SavedEngine undescribe(
   engine.notes.inputs = d.at("note_inputs").to<std::vector<std::string>>();
   engine.notes.prediction = d.at("note_prediction").toStringRef();
   engine.notes.features = d.at("note_features").toStringRef();
-  engine.output = path("output");
-  engine.layer_output = path("layer_output");
+  engine.output = output_path_in(d, "output");
+  engine.layer_output = output_path_in(d, "layer_output");
   if (d.contains("in_dims")) engine.in_dims = d.at("in_dims");
   engine.feedback = feedback_by_name(d.at("feedback").toStringRef());
   engine.is_trained = d.at("is_trained").toBool();
@@ -135,11 +208,7 @@ SavedEngine undescribe(
   } else {
     engine.distance = d.at("distance").toStringRef();
   }
-  constexpr std::string_view prefix = "option_";
-  for (const auto& item : d) {
-    const std::string& key = item.key().toStringRef();
-    if (key.starts_with(prefix)) engine.options.set(key.substr(prefix.size()), to_option(item.value()));
-  }
+  take_options(d, "option_", engine.options);
   return engine;
 }
 
@@ -151,10 +220,10 @@ detail::Archive archive_in(const detail::Archive& archive, const char* name) {
   return detail::Archive(std::make_unique<std::istringstream>(archive.read(in_archive(name))));
 }
 
-/// What makes an archive an engine. Raises c10::ValueError if it is none, or if this it3 cannot read its format.
-Dictionary description_in(const detail::Archive& archive) {
-  TORCH_CHECK_VALUE(archive.has(in_archive(record)), "it holds no engine; engine.save() writes one");
-  const auto description = archive_in(archive, record).unpickle("data");
+/// What makes an archive an engine. Raises c10::ValueError if this it3 cannot read its format.
+Dictionary description_in(const detail::Archive& archive, const std::string& name) {
+  TORCH_CHECK_VALUE(archive.has(name), "it holds no engine; engine.save() writes one");
+  const auto description = detail::Archive(std::make_unique<std::istringstream>(archive.read(name))).unpickle("data");
   TORCH_CHECK_VALUE(description.isGenericDict(), "what describes the engine is damaged");
   const Dictionary dictionary = description.toGenericDict();
   const std::int64_t found = dictionary.at("format").toInt();
@@ -162,6 +231,14 @@ Dictionary description_in(const detail::Archive& archive) {
       found == format, "it has format ", found, ", but this it3 reads ", format, "; ",
       found > format ? "install a newer it3" : "save the engine again");
   return dictionary;
+}
+
+SavedEngine engine_beside_program(const detail::Archive& archive, std::optional<c10::Device> device) {
+  const Dictionary d = description_in(archive, record_beside_program);
+  SavedEngine engine =
+      undescribe(d, detail::exported_graph_in(archive, output_path_in(d, "output"), device), {}, device);
+  engine.programs = programs_from(d, archive, engine.device());
+  return engine;
 }
 
 }  // namespace
@@ -185,16 +262,37 @@ Notes take_notes(ScriptNetwork& network, const Method& method, const Inputs& inp
   return notes;
 }
 
+std::vector<at::Tensor> SavedEngine::parameters() const {
+  std::vector<at::Tensor> tensors;
+  if (const auto* const module = std::get_if<torch::jit::Module>(&network)) {
+    for (const at::Tensor& parameter : module->parameters()) tensors.push_back(parameter);
+    return tensors;
+  }
+  for (const ExportedTensor& tensor : std::get<ExportedGraph>(network).tensors) {
+    if (tensor.is_parameter) tensors.push_back(tensor.tensor);
+  }
+  return tensors;
+}
+
+c10::Device SavedEngine::device() const {
+  const std::vector<at::Tensor> tensors = parameters();
+  return tensors.empty() ? c10::Device(c10::kCPU) : tensors.front().device();
+}
+
+std::string description_of(const SavedEngine& engine) {
+  const std::vector<char> pickled = torch::jit::pickle_save(describe(engine));
+  return {pickled.begin(), pickled.end()};
+}
+
 void save_engine(const SavedEngine& engine, detail::NewFile& file) {
-  const std::vector<char> description = torch::jit::pickle_save(describe(engine));
-  torch::jit::ExtraFilesMap extra = {{record, std::string(description.begin(), description.end())}};
+  torch::jit::ExtraFilesMap extra = {{record, description_of(engine)}};
   const auto add = [&](const char* name, const torch::jit::Module& module) {
     extra[name] = detail::archive_of(module);
   };
   if (const auto* embedder = std::get_if<torch::jit::Module>(&engine.embedder)) add(embedder_record, *embedder);
   if (engine.combine) add(combine_record, *engine.combine);
   if (const auto* distance = std::get_if<torch::jit::Module>(&engine.distance)) add(distance_record, *distance);
-  save_module(engine.network, file, extra);
+  detail::save_module(std::get<torch::jit::Module>(engine.network), file, extra);
 }
 
 SavedEngine load_engine(const std::string& path, std::optional<c10::Device> device) {
@@ -203,7 +301,8 @@ SavedEngine load_engine(const std::string& path, std::optional<c10::Device> devi
   try {
     // All of it is checked before TorchScript reads it, which runs code of classes in it.
     const detail::Archive archive(std::move(file));
-    const Dictionary dictionary = description_in(archive);
+    if (detail::holds_exported_program(archive)) return engine_beside_program(archive, device);
+    const Dictionary dictionary = description_in(archive, in_archive(record));
     archive.check_module();
     torch::jit::ExtraFilesMap extra;
     for (const char* const name : {embedder_record, combine_record, distance_record}) {

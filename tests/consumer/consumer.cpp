@@ -13,8 +13,10 @@ int main(int argc, char** argv) {
   it3::Engine engine = it3::Engine::load(argv[1]);
   std::ifstream file(argv[2], std::ios::binary);
   const std::vector<char> bytes((std::istreambuf_iterator<char>(file)), std::istreambuf_iterator<char>());
-  const it3::Adaptation adapted = engine.adapt(torch::pickle_load(bytes).toTensor());
+  const at::Tensor inputs = torch::pickle_load(bytes).toTensor();
+  const it3::Adaptation adapted = engine.adapt(inputs);
   const std::vector<char> result = torch::pickle_save(adapted.prediction);
   std::ofstream(argv[3], std::ios::binary).write(result.data(), static_cast<std::streamsize>(result.size()));
-  std::cout << "loss " << adapted.loss().item<double>() << " after " << adapted.steps() << " steps\n";
+  std::cout << "loss " << adapted.loss().item<double>() << " after " << adapted.steps() << " steps; "
+            << engine.explain(inputs) << '\n';
 }

@@ -1,0 +1,74 @@
+#include <it3/backend/saved_programs.h>
+
+#include <algorithm>
+#include <array>
+#include <map>
+#include <utility>
+
+#include <c10/util/Exception.h>
+#include <torch/version.h>
+
+#include <it3/backend/machine.h>
+
+#include "support/nearest_name.h"
+
+namespace it3 {
+namespace {
+
+/// Those of Method::reads, see EngineSetup::method().
+constexpr std::array<const char*, 4> embedder_names = {
+    "embedder.weight1", "embedder.bias1", "embedder.weight2", "embedder.bias2"};
+
+std::map<std::string, at::Tensor> tensors_by_name(const Network& network, const Method& method) {
+  std::map<std::string, at::Tensor> tensors;
+  for (const auto& [name, tensor] : network.named_tensors()) tensors.emplace("model." + name, tensor);
+  const std::vector<at::Tensor> reads = method.reads.value_or(std::vector<at::Tensor>{});
+  TORCH_CHECK(reads.size() == embedder_names.size(), "the engine has functions of its own");
+  for (std::size_t i = 0; i < reads.size(); ++i) tensors.emplace(embedder_names[i], reads[i]);
+  if (method.neutral.defined()) tensors.emplace("neutral", method.neutral);
+  return tensors;
+}
+
+}  // namespace
+
+std::string torch_version() { return TORCH_VERSION; }
+
+std::string SavedPrograms::why_not(c10::Device device) const {
+  if (torch != torch_version()) {
+    return c10::str("they were compiled by torch ", torch, ", but this is torch ", torch_version());
+  }
+  if (device.type() != device_type) {
+    return c10::str("they were compiled for a device of type ", device_type, ", but the engine is on ", device);
+  }
+  const std::vector<std::string> own = machine_of(device);
+  std::vector<std::string> missing;
+  for (const std::string& word : machine) {
+    if (std::find(own.begin(), own.end(), word) == own.end()) missing.push_back(word);
+  }
+  if (missing.empty()) return "";
+  return c10::str("they were compiled for another machine: ", device, " has no ", detail::join(missing));
+}
+
+std::shared_ptr<const Compiled> SavedPrograms::bind(const Network& network, const Method& method) const {
+  const auto tensors = tensors_by_name(network, method);
+  const auto tensor = [&](const std::string& name) {
+    const auto found = tensors.find(name);
+    TORCH_CHECK(found != tensors.end(), "the engine has no tensor '", name, "'");
+    return found->second;
+  };
+  Compiled::For what;
+  what.network = network.id();
+  what.options = options;
+  for (const std::string& name : adapted) what.adapted.push_back({name, tensor("model." + name)});
+  TORCH_CHECK(!what.adapted.empty(), "no parameter adapts");
+  for (const auto& constant : constants) {
+    const auto* const name = std::get_if<std::string>(&constant);
+    what.constants.push_back(name != nullptr ? tensor(*name) : std::get<at::Tensor>(constant));
+  }
+  what.reads = method.reads.value_or(std::vector<at::Tensor>{});
+  what.in_dims = method.in_dims;
+  const c10::Device device = what.adapted.front().tensor.device();
+  return std::make_shared<Compiled>(std::move(what), Compiled::Programs::read(folder, device), is_measured, keeps);
+}
+
+}  // namespace it3
