@@ -16,9 +16,11 @@ from torch._inductor.exc import CppCompileError, InvalidCxxCompiler
 
 from it3 import _C
 from it3.capture import Captured, Function, capture, constants_of
+from it3.checks import eager as eager_of
 from it3.embedder import Embedder
 from it3.engine import IT3Engine
 from it3.exported import conditions_of, open_sizes
+from it3.exported_model import ExportedModel
 from it3.kept import KeptRandomState, own_copy
 
 Used = TypeVar("Used")
@@ -133,6 +135,11 @@ def compiled_for(
     EngineSetup, Used
         The setup of such calls, and what the function returned.
     """
+    if isinstance(eager_of(engine.model), ExportedModel):
+        raise ValueError(
+            "a program of torch.export, as an engine read from a .pt2 file has, cannot be compiled yet; compile or "
+            "save an engine around the eager model, with its state_dict()"
+        )
     tensors = [leaf for leaf in torch.utils._pytree.tree_leaves(example_inputs) if isinstance(leaf, Tensor)]
     if any(tensor.numel() == 0 for tensor in tensors):
         raise ValueError(

@@ -129,10 +129,12 @@ _SQUEEZES = (torch.ops.aten.squeeze.default, torch.ops.aten.squeeze.dim, torch.o
 
 
 def _conditions_of_squeeze(node: fx.Node) -> list[str]:
-    """Return the conditions under which an operation takes away the dimensions that it took away in the export.
+    """Return the conditions under which an operation takes away the dimensions that it took away in the export."""
+    return [f"({size}) != 1" for size in _squeezed_sizes(node)]
 
-    Where sizes are open, torch takes them for others than 1 without noting it.
-    """
+
+def _squeezed_sizes(node: fx.Node) -> list[torch.SymInt]:
+    """Return sizes that must not be 1: where sizes are open, torch takes them for others without noting it."""
     if node.target not in _SQUEEZES or not isinstance(node.args[0], fx.Node):
         return []
     sizes = node.args[0].meta["val"].shape
@@ -141,7 +143,25 @@ def _conditions_of_squeeze(node: fx.Node) -> list[str]:
     open_sizes = [size for size in open_sizes if isinstance(size, torch.SymInt)]
     if any(_IN_VALUES.search(str(size)) for size in open_sizes):
         raise ValueError("forward() squeezes a dimension whose size depends on values")
-    return [f"({size}) != 1" for size in open_sizes]
+    return open_sizes
+
+
+def check_squeezes(program: torch.export.ExportedProgram, tensors: list[Tensor]) -> None:
+    """Raise ValueError for inputs of which a program would squeeze a dimension that it did not when it was exported."""
+    squeezed = [size for node in program.graph.nodes for size in _squeezed_sizes(node)]
+    if not squeezed:
+        return
+    specs = zip(program.graph.find_nodes(op="placeholder"), program.graph_signature.input_specs, strict=True)
+    inputs = [n for n, s in specs if s.kind is InputKind.USER_INPUT and isinstance(s.arg, TensorArgument)]
+    known = {}
+    for node, tensor in zip(inputs, tensors, strict=False):
+        for size, own in zip(node.meta["val"].shape, tensor.shape, strict=False):
+            if isinstance(size, torch.SymInt):
+                known[size.node.expr] = own
+    if any(size.node.expr.xreplace(known) == 1 for size in squeezed):
+        raise ValueError(
+            "forward() squeezes a dimension that is 1 for these inputs, which the program was not exported for"
+        )
 
 
 def _has_squeeze(program: torch.export.ExportedProgram) -> bool:

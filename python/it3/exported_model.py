@@ -11,6 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.export.unflatten import InterpreterModule, UnflattenedModule
 
+from it3.exported import check_squeezes
+
 
 class ExportedModel(UnflattenedModule):
     """A program of torch.export as a module, with the modules in it that the program names.
@@ -43,10 +45,19 @@ class ExportedModel(UnflattenedModule):
         return new
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        """Run the program."""
+        """Run the program. Raises ValueError for what torch takes, but the program was not exported for."""
+        example_args, example_kwargs = self.program.example_inputs or (args, kwargs)
+        in_order = {name: kwargs[name] for name in example_kwargs if name in kwargs}
+        kwargs = in_order | kwargs
+        leaves = torch.utils._pytree.tree_leaves((args, kwargs))
+        examples = torch.utils._pytree.tree_leaves((example_args, example_kwargs))
+        for leaf, example in zip(leaves, examples, strict=False):
+            if example is None and leaf is not None:
+                raise ValueError(f"the program was exported with None in the place of a {type(leaf).__name__}")
         guards = self.__dict__["_guards"]
         if guards is not None:
-            guards(*torch.utils._pytree.tree_leaves((args, kwargs)))
+            guards(*leaves)
+        check_squeezes(self.program, [leaf for leaf in leaves if isinstance(leaf, Tensor)])
         return super().forward(*args, **kwargs)  # type: ignore[no-untyped-call]
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "ExportedModel":

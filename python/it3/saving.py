@@ -61,7 +61,8 @@ def save(
     format
         "torchscript"; or "aoti": a program of torch.export, and what :func:`it3.compile` makes of the engine's steps,
         machine code for this torch, this kind of machine, and the device that the engine is on. Elsewhere the engine
-        is read with a warning, and runs without its programs. Such a file holds the example inputs, and whoever reads
+        is read with a warning, and runs without its programs. Only the first dimension of each input may differ from
+        the example. Such a file holds the example inputs, and whoever reads
         it runs code in it.
     dynamic_batch, backend, cache
         Of "aoti", see :func:`it3.compile`.

@@ -2,6 +2,7 @@
 
 import io
 import json
+import sys
 import threading
 import warnings
 import zipfile
@@ -318,3 +319,52 @@ def test_words_that_are_not_known(tmp_path: Path) -> None:
         make_engine().save(tmp_path / "engine.pt2", batch(8), format="onnx")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match=r"backend must be 'auto' or 'compiled', not 'fast'"):
         make_engine().save(tmp_path / "engine.pt2", batch(8), format="aoti", backend="fast")  # type: ignore[arg-type]
+
+
+class Squeezing(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.layer, self.last = nn.Linear(6, 12), nn.Linear(12, 12), nn.Linear(12, 1)
+
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        hidden = self.layer(torch.tanh(self.first(x))).squeeze()
+        if mask is not None:
+            hidden = hidden * mask
+        return self.last(torch.tanh(hidden)).sum(-1) * hidden.dim()
+
+
+def test_calls_that_were_not_exported_are_refused(cache: Path, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    engine = IT3Engine(Squeezing().double(), "layer", optimization_parameters={"num_steps": 0}).eval()
+    example = {"x": batch(8), "mask": None}
+    loaded_one = it3.load(saved(engine, tmp_path, example, cache, backend="auto"))
+    close(loaded_one({"mask": None, "x": batch(5)})[0], engine({"x": batch(5)})[0])
+    with pytest.raises(ValueError, match="squeezes a dimension that is 1 for these inputs"):
+        loaded_one({"x": batch(1), "mask": None})
+    with pytest.raises(ValueError, match="exported with None in the place of a Tensor"):
+        loaded_one({"x": batch(8), "mask": batch(8)[:, :1]})
+    if run_binary.__globals__["BINARY"]:
+        np.save(tmp_path / "x.npy", batch(1).numpy())
+        done = run_binary(tmp_path / "engine.pt2", "--input", tmp_path / "x.npy", "--output", tmp_path / "y.npy")
+        assert done.returncode != 0
+        assert "sizes" in done.stderr
+
+
+def test_a_loaded_engine_is_not_saved_again_yet(dense: Path, cache: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"a program of torch\.export, .* cannot be compiled yet"):
+        saved(it3.load(dense), tmp_path, batch(8), cache)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_without_a_temporary_folder(dense: Path, tmp_path: Path) -> None:
+    code = f"""
+import sys, warnings, torch, it3
+with warnings.catch_warnings(record=True) as caught:
+    warnings.simplefilter("always")
+    engine = it3.load({str(dense)!r})
+assert any("programs of the saved engine are not used" in str(w.message) for w in caught), caught
+torch.save(engine(torch.load({str(tmp_path / "x.pt")!r}))[0], {str(tmp_path / "y.pt")!r})
+"""
+    torch.save(batch(8), tmp_path / "x.pt")
+    run("env", f"TMPDIR={tmp_path / 'missing'}", sys.executable, "-W", "ignore", "-c", code)
+    close(torch.load(tmp_path / "y.pt"), make_engine()(batch(8))[0])

@@ -91,6 +91,27 @@ void describe(const Dictionary& d, const SavedPrograms& programs) {
   d.insert("programs_machine", programs.machine);
 }
 
+/// Puts packages into a temporary folder, or notes why that fails.
+void unpack(SavedPrograms& programs, const detail::Archive& archive) {
+  try {
+    const auto folder = std::make_shared<detail::TemporaryFolder>();
+    std::vector<std::string> names = {programs_record};
+    for (const char* const name : packages) {
+      if (archive.has(std::string(programs_folder) + name)) names.emplace_back(name);
+    }
+    for (const std::string& name : names) {
+      const std::string content = archive.read(programs_folder + name);
+      std::ofstream file(folder->path() / name, std::ios::binary);
+      file.write(content.data(), static_cast<std::streamsize>(content.size()));
+      TORCH_CHECK(file.flush().good(), "they cannot be written to the temporary folder ", folder->path().string());
+    }
+    programs.folder = folder->path();
+    programs.keeps = folder;
+  } catch (const std::exception& error) {
+    programs.fault = detail::first_line_of(error);
+  }
+}
+
 /// Nothing if the file has none.
 std::optional<SavedPrograms> programs_from(const Dictionary& d, const detail::Archive& archive, c10::Device on) {
   if (!d.contains("programs_layer")) return std::nullopt;
@@ -109,19 +130,7 @@ std::optional<SavedPrograms> programs_from(const Dictionary& d, const detail::Ar
   programs.torch = d.at("programs_torch").toStringRef();
   programs.device_type = d.at("programs_on_cuda").toBool() ? c10::kCUDA : c10::kCPU;
   programs.machine = d.at("programs_machine").to<std::vector<std::string>>();
-  const auto folder = std::make_shared<detail::TemporaryFolder>();
-  const auto unpack = [&](const std::string& name) {
-    const std::string content = archive.read(programs_folder + name);
-    std::ofstream file(folder->path() / name, std::ios::binary);
-    file.write(content.data(), static_cast<std::streamsize>(content.size()));
-    TORCH_CHECK(file.flush().good(), "its programs cannot be written to the folder of temporary files");
-  };
-  unpack(programs_record);
-  for (const std::string name : packages) {
-    if (archive.has(programs_folder + name)) unpack(name);
-  }
-  programs.folder = folder->path();
-  programs.keeps = folder;
+  if (programs.why_not(on).empty()) unpack(programs, archive);
   return programs;
 }
 

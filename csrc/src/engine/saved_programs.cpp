@@ -40,6 +40,7 @@ std::string SavedPrograms::why_not(c10::Device device) const {
   if (device.type() != device_type) {
     return c10::str("they were compiled for a device of type ", device_type, ", but the engine is on ", device);
   }
+  if (!fault.empty()) return fault;
   const std::vector<std::string> own = machine_of(device);
   std::vector<std::string> missing;
   for (const std::string& word : machine) {

@@ -97,6 +97,7 @@ class Reading {
     for (const json& spec : module.at("signature").at("input_specs")) take_input(spec);
     for (const json& node : module.at("graph").at("nodes")) take_operation(node);
     take_conditions();
+    for (const json& node : module.at("graph").at("nodes")) take_conditions_of_squeeze(node);
     graph_.output = output_at(output);
     return std::move(graph_);
   }
@@ -250,6 +251,34 @@ class Reading {
         graph_.conditions.push_back(c10::str(symbol, " >= ", least.get<std::int64_t>()));
       }
       if (most.is_number_integer()) graph_.conditions.push_back(c10::str(symbol, " <= ", most.get<std::int64_t>()));
+    }
+  }
+
+  /// Dimensions of open sizes that an operation squeezes: torch.export takes them for others than 1 without noting it.
+  void take_conditions_of_squeeze(const json& node) {
+    const std::string target = node.at("target");
+    if (!target.starts_with("torch.ops.aten.squeeze.")) return;
+    const json& inputs = node.at("inputs");
+    const std::string squeezed = inputs.at(0).at("arg").at("as_tensor").at("name");
+    const json& sizes = program_.at("graph_module").at("graph").at("tensor_values").at(squeezed).at("sizes");
+    const auto rank = static_cast<std::int64_t>(sizes.size());
+    std::vector<std::int64_t> dims;
+    if (inputs.size() < 2) {
+      for (std::int64_t dim = 0; dim < rank; ++dim) dims.push_back(dim);
+    } else {
+      const json& given = inputs.at(1).at("arg");
+      dims = given.contains("as_ints") ? given.at("as_ints").get<std::vector<std::int64_t>>()
+                                       : std::vector<std::int64_t>{given.at("as_int").get<std::int64_t>()};
+    }
+    if (rank == 0) return;
+    for (const std::int64_t dim : dims) {
+      const json& size = sizes.at(static_cast<std::size_t>(dim < 0 ? dim + rank : dim));
+      if (size.contains("as_int")) continue;
+      const std::string text = text_of_size(size);
+      static const std::regex of_values(R"(\bz?u[fi]?\d+\b)");
+      TORCH_CHECK_VALUE(
+          !std::regex_search(text, of_values), "forward() squeezes a dimension whose size depends on values");
+      graph_.conditions.push_back("(" + text + ") != 1");
     }
   }
 

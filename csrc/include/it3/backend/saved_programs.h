@@ -22,6 +22,8 @@ struct IT3_API SavedPrograms {
   /// See Compiled::Programs::read(); null while they are being saved.
   std::shared_ptr<const void> keeps = nullptr;
   std::string folder = {};
+  /// Why they could not be unpacked; empty if they were.
+  std::string fault = {};
 
   /// The layer that the network is cut at.
   std::string layer = {};
