@@ -32,6 +32,11 @@ def save_compiled(
 ) -> None:
     """Write an engine and its compiled programs to a file; see :func:`it3.save`."""
     check_backend(backend)
+    if any(parameter.is_cuda for parameter in engine.parameters()):
+        raise ValueError(
+            "format='aoti' is for engines on a CPU so far; compile the engine where it runs, by it3.compile(), or save "
+            "it as TorchScript"
+        )
     if engine.layer_output is not None:
         raise ValueError("layer_output is given, which a file of format='aoti' cannot hold; save it as TorchScript")
     with _C.NewFile(path) as file, KeptRandomState():

@@ -113,7 +113,7 @@ void unpack(SavedPrograms& programs, const detail::Archive& archive) {
 }
 
 /// Nothing if the file has none.
-std::optional<SavedPrograms> programs_from(const Dictionary& d, const detail::Archive& archive, c10::Device on) {
+std::optional<SavedPrograms> programs_from(const Dictionary& d, const detail::Archive& archive) {
   if (!d.contains("programs_layer")) return std::nullopt;
   SavedPrograms programs;
   programs.layer = d.at("programs_layer").toStringRef();
@@ -124,13 +124,13 @@ std::optional<SavedPrograms> programs_from(const Dictionary& d, const detail::Ar
     if (constant.isString()) {
       programs.constants.emplace_back(constant.toStringRef());
     } else {
-      programs.constants.emplace_back(constant.toTensor().to(on));
+      programs.constants.emplace_back(constant.toTensor());
     }
   }
   programs.torch = d.at("programs_torch").toStringRef();
   programs.device_type = d.at("programs_on_cuda").toBool() ? c10::kCUDA : c10::kCPU;
   programs.machine = d.at("programs_machine").to<std::vector<std::string>>();
-  if (programs.why_not(on).empty()) unpack(programs, archive);
+  unpack(programs, archive);
   return programs;
 }
 
@@ -246,7 +246,7 @@ SavedEngine engine_beside_program(const detail::Archive& archive, std::optional<
   const Dictionary d = description_in(archive, record_beside_program);
   SavedEngine engine =
       undescribe(d, detail::exported_graph_in(archive, output_path_in(d, "output"), device), {}, device);
-  engine.programs = programs_from(d, archive, engine.device());
+  engine.programs = programs_from(d, archive);
   return engine;
 }
 

@@ -62,13 +62,13 @@ std::shared_ptr<const Compiled> SavedPrograms::bind(const Network& network, cons
   what.options = options;
   for (const std::string& name : adapted) what.adapted.push_back({name, tensor("model." + name)});
   TORCH_CHECK(!what.adapted.empty(), "no parameter adapts");
+  const c10::Device device = what.adapted.front().tensor.device();
   for (const auto& constant : constants) {
     const auto* const name = std::get_if<std::string>(&constant);
-    what.constants.push_back(name != nullptr ? tensor(*name) : std::get<at::Tensor>(constant));
+    what.constants.push_back(name != nullptr ? tensor(*name) : std::get<at::Tensor>(constant).to(device));
   }
   what.reads = method.reads.value_or(std::vector<at::Tensor>{});
   what.in_dims = method.in_dims;
-  const c10::Device device = what.adapted.front().tensor.device();
   return std::make_shared<Compiled>(std::move(what), Compiled::Programs::read(folder, device), is_measured, keeps);
 }
 

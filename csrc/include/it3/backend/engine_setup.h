@@ -76,10 +76,10 @@ struct IT3_API EngineSetup {
   bool learned_probabilities = false;
   /// Whether look_at_first() is over.
   bool is_looked_at = false;
-  /// Of calls with this setup.
-  std::shared_ptr<Graphs> graphs = std::make_shared<Graphs>();
   /// Programs for calls with this setup.
   CompiledKinds compiled = {};
+  /// Of calls with this setup. They end before the programs, as a CUDA graph may hold their kernels.
+  std::shared_ptr<Graphs> graphs = std::make_shared<Graphs>();
   /// What calls keep that adapt the network for good.
   std::shared_ptr<Online> online = std::make_shared<Online>();
 
