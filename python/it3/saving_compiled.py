@@ -55,7 +55,7 @@ def save_compiled(
         setup = exported._setup_for(own_copy(example_inputs))
         options = engine.optimization_parameters
         description = exported._core.description(setup, own_copy(example_inputs), options, programs)
-        file.write(_archive(program, {"engine": description}, place))
+        file.write(_archive(program, description, place))
         saved = engine._from_saved(read_engine(file.partial))
         original = sibling(engine, {})
         for each in (original, saved):
@@ -87,14 +87,13 @@ def _named(engine: IT3Engine, call: _C.Capture, constants: list[Tensor], backend
     )
 
 
-def _archive(program: torch.export.ExportedProgram, records: dict[str, bytes], programs: Path) -> bytes:
-    """Return an exported program as torch writes it, with records of our own beside its own."""
+def _archive(program: torch.export.ExportedProgram, description: bytes, programs: Path) -> bytes:
+    """Return an exported program as torch writes it, with the engine's records beside its own."""
     content = io.BytesIO()  # torch's own writers end the process when a disk is full
     torch.export.save(program, content)
     with zipfile.ZipFile(content, "a") as archive:
         root = archive.namelist()[0].partition("/")[0]
-        for name, record in records.items():
-            archive.writestr(f"{root}/it3/{name}", record)
+        archive.writestr(f"{root}/it3/engine", description)
         for path in sorted(programs.iterdir()):
             archive.write(path, f"{root}/it3/{path.name}")
     return content.getvalue()
