@@ -149,6 +149,7 @@ def test_describe(tmp_path: Path) -> None:
         "features": "Float [7, 8]",
         "distance": "mse",
         "neutral": None,
+        "compiled": None,
     }
 
 
