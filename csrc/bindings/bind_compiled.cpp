@@ -14,6 +14,7 @@
 #include "eager_cut.h"
 #include "python_engine.h"
 #include "translated.h"
+#include "watch.h"
 
 namespace it3::python {
 namespace {
@@ -47,6 +48,7 @@ void bind_compiled(py::module_& module) {
       .def_property_readonly("description", &Capture::description)
       .def_property_readonly("adapted", &Capture::adapted)
       .def_property_readonly("reads", &Capture::reads)
+      .def_property_readonly("has_functions", &Capture::has_functions)
       .def_property_readonly("inputs", &Capture::inputs)
       .def_property_readonly(
           "has_anchor", [](const Capture& capture) { return capture.options().anchor != AnchorKind::self; })
@@ -90,13 +92,13 @@ void bind_compiled(py::module_& module) {
   py::class_<Compiled, std::shared_ptr<Compiled>>(module, "Compiled", "The evaluations of an engine as programs.")
       .def(
           py::init(translated([](const Capture& capture, std::vector<at::Tensor> constants, const std::string& folder,
-                                 bool is_measured) {
-            Compiled::For what = capture.what(std::move(constants));
+                                 bool is_measured, const std::optional<std::shared_ptr<Watch>>& watch) {
+            Compiled::For what = capture.what(std::move(constants), watch.value_or(nullptr));
             const c10::Device device = what.adapted.at(0).tensor.device();
             const py::gil_scoped_release no_gil;
             return std::make_shared<Compiled>(std::move(what), Compiled::Programs::read(folder, device), is_measured);
           })),
-          py::arg("capture"), py::arg("constants"), py::arg("folder"), py::arg("is_measured"),
+          py::arg("capture"), py::arg("constants"), py::arg("folder"), py::arg("is_measured"), py::arg("watch"),
           "Reads programs from a folder, see Compiled::Programs::read().");
   module.def(
       "use_compiled",
@@ -107,7 +109,6 @@ void bind_compiled(py::module_& module) {
       "Lets calls with a setup be evaluated by programs, while the engine's attributes are the same.");
   module.def(
       "machine_of", translated(machine_of), py::arg("device"), "What compiled code for a device needs of the machine.");
-  module.def("torch_version", torch_version, "The version of torch that this it3 was built against.");
 
   module.def(
       "use_saved_programs",

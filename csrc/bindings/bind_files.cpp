@@ -6,6 +6,7 @@
 
 #include <c10/util/ScopeExit.h>
 
+#include <it3/backend/compiled.h>
 #include <it3/backend/machine.h>
 #include <it3/backend/saved_engine.h>
 #include <it3/backend/saved_programs.h>
@@ -109,6 +110,9 @@ void bind_files(py::module_& module) {
           }),
           py::arg("options"), py::arg("device"), py::arg("is_measured"), py::arg("layer"), py::arg("adapted"),
           py::arg("constants"))
+      .def_property_readonly(
+          "device_type", [](const SavedPrograms& programs) { return c10::DeviceTypeName(programs.device_type, true); },
+          "Of the device that they were compiled for: \"cpu\" or \"cuda\".")
       .def(
           "why_not",
           translated([](const SavedPrograms& programs, c10::Device device) { return programs.why_not(device); }),

@@ -94,15 +94,12 @@ Capture::Capture(PythonEngine::Setup setup, Options options, Resolved resolved)
       network_id_(network_->id()),
       method_(setup_->core.method(resolved.call.in_dims)),
       adapted_(select_parameters(network_->parameters(), options_.parameters)) {
-  TORCH_CHECK_VALUE(
-      method_.reads.has_value(),
-      "only the default embedder and combine_fn, and distances by name, can be compiled, not functions of your own");
   const Inputs of_programs = inputs_of_programs(resolved.call.inputs, method_, options_, adapted_);
   for (const auto& input : of_programs.args) inputs_.push_back(input.toTensor());
 }
 
 std::vector<at::Tensor> Capture::reads() const {
-  std::vector<at::Tensor> all = own_reads();
+  std::vector<at::Tensor> all = method_.reads.value_or(std::vector<at::Tensor>{});
   if (method_.neutral.defined()) all.push_back(method_.neutral);
   return all;
 }
@@ -159,9 +156,18 @@ std::vector<std::optional<at::Tensor>> Capture::answer(
       network, weights, {}, inputs, [&](const TracedEvaluation& traced) { return traced.answer(with_second); });
 }
 
-Compiled::For Capture::what(std::vector<at::Tensor> constants) const {
-  Compiled::For what{network_id_,    compiled_options(options_), adapted_, std::move(constants), own_reads(),
+Compiled::For Capture::what(std::vector<at::Tensor> constants, const std::shared_ptr<Watch>& watch) const {
+  Compiled::For what{network_id_,    compiled_options(options_), adapted_, std::move(constants), method_.reads,
                      method_.in_dims};
+  if (watch != nullptr) {
+    auto let_go = [own = std::shared_ptr<Watch>(watch)](Watch*) mutable {
+      const py::gil_scoped_acquire gil;
+      own.reset();
+    };
+    what.have_functions_changed = [held = std::shared_ptr<Watch>(watch.get(), std::move(let_go))] {
+      return held->has_changed();
+    };
+  }
   what.check();
   return what;
 }

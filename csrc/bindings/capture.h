@@ -10,6 +10,7 @@
 #include <it3/backend/compiled.h>
 
 #include "python_engine.h"
+#include "watch.h"
 
 namespace it3::python {
 
@@ -28,6 +29,8 @@ class Capture {
   std::vector<at::Tensor> adapted() const { return tensors_of(adapted_); }
   /// The tensors that the method reads: the embedder's, and the neutral signal if there is one.
   std::vector<at::Tensor> reads() const;
+  /// Whether the method has functions of the user's own, which may do more than torch's operations.
+  bool has_functions() const { return !method_.reads.has_value(); }
   /// Of all that is computed, what neither the program nor the tensors tell.
   std::string description() const;
   /// The tensors in the example, as the programs get them.
@@ -49,8 +52,11 @@ class Capture {
       const std::vector<at::Tensor>& inputs,
       bool with_second);
 
-  /// What programs are made for, with these constants. Raises c10::ValueError where they share memory with what adapts.
-  Compiled::For what(std::vector<at::Tensor> constants) const;
+  /// What programs are made for. Raises c10::ValueError where the constants share memory with what adapts.
+  ///
+  /// @param constants  what is read beside what adapts
+  /// @param watch  of the user's own functions
+  Compiled::For what(std::vector<at::Tensor> constants, const std::shared_ptr<Watch>& watch = nullptr) const;
 
   /// Lets the model go, so that other threads may change it. Nothing can be recorded any more.
   void close() { network_.reset(); }
@@ -62,8 +68,6 @@ class Capture {
   };
   static Resolved resolve(const PythonSetup& setup, const py::object& inputs, const Options& options);
   Capture(PythonEngine::Setup setup, Options options, Resolved resolved);
-  /// Those of the method's functions.
-  std::vector<at::Tensor> own_reads() const { return method_.reads.value_or(std::vector<at::Tensor>{}); }
 
   template <typename Work>
   std::vector<std::optional<at::Tensor>> trace(

@@ -5,6 +5,7 @@
 #include <ATen/ATen.h>
 #include <c10/util/Exception.h>
 
+#include <it3/backend/compiled.h>
 #include <it3/backend/first_call.h>
 #include <it3/backend/graphs.h>
 #include <it3/backend/script_function.h>
@@ -24,6 +25,10 @@ namespace it3::python {
 namespace {
 
 using Setup = PythonEngine::Setup;
+
+void look_at_functions(const PythonSetup& setup) {
+  for (const auto& compiled : setup.core.compiled) compiled->look_at_functions();
+}
 
 /// Swaps in copies of the buffers of an embedder of the user's own, if it is an eager module. Meanwhile, other threads
 /// wait to use it.
@@ -149,6 +154,7 @@ Adaptation PythonEngine::adapt(
     const Setup& setup, const py::object& inputs, const py::dict& options, bool with_details) {
   const Options parsed = options_from(options);
   if (!parsed.copy_model) Online::check_outside_of_calls(parameters_only(setup->runners->model()));
+  look_at_functions(*setup);
   const EmbedderBuffers buffers(*setup);
   return call(setup, inputs, for_adapting(parsed), [&](const EngineCall& call) {
     return core.adapt(call, parsed, with_details);
@@ -280,6 +286,7 @@ void PythonEngine::clear() {
 
 at::Tensor uncertainty_of(const Setup& setup, const py::object& inputs, const py::dict& options) {
   const Options parsed = options_from(options);
+  look_at_functions(*setup);
   const EmbedderBuffers buffers(*setup);
   return call(setup, inputs, for_adapting(parsed), [&](const EngineCall& call) {
     return uncertainty(call.network, call.method, call.inputs, parsed, &call.setup.compiled);
@@ -288,6 +295,7 @@ at::Tensor uncertainty_of(const Setup& setup, const py::object& inputs, const py
 
 std::string explain(const Setup& setup, const py::object& inputs, const py::dict& options) {
   const Options parsed = options_from(options);
+  look_at_functions(*setup);
   const InputsAsGiven as_given(inputs);
   const Layout* const each_by = parsed.per_sample ? &setup->core.layouts.prediction : nullptr;
   const std::string how = setup->runners->explain(inputs, setup->attributes.in_dims, each_by);

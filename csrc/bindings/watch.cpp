@@ -104,7 +104,7 @@ bool Watch::for_each_value(Kind kind, py::handle holder, py::handle key, const V
 
 void Watch::look(Seen& seen) {
   for_each_value(seen.kind, seen.holder, seen.key, [&](PyObject* value) {
-    seen.values.emplace_back(value, true);
+    seen.values.emplace_back(value, false);
     return true;
   });
   if (seen.kind == Kind::bytes) seen.bytes = bytes_of_buffer(seen.holder);
@@ -120,7 +120,7 @@ bool Watch::is_same(const Seen& seen) {
     if (i == seen.values.size()) return false;
     const Fact& fact = seen.values[i++];
     if (value == nullptr || !fact.object) return value == fact.object.ptr();
-    return fact.equals(value, true);
+    return fact.equals(value, false);
   });
   if (seen.kind == Kind::bytes) return bytes_of_buffer(seen.holder) == seen.bytes;
   if (seen.kind == Kind::tensor) {

@@ -22,7 +22,8 @@ class Watch {
   ///     ("function", function, None)  its code and defaults
   ///     ("contents", container, None) all that a dict, list, tuple, set or deque holds
   ///     ("bytes", object, None)   the memory behind it, such as a NumPy array's
-  ///     ("tensor", tensor, None)  its version and memory, and its values if they are few
+  ///     ("tensor", tensor, None)  its version and memory, and its values if they are few; of tensors that others
+  ///                               hold, only which ones they are counts
   explicit Watch(const py::list& facts);
 
   /// Whether anything is not as it was. Fast, because each call of an engine asks.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import collections.abc
 import torch
 import typing
-__all__: list[str] = ['Adaptation', 'Capture', 'Compiled', 'Drift', 'EmbedderHold', 'Engine', 'EngineSetup', 'LayerKind', 'Layout', 'ModelHold', 'NewFile', 'OptionInfo', 'Origin', 'SavedPrograms', 'TracingHold', 'Watch', 'arguments_of', 'broadcast_add', 'channel_dim_of_kind', 'check_distance', 'check_feedback', 'check_in_dims', 'check_output_choice', 'chosen_output', 'copies_with_shared_memory', 'embed', 'is_elementwise', 'kind_of_layer', 'load_engine', 'machine_of', 'make_embedder_weights', 'option_infos', 'options_of', 'overridden', 'peak_memory', 'quantile_of', 'replace_at', 'sample_distances', 'submodule_of', 'torch_version', 'untrained_warning', 'use_compiled', 'use_plain_backward', 'use_python_parts', 'use_saved_programs']
+__all__: list[str] = ['Adaptation', 'Capture', 'Compiled', 'Drift', 'EmbedderHold', 'Engine', 'EngineSetup', 'LayerKind', 'Layout', 'ModelHold', 'NewFile', 'OptionInfo', 'Origin', 'SavedPrograms', 'TracingHold', 'Watch', 'arguments_of', 'broadcast_add', 'channel_dim_of_kind', 'check_distance', 'check_feedback', 'check_in_dims', 'check_output_choice', 'chosen_output', 'copies_with_shared_memory', 'embed', 'is_elementwise', 'kind_of_layer', 'load_engine', 'machine_of', 'make_embedder_weights', 'option_infos', 'options_of', 'overridden', 'peak_memory', 'quantile_of', 'replace_at', 'sample_distances', 'submodule_of', 'untrained_warning', 'use_compiled', 'use_plain_backward', 'use_python_parts', 'use_saved_programs']
 class Layout:
     """
     Which dimensions of a tensor are its samples and its channels.
@@ -112,6 +112,11 @@ class SavedPrograms:
     def why_not(self, device: torch.device) -> str:
         """
         Why they cannot be run by this torch on this device; empty if they can.
+        """
+    @property
+    def device_type(self) -> str:
+        """
+        Of the device that they were compiled for: "cpu" or "cuda".
         """
 class Watch:
     """
@@ -329,6 +334,9 @@ class Capture:
     def has_anchor(self) -> bool:
         ...
     @property
+    def has_functions(self) -> bool:
+        ...
+    @property
     def inputs(self) -> list[torch.Tensor]:
         ...
     @property
@@ -347,7 +355,7 @@ class Compiled:
     """
     The evaluations of an engine as programs.
     """
-    def __init__(self, capture: Capture, constants: collections.abc.Sequence[torch.Tensor], folder: str, is_measured: bool) -> None:
+    def __init__(self, capture: Capture, constants: collections.abc.Sequence[torch.Tensor], folder: str, is_measured: bool, watch: Watch | None) -> None:
         """
         Reads programs from a folder, see Compiled::Programs::read().
         """
@@ -467,10 +475,6 @@ def sample_distances(second: torch.Tensor, first: torch.Tensor, batch_dim: typin
 def submodule_of(model: typing.Any, name: str) -> typing.Any:
     """
     The submodule of a dotted name. Raises ValueError, with the nearest name, if there is none.
-    """
-def torch_version() -> str:
-    """
-    The version of torch that this it3 was built against.
     """
 def use_compiled(engine: Engine, setup: EngineSetup, compiled: Compiled) -> None:
     """

@@ -6,7 +6,7 @@ The core does it once, by its own code, while torch records it.
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import sympy
 import torch
@@ -22,6 +22,8 @@ from torch.utils._sympy.printers import PythonPrinter
 
 from it3 import _C
 from it3.exported import open_sizes
+
+Recorded = TypeVar("Recorded")
 
 
 @dataclass
@@ -151,10 +153,13 @@ class _Constants(TorchDispatchMode):
 
 
 def constants_of(capture: _C.Capture) -> list[Tensor]:
-    """Return what the functions of a call read beside what adapts: other weights of the model, and the embedder's."""
+    """Return what such a call reads beside what adapts: other weights of the model, and what its functions read."""
     adapted = {tensor._cdata for tensor in capture.adapted}
     known = {tensor._cdata: tensor for tensor in [*_tensors_of(capture.program), *capture.reads]}
-    return [tensor for key, tensor in known.items() if key not in adapted]
+    constants = [tensor for key, tensor in known.items() if key not in adapted]
+    if capture.has_functions:
+        constants += _Capturing(capture, constants, any_sizes=False, rows=False).unknown()
+    return constants
 
 
 def _tensors_of(program: torch.export.ExportedProgram) -> list[Tensor]:
@@ -162,13 +167,15 @@ def _tensors_of(program: torch.export.ExportedProgram) -> list[Tensor]:
     return [own[spec.target] for spec in program.graph_signature.input_specs if spec.target is not None]
 
 
-def capture(capture: _C.Capture, *, any_sizes: bool, with_rows: bool) -> Captured:
+def capture(capture: _C.Capture, constants: list[Tensor], *, any_sizes: bool, with_rows: bool) -> Captured:
     """Record what the core computes in such a call.
 
     Parameters
     ----------
     capture
         The call.
+    constants
+        See :func:`constants_of`.
     any_sizes
         Whether the sizes that are open in the program stay so, and the number of samples that are adapted each by
         itself.
@@ -180,18 +187,18 @@ def capture(capture: _C.Capture, *, any_sizes: bool, with_rows: bool) -> Capture
     ValueError
         For what would not be a function: where random numbers are drawn, or values decide.
     """
-    return _Capturing(capture, any_sizes, with_rows).run()
+    return _Capturing(capture, constants, any_sizes, with_rows).run()
 
 
 class _Capturing:
-    def __init__(self, capture: _C.Capture, any_sizes: bool, rows: bool) -> None:
+    def __init__(self, capture: _C.Capture, constants: list[Tensor], any_sizes: bool, rows: bool) -> None:
         self.capture = capture
         self.graph = capture.program.graph_module
         self.any_sizes = any_sizes
         self.rows = rows
         self.adapted = list(capture.adapted)
         self.lifted = _tensors_of(capture.program)
-        self.constants = constants_of(capture)
+        self.constants = constants
         sizes = [node.meta["val"].shape for node in self.graph.graph.find_nodes(op="placeholder")][len(self.lifted) :]
         self.sizes = [tuple(each) for each in sizes]
 
@@ -204,12 +211,25 @@ class _Capturing:
         }
         if self.rows:
             functions["gradients_of_rows"] = lambda v: self._step(v, v[-1])
+        recorded = self._tried(lambda: {name: self._record(function) for name, function in functions.items()})
+        return Captured(recorded, self._examples())
+
+    def unknown(self) -> list[Tensor]:
+        """Return the tensors that are read beside those that are known."""
+        examples = self._examples()
+        with FakeTensorMode(allow_non_fake_inputs=True) as mode, open_sizes():
+            values: list[Tensor] = [mode.from_tensor(example) for example in examples]
+            constants = _Constants(self.constants, self._split(values)[2])
+            with constants:
+                self._tried(lambda: (self._step(values, None), self._answer(values, True)))
+        return list(constants.unknown.values())
+
+    def _tried(self, record: Callable[[], Recorded]) -> Recorded:
         try:
-            recorded = {name: self._record(function) for name, function in functions.items()}
+            return record()
         except RuntimeError as error:
             advice = "; compile it for inputs of one size, by dynamic_batch=False" if self.any_sizes else ""
             raise ValueError(f"torch cannot record this engine: {str(error).splitlines()[0]}{advice}") from error
-        return Captured(recorded, self._examples())
 
     def _examples(self) -> list[Tensor]:
         weights = list(self.adapted)
@@ -266,7 +286,12 @@ class _Capturing:
             with constants:
                 results = function(list(values))
             if constants.unknown:
-                raise ValueError("the model reads tensors that are none of its parameters and buffers")
+                raise ValueError(
+                    "a function of the engine makes tensors anew in each call of what torch does not record, such as "
+                    "NumPy arrays; make them once, outside of it"
+                    if self.capture.has_functions
+                    else "the model reads tensors that are none of its parameters and buffers"
+                )
             is_defined[:] = [result is not None for result in results]
             return tuple(result for result in results if result is not None)
 
@@ -274,7 +299,8 @@ class _Capturing:
             fakes = [_fake(mode, f"v{i}", t, d) for i, (t, d) in enumerate(zip(examples, dims, strict=True))]
             graph = make_fx(recorded)(*fakes)
             if any(_is_mutable(node) for node in graph.graph.nodes):
-                graph = make_fx(functionalize(graph))(*fakes)
+                # By an interpreter, as a module within a module would take its constants with it.
+                graph = make_fx(functionalize(fx.Interpreter(graph).run))(*fakes)
         _check_is_function(graph)
         graph = fx.GraphModule(graph, fx_graph_cse(graph.graph))
         graph.graph.eliminate_dead_code()
@@ -320,4 +346,4 @@ def _check_is_function(graph: fx.GraphModule) -> None:
             continue
         given = dict(zip((each.name for each in operation._schema.arguments), node.args, strict=False)) | node.kwargs
         if given.get("dropout_p", 0 if "attention" in str(operation) else 1) != 0:
-            raise ValueError(f"the model draws random numbers, by {node.target}, so that it cannot be compiled")
+            raise ValueError(f"the engine draws random numbers, by {node.target}, so that it cannot be compiled")

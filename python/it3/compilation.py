@@ -7,11 +7,12 @@ import shutil
 import tempfile
 import warnings
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 from torch._inductor.exc import CppCompileError, InvalidCxxCompiler
 
 from it3 import _C
@@ -21,9 +22,27 @@ from it3.embedder import Embedder
 from it3.engine import IT3Engine
 from it3.exported import conditions_of, open_sizes
 from it3.exported_model import ExportedModel
+from it3.function_watch import check_unchanged, codes_of_functions, watch_functions
 from it3.kept import KeptRandomState, own_copy
 
 Used = TypeVar("Used")
+
+
+@dataclass(frozen=True)
+class Read:
+    """What an engine's evaluations read beside what adapts and the inputs.
+
+    Attributes
+    ----------
+    constants
+        Tensors.
+    watch
+        What functions of the user's own read of Python; None if there are none.
+    """
+
+    constants: list[Tensor]
+    watch: _C.Watch | None
+
 
 _FORMAT = 1
 """Of what is kept; another one where what was kept before would be wrong."""
@@ -49,10 +68,13 @@ def compile(  # noqa: A001  (as torch.compile)
     Parameters
     ----------
     engine
-        Around an eager model that torch.export takes, with the default embedder and ``combine_fn`` and a distance by
-        its name. It is compiled for its options ``parameters``, ``anchor``, ``norm_statistics``, ``norm_prior``,
-        ``per_sample`` and ``amp`` as they are now, and for ``threshold`` if it is set. Calls with others of these, of
-        a changed model or by changed attributes of the engine run as before.
+        Around an eager model that torch.export takes. It is compiled for its options ``parameters``, ``anchor``,
+        ``norm_statistics``, ``norm_prior``, ``per_sample`` and ``amp`` as they are now, and for ``threshold`` if it is
+        set. Calls with others of these, of a changed model or by changed attributes of the engine run as before.
+
+        Functions of your own are recorded: they may do what torch.export could follow, without drawing random numbers
+        or depending on tensors' values. They are not called any more; calls after they, or the Python variables that
+        they read, have changed run as before.
     example_inputs
         What the engine will be called with. Compile the engine for several examples, one after another, where calls
         differ in more than the sizes that ``dynamic_batch`` leaves open.
@@ -94,8 +116,8 @@ def compile(  # noqa: A001  (as torch.compile)
             f"compile() takes an it3.IT3Engine, not a {type(engine).__name__}; make one around the model first"
         )
 
-    def use(call: _C.Capture, constants: list[Tensor], place: Path) -> _C.Compiled:
-        return _C.Compiled(call, constants, str(place), backend == "auto")
+    def use(call: _C.Capture, read: Read, place: Path) -> _C.Compiled:
+        return _C.Compiled(call, read.constants, str(place), backend == "auto", read.watch)
 
     with_rows = engine.optimization_parameters.get("threshold") is not None
     setup, compiled = compiled_for(engine, example_inputs, use, dynamic_batch, with_rows, cache, progress)
@@ -112,7 +134,7 @@ def check_backend(backend: str) -> None:
 def compiled_for(
     engine: IT3Engine,
     example_inputs: Any,
-    use: Callable[[_C.Capture, list[Tensor], Path], Used],
+    use: Callable[[_C.Capture, Read, Path], Used],
     dynamic_batch: bool,
     with_rows: bool,
     cache: str | os.PathLike[str] | None,
@@ -123,8 +145,8 @@ def compiled_for(
     Parameters
     ----------
     use
-        It takes the call that was recorded, the tensors that the programs read beside what adapts, and the folder with
-        the programs. Where it raises, the folder counts as damaged, and is made anew.
+        It takes the call that was recorded, what the programs read, and the folder with the programs. Where it raises,
+        the folder counts as damaged, and is made anew.
     with_rows
         Whether some samples may count that are not all, as ``threshold`` has it.
     engine, example_inputs, dynamic_batch, cache, progress
@@ -147,6 +169,8 @@ def compiled_for(
             "batch with samples"
         )
     folder = Path(cache) if cache is not None else _default_cache()
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"cache must be a folder, but {folder} is a file")
     without_autocast = torch.autocast("cpu", enabled=False), torch.autocast("cuda", enabled=False)
     with torch.inference_mode(False), without_autocast[0], without_autocast[1]:
         with KeptRandomState():
@@ -155,35 +179,45 @@ def compiled_for(
                 engine.uncertainty(example)  # which gives it its shape
             setup = engine._setup_for(example)
             call = _C.Capture(setup, example, engine.optimization_parameters)
+        with_rows = with_rows and not call.per_sample
+
+        def record(constants: list[Tensor]) -> Captured:
+            with _C.TracingHold(), KeptRandomState(), warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                return capture(call, constants, any_sizes=dynamic_batch, with_rows=with_rows)
+
         try:
-            return setup, _compiled(call, folder, dynamic_batch, with_rows and not call.per_sample, use, progress)
+            read, captured = _read_in(call, engine, example, record)
+            place = folder / _key(call, read.constants, captured, dynamic_batch, with_rows)
+            if place.exists():
+                try:
+                    _check_digests(place)
+                    return setup, use(call, read, place)
+                except Exception:  # of whatever kind damage makes
+                    shutil.rmtree(place) if place.is_dir() else place.unlink()
+            captured = captured or record(read.constants)
+            call.close()  # other threads may change the model while compilers run
+            _make(place, captured, progress)
+            return setup, use(call, read, place)
         finally:
             call.close()  # also where an exception is kept, whose frames hold the call
 
 
-def _compiled(
-    call: _C.Capture,
-    folder: Path,
-    dynamic_batch: bool,
-    with_rows: bool,
-    use: Callable[[_C.Capture, list[Tensor], Path], Used],
-    progress: bool,
-) -> Used:
-    constants = constants_of(call)
+def _read_in(
+    call: _C.Capture, engine: IT3Engine, example: Any, record: Callable[[list[Tensor]], Captured]
+) -> tuple[Read, Captured | None]:
+    """Return what such a call reads, and what was recorded if that had to be, as of functions nothing else tells."""
+    with _C.TracingHold(), KeptRandomState():
+        constants = constants_of(call)
     call.check(constants)
-    place = folder / _key(call, dynamic_batch, with_rows)
-    if place.exists():
-        try:
-            _check_digests(place)
-            return use(call, constants, place)
-        except Exception:  # of whatever kind damage makes
-            shutil.rmtree(place) if place.is_dir() else place.unlink()
-    with _C.TracingHold(), KeptRandomState(), warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        captured = capture(call, any_sizes=dynamic_batch, with_rows=with_rows)
-    call.close()  # other threads may change the model while compilers run
-    _make(place, captured, progress)
-    return use(call, constants, place)
+    if not call.has_functions:
+        return Read(constants, None), None
+    with KeptRandomState():
+        codes = codes_of_functions(engine, example)
+    watch = watch_functions(engine, codes, constants)
+    captured = record(constants)
+    check_unchanged(engine, watch)
+    return Read(constants, watch), captured
 
 
 def _default_cache() -> Path:
@@ -191,7 +225,9 @@ def _default_cache() -> Path:
     return Path(given) if given else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "it3"
 
 
-def _key(call: _C.Capture, dynamic_batch: bool, with_rows: bool) -> str:
+def _key(
+    call: _C.Capture, constants: list[Tensor], captured: Captured | None, dynamic_batch: bool, with_rows: bool
+) -> str:
     """Return a name for all that the programs depend on."""
     program = call.program
     facts = [_FORMAT, _code_of_it3(), torch.__version__, torch.version.git_version]
@@ -200,10 +236,17 @@ def _key(call: _C.Capture, dynamic_batch: bool, with_rows: bool) -> str:
     for node in program.graph.nodes:
         facts += [node.op, node.name, node.target, node.args, node.kwargs, node.meta.get("val")]
     facts += [[spec.kind, spec.target] for spec in program.graph_signature.input_specs]
-    tensors = [*program.state_dict.values(), *program.constants.values(), *call.adapted, *call.reads, *call.inputs]
+    tensors = [*program.state_dict.values(), *program.constants.values(), *call.adapted, *constants, *call.inputs]
     facts += [[tuple(t.shape), t.dtype, t.device] for t in tensors if isinstance(t, Tensor)]
     facts += [*program._guards_code, *program.range_constraints.items()]
+    for name, function in captured.functions.items() if captured is not None else ():
+        facts += [name, function.graph.code, function.values, function.conditions, function.is_defined]
+        facts += [[name, _values_of(tensor)] for name, tensor in function.graph.named_buffers()]
     return hashlib.sha256("\n".join(map(str, facts)).encode()).hexdigest()[:32]
+
+
+def _values_of(tensor: Tensor) -> Any:
+    return [tuple(tensor.shape), tensor.dtype, tensor.tolist()]
 
 
 def _code_of_it3() -> str:
@@ -256,13 +299,13 @@ def _with_progress(items: Iterable[Any], progress: bool) -> Iterable[Any]:
 class _Programmed(nn.Module):
     """A recorded function as a module, which torch.export takes."""
 
-    def __init__(self, graph: nn.Module) -> None:
+    def __init__(self, graph: fx.GraphModule) -> None:
         super().__init__()
-        self.graph = graph
+        self.run = fx.Interpreter(graph).run  # a module within a module would lose its constants
 
     def forward(self, *args: Tensor) -> tuple[Tensor, ...]:
         """Compute."""
-        results: tuple[Tensor, ...] = self.graph(*args)
+        results: tuple[Tensor, ...] = self.run(*args)
         return results
 
 

@@ -146,22 +146,28 @@ def _squeezed_sizes(node: fx.Node) -> list[torch.SymInt]:
     return open_sizes
 
 
-def check_squeezes(program: torch.export.ExportedProgram, tensors: list[Tensor]) -> None:
-    """Raise ValueError for inputs of which a program would squeeze a dimension that it did not when it was exported."""
-    squeezed = [size for node in program.graph.nodes for size in _squeezed_sizes(node)]
-    if not squeezed:
-        return
-    specs = zip(program.graph.find_nodes(op="placeholder"), program.graph_signature.input_specs, strict=True)
-    inputs = [n for n, s in specs if s.kind is InputKind.USER_INPUT and isinstance(s.arg, TensorArgument)]
-    known = {}
-    for node, tensor in zip(inputs, tensors, strict=False):
-        for size, own in zip(node.meta["val"].shape, tensor.shape, strict=False):
-            if isinstance(size, torch.SymInt):
-                known[size.node.expr] = own
-    if any(size.node.expr.xreplace(known) == 1 for size in squeezed):
-        raise ValueError(
-            "forward() squeezes a dimension that is 1 for these inputs, which the program was not exported for"
-        )
+class SqueezeCheck:
+    """Finds inputs of which a program would squeeze a dimension that it did not when it was exported."""
+
+    def __init__(self, program: torch.export.ExportedProgram) -> None:
+        self._squeezed = [size for node in program.graph.nodes for size in _squeezed_sizes(node)]
+        specs = zip(program.graph.find_nodes(op="placeholder"), program.graph_signature.input_specs, strict=True)
+        inputs = [n for n, s in specs if s.kind is InputKind.USER_INPUT and isinstance(s.arg, TensorArgument)]
+        self._sizes = [tuple(node.meta["val"].shape) for node in inputs]
+
+    def __call__(self, tensors: list[Tensor]) -> None:
+        """Raise ValueError for such inputs."""
+        if not self._squeezed:
+            return
+        known = {}
+        for sizes, tensor in zip(self._sizes, tensors, strict=False):
+            for size, own in zip(sizes, tensor.shape, strict=False):
+                if isinstance(size, torch.SymInt):
+                    known[size.node.expr] = own
+        if any(size.node.expr.xreplace(known) == 1 for size in self._squeezed):
+            raise ValueError(
+                "forward() squeezes a dimension that is 1 for these inputs, which the program was not exported for"
+            )
 
 
 def _has_squeeze(program: torch.export.ExportedProgram) -> bool:

@@ -10,15 +10,17 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.export.unflatten import InterpreterModule, UnflattenedModule
+from torch.utils import _pytree as pytree
 
-from it3.exported import check_squeezes
+from it3.exported import SqueezeCheck
 
 
 class ExportedModel(UnflattenedModule):
     """A program of torch.export as a module, with the modules in it that the program names.
 
-    Its parameters and buffers are copies. A call raises AssertionError or RuntimeError for inputs of sizes that the
-    program is not for. Whether it is in train or eval mode changes nothing: it computes what was exported.
+    Its parameters and buffers are copies. A call raises ValueError for inputs that the program was not exported for, or
+    torch's RuntimeError where an operation in it finds out. Whether it is in train or eval mode changes nothing: it
+    computes what was exported.
     """
 
     @property
@@ -49,16 +51,32 @@ class ExportedModel(UnflattenedModule):
         example_args, example_kwargs = self.program.example_inputs or (args, kwargs)
         in_order = {name: kwargs[name] for name in example_kwargs if name in kwargs}
         kwargs = in_order | kwargs
-        leaves = torch.utils._pytree.tree_leaves((args, kwargs))
-        examples = torch.utils._pytree.tree_leaves((example_args, example_kwargs))
-        for leaf, example in zip(leaves, examples, strict=False):
-            if example is None and leaf is not None:
-                raise ValueError(f"the program was exported with None in the place of a {type(leaf).__name__}")
+        leaves, structure = pytree.tree_flatten((args, kwargs))
+        examples, own_structure = pytree.tree_flatten((example_args, example_kwargs))
+        are_alike = structure == own_structure and all(
+            type(leaf) is type(example) if example is None else self._is_of_rank(leaf, example)
+            for leaf, example in zip(leaves, examples, strict=True)
+        )
+        if not are_alike:
+            raise ValueError(
+                f"the program was exported for inputs such as {_kinds(example_args, example_kwargs)}, but it was "
+                f"called with {_kinds(args, kwargs)}"
+            )
         guards = self.__dict__["_guards"]
         if guards is not None:
-            guards(*leaves)
-        check_squeezes(self.program, [leaf for leaf in leaves if isinstance(leaf, Tensor)])
+            try:
+                guards(*leaves)
+            except AssertionError as error:
+                raise ValueError(
+                    f"the program was not exported for inputs such as {_kinds(args, kwargs)}: {error}; export it with "
+                    "dynamic_shapes that leave this size open"
+                ) from error
+        self.__dict__["_check_squeezes"]([leaf for leaf in leaves if isinstance(leaf, Tensor)])
         return super().forward(*args, **kwargs)  # type: ignore[no-untyped-call]
+
+    @staticmethod
+    def _is_of_rank(leaf: Any, example: Any) -> bool:
+        return not isinstance(example, Tensor) or (isinstance(leaf, Tensor) and leaf.dim() == example.dim())
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "ExportedModel":
         """Copy the parameters and buffers; the program never changes."""
@@ -84,6 +102,21 @@ class ExportedModel(UnflattenedModule):
             tensor.data = tensors[name]
 
 
+def _kinds(args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:
+    """Describe a call's inputs, such as "a tensor of shape (8, 3), mask=None"."""
+
+    def kind(value: Any) -> str:
+        if isinstance(value, Tensor):
+            return f"a tensor of shape {tuple(value.shape)}"
+        if isinstance(value, list | tuple):
+            return f"{type(value).__name__}[{', '.join(map(kind, value))}]"
+        if isinstance(value, dict):
+            return f"{{{', '.join(f'{name!r}: {kind(each)}' for name, each in value.items())}}}"
+        return repr(value) if value is None else f"a {type(value).__name__}"
+
+    return ", ".join([*map(kind, args), *(f"{name}={kind(value)}" for name, value in kwargs.items())]) or "nothing"
+
+
 @contextmanager
 def _quiet() -> Iterator[None]:
     """Silence what torch warns of about itself."""
@@ -107,6 +140,7 @@ def model_of(model: Any) -> Any:
         exported = torch.export.unflatten(model)
     exported.__class__ = ExportedModel  # as torch makes modules of its own class only, which forget the conditions
     exported.__dict__["_program"] = model
+    exported.__dict__["_check_squeezes"] = SqueezeCheck(model)
     exported.__dict__["_guards"] = getattr(model.module(), "_guards_fn", None)
     return exported.eval()
 

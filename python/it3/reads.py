@@ -1,4 +1,4 @@
-"""What a model's forward() reads of Python: globals, closures, classes, plain objects, and what these hold.
+"""What functions, such as a model's forward(), read of Python: globals, closures, classes, objects, and all in these.
 
 A trace fixes all of it, so that it is watched: :class:`it3._C.Watch` asks at each call whether it is as it was. What
 cannot be watched is named, and the model runs whole.
@@ -14,6 +14,7 @@ import re
 import sys
 import types
 import weakref
+from collections.abc import Iterable, Mapping
 from enum import Enum
 from types import CodeType, FunctionType
 from typing import Any
@@ -21,6 +22,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from it3 import _C
 from it3.recording import is_users
 
 _MOST_FACTS = 1000
@@ -38,6 +40,7 @@ _IMMUTABLE = (
         torch.finfo,
         torch.iinfo,
         types.CodeType,
+        _C.Layout,
     ),
     *(types.GenericAlias, types.UnionType, operator.itemgetter, operator.methodcaller, types.GetSetDescriptorType),
     *(types.MemberDescriptorType, types.MethodDescriptorType, types.WrapperDescriptorType),
@@ -83,14 +86,21 @@ class Reads:
         Whether that are iterators, which a run would use up.
     """
 
-    def __init__(self, model: nn.Module, codes: dict[int, tuple[CodeType, dict[str, Any]]] | None = None) -> None:
-        self._model = model
+    def __init__(
+        self,
+        model: nn.Module,
+        codes: dict[int, tuple[CodeType, dict[str, Any]]] | None = None,
+        functions: Mapping[str, Any] | None = None,
+        own: Iterable[Tensor] = (),
+    ) -> None:
+        self._functions = dict(functions or {})
+        self._subject = " or ".join(self._functions) or "forward()"
         self._follows = codes is None
         self._codes = dict(codes or {})
         self._names = {"forward", "__call__", "__getattr__", "__getattribute__"}
         self._everything = False
         self._modules = {id(m): m for m in model.modules()}
-        self._own = {id(t) for t in (*model.parameters(), *model.buffers())}
+        self._own = {id(t) for t in (*model.parameters(), *model.buffers(), *own)}
         for code, _ in self._codes.values():
             self._take_names(code)
         for _ in range(5):
@@ -122,6 +132,8 @@ class Reads:
             for name in self._named(vars(module)):
                 if name not in ("_parameters", "_buffers", "_modules", "training"):
                     self._later(vars(module)[name], f"self.{name}")
+        for name, function in self._functions.items():
+            self._later(function, name)
         for code, namespace in list(self._codes.values()):
             self._globals(code, namespace)
         self._run()
@@ -131,7 +143,7 @@ class Reads:
     def _run(self) -> None:
         while self._waiting:
             if len(self.facts) > _MOST_FACTS:
-                self._object("forward() reads too many Python objects to check at each call")
+                self._object(f"{self._subject} reads too many Python objects to check at each call")
                 self._waiting.clear()
                 return
             self._visit(*self._waiting.popleft())
@@ -201,7 +213,7 @@ class Reads:
             self._later(value(), where)
         elif isinstance(value, random.Random | torch.Generator) or kind.__module__.startswith("numpy.random"):
             self.generators.append(value)
-            self._object(f"forward() may draw random numbers from {where}")
+            self._object(f"{self._subject} may draw random numbers from {where}")
         elif isinstance(value, Enum):
             self._later(value._value_, where)
             self._class(kind)
@@ -213,12 +225,12 @@ class Reads:
             self._array(value, where)
         elif hasattr(kind, "__next__"):
             self.iterators = True
-            self._object(f"forward() may advance {where}, a {kind.__name__}")
+            self._object(f"{self._subject} may advance {where}, a {kind.__name__}")
         elif kind is types.SimpleNamespace or _is_plain(kind):
             self._attributes(value, where)
         else:
             self._object(
-                f"forward() reads {where}, a {kind.__module__}.{kind.__qualname__}, whose changes cannot be seen"
+                f"{self._subject} reads {where}, a {kind.__module__}.{kind.__qualname__}, whose changes cannot be seen"
             )
 
     def _class(self, cls: type) -> None:
@@ -275,7 +287,7 @@ class Reads:
 
     def _container(self, value: Any, where: str) -> None:
         if len(value) > _MOST_ITEMS:
-            self._object(f"forward() reads {where}, which has {len(value)} items, too many to check at each call")
+            self._object(f"{self._subject} reads {where}, which has {len(value)} items, too many to check at each call")
             return
         if type(value) is not tuple:
             self.facts.append(("contents", value, None))
@@ -287,11 +299,9 @@ class Reads:
     def _array(self, value: Any, where: str) -> None:
         is_data = hasattr(value, "nbytes") or isinstance(value, bytearray) or hasattr(value, "buffer_info")
         if not is_data or getattr(getattr(value, "dtype", None), "hasobject", False):
-            self._object(f"forward() reads {where}, a {type(value).__name__}, whose changes cannot be seen")
-        elif memoryview(value).nbytes > _MOST_BYTES:
-            self._object(
-                f"forward() reads {where}, an array of {memoryview(value).nbytes} bytes, too many to check at each call"
-            )
+            self._object(f"{self._subject} reads {where}, a {type(value).__name__}, whose changes cannot be seen")
+        elif (size := memoryview(value).nbytes) > _MOST_BYTES:
+            self._object(f"{self._subject} reads {where}, an array of {size} bytes, too many to check at each call")
         else:
             self.facts.append(("bytes", value, None))
 

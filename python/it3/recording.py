@@ -73,6 +73,11 @@ def is_users(code: CodeType) -> bool:
 class Recorder:
     """Records the code of the user's that a function runs in this thread.
 
+    Parameters
+    ----------
+    subject
+        What such code is called in an objection.
+
     Attributes
     ----------
     codes
@@ -81,8 +86,9 @@ class Recorder:
         Why what was run cannot be repeated without Python; empty if nothing is known.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, subject: str = "forward()") -> None:
         self.codes: dict[int, tuple[CodeType, dict[str, Any]]] = {}
+        self._subject = subject
         self.objection = ""
         self._quiet: dict[int, CodeType] = {}
         self._importing: FrameType | None = None
@@ -98,11 +104,11 @@ class Recorder:
             sys.setprofile(before)
             self._importing = None
             if not _are_same(states, global_random_states()):
-                self.object_to("forward() draws random numbers with Python's random or NumPy")
+                self.object_to("draws random numbers with Python's random or NumPy")
 
     def object_to(self, objection: str) -> None:
-        """Note why what is run cannot be repeated without Python; the first reason stays."""
-        self.objection = self.objection or objection
+        """Note what the code does, so that it cannot be repeated without Python; the first reason stays."""
+        self.objection = self.objection or f"{self._subject} {objection}"
 
     def _event(self, frame: FrameType, event: str, arg: Any) -> None:
         code = frame.f_code
@@ -120,14 +126,14 @@ class Recorder:
         if code.co_filename.startswith("<frozen importlib"):
             self._importing = frame
         elif code.co_filename in ("<frozen os>", os.__file__) and code.co_qualname.startswith(("_Environ", "getenv")):
-            self.object_to("forward() reads os.environ")
+            self.object_to("reads os.environ")
         elif is_users(code):
             self.codes[id(code)] = (code, frame.f_globals)
         else:
             self._quiet[id(code)] = code
             caller = frame.f_back
             if caller is not None and id(caller.f_code) in self.codes and code.co_name in _REFUSED["torch"]:
-                self.object_to(f"forward() calls {code.co_name}()")
+                self.object_to(f"calls {code.co_name}()")
 
 
 def _objection_to(function: Any) -> str:
@@ -143,7 +149,7 @@ def _objection_to(function: Any) -> str:
         or name in _REFUSED.get(module.partition(".")[0], ())
         or (module in ("", "module") and name in _REFUSED["torch"])
     )
-    return f"forward() calls {module + '.' if module else ''}{name}()" if is_refused else ""
+    return f"calls {module + '.' if module else ''}{name}()" if is_refused else ""
 
 
 def global_random_states() -> list[Any]:

@@ -43,7 +43,7 @@ def read_engine(path: str | os.PathLike[str], device: torch.device | str | None 
     if saved["is_script"]:
         model, functions = _modules_in(path, device)
     else:
-        model, example_inputs = _program_in(path, device)
+        model, example_inputs = _program_in(path, device or _device_of_programs(path, saved["programs"]))
     arguments = {
         "model": model,
         "features_layer_name": saved["layer"],
@@ -77,15 +77,47 @@ def _modules_in(path: str, device: torch.device | str | None) -> tuple[nn.Module
     return model, functions
 
 
-def _program_in(path: str, device: torch.device | str | None) -> tuple[nn.Module, Any]:
+def _device_of_programs(path: str, programs: _C.SavedPrograms | None) -> str:
+    device = programs.device_type if programs is not None else "cpu"
+    if device == "cuda" and not torch.cuda.is_available():
+        raise RuntimeError(
+            f"{path} was saved on a CUDA device, of which there is none here; give another device, such as 'cpu'"
+        )
+    return device
+
+
+def _program_in(path: str, device: torch.device | str) -> tuple[nn.Module, Any]:
     """Return the network, and the inputs that it was exported with."""
     with Path(path).open("rb") as file, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch's about itself
-        program = torch.export.load(file)
-        if device is not None:
-            program = move_to_device_pass(program, device)
+        program = moved_to(torch.export.load(file), device)
     args, kwargs = program.example_inputs
     return model_of(program), kwargs or args
+
+
+def moved_to(program: torch.export.ExportedProgram, device: torch.device | str) -> torch.export.ExportedProgram:
+    """Move a program, of which tensors over one memory share it then too, unlike by torch's own function."""
+    tensors = [t for t in (*program.state_dict.values(), *program.constants.values()) if isinstance(t, torch.Tensor)]
+    if all(tensor.device == torch.device(device) for tensor in tensors):
+        return program
+    memory: dict[int, torch.UntypedStorage] = {}
+    for named in (program.state_dict, program.constants):
+        for name, tensor in named.items():
+            if isinstance(tensor, torch.Tensor):
+                named[name] = _over_moved(tensor, device, memory)
+    return move_to_device_pass(program, device)  # all else
+
+
+def _over_moved(
+    tensor: torch.Tensor, device: torch.device | str, memory: dict[int, torch.UntypedStorage]
+) -> torch.Tensor:
+    own = tensor.untyped_storage()
+    if own._cdata not in memory:
+        memory[own._cdata] = torch.empty(0, dtype=torch.uint8, device=own.device).set_(own).to(device).untyped_storage()
+    moved = torch.empty(0, dtype=tensor.dtype, device=device)
+    moved.set_(memory[own._cdata], tensor.storage_offset(), tensor.size(), tensor.stride())
+    is_parameter = isinstance(tensor, nn.Parameter)
+    return nn.Parameter(moved, requires_grad=tensor.requires_grad) if is_parameter else moved
 
 
 def _default_embedder(saved: dict[str, Any], device: torch.device | str) -> Embedder:

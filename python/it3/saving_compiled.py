@@ -12,13 +12,14 @@ from torch import Tensor, nn
 from it3 import _C
 from it3.checks import eager as eager_of
 from it3.compilation import check_backend, compiled_for
+from it3.embedder import Embedder
 from it3.engine import IT3Engine
 from it3.export import to_exported_program
 from it3.exported import with_open_sizes
 from it3.exported_model import model_of
 from it3.kept import KeptRandomState, own_copy
 from it3.looking import sibling
-from it3.saved_file import read_engine
+from it3.saved_file import moved_to, read_engine
 from it3.saving import check_finite, check_same, copy_to_export, of_parts
 
 
@@ -32,19 +33,19 @@ def save_compiled(
 ) -> None:
     """Write an engine and its compiled programs to a file; see :func:`it3.save`."""
     check_backend(backend)
-    if any(parameter.is_cuda for parameter in engine.parameters()):
-        raise ValueError(
-            "format='aoti' is for engines on a CPU so far; compile the engine where it runs, by it3.compile(), or save "
-            "it as TorchScript"
-        )
     if engine.layer_output is not None:
         raise ValueError("layer_output is given, which a file of format='aoti' cannot hold; save it as TorchScript")
+    if type(engine.embedder) is not Embedder or engine.combine_fn is not None or callable(engine.distance_fn):
+        raise ValueError(
+            "a file of format='aoti' holds the default embedder and combine_fn, and a distance by its name, not "
+            "functions of your own; save the engine as TorchScript"
+        )
     with _C.NewFile(path) as file, KeptRandomState():
         check_finite(engine.uncertainty(own_copy(example_inputs)))  # shapes the embedder too
         _, (place, programs) = compiled_for(
             engine,
             example_inputs,
-            lambda call, constants, place: (place, _named(engine, call, constants, backend)),
+            lambda call, read, place: (place, _named(engine, call, read.constants, backend)),
             dynamic_batch=dynamic_batch,
             with_rows=True,  # for whatever threshold
             cache=cache,
@@ -55,7 +56,7 @@ def save_compiled(
         setup = exported._setup_for(own_copy(example_inputs))
         options = engine.optimization_parameters
         description = exported._core.description(setup, own_copy(example_inputs), options, programs)
-        file.write(_archive(program, description, place))
+        file.write(_archive(moved_to(program, "cpu"), description, place))  # which all machines can read
         saved = engine._from_saved(read_engine(file.partial))
         original = sibling(engine, {})
         for each in (original, saved):

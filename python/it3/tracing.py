@@ -24,10 +24,17 @@ from it3.reads import Reads
 from it3.recording import Recorder, is_users
 
 
-class _ValueReads(TorchFunctionMode):
+class ValueReads(TorchFunctionMode):
     """Notes where code of the user's makes a number of what came from inputs or weights, as `if x.max() > 3:` does.
 
     torch.export fails where it meets such code, but forward() may catch that, and go on with something else.
+
+    Parameters
+    ----------
+    recorder
+        Is told.
+    sources
+        The inputs and weights. None: all tensors count.
     """
 
     names = frozenset(
@@ -37,9 +44,10 @@ class _ValueReads(TorchFunctionMode):
         }
     )
 
-    def __init__(self, recorder: Recorder, sources: Any) -> None:
+    def __init__(self, recorder: Recorder, sources: Any = None) -> None:
         super().__init__()
         self.recorder = recorder
+        self.counts_all = sources is None
         self.variables = WeakIdKeyDictionary()  # the sources, and what is computed from them
         self._add(sources)
 
@@ -47,9 +55,10 @@ class _ValueReads(TorchFunctionMode):
         self.variables.update((leaf, True) for leaf in pytree.tree_leaves(tensors) if isinstance(leaf, Tensor))
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Call a function of torch's."""
         kwargs = kwargs or {}
         given = pytree.tree_leaves((args, kwargs))
-        if not any(isinstance(leaf, Tensor) and leaf in self.variables for leaf in given):
+        if not self.counts_all and not any(isinstance(leaf, Tensor) and leaf in self.variables for leaf in given):
             return func(*args, **kwargs)
         name = getattr(func, "__name__", "")
         if name in self.names:
@@ -57,7 +66,7 @@ class _ValueReads(TorchFunctionMode):
             while frame.f_back is not None and frame.f_code.co_filename == torch.overrides.__file__:
                 frame = frame.f_back
             if is_users(frame.f_code):
-                self.recorder.object_to("forward() depends on the values of tensors")
+                self.recorder.object_to("depends on the values of tensors")
         result = func(*args, **kwargs)
         self._add(args[0] if name == "__setitem__" else result)
         return result
@@ -126,7 +135,7 @@ class Plan:
         self._recorder = Recorder()
         self._obstacle = static.obstacle if static.iterators else ""
         if callable(output):
-            self._recorder.object_to("output is a function, which may read what cannot be seen")
+            self._obstacle = self._obstacle or "output is a function, which may read what cannot be seen"
 
     def why_not(self) -> str:
         """Return why the model has to run whole; empty if nothing is known."""
@@ -134,7 +143,7 @@ class Plan:
 
     def value_reads(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> TorchFunctionMode:
         """Return the mode to be on while the model is run once on these inputs."""
-        return _ValueReads(self._recorder, [args, kwargs, *self.model.parameters(), *self.model.buffers()])
+        return ValueReads(self._recorder, [args, kwargs, *self.model.parameters(), *self.model.buffers()])
 
     def record(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Run the model once, on inputs that may be written to."""
@@ -144,7 +153,7 @@ class Plan:
         finally:
             self.keeper.put_back()
         if changed:
-            self._recorder.object_to("forward() assigns attributes")
+            self._recorder.object_to("assigns attributes")
 
     def watch(self) -> _C.Watch:
         """Return what tells whether anything that was read has changed; :meth:`why_not` may then know more."""

@@ -6,7 +6,15 @@ import torch
 from installed import build_against
 from models import Case, make_case
 
-LONG = {"test_installed.py", "test_differential.py", "test_readme.py", "test_compilation.py", "test_saved_programs.py"}
+LONG = {
+    "test_installed.py",
+    "test_differential.py",
+    "test_readme.py",
+    "test_compilation.py",
+    "test_saved_programs.py",
+    "test_compiled_functions.py",
+    "test_compilation_limits.py",
+}
 """Files whose tests take long come first, so that processes that share the tests end together."""
 
 

@@ -100,6 +100,20 @@ def test_sizes_that_it_was_not_exported_for_are_an_error() -> None:
     torch.testing.assert_close(exported.adapt(x).prediction, plain.adapt(x).prediction)
 
 
+@pytest.mark.parametrize(
+    ("inputs", "words"),
+    [
+        (torch.zeros(4, 8), r"such as a tensor of shape \(.*\), but it was called with a tensor of shape \(4, 8\)"),
+        ((torch.zeros(4, 8), 3), r"but it was called with a tensor of shape \(4, 8\), a int"),
+        (([torch.zeros(4, 8)],), r"but it was called with list\[a tensor of shape \(4, 8\)\]"),
+    ],
+)
+def test_inputs_of_another_kind_are_named(inputs: Any, words: str) -> None:
+    _, exported, _ = engines()
+    with pytest.raises(ValueError, match=words):
+        exported.model(*(inputs if isinstance(inputs, tuple) else (inputs,)))
+
+
 def test_training_reaches_its_weights() -> None:
     _, exported, x = engines()
     before = exported.model.head.weight.detach().clone()

@@ -72,8 +72,12 @@ std::string Compiled::why_not(const AdaptCall& call, const std::vector<NamedPara
   if (!adapted.empty() && !are_same(tensors_of(adapted), tensors_of(for_.adapted))) {
     return "other parameters adapt than compiled";
   }
-  if (!are_same(call.method.reads.value_or(std::vector<at::Tensor>{}), for_.reads)) {
-    return "the embedder has other parameters than compiled";
+  const auto& reads = call.method.reads;
+  if (reads.has_value() != for_.reads.has_value() || (reads && for_.reads && !are_same(*reads, *for_.reads))) {
+    return "the embedder is another one, or has other parameters, than compiled";
+  }
+  if (have_functions_changed_) {
+    return "embedder, combine_fn or distance_fn, or something that they read, has changed since it was compiled";
   }
   // Samples that adapt each by itself are stacked by now.
   if (!for_.options.per_sample && call.method.in_dims != for_.in_dims) return "in_dims is another one than compiled";
@@ -86,6 +90,10 @@ std::string Compiled::why_not(const AdaptCall& call, const std::vector<NamedPara
     return "autocast is on, which amp is for";
   }
   return "";
+}
+
+void Compiled::look_at_functions() const {
+  if (for_.have_functions_changed) have_functions_changed_ = for_.have_functions_changed();
 }
 
 std::vector<std::int64_t> Compiled::memory() const {

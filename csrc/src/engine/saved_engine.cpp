@@ -225,14 +225,14 @@ SavedEngine undescribe(
 std::string in_archive(const char* name) { return std::string("extra/") + name; }
 
 /// A record that is an archive.
-detail::Archive archive_in(const detail::Archive& archive, const char* name) {
-  return detail::Archive(std::make_unique<std::istringstream>(archive.read(in_archive(name))));
+detail::Archive archive_in(const detail::Archive& archive, const std::string& name) {
+  return detail::Archive(std::make_unique<std::istringstream>(archive.read(name)));
 }
 
 /// What makes an archive an engine. Raises c10::ValueError if this it3 cannot read its format.
 Dictionary description_in(const detail::Archive& archive, const std::string& name) {
   TORCH_CHECK_VALUE(archive.has(name), "it holds no engine; engine.save() writes one");
-  const auto description = detail::Archive(std::make_unique<std::istringstream>(archive.read(name))).unpickle("data");
+  const auto description = archive_in(archive, name).unpickle("data");
   TORCH_CHECK_VALUE(description.isGenericDict(), "what describes the engine is damaged");
   const Dictionary dictionary = description.toGenericDict();
   const std::int64_t found = dictionary.at("format").toInt();
@@ -242,8 +242,14 @@ Dictionary description_in(const detail::Archive& archive, const std::string& nam
   return dictionary;
 }
 
+/// Its tensors are on the CPU, wherever the engine was.
 SavedEngine engine_beside_program(const detail::Archive& archive, std::optional<c10::Device> device) {
   const Dictionary d = description_in(archive, record_beside_program);
+  if (!device && d.contains("programs_on_cuda") && d.at("programs_on_cuda").toBool()) {
+    TORCH_CHECK(
+        at::hasCUDA(), "it was saved on a CUDA device, of which there is none here; give another device, such as cpu");
+    device = c10::Device(c10::kCUDA);
+  }
   SavedEngine engine =
       undescribe(d, detail::exported_graph_in(archive, output_path_in(d, "output"), device), {}, device);
   engine.programs = programs_from(d, archive);
@@ -316,7 +322,7 @@ SavedEngine load_engine(const std::string& path, std::optional<c10::Device> devi
     torch::jit::ExtraFilesMap extra;
     for (const char* const name : {embedder_record, combine_record, distance_record}) {
       if (!archive.has(in_archive(name))) continue;
-      archive_in(archive, name).check_module();
+      archive_in(archive, in_archive(name)).check_module();
       extra[name] = archive.read(in_archive(name));
     }
     stream.clear();

@@ -8,6 +8,7 @@
 #include <c10/util/Exception.h>
 #include <torch/version.h>
 
+#include <it3/backend/compiled.h>
 #include <it3/backend/machine.h>
 
 #include "support/nearest_name.h"
@@ -67,7 +68,7 @@ std::shared_ptr<const Compiled> SavedPrograms::bind(const Network& network, cons
     const auto* const name = std::get_if<std::string>(&constant);
     what.constants.push_back(name != nullptr ? tensor(*name) : std::get<at::Tensor>(constant).to(device));
   }
-  what.reads = method.reads.value_or(std::vector<at::Tensor>{});
+  what.reads = method.reads;
   what.in_dims = method.in_dims;
   return std::make_shared<Compiled>(std::move(what), Compiled::Programs::read(folder, device), is_measured, keeps);
 }

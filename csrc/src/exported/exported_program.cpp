@@ -11,6 +11,7 @@
 #include <c10/util/Exception.h>
 #include <nlohmann/json.hpp>
 
+#include "exported/exported_sizes.h"
 #include "files/open_file.h"
 #include "support/error_text.h"
 
@@ -275,9 +276,8 @@ class Reading {
       const json& size = sizes.at(static_cast<std::size_t>(dim < 0 ? dim + rank : dim));
       if (size.contains("as_int")) continue;
       const std::string text = text_of_size(size);
-      static const std::regex of_values(R"(\bz?u[fi]?\d+\b)");
       TORCH_CHECK_VALUE(
-          !std::regex_search(text, of_values), "forward() squeezes a dimension whose size depends on values");
+          !detail::depends_on_values(text), "forward() squeezes a dimension whose size depends on values");
       graph_.conditions.push_back("(" + text + ") != 1");
     }
   }

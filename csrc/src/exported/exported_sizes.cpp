@@ -105,4 +105,9 @@ std::shared_ptr<const SizeConditions> size_conditions_of(const ExportedGraph& gr
   return std::make_shared<const SizeConditions>(Translation(graph).conditions(), std::move(dims));
 }
 
+bool depends_on_values(const std::string& size) {
+  static const std::regex symbol(R"(\bz?u[fi]?\d+\b)");
+  return std::regex_search(size, symbol);
+}
+
 }  // namespace it3::detail

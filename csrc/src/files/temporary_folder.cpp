@@ -1,6 +1,9 @@
 #include "files/temporary_folder.h"
 
+#include <ftw.h>
+
 #include <cerrno>
+#include <cstdio>
 #include <cstdlib>
 #include <string>
 #include <system_error>
@@ -18,8 +21,12 @@ TemporaryFolder::TemporaryFolder() {
 }
 
 TemporaryFolder::~TemporaryFolder() {
-  std::error_code ignored;
-  std::filesystem::remove_all(path_, ignored);
+  // Not by std::filesystem::remove_all(): torch 2.11 for CUDA exports one of its own, which crashes.
+  const auto remove = [](const char* path, const struct stat*, int, struct FTW*) {
+    std::remove(path);
+    return 0;
+  };
+  nftw(path_.c_str(), remove, /*nopenfd=*/4, FTW_DEPTH | FTW_PHYS);
 }
 
 }  // namespace it3::detail

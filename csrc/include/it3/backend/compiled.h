@@ -1,6 +1,8 @@
 #pragma once
 
+#include <atomic>
 #include <cstdint>
+#include <functional>
 #include <map>
 #include <memory>
 #include <mutex>
@@ -32,8 +34,11 @@ class IT3_API Compiled {
     Options options = {};       // see compiled_options()
     std::vector<NamedParameter> adapted = {};
     std::vector<at::Tensor> constants = {};
-    std::vector<at::Tensor> reads = {};  // Method::reads
+    std::optional<std::vector<at::Tensor>> reads = std::nullopt;  // Method::reads
     std::optional<InDims> in_dims = std::nullopt;
+    /// Of functions that may do more than torch's operations: whether they would do something else now, or read
+    /// something else, than when they were compiled.
+    std::function<bool()> have_functions_changed = nullptr;
 
     /// Raises c10::ValueError where a parameter that adapts shares memory with anything else among these.
     void check() const;
@@ -66,6 +71,9 @@ class IT3_API Compiled {
   /// Raises what For::check() raises.
   Compiled(For what, Programs programs, bool is_measured, std::shared_ptr<const void> keeps = nullptr);
 
+  /// Finds out whether functions have changed, for the calls from now on, as they are before a call swaps anything in.
+  void look_at_functions() const;
+
   /// What is known of such a call before it is made.
   struct Verdict {
     /// Why it is not evaluated by the programs; empty if nothing is against it.
@@ -91,6 +99,7 @@ class IT3_API Compiled {
   For for_;
   Programs programs_;
   bool is_measured_;
+  mutable std::atomic<bool> have_functions_changed_ = false;
   mutable std::mutex mutex_;
   mutable std::map<std::vector<std::int64_t>, std::string> decided_;  // why not, by the kinds of inputs
   mutable std::vector<std::int64_t> memory_;  // of the weights and constants, where they were found apart

@@ -6,7 +6,7 @@
 
 #include <ATen/core/Tensor.h>
 
-#include <it3/backend/compiled.h>
+#include <it3/adapt.h>
 #include <it3/backend/export.h>
 #include <it3/backend/feedback.h>
 #include <it3/backend/graphs.h>

@@ -9,13 +9,14 @@
 #include <ATen/core/Tensor.h>
 #include <c10/core/Device.h>
 
-#include <it3/backend/compiled.h>
 #include <it3/backend/export.h>
 #include <it3/method.h>
 #include <it3/network.h>
 #include <it3/options.h>
 
 namespace it3 {
+
+class Compiled;
 
 /// A file's compiled programs for its engine, which name the tensors that they are run on, as they hold none.
 struct IT3_API SavedPrograms {
