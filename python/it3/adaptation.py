@@ -3,12 +3,15 @@
 import copy
 import io
 import os
+import tempfile
 from dataclasses import dataclass, field
 from functools import cached_property
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.utils import _pytree as pytree
 
 from it3 import _C
 from it3.export import (
@@ -188,25 +191,33 @@ class Adaptation:
         self,
         path: str | os.PathLike[str],
         example_inputs: Any,
-        method: Literal["script", "trace", "export"] = "script",
+        method: Literal["script", "trace", "export", "aoti"] = "script",
     ) -> None:
         """Write the adapted model to a file that needs no it3 to run.
 
         Parameters
         ----------
         path
-            The file, which appears when it is complete: usually .pt for TorchScript, read by ``torch.jit.load``, and
-            .pt2 for a program of ``torch.export``, read by ``torch.export.load``.
+            The file, which appears when it is complete: usually .pt for TorchScript, read by ``torch.jit.load``; .pt2
+            for a program of ``torch.export``, read by ``torch.export.load``; and .pt2 for a package of AOTInductor,
+            read by ``torch._inductor.aoti_load_package`` and, in C++, ``torch::inductor::AOTIModelPackageLoader``,
+            which take no other ending.
         example_inputs
             What the model is called with. The export is compared with the adapted model on them.
         method
             "script" compiles the model's source to TorchScript, "trace" records one call; a TorchScript model is
-            written as it is. "export" is torch.export, for eager models.
+            written as it is. "export" is torch.export, for eager models. "aoti" compiles that further, to machine code
+            for this version of torch, this kind of processor and the device that the model is on; batches may have
+            other sizes than the example, which needs at least two samples. AOTInductor checks the sizes, dtypes and
+            devices of what such a package is called with only where the environment variable
+            ``AOTI_RUNTIME_CHECK_INPUTS`` is 1.
 
         Raises
         ------
         ValueError
             For a model that cannot be exported so, and if the exported one gives other results.
+        RuntimeError
+            With "aoti", if there is no C++ compiler, or it fails.
 
         Examples
         --------
@@ -214,10 +225,13 @@ class Adaptation:
         >>> torch.allclose(torch.jit.load("adapted.pt")(x), adaptation.prediction)
         True
         """
-        if method not in ("script", "trace", "export"):
-            raise ValueError(f"method must be 'script', 'trace' or 'export', not {method!r}")
+        if method not in ("script", "trace", "export", "aoti"):
+            raise ValueError(f"method must be 'script', 'trace', 'export' or 'aoti', not {method!r}")
         model = self.model().eval()
         with _C.NewFile(path) as file, KeptRandomState():
+            if method == "aoti":
+                file.write(_package_of(model, example_inputs))
+                return
             exported: torch.jit.ScriptModule | torch.export.ExportedProgram
             if method == "export":
                 exported = to_exported_program(model, example_inputs)
@@ -238,6 +252,25 @@ class Adaptation:
                 check_same_writes(
                     call, model, example_inputs, f"exported by {method!r}, the model leaves other weights"
                 )
+
+
+def _package_of(model: nn.Module, example_inputs: Any) -> bytes:
+    """Compile a model into a package, in memory."""
+    from it3.packages import write_package  # noqa: PLC0415  (with parts of torch that take long to import)
+
+    tensors = [leaf for leaf in pytree.tree_leaves(example_inputs) if isinstance(leaf, Tensor) and leaf.dim()]
+    if all(len(tensor) == 1 for tensor in tensors):
+        raise ValueError(
+            "the example has one sample, and a package of AOTInductor that is made of one gives wrong results for "
+            "others without an error; give an example of at least two"
+        )
+    program = to_exported_program(model, example_inputs)
+    with tempfile.TemporaryDirectory(prefix="it3-") as folder:
+        package = Path(folder) / "adapted.pt2"
+        write_package(program, package)
+        call = torch._inductor.aoti_load_package(str(package))
+        check_same(call, model, example_inputs, "compiled by 'aoti', the model gives other predictions")
+        return package.read_bytes()
 
 
 class _Mark:

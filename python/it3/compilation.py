@@ -13,7 +13,6 @@ from typing import Any, Literal, TypeVar
 
 import torch
 from torch import Tensor, fx, nn
-from torch._inductor.exc import CppCompileError, InvalidCxxCompiler
 
 from it3 import _C
 from it3.capture import Captured, Function, capture, constants_of
@@ -24,6 +23,7 @@ from it3.exported import conditions_of, open_sizes
 from it3.exported_model import ExportedModel
 from it3.function_watch import check_unchanged, codes_of_functions, watch_functions
 from it3.kept import KeptRandomState, own_copy
+from it3.packages import write_package
 
 Used = TypeVar("Used")
 
@@ -323,15 +323,7 @@ def _package(function: Function, values: list[Tensor], path: Path) -> dict[str, 
     configs |= {"cpp.threads": 1} if has_indices else {"cpp.dynamic_threads": torch.get_num_threads() > 1}
     # Half precision rounds where torch's operations do, as in the passes that programs are compared with.
     configs["emulate_precision_casts"] = True
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # torch's about itself
-            torch._inductor.aoti_compile_and_package(program, package_path=str(path), inductor_configs=configs)
-    except (CppCompileError, InvalidCxxCompiler) as error:
-        raise RuntimeError(
-            "the programs could not be compiled, for which torch's AOTInductor needs a C++ compiler, such as g++, that "
-            f"the environment variable CXX may name: {str(error).strip().splitlines()[0]}"
-        ) from error
+    write_package(program, path, **configs)
     placeholders = program.graph.find_nodes(op="placeholder")[-len(args) :]
     arguments = [
         (place, str(t.dtype).removeprefix("torch."), str(t.device), [str(size) for size in node.meta["val"].shape])

@@ -69,6 +69,28 @@ def test_models_of_several_inputs(name: str, method, as_keywords: bool, tmp_path
     torch.testing.assert_close(result["y"], adapted.prediction)
 
 
+def test_a_package_of_machine_code(device: str, tmp_path: Path) -> None:
+    case = make_case("cnn", torch.float32, device)
+    adapted = IT3Engine(case.model, case.layer).eval().adapt(case.inputs)
+    with pytest.raises(ValueError, match="give an example of at least two"):
+        adapted.save(tmp_path / "adapted.pt2", case.inputs[:1], "aoti")
+    adapted.save(tmp_path / "adapted.pt2", case.inputs, "aoti")
+    package = torch._inductor.aoti_load_package(str(tmp_path / "adapted.pt2"))
+    torch.testing.assert_close(package(case.inputs), adapted.prediction)
+    for samples in (1, 3):
+        torch.testing.assert_close(package(case.inputs[:samples]), adapted.model()(case.inputs[:samples]))
+    assert [path.name for path in tmp_path.iterdir()] == ["adapted.pt2"]
+
+
+def test_a_package_of_a_model_with_keywords(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    inputs = {"scale": torch.rand(4, 1), "x": torch.randn(4, 3)}
+    adapted = IT3Engine(Scaled(), "layer").eval().adapt(inputs)
+    adapted.save(tmp_path / "adapted.pt2", inputs, "aoti")
+    package = torch._inductor.aoti_load_package(str(tmp_path / "adapted.pt2"))
+    torch.testing.assert_close(package(**inputs)["y"], adapted.prediction)
+
+
 def test_an_export_needs_no_it3(tmp_path: Path) -> None:
     case = make_case("cnn", torch.float32)
     IT3Engine(case.model, case.layer).eval().adapt(case.inputs).save(tmp_path / "adapted.pt", case.inputs)
@@ -92,8 +114,10 @@ def test_what_cannot_be_exported(tmp_path: Path) -> None:
     adapted = IT3Engine(Branching(), "layer").eval().adapt(x)
     with pytest.raises(ValueError, match="the model cannot be exported by method='export'"):
         adapted.save(tmp_path / "adapted.pt2", x, "export")
-    with pytest.raises(ValueError, match="method must be 'script', 'trace' or 'export', not 'onnx'"):
+    with pytest.raises(ValueError, match="method must be 'script', 'trace', 'export' or 'aoti', not 'onnx'"):
         adapted.save(tmp_path / "adapted.onnx", x, "onnx")
+    with pytest.raises(ValueError, match="the model cannot be exported"):
+        adapted.save(tmp_path / "adapted.pt2", x, "aoti")
     with pytest.raises(RuntimeError, match="no_such_folder"):
         adapted.save(tmp_path / "no_such_folder" / "adapted.pt", -x, "script")
     assert list(tmp_path.iterdir()) == []
