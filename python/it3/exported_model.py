@@ -53,11 +53,7 @@ class ExportedModel(UnflattenedModule):
         kwargs = in_order | kwargs
         leaves, structure = pytree.tree_flatten((args, kwargs))
         examples, own_structure = pytree.tree_flatten((example_args, example_kwargs))
-        are_alike = structure == own_structure and all(
-            type(leaf) is type(example) if example is None else self._is_of_rank(leaf, example)
-            for leaf, example in zip(leaves, examples, strict=True)
-        )
-        if not are_alike:
+        if structure != own_structure or not all(map(_fits, leaves, examples)):
             raise ValueError(
                 f"the program was exported for inputs such as {_kinds(example_args, example_kwargs)}, but it was "
                 f"called with {_kinds(args, kwargs)}"
@@ -73,10 +69,6 @@ class ExportedModel(UnflattenedModule):
                 ) from error
         self.__dict__["_check_squeezes"]([leaf for leaf in leaves if isinstance(leaf, Tensor)])
         return super().forward(*args, **kwargs)  # type: ignore[no-untyped-call]
-
-    @staticmethod
-    def _is_of_rank(leaf: Any, example: Any) -> bool:
-        return not isinstance(example, Tensor) or (isinstance(leaf, Tensor) and leaf.dim() == example.dim())
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "ExportedModel":
         """Copy the parameters and buffers; the program never changes."""
@@ -100,6 +92,13 @@ class ExportedModel(UnflattenedModule):
     def _take_tensors(self, tensors: dict[str, Tensor]) -> None:
         for name, tensor in self._tensors():
             tensor.data = tensors[name]
+
+
+def _fits(leaf: Any, example: Any) -> bool:
+    """Return whether a value may be given where the program was exported with another."""
+    if example is None:
+        return leaf is None
+    return not isinstance(example, Tensor) or (isinstance(leaf, Tensor) and leaf.dim() == example.dim())
 
 
 def _kinds(args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:

@@ -60,8 +60,9 @@ def save(
         for shapes like those of the call.
     format
         "torchscript"; or "aoti": a program of torch.export, and what :func:`it3.compile` makes of the engine's steps,
-        machine code for this torch and this kind of CPU, which the engine has to be on. Elsewhere the engine
-        is read with a warning, and runs without its programs. Only the first dimension of each input may differ from
+        machine code for this torch and the kind of CPU or CUDA device that the engine is on. Elsewhere the engine
+        is read with a warning, and runs without its programs; on a machine without CUDA, name the device to read a
+        file from CUDA. Only the first dimension of each input may differ from
         the example. Such a file holds the example inputs, and whoever reads
         it runs code in it.
     dynamic_batch, backend, cache

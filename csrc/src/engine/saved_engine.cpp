@@ -242,7 +242,7 @@ Dictionary description_in(const detail::Archive& archive, const std::string& nam
   return dictionary;
 }
 
-/// Its tensors are on the CPU, wherever the engine was.
+/// The file's tensors are on the CPU, wherever the engine was when it was saved.
 SavedEngine engine_beside_program(const detail::Archive& archive, std::optional<c10::Device> device) {
   const Dictionary d = description_in(archive, record_beside_program);
   if (!device && d.contains("programs_on_cuda") && d.at("programs_on_cuda").toBool()) {
