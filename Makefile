@@ -88,10 +88,7 @@ lint: .venv/.it3 .venv/.lint .venv/.demo
 
 # Apart from lint, because it compiles every file once more, as clang sees it.
 tidy: .venv/.it3 .venv/.lint
-	$(BIN)/cmake -S . -B build/tidy -G Ninja -DIT3_BUILD_PYTHON=ON -DIT3_BUILD_APPS=ON \
-	  -DPython_EXECUTABLE=$(abspath $(BIN))/python \
-	  -DCMAKE_CXX_COMPILER_LAUNCHER= -DCMAKE_DISABLE_PRECOMPILE_HEADERS=ON
-	find csrc -name '*.cpp' ! -name '*_cuda.cpp' | xargs -P $(JOBS) -n 1 $(BIN)/clang-tidy -quiet -p build/tidy
+	tools/run_tidy.sh $(BIN)
 
 format: .venv/.lint
 	$(BIN)/clang-format -i $(CPP)
