@@ -99,10 +99,14 @@ auto keeping(const py::object& keeper, const Function& function) {
 
 }  // namespace
 
-ModelLock::Turn turn_to_trace() {
+ModelLock lock_on_exports() {
   static const char torch_export = 0;
+  return ModelLock({}, {&torch_export});
+}
+
+ModelLock::Turn turn_to_trace() {
   const py::gil_scoped_release no_gil;  // other threads need it to come to their ends
-  return ModelLock({}, {&torch_export}).wait(UpgradeMutex::Use::alone);
+  return lock_on_exports().wait(UpgradeMutex::Use::alone);
 }
 
 std::shared_ptr<Network> with_hold(std::shared_ptr<Network> network, std::shared_ptr<SharedModelLock::Hold> hold) {
@@ -230,13 +234,6 @@ EagerCut::Attempt EagerCut::attempt(
   const c10::InferenceMode no_inference(false);
   const at::AutoGradMode with_gradients(true);
   const it3::detail::NoSavedTensorHooks no_hooks;
-  const std::vector<NamedParameter> parameters = parameters_of(model_);
-  std::vector<at::Tensor> held = every_parameter(model_);
-  for (at::Tensor& buffer : buffers_of(model_)) held.push_back(std::move(buffer));
-  if (!std::all_of(held.begin(), held.end(), [](const at::Tensor& t) { return t.is_leaf(); })) {  // functional_call()
-    return {nullptr, "parameters are computed from other tensors", nullptr, Attempt::Verdict::failed};
-  }
-  const it3::detail::RandomStateGuard random_state(tensors_of(parameters), /*always=*/true);
   const py::object layer = submodule_of(model_, layer_);
   PythonNetwork hooked(
       model_, layer, layer_, inputs, output_choice(output_, "output", true),
@@ -247,6 +244,13 @@ EagerCut::Attempt EagerCut::attempt(
     return hooked.take_turn();
   }();
 
+  const std::vector<NamedParameter> parameters = parameters_of(model_);
+  std::vector<at::Tensor> held = every_parameter(model_);
+  for (at::Tensor& buffer : buffers_of(model_)) held.push_back(std::move(buffer));
+  if (!std::all_of(held.begin(), held.end(), [](const at::Tensor& t) { return t.is_leaf(); })) {  // functional_call()
+    return {nullptr, "parameters are computed from other tensors", nullptr, Attempt::Verdict::failed};
+  }
+  const it3::detail::RandomStateGuard random_state(tensors_of(parameters), /*always=*/true);
   const py::object plan = python_parts().tracing_plan(model_, layer, output_, layer_output_);
   const py::object keeper = plan.attr("keeper");
   return keeping(keeper, [&]() -> Attempt {

@@ -81,7 +81,10 @@ class EagerCut : public Runner {
   int changes_ = 0;                               // of attributes, since the structure changed
 };
 
-/// Torch.export changes settings of the whole process while it traces, so that only one thread may.
+/// Torch.export changes settings of the whole process while it traces, so that only one thread may; and the module that
+/// is traced, with all that it shares with others, holds fake tensors meanwhile.
+ModelLock lock_on_exports();
+/// The lock, alone. With the GIL.
 ModelLock::Turn turn_to_trace();
 
 /// A network that has its model's lock as long as it lives.

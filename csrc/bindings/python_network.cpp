@@ -11,6 +11,7 @@
 #include <torch/csrc/autograd/graph_task.h>
 #include <torch/csrc/autograd/python_variable.h>
 
+#include "eager_cut.h"
 #include "every_parameter.h"
 #include "no_fast_path.h"
 #include "python_parts.h"
@@ -237,6 +238,7 @@ at::Tensor PythonNetwork::resume(const Inputs& inputs, const FirstPass&, const I
 ModelLock::Turn PythonNetwork::take_turn() const {
   std::vector<at::Tensor> tensors;
   {
+    const auto no_fakes = lock_on_exports().wait(UpgradeMutex::Use::reading);
     const py::gil_scoped_acquire gil;
     tensors = tensors_of(parameters_of(model_));
     for (auto& buffer : buffers_of(model_)) tensors.push_back(std::move(buffer));

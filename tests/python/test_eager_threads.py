@@ -5,10 +5,12 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import pytest
 import torch
 from it3 import _C, IT3Engine
+from it3.tracing import Plan
 from torch import Tensor, nn
 
 X = torch.randn(5, 4, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
@@ -196,6 +198,28 @@ def test_models_that_share_a_part() -> None:
     calls = [lambda: hooked.adapt(X).prediction, lambda: cut.adapt(h).prediction] * 30
     for i, actual in enumerate(run_in_threads(calls)):
         assert i % 2 == 0 or torch.equal(actual, expected)
+
+
+def test_a_model_that_shares_a_part_with_one_that_is_exported(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Meanwhile the part holds fake tensors."""
+    torch.manual_seed(0)
+    whole = Recurrent().double().eval()
+    engine = IT3Engine(whole, "layer").eval()
+    expected = engine.adapt(X).prediction
+    is_exporting, mark = threading.Event(), Plan._mark
+
+    def mark_slowly(plan: Plan, *given: Any) -> Any:
+        is_exporting.set()
+        time.sleep(0.3)
+        return mark(plan, *given)
+
+    monkeypatch.setattr(Plan, "_mark", mark_slowly)
+    other = IT3Engine(Part(whole), "layer").eval()
+    thread = threading.Thread(target=other.adapt, args=(torch.randn(5, 8, dtype=torch.float64),))
+    thread.start()
+    assert is_exporting.wait(30)
+    assert torch.equal(engine.adapt(X).prediction, expected)
+    thread.join()
 
 
 @pytest.mark.parametrize("kind", [Recurrent, Cut])
