@@ -118,6 +118,27 @@ std::vector<at::Tensor> buffers_of(py::handle root) {
   return buffers;
 }
 
+std::vector<at::Tensor> batch_counters_of(const py::object& model) {
+  std::vector<at::Tensor> counters;
+  for_each_module(model, [&](const std::string&, py::handle module) {
+    if (!is_of_normalization(module)) return;
+    const py::object buffers = module.attr("_buffers");
+    if (!buffers.contains("num_batches_tracked")) return;
+    const py::object counter = buffers["num_batches_tracked"];
+    if (THPVariable_Check(counter.ptr())) counters.push_back(THPVariable_Unpack(counter.ptr()));
+  });
+  return counters;
+}
+
+bool has_compiled_parts(const py::object& model) {
+  bool has_some = false;
+  for_each_module(model, [&](const std::string&, py::handle module) {
+    const py::object of_instance = module.attr("__dict__").attr("get")("_compiled_call_impl");
+    has_some = has_some || !of_instance.is_none() || module.attr("_modules").contains("_orig_mod");
+  });
+  return has_some;
+}
+
 SwappedBuffers::SwappedBuffers(const std::vector<py::object>& modules, const std::vector<at::Tensor>& swapped) {
   const c10::InferenceMode no_inference(false);
   std::unordered_set<PyObject*> seen;

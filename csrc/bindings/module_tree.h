@@ -26,6 +26,12 @@ py::object submodule_of(const py::object& root, const std::string& name);
 /// The buffers of a torch.nn.Module that autograd can use: not those made in inference mode.
 std::vector<at::Tensor> buffers_of(py::handle module);
 
+/// Whether a part of a model is run by torch.compile.
+bool has_compiled_parts(const py::object& model);
+
+/// Of the buffers, those that count the batches that normalization has seen.
+std::vector<at::Tensor> batch_counters_of(const py::object& model);
+
 /// Gives modules copies of their buffers while it lives, so that nothing that a pass writes or assigns there stays.
 /// Buffers over one memory share it in their copies.
 class SwappedBuffers {

@@ -65,7 +65,8 @@ class InputsAsGiven {
   KeptState objects_;
 };
 
-enum class For { adapting, adapting_each, training };
+/// `looking`: once, by the model as it is.
+enum class For { adapting, adapting_each, training, looking };
 
 For for_adapting(const Options& options) { return options.per_sample ? For::adapting_each : For::adapting; }
 
@@ -84,8 +85,9 @@ auto call(const Setup& setup, const py::object& inputs, For what, const Work& wo
   }
   const py::object& in_dims = setup->attributes.in_dims;
   const Layout* const each_by = what == For::adapting_each ? &setup->core.layouts.prediction : nullptr;
-  const NetworkCall network_call = what == For::training ? setup->runners->resolve_for_training(inputs, in_dims)
-                                                         : setup->runners->resolve(inputs, in_dims, each_by);
+  const NetworkCall network_call = what == For::training  ? setup->runners->resolve_for_training(inputs, in_dims)
+                                   : what == For::looking ? setup->runners->resolve_whole(inputs, in_dims)
+                                                          : setup->runners->resolve(inputs, in_dims, each_by);
   const EngineCall call{
       *network_call.network, network_call.inputs, setup->core, setup->core.method(network_call.in_dims)};
   const py::gil_scoped_release no_gil;
@@ -140,7 +142,7 @@ Setup PythonEngine::look_at_first(
     const std::optional<Origin>& of_features) {
   const InputsAsGiven as_given(inputs);
   const EmbedderBuffers buffers(*setup);
-  EngineSetup looked = call(setup, inputs, For::training, [&](const EngineCall& call) {
+  EngineSetup looked = call(setup, inputs, For::looking, [&](const EngineCall& call) {
     return it3::look_at_first(
         call, of_prediction ? *of_prediction : call.network.origin_of_prediction(),
         of_features ? *of_features : call.network.origin_of_features());
@@ -166,7 +168,8 @@ std::pair<at::Tensor, at::Tensor> PythonEngine::losses(
     const py::object& inputs,
     const std::optional<at::Tensor>& target,
     std::optional<double> target_probability) {
-  return call(setup, inputs, For::training, [&](const EngineCall& call) {
+  const bool has_two_passes = !target_probability;
+  return call(setup, inputs, has_two_passes ? For::training : For::looking, [&](const EngineCall& call) {
     Losses losses = core.losses(call, target, target_probability);
     return std::pair(std::move(losses.prediction), std::move(losses.loss_ttt));
   });
@@ -299,7 +302,7 @@ std::string explain(const Setup& setup, const py::object& inputs, const py::dict
   const InputsAsGiven as_given(inputs);
   const Layout* const each_by = parsed.per_sample ? &setup->core.layouts.prediction : nullptr;
   const std::string how = setup->runners->explain(inputs, setup->attributes.in_dims, each_by);
-  const std::string layouts = call(setup, inputs, For::training, [](const EngineCall& call) {
+  const std::string layouts = call(setup, inputs, For::looking, [](const EngineCall& call) {
     return describe_layouts(call.network, call.inputs, call.setup.layouts);
   });
   const std::string why_not = call(setup, inputs, for_adapting(parsed), [&](const EngineCall& call) {
@@ -307,9 +310,13 @@ std::string explain(const Setup& setup, const py::object& inputs, const py::dict
   });
   const std::string compiled =
       call(setup, inputs, for_adapting(parsed), [&](const EngineCall& call) { return explain_compiled(call, parsed); });
+  const std::string why_not_shared = setup->runners->why_not_shared();
   return how + "; " + compiled +
          (why_not.empty() ? "replayed as a CUDA graph from the second like call on" : "no CUDA graph: " + why_not) +
-         "; " + layouts;
+         "; " + layouts +
+         (why_not_shared.empty()
+              ? ""
+              : "; in training what comes before the layer is computed in both passes: " + why_not_shared);
 }
 
 }  // namespace it3::python

@@ -57,6 +57,27 @@ class RunningScope {
   inline static thread_local int count = 0;
 };
 
+/// Ends a pass of a SharedHeadStep, in whichever way it ends.
+class EndOfPass {
+ public:
+  explicit EndOfPass(const py::object& shared_head) : end_(shared_head.attr("end")) {}
+  ~EndOfPass() {
+    const py::error_scope pending;
+    if (PyObject_CallNoArgs(end_.ptr()) == nullptr) PyErr_Clear();
+  }
+  EndOfPass(const EndOfPass&) = delete;
+  EndOfPass& operator=(const EndOfPass&) = delete;
+
+ private:
+  py::object end_;
+};
+
+std::vector<at::Tensor> tensors_of_pass(const Inputs& inputs) {
+  std::vector<at::Tensor> tensors;
+  for (const c10::IValue& input : inputs.args) tensors.push_back(input.toTensor());
+  return tensors;
+}
+
 /// Has a model for this thread alone, in eval mode.
 struct ModelAlone {
   explicit ModelAlone(const py::object& model)
@@ -142,7 +163,8 @@ PythonNetwork::PythonNetwork(
     std::string layer_name,
     py::object inputs,
     OutputChoice output,
-    std::optional<OutputPath> layer_output)
+    std::optional<OutputPath> layer_output,
+    py::object shared_head)
     : model_(std::move(model)),
       layer_(std::move(layer)),
       layer_name_(std::move(layer_name)),
@@ -150,6 +172,7 @@ PythonNetwork::PythonNetwork(
       tensors_(tensors_in(inputs_)),
       output_(std::move(output)),
       layer_output_(std::move(layer_output)),
+      shared_head_(std::move(shared_head)),
       objects_(inputs_) {}
 
 py::object PythonNetwork::recomputation_check() const {
@@ -181,30 +204,37 @@ py::object PythonNetwork::call_model(const Inputs& inputs) {
 
 at::Tensor PythonNetwork::run(const Inputs& inputs, const Inject* inject) {
   const py::gil_scoped_acquire gil;
-  if (inject != nullptr) return run_injected(inputs, *inject);
+  if (inject != nullptr || shares_head_) return run_with_hook(inputs, inject);
   return prediction_in(call_model(inputs), output_);
 }
 
 FirstPass PythonNetwork::predict(const Inputs& inputs, const Inject* inject) {
   const py::gil_scoped_acquire gil;
   given_.emplace(model_);
+  if (shared_head_.is_none()) return {run(inputs, inject)};
+  shares_head_ =
+      !has_compiled_parts(model_) &&
+      shared_head_.attr("first")(tensors_of_pass(inputs), buffers_of(model_), batch_counters_of(model_)).cast<bool>();
+  const EndOfPass end(shared_head_);
   return {run(inputs, inject)};
 }
 
 FirstPass PythonNetwork::prepare(const Inputs&) { return {}; }
 
-at::Tensor PythonNetwork::run_injected(const Inputs& inputs, const Inject& inject) {
+at::Tensor PythonNetwork::run_with_hook(const Inputs& inputs, const Inject* inject) {
   const bool has_gradients = at::GradMode::is_enabled();
   bool was_called = false;
   const auto at_layer = [&](py::handle output) -> py::object {
     was_called = true;
+    if (shares_head_) shared_head_.attr("at_layer")();
+    if (inject == nullptr) return py::none();
     TORCH_CHECK_VALUE(
         at::GradMode::is_enabled() || !has_gradients, "the layer '", layer_name_,
         "' is run without gradients, as in a torch.no_grad() block or by activation checkpointing with "
         "use_reentrant=True; an injection there could not be differentiated. Name another layer, or run it with "
         "gradients");
     const auto injected = [&](py::handle features) {
-      return py::reinterpret_steal<py::object>(THPVariable_Wrap(inject(THPVariable_Unpack(features.ptr()))));
+      return py::reinterpret_steal<py::object>(THPVariable_Wrap((*inject)(THPVariable_Unpack(features.ptr()))));
     };
     const auto is_tensor = [](py::handle object) { return THPVariable_Check(object.ptr()); };
     return replace_at(output, layer_output_, injected, is_tensor, layer_name_);
@@ -219,16 +249,39 @@ at::Tensor PythonNetwork::run_injected(const Inputs& inputs, const Inject& injec
       });
   const auto ends = c10::make_scope_exit([&] { *while_it_lives = nullptr; });
   const HookScope scope(layer_, hook);
-  at::Tensor second = prediction_in(call_model(inputs), output_);
+  at::Tensor prediction = prediction_in(call_model(inputs), output_);
   TORCH_CHECK_VALUE(
-      was_called, "the layer '", layer_name_,
+      was_called || inject == nullptr, "the layer '", layer_name_,
       "' was not called by the model's forward, so nothing can be injected there. Fused paths read the weights of some "
       "layers, such as an attention's out_proj, without calling them: name the layer around it");
-  return second;
+  return prediction;
+}
+
+std::optional<at::Tensor> PythonNetwork::resume_behind_head(const Inputs& inputs, const Inject* inject) {
+  shares_head_ = shared_head_.attr("may_share")(buffers_of(model_)).cast<bool>();
+  if (!shares_head_) return std::nullopt;
+  const SwappedBuffers buffers({model_});
+  const SwappedState state(model_);
+  if (given_) given_->restore();
+  shared_head_.attr("second")(tensors_of_pass(inputs), buffers_of(model_));
+  const auto ends = c10::make_scope_exit([&] { shares_head_ = false; });
+  std::optional<at::Tensor> prediction;
+  try {
+    const EndOfPass end(shared_head_);
+    prediction = run(inputs, inject);
+    shared_head_.attr("look_at_writes")();
+  } catch (const py::error_already_set&) {
+    if (!shared_head_.attr("is_other").cast<bool>()) throw;
+  }
+  if (shared_head_.attr("is_other").cast<bool>()) prediction.reset();  // whoever caught it
+  return prediction;
 }
 
 at::Tensor PythonNetwork::resume(const Inputs& inputs, const FirstPass&, const Inject* inject) {
   const py::gil_scoped_acquire gil;
+  if (shares_head_) {
+    if (auto prediction = resume_behind_head(inputs, inject)) return *std::move(prediction);
+  }
   const SwappedBuffers buffers({model_});  // running statistics, and other state, are the first pass's to update
   const SwappedState state(model_);
   if (given_) given_->restore();

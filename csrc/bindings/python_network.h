@@ -27,13 +27,16 @@ class PythonNetwork : public Network {
   /// @param inputs  a tensor or another object f(x), a tuple or list f(*x), a mapping f(**x)
   /// @param output  which of the model's outputs is the prediction
   /// @param layer_output  which of the layer's outputs is injected into; the first tensor if nothing
+  /// @param shared_head  an it3.shared_head.SharedHeadStep, for passes that come in twos, predict() and resume(); or
+  /// None
   PythonNetwork(
       py::object model,
       py::object layer,
       std::string layer_name,
       py::object inputs,
       OutputChoice output = {},
-      std::optional<OutputPath> layer_output = std::nullopt);
+      std::optional<OutputPath> layer_output = std::nullopt,
+      py::object shared_head = py::none());
 
   /// Alone, as other storage is swapped into the model's tensors, which other models may share.
   bool swaps_weights() const override { return true; }
@@ -52,7 +55,9 @@ class PythonNetwork : public Network {
   /// A hook for the layer that raises c10::ValueError if it is called outside of a pass.
   py::object recomputation_check() const;
   at::Tensor run(const Inputs& inputs, const Inject* inject);
-  at::Tensor run_injected(const Inputs& inputs, const Inject& inject);
+  at::Tensor run_with_hook(const Inputs& inputs, const Inject* inject);
+  /// Nothing if the head has to be run again.
+  std::optional<at::Tensor> resume_behind_head(const Inputs& inputs, const Inject* inject);
 
   py::object model_;
   py::object layer_;
@@ -62,6 +67,8 @@ class PythonNetwork : public Network {
   py::object norm_statistics_ = py::none();  // a working copy's PythonParts::other_statistics, or None
   OutputChoice output_;
   std::optional<OutputPath> layer_output_;
+  py::object shared_head_;
+  bool shares_head_ = false;        // in this pass, or the last
   std::optional<KeptState> given_;  // the model's, before the last pass that was not a working copy's
   KeptState objects_;               // those in the inputs
 };

@@ -12,6 +12,8 @@ struct PythonParts {
   py::object tracing_plan;
   /// Made of a function that takes the place of batch normalization in eval mode: calls a model so.
   py::object other_statistics;
+  /// it3.shared_head.SharedHead.
+  py::object shared_head;
 };
 
 /// Raises c10::Error before there are any.

@@ -38,6 +38,14 @@ class Runner {
   virtual std::variant<NetworkCall, std::string> resolve(
       const py::object& inputs, const py::object& in_dims, const Layout* each_by) = 0;
 
+  /// The same for the two passes of a training step.
+  virtual NetworkCall resolve_for_training(const py::object& inputs, const py::object& in_dims) {
+    return std::get<NetworkCall>(resolve(inputs, in_dims, nullptr));
+  }
+
+  /// Why what comes before the layer is computed in both passes of a training step; empty if nothing is known.
+  virtual std::string why_not_shared() const { return ""; }
+
   /// The same with the torch.export.ExportedProgram that the network was made of.
   virtual std::variant<std::pair<NetworkCall, py::object>, std::string> resolve_with_program(
       const py::object& /*inputs*/, const py::object& /*in_dims*/, const Layout* /*each_by*/) {

@@ -10,6 +10,7 @@
 #include "module_tree.h"
 #include "output_choice.h"
 #include "python_network.h"
+#include "python_parts.h"
 #include "python_values.h"
 #include "script_from_python.h"
 #include "shared_model_lock.h"
@@ -46,21 +47,32 @@ class HookedRunner : public Runner {
 
   std::variant<NetworkCall, std::string> resolve(
       const py::object& inputs, const py::object& in_dims, const Layout* /*each_by*/) override {
+    return call(inputs, in_dims, py::none());
+  }
+
+  NetworkCall resolve_for_training(const py::object& inputs, const py::object& in_dims) override {
+    return call(inputs, in_dims, shared_head_.attr("step")());
+  }
+
+  std::string why_not_shared() const override { return shared_head_.attr("objection").cast<std::string>(); }
+
+ private:
+  NetworkCall call(const py::object& inputs, const py::object& in_dims, py::object shared_head) {
     const py::object layer = submodule_of(model_, layer_);
     auto hold = std::make_shared<SharedModelLock::Hold>(SharedModelLock::of(model_), SharedModelLock::Use::alone);
     auto network = std::make_shared<PythonNetwork>(
         model_, layer, layer_, inputs, output_choice(output_, "output", true),
-        output_choice(layer_output_, "layer_output", false).path);
-    return NetworkCall{
+        output_choice(layer_output_, "layer_output", false).path, std::move(shared_head));
+    return {
         with_hold(std::move(network), std::move(hold)), Inputs(tensors_in(inputs)),
         in_dims_of_tensors(inputs, in_dims)};
   }
 
- private:
   py::object model_;
   std::string layer_;
   py::object output_;
   py::object layer_output_;
+  py::object shared_head_ = python_parts().shared_head();
 };
 
 }  // namespace
@@ -86,6 +98,10 @@ NetworkCall Runners::resolve(const py::object& inputs, const py::object& in_dims
 }
 
 NetworkCall Runners::resolve_for_training(const py::object& inputs, const py::object& in_dims) const {
+  return runners_.back()->resolve_for_training(inputs, in_dims);
+}
+
+NetworkCall Runners::resolve_whole(const py::object& inputs, const py::object& in_dims) const {
   return std::get<NetworkCall>(runners_.back()->resolve(inputs, in_dims, nullptr));
 }
 

@@ -29,9 +29,15 @@ class Runners {
   std::pair<NetworkCall, py::object> resolve_with_program(
       const py::object& inputs, const py::object& in_dims, const Layout* each_by) const;
 
-  /// What a call trains: by the last way, which takes all. An eager model is never cut then, as each of its passes
+  /// What runs the model by the last way, which takes all.
+  NetworkCall resolve_whole(const py::object& inputs, const py::object& in_dims) const;
+
+  /// What a call trains, in two passes: by the last way too. An eager model is never cut then, as each of its passes
   /// draws its own random numbers.
   NetworkCall resolve_for_training(const py::object& inputs, const py::object& in_dims) const;
+
+  /// See Runner::why_not_shared().
+  std::string why_not_shared() const { return runners_.back()->why_not_shared(); }
 
   /// How a call with these inputs would run and, where it is not the first way, why.
   std::string explain(const py::object& inputs, const py::object& in_dims, const Layout* each_by) const;

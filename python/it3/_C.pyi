@@ -484,7 +484,7 @@ def use_plain_backward(on: bool) -> None:
     """
     Whether plain autograd graphs are run backwards without torch's engine, as they are from the start.
     """
-def use_python_parts(embedder_class: typing.Any, tracing_plan: typing.Any, other_statistics: typing.Any) -> None:
+def use_python_parts(embedder_class: typing.Any, tracing_plan: typing.Any, other_statistics: typing.Any, shared_head: typing.Any) -> None:
     """
     Takes what of it3 is written in Python, and called by the core's bindings.
     """

@@ -19,9 +19,10 @@ from it3.kept import KeptRandomState, own_copy
 from it3.norm_statistics import OtherStatistics
 from it3.saved_file import SavedEngine
 from it3.saving import save as save_engine
+from it3.shared_head import SharedHead
 from it3.tracing import plan_of
 
-_C.use_python_parts(Embedder, plan_of, OtherStatistics)
+_C.use_python_parts(Embedder, plan_of, OtherStatistics, SharedHead)
 
 _ARGUMENTS = (
     *("model", "features_layer_name", "embedder", "combine_fn", "distance_fn", "optimization_parameters", "neutral"),
@@ -108,6 +109,10 @@ class IT3Engine(EngineAttributes):
 
     A cut is made at the first call of each kind, compared with the model (predictions and gradients), and made anew
     when the model changes: its layers, their attributes and hooks.
+
+    In train mode what comes before the layer is computed once for both passes, unless it is small, draws random
+    numbers, or does what cannot be seen to be the same in both: :meth:`explain` says why not. Both results then hang on
+    one graph: call ``backward()`` once, on their sum, or give ``retain_graph=True``.
 
     In train mode each of the two passes normalizes by its own batch, but the running statistics of batch normalization
     are those of the first. In layers after the named one they do not fit y1 in eval mode: name a layer after the last
