@@ -74,6 +74,7 @@ class EndOfPass {
 
 std::vector<at::Tensor> tensors_of_pass(const Inputs& inputs) {
   std::vector<at::Tensor> tensors;
+  tensors.reserve(inputs.args.size());
   for (const c10::IValue& input : inputs.args) tensors.push_back(input.toTensor());
   return tensors;
 }
