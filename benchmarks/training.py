@@ -49,15 +49,15 @@ def time_row(row: Row, device: str, blocks: int) -> list[str]:
     twice = copy.deepcopy(shared)
     with torch.no_grad():
         target = torch.rand_like(copy.deepcopy(shared.model)(inputs))
-    first = shared_head.SharedHeadStep.first
+    is_worth_it = shared_head.SharedHeadStep.is_worth_it
 
     def time_each(steps: int) -> tuple[float, float, float]:
         both = seconds(shared, inputs, target, steps)
-        shared_head.SharedHeadStep.first = lambda *_: False  # type: ignore[method-assign]
+        shared_head.SharedHeadStep.is_worth_it = lambda *_: False  # type: ignore[method-assign]
         try:
             computed_twice = seconds(twice, inputs, target, steps)
         finally:
-            shared_head.SharedHeadStep.first = first  # type: ignore[method-assign]
+            shared_head.SharedHeadStep.is_worth_it = is_worth_it  # type: ignore[method-assign]
         return both, computed_twice, seconds(theirs, inputs, target, steps)
 
     steps = max(1, int(0.2 / time_each(3)[0]))

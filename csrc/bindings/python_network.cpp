@@ -213,9 +213,10 @@ FirstPass PythonNetwork::predict(const Inputs& inputs, const Inject* inject) {
   const py::gil_scoped_acquire gil;
   given_.emplace(model_);
   if (shared_head_.is_none()) return {run(inputs, inject)};
-  shares_head_ =
-      !has_compiled_parts(model_) &&
-      shared_head_.attr("first")(tensors_of_pass(inputs), buffers_of(model_), batch_counters_of(model_)).cast<bool>();
+  const py::object tensors = py::cast(tensors_of_pass(inputs));
+  shares_head_ = shared_head_.attr("is_worth_it")(tensors).cast<bool>() && !has_compiled_parts(model_);
+  if (!shares_head_) return {run(inputs, inject)};
+  shares_head_ = shared_head_.attr("first")(tensors, buffers_of(model_), batch_counters_of(model_)).cast<bool>();
   const EndOfPass end(shared_head_);
   return {run(inputs, inject)};
 }

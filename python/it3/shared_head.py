@@ -326,10 +326,12 @@ class SharedHeadStep:
         self._mode: _Recording | _Replay | None = None
         self._recording: _Recording | None = None
 
+    def is_worth_it(self, inputs: list[Tensor]) -> bool:
+        """Return whether to begin at all, for what is known by now."""
+        return not self._head.objection and self._head.is_worth_it(inputs)
+
     def first(self, inputs: list[Tensor], buffers: list[Tensor], counters: list[Tensor]) -> bool:
         """Begin the first pass. Whether the second may share what it computes."""
-        if self._head.objection or not self._head.is_worth_it(inputs):
-            return False
         if torch.cuda.is_initialized() and torch.cuda.is_current_stream_capturing():
             return False  # the state of random generators cannot be read
         self._inputs, self._buffers = inputs, buffers
