@@ -16,7 +16,7 @@ from torch.overrides import TorchFunctionMode, _get_current_function_mode
 
 from it3.known_functions import KNOWN, NORMS, is_plain, is_plain_or_constant, running_statistics
 
-# Of heads that compute less numbers, keeping them takes longer than computing them again.
+# Of heads that compute fewer numbers, keeping them takes longer than computing them again.
 _WORTH_IT = 1 << 15
 
 

@@ -315,9 +315,9 @@ NOT_SHARED = {
 }
 
 
-def make_engine(head: Any, **arguments: Any) -> IT3Engine:
+def make_engine(head: Any) -> IT3Engine:
     torch.manual_seed(0)
-    engine = IT3Engine(Net(head).double(), "layer", **arguments).eval()
+    engine = IT3Engine(Net(head).double(), "layer").eval()
     engine.uncertainty(X)  # shapes the embedder
     return engine.train()
 
