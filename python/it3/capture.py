@@ -22,33 +22,10 @@ from torch.utils._sympy.printers import PythonPrinter
 
 from it3 import _C
 from it3.exported import open_sizes
+from it3.hoisting import hoist
+from it3.pure_function import Function
 
 Recorded = TypeVar("Recorded")
-
-
-@dataclass
-class Function:
-    """A pure function, recorded.
-
-    Attributes
-    ----------
-    graph
-        It takes ``values`` of a call, and returns a tuple of tensors.
-    values
-        Which of the call's values it takes, by their places.
-    open_dims
-        In which dimensions each of them may have other sizes than the example.
-    conditions
-        On their sizes, in Python: ``L['args'][0].size()[0]``.
-    is_defined
-        Which of its results there are; the others are left out.
-    """
-
-    graph: fx.GraphModule
-    values: list[int]
-    open_dims: list[set[int]]
-    conditions: list[str]
-    is_defined: list[bool]
 
 
 @dataclass
@@ -212,7 +189,9 @@ class _Capturing:
         if self.rows:
             functions["gradients_of_rows"] = lambda v: self._step(v, v[-1])
         recorded = self._tried(lambda: {name: self._record(function) for name, function in functions.items()})
-        return Captured(recorded, self._examples())
+        values = self._examples()
+        hoist(recorded, values, fixed=set(range(len(self.adapted), len(values) - 1)))
+        return Captured(recorded, values)
 
     def unknown(self) -> list[Tensor]:
         """Return the tensors that are read beside those that are known."""
@@ -261,7 +240,9 @@ class _Capturing:
 
     def _step(self, values: list[Tensor], rows: Tensor | None) -> list[Tensor | None]:
         weights, anchor, constants, inputs = self._split(values)
-        return self.capture.step(self._network(constants), weights, anchor, inputs, rows)
+        results = self.capture.step(self._network(constants), weights, anchor, inputs, rows)
+        # In the order of the weights, as optimizers take them: else each gradient would be copied.
+        return [result if result is None else result.contiguous() for result in results]
 
     def _answer(self, values: list[Tensor], with_second: bool) -> list[Tensor | None]:
         weights, _, constants, inputs = self._split(values)
@@ -297,25 +278,45 @@ class _Capturing:
 
         with FakeTensorMode(shape_env=env, allow_non_fake_inputs=True) as mode, open_sizes():
             fakes = [_fake(mode, f"v{i}", t, d) for i, (t, d) in enumerate(zip(examples, dims, strict=True))]
-            graph = make_fx(recorded)(*fakes)
+            graph = make_fx(recorded, decomposition_table=_PRODUCTS)(*fakes)
             if any(_is_mutable(node) for node in graph.graph.nodes):
                 # By an interpreter, as a module within a module would take its constants with it.
                 graph = make_fx(functionalize(fx.Interpreter(graph).run))(*fakes)
         _check_is_function(graph)
         graph = fx.GraphModule(graph, fx_graph_cse(graph.graph))
-        graph.graph.eliminate_dead_code()
-        placeholders = graph.graph.find_nodes(op="placeholder")
-        used = [i for i, node in enumerate(placeholders) if node.users]
-        for node in placeholders:
-            if not node.users:
-                graph.graph.erase_node(node)
-        graph.recompile()
         symbols = {}
-        for place, value in enumerate(used):
-            for d in dims[value]:
-                size: Any = fakes[value].shape[d]
+        for place in range(len(examples)):
+            for d in dims[place]:
+                size: Any = fakes[place].shape[d]
                 symbols[size.node._expr] = f"L['args'][{place}].size()[{d}]"
-        return Function(graph, used, [dims[i] for i in used], _conditions(env, symbols), is_defined)
+        places = list(range(len(examples)))
+        return Function.of(graph, places, dict(enumerate(dims)), _conditions(env, symbols), is_defined)
+
+
+def _product(a: Tensor, b: Tensor) -> Any:
+    """Multiply matrices by loops that Inductor can put into those around them, where one is a vector."""
+
+    def is_one(size: int | torch.SymInt) -> bool:
+        return isinstance(size, int) and size == 1
+
+    if a.dtype in (torch.float32, torch.float64):
+        if is_one(a.shape[-1]):
+            return a * b
+        if a.device.type != "cpu" and (is_one(a.shape[-2]) or is_one(b.shape[-1])):  # on CPUs Inductor knows when
+            return (a.unsqueeze(-1) * b.unsqueeze(-3)).sum(-2)
+    return NotImplemented
+
+
+def _sum_and_product(c: Tensor, a: Tensor, b: Tensor, *, beta: float = 1, alpha: float = 1) -> Any:
+    product = _product(a, b)
+    return product if product is NotImplemented else beta * c + alpha * product
+
+
+_PRODUCTS: dict[Any, Callable[..., Any]] = {
+    torch.ops.aten.mm.default: _product,
+    torch.ops.aten.bmm.default: _product,
+    torch.ops.aten.addmm.default: _sum_and_product,
+}
 
 
 def _fake(mode: FakeTensorMode, name: str, tensor: Tensor, open_dims: set[int]) -> Tensor:

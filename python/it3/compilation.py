@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from it3 import _C
-from it3.capture import Captured, Function, capture, constants_of
+from it3.capture import Captured, capture, constants_of
 from it3.checks import eager as eager_of
 from it3.embedder import Embedder
 from it3.engine import IT3Engine
@@ -24,6 +24,7 @@ from it3.exported_model import ExportedModel
 from it3.function_watch import check_unchanged, codes_of_functions, watch_functions
 from it3.kept import KeptRandomState, own_copy
 from it3.packages import write_package
+from it3.pure_function import Function
 
 Used = TypeVar("Used")
 
@@ -82,8 +83,9 @@ def compile(  # noqa: A001  (as torch.compile)
         Whether batches may have other sizes than the example, if that has more than one sample. Programs for one size,
         and those for one sample, can be faster.
     backend
-        "auto": on a CPU, the faster way is found out at the first call of each sizes, so that results can differ by
-        rounding from one process to the next. "compiled": the programs wherever they are right.
+        "auto": the faster way is found out at the first call of each sizes, on CUDA as a CUDA graph where such calls
+        become one, so that results can differ by rounding from one process to the next. "compiled": the programs
+        wherever they are right.
     cache
         The folder where programs are kept, by all that they depend on: the model's operations, the options, torch and
         the machine. Default: the environment variable ``IT3_CACHE_DIR``, else ``it3`` in the user's cache folder.
@@ -332,5 +334,5 @@ def _package(function: Function, values: list[Tensor], path: Path) -> dict[str, 
     return {
         "sha256": _digest(path),
         "arguments": arguments,
-        "conditions": [*function.conditions, *conditions_of(program)],
+        "conditions": [*function.conditions_by_argument(), *conditions_of(program)],
     }

@@ -11,14 +11,18 @@
 #include <ATen/ATen.h>
 #include <ATen/autocast_mode.h>
 #include <ATen/core/grad_mode.h>
+#include <c10/core/impl/VirtualGuardImpl.h>
 
 #include <it3/backend/compiled.h>
+#include <it3/backend/graphs.h>
+#include <it3/backend/interrupts.h>
 #include <it3/backend/network_outputs.h>
 
 #include "adapt/moving_average.h"
 #include "adapt/pass_evaluation.h"
 #include "adapt/program_evaluation.h"
 #include "adapt/stopped_samples.h"
+#include "cuda_graphs/device_graph.h"
 #include "support/full_float32.h"
 
 namespace it3::detail {
@@ -83,6 +87,7 @@ NetworkOutputs outputs_of(const AtWork& work, const AdaptCall& call) {
   at::autocast::clear_cache();
   outputs.moved = {work.evaluation->answer(PredictionKind::first, /*with_second=*/false).first};
   if (call.options.amp) outputs.moved[0] = outputs.moved[0].to(*call.options.amp);
+  if (!work.weights->values().empty()) take_step({});
   return outputs;
 }
 
@@ -133,21 +138,39 @@ class Trial {
     }
     if (!why.empty()) return "the program " + why;
     full_precision.reset();
-    const bool is_slower =
-        compiled_.is_measured() && call_.inputs.args[0].toTensor().is_cpu() && time_by(false) < time_by(true);
-    return is_slower ? "the passes are faster" : "";
+    return compiled_.is_measured() && time_by(false) < time_by(true) ? "the passes are faster" : "";
   }
 
  private:
+  void evaluate_by(bool programs) const {
+    Online::CallState state = state_;
+    const AtWork work =
+        programs ? by_programs(call_, compiled_, adapted_, state) : by_passes(call_, adapted_, inputs_, state);
+    for (std::int64_t step = 0; step < std::min<std::int64_t>(call_.options.num_steps, 3); ++step) {
+      work.evaluation->step({});
+    }
+    work.evaluation->answer(call_.options.prediction, call_.with_details);
+  }
+
+  /// On a GPU, in a CUDA graph if such calls are going to be.
   double time_by(bool programs) const {
-    return time_of([&] {
-      Online::CallState state = state_;
-      const AtWork work =
-          programs ? by_programs(call_, compiled_, adapted_, state) : by_passes(call_, adapted_, inputs_, state);
-      for (std::int64_t step = 0; step < std::min<std::int64_t>(call_.options.num_steps, 3); ++step) {
-        work.evaluation->step({});
+    const c10::Device device = call_.inputs.args[0].toTensor().device();
+    if (device.is_cpu()) return time_of([&] { evaluate_by(programs); });
+    const c10::impl::VirtualGuardImpl guard(device.type());
+    if (Graphs::why_not(call_.network, call_.method, call_.options, call_.inputs).empty()) {
+      try {
+        DeviceGraph graph(device, [&] { evaluate_by(programs); });
+        return time_of([&] {
+          graph.replay();
+          guard.synchronizeDevice(device.index());
+        });
+      } catch (const std::exception& error) {  // such calls will not be in a graph, either
+        rethrow_interrupt(error);
       }
-      work.evaluation->answer(call_.options.prediction, call_.with_details);
+    }
+    return time_of([&] {
+      evaluate_by(programs);
+      guard.synchronizeDevice(device.index());
     });
   }
 
@@ -168,7 +191,7 @@ AtWork at_work(
     if (!verdict.why_not.empty()) continue;
     AtWork work = by_programs(call, *compiled, adapted, state);
     if (!verdict.is_decided || !verdict.is_same_memory) {
-      if (!static_cast<const ProgramEvaluation&>(*work.evaluation).why_not().empty()) continue;
+      if (!static_cast<ProgramEvaluation&>(*work.evaluation).why_not().empty()) continue;
       work = {};
       const auto why_not = verdict.is_decided ? "" : Trial(call, *compiled, adapted, inputs, state).why_not();
       if (why_not) compiled->decide(call, *why_not);

@@ -24,9 +24,10 @@ class StepLosses {
  public:
   /// @param may_move  the samples that took this step; undefined for all
   void add(const at::Tensor& loss, const at::Tensor& may_move) {
+    if (!may_move.defined()) return losses_.push_back(loss);
     // A sample that stopped repeats its last loss, and one that never moves has none.
     const at::Tensor last = losses_.empty() ? at::zeros_like(loss) : losses_.back();
-    losses_.push_back(may_move.defined() ? at::where(may_move, loss, last) : loss);
+    losses_.push_back(at::where(may_move, loss, last));
   }
 
   bool empty() const { return losses_.empty(); }

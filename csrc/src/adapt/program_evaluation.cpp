@@ -59,7 +59,7 @@ ProgramEvaluation::ProgramEvaluation(
       state_(state),
       weights_(values),
       constants_(arguments_of(compiled_.what().constants)),
-      inputs_(arguments_in(call.inputs)) {
+      of_answers_{arguments_in(call.inputs)} {
   if (!weights_.empty()) return;
   // Nothing adapts: the model's own, of which every sample has the same.
   for (const NamedParameter& parameter : compiled_.what().adapted) {
@@ -76,20 +76,32 @@ std::vector<at::Tensor> ProgramEvaluation::arguments_in(const Inputs& inputs) {
   return tensors;
 }
 
-std::vector<at::Tensor> ProgramEvaluation::values_with(
-    const std::vector<at::Tensor>& inputs, const at::Tensor& rows) const {
-  std::vector<at::Tensor> values = weights_;
+std::vector<at::Tensor> ProgramEvaluation::unprepared(Values& values) const {
+  std::vector<at::Tensor> all = weights_;
   if (compiled_.what().options.anchor != AnchorKind::self) {
     // Nothing adapts, or the anchor is the network as it was.
     const auto& own = call_.options.anchor == AnchorKind::ema ? state_.average : state_.start;
     for (std::size_t i = 0; i < weights_.size(); ++i) {
-      values.push_back(own.empty() ? weights_[i] : CompiledProgram::as_argument(own[i].to(weights_[i].scalar_type())));
+      all.push_back(own.empty() ? weights_[i] : CompiledProgram::as_argument(own[i].to(weights_[i].scalar_type())));
     }
   }
-  values.insert(values.end(), constants_.begin(), constants_.end());
-  values.insert(values.end(), inputs.begin(), inputs.end());
-  values.push_back(rows);
-  return values;
+  all.insert(all.end(), constants_.begin(), constants_.end());
+  all.insert(all.end(), values.inputs.begin(), values.inputs.end());
+  values.rows = all.size();
+  all.emplace_back();
+  return all;
+}
+
+std::vector<at::Tensor>& ProgramEvaluation::all(Values& values) const {
+  const bool does_anchor_move = call_.options.anchor == AnchorKind::ema && !state_.average.empty();
+  if (!values.all.empty() && !does_anchor_move) return values.all;
+  values.all = unprepared(values);
+  if (const auto& prepare = compiled_.programs().prepare) {
+    for (const at::Tensor& result : run(*prepare, values.all)) {
+      values.all.push_back(CompiledProgram::as_argument(result));
+    }
+  }
+  return values.all;
 }
 
 std::vector<at::Tensor> ProgramEvaluation::run(
@@ -103,16 +115,19 @@ std::vector<at::Tensor> ProgramEvaluation::run(
   }
 }
 
-std::string ProgramEvaluation::why_not() const {
-  const auto& [gradients, gradients_of_rows, has_gradient, first, both] = compiled_.programs();
-  const auto values = values_with(inputs_, {});
+std::string ProgramEvaluation::why_not() {
+  const auto& [prepare, gradients, gradients_of_rows, has_gradient, first, both] = compiled_.programs();
+  if (prepare) {
+    if (std::string why = prepare->why_not(unprepared(of_answers_)); !why.empty()) return why;
+  }
+  std::vector<at::Tensor>& values = all(of_answers_);
   for (const CompiledProgram* const program : {&gradients, &first, &both}) {
     if (std::string why = program->why_not(values); !why.empty()) return why;
   }
   if (!call_.options.threshold || call_.samples) return "";
   for (const std::int64_t count : {1, 2}) {
-    const auto of_rows = values_with(inputs_, some_rows(count, weights_.empty() ? inputs_[0] : weights_[0]));
-    if (!gradients_of_rows || !gradients_of_rows->why_not(of_rows).empty()) {
+    values[of_answers_.rows] = some_rows(count, weights_.empty() ? of_answers_.inputs[0] : weights_[0]);
+    if (!gradients_of_rows || !gradients_of_rows->why_not(values).empty()) {
       return "the programs cannot leave samples out, as threshold asks for";
     }
   }
@@ -124,7 +139,10 @@ std::optional<StepEvaluation> ProgramEvaluation::step(const at::Tensor& rows) {
   const auto& of_rows = programs.gradients_of_rows;
   TORCH_INTERNAL_ASSERT(!rows.defined() || of_rows.has_value());  // see why_not()
   const CompiledProgram& program = rows.defined() && of_rows ? *of_rows : programs.gradients;
-  std::vector<at::Tensor> results = run(program, values_with(step_inputs_ ? *step_inputs_ : inputs_, rows));
+  Values& values = of_steps_ ? *of_steps_ : of_answers_;
+  std::vector<at::Tensor>& taken = all(values);
+  taken[values.rows] = rows;
+  std::vector<at::Tensor> results = run(program, taken);
   StepEvaluation evaluated{results.at(1), {results.at(0), {}}};
   auto next = results.begin() + 2;
   for (const bool has_gradient : programs.has_gradient) {
@@ -136,7 +154,7 @@ std::optional<StepEvaluation> ProgramEvaluation::step(const at::Tensor& rows) {
 Answer ProgramEvaluation::answer(PredictionKind kind, bool with_second) {
   const bool has_second = with_second || kind != PredictionKind::first;
   const CompiledProgram& program = has_second ? compiled_.programs().both : compiled_.programs().first;
-  std::vector<at::Tensor> results = run(program, values_with(inputs_, {}));
+  std::vector<at::Tensor> results = run(program, all(of_answers_));
   return answer_from(results.at(0), has_second ? results.at(1) : at::Tensor(), kind);
 }
 

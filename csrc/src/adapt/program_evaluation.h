@@ -46,18 +46,27 @@ class ProgramEvaluation : public Evaluation {
       const Online::CallState& state);
 
   /// Why the programs cannot be run on this call's values; empty if they can.
-  std::string why_not() const;
+  std::string why_not();
 
   std::optional<StepEvaluation> step(const at::Tensor& rows) override;
   Answer answer(PredictionKind kind, bool with_second) override;
-  void step_by(const Inputs& inputs) override { step_inputs_ = arguments_in(inputs); }
+  void step_by(const Inputs& inputs) override { of_steps_ = Values{arguments_in(inputs)}; }
 
  private:
   /// The results of a program. Raises ProgramError, and lets such calls be evaluated by passes from then on.
   std::vector<at::Tensor> run(const CompiledProgram& program, const std::vector<at::Tensor>& values) const;
   static std::vector<at::Tensor> arguments_in(const Inputs& inputs);
-  /// What the programs are run on.
-  std::vector<at::Tensor> values_with(const std::vector<at::Tensor>& inputs, const at::Tensor& rows) const;
+
+  /// What the programs are run on, with some inputs.
+  struct Values {
+    std::vector<at::Tensor> inputs = {};
+    std::vector<at::Tensor> all = {};  // empty until they are needed
+    std::size_t rows = 0;              // the place in `all` of the samples that count
+  };
+  /// Those that no program has to be run for.
+  std::vector<at::Tensor> unprepared(Values& values) const;
+  /// All of them, as the weights are now.
+  std::vector<at::Tensor>& all(Values& values) const;
 
   // The loop around it differentiates nothing.
   at::NoGradGuard no_grad_;
@@ -65,8 +74,9 @@ class ProgramEvaluation : public Evaluation {
   const AdaptCall& call_;
   const Compiled& compiled_;
   const Online::CallState& state_;
-  std::vector<at::Tensor> weights_, constants_, inputs_;
-  std::optional<std::vector<at::Tensor>> step_inputs_;
+  std::vector<at::Tensor> weights_, constants_;
+  Values of_answers_;
+  std::optional<Values> of_steps_;  // where they are others
 };
 
 }  // namespace it3::detail

@@ -30,9 +30,11 @@ Compiled::Programs Compiled::Programs::read(const std::string& folder, c10::Devi
   const json record = json::parse(file);
   const json& programs = record.at("programs");
   const auto program = [&](const char* name) { return read_program(folder, name, programs.at(name), device); };
-  std::optional<CompiledProgram> of_rows;
-  if (programs.contains("gradients_of_rows")) of_rows = program("gradients_of_rows");
-  return {program("gradients"), std::move(of_rows), record.at("has_gradient"), program("first"), program("both")};
+  const auto program_if_any = [&](const char* name) {
+    return programs.contains(name) ? std::optional(program(name)) : std::nullopt;
+  };
+  return {program_if_any("prepare"), program("gradients"), program_if_any("gradients_of_rows"),
+          record.at("has_gradient"), program("first"),     program("both")};
 }
 
 }  // namespace it3

@@ -65,7 +65,7 @@ void take_options(const Dictionary& d, std::string_view prefix, Options& options
 constexpr const char* record_beside_program = "it3/engine";
 constexpr const char* programs_folder = "it3/";
 constexpr const char* programs_record = "programs.json";
-constexpr std::array packages = {"gradients.pt2", "gradients_of_rows.pt2", "first.pt2", "both.pt2"};
+constexpr std::array packages = {"prepare.pt2", "gradients.pt2", "gradients_of_rows.pt2", "first.pt2", "both.pt2"};
 
 // The further records, archives of their own.
 constexpr const char* embedder_record = "it3_embedder";

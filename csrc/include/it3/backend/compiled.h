@@ -25,7 +25,8 @@ namespace it3 {
 /// loss and its gradients, and the predictions. Safe to use in several threads at once.
 ///
 /// All programs are run on the same values, in this order: the weights that adapt; where the anchor is another network,
-/// its weights; `constants`; the tensors in the inputs; and the samples that count, as indices, (R,) of int64.
+/// its weights; `constants`; the tensors in the inputs; the samples that count, as indices, (R,) of int64; and the
+/// results of `Programs::prepare`.
 class IT3_API Compiled {
  public:
   /// What the programs were compiled for.
@@ -45,6 +46,8 @@ class IT3_API Compiled {
   };
 
   struct Programs {
+    /// What no step changes, as what comes before the first layer that adapts; nothing where that is not worth it.
+    std::optional<CompiledProgram> prepare;
     /// (loss, y0, gradients...), without those that are undefined.
     CompiledProgram gradients;
     /// The same by the samples that count; nothing with Options::per_sample.

@@ -1,0 +1,96 @@
+"""What no step changes is computed once a call by compiled engines."""
+
+from pathlib import Path
+from typing import Any
+
+import it3
+import pytest
+import torch
+from compiled_engines import Images, batch, check_alike, close, engines, is_compiled
+from it3 import compilation
+from it3.capture import Captured
+
+X = batch(6, 2, 6, 6)
+LATE = {"parameters": ["last"], "num_steps": 3}
+
+
+@pytest.fixture
+def made(monkeypatch: pytest.MonkeyPatch) -> list[Captured]:
+    captured: list[Captured] = []
+    make = compilation._make
+
+    def make_too(place: Path, what: Captured, progress: bool) -> None:
+        captured.append(what)
+        make(place, what, progress)
+
+    monkeypatch.setattr(compilation, "_make", make_too)
+    return captured
+
+
+def convolutions(captured: Captured) -> dict[str, int]:
+    target = torch.ops.aten.convolution.default
+    return {
+        name: sum(node.target is target for node in function.graph.graph.nodes)
+        for name, function in captured.functions.items()
+    }
+
+
+def test_a_head_that_does_not_adapt_runs_once(tmp_path: Path, made: list[Captured]) -> None:
+    engine, plain = engines(tmp_path, X, Images, threshold=0.0, **LATE)
+    # The layer is a convolution: what is injected into does not come before it.
+    assert convolutions(made[0]) == {"prepare": 1, "gradients": 0, "gradients_of_rows": 0, "first": 0, "both": 0}
+    for each in (engine, plain):
+        each.optimization_parameters["threshold"] = None
+    check_alike(engine, plain, X, batch(9, 2, 6, 6, seed=1), X)
+    check_alike(engine, plain, X, num_steps=0)
+    check_alike(engine, plain, X, restore_probability=0.5)
+    threshold = float(plain.uncertainty(X).sort().values[1:3].mean())
+    check_alike(engine, plain, X, threshold=threshold)
+    for seed in range(3):
+        close(*(each.adapt(batch(6, 2, 6, 6, seed=seed), online=True).prediction for each in (engine, plain)))
+    with torch.no_grad():
+        for each in (engine, plain):
+            each.model.layer.weight.mul_(1.5)
+            each.model.norm.running_mean.add_(1)
+    check_alike(engine, plain, X)
+    engine.save(tmp_path / "engine.pt2", X, format="aoti", backend="compiled", cache=tmp_path)
+    assert len(made) == 1  # the file has the same programs
+    loaded = it3.load(tmp_path / "engine.pt2")
+    close(loaded.adapt(X).prediction, plain.adapt(X).prediction)
+    assert is_compiled(loaded, X)
+
+
+def test_another_network_as_anchor(tmp_path: Path, made: list[Captured]) -> None:
+    engine, plain = engines(tmp_path, X, Images, anchor="frozen")
+    counts = convolutions(made[0])
+    # All weights adapt, so that the network's head runs in each step, and the anchor's does not.
+    assert (counts["prepare"], counts["first"]) == (1, 1)
+    for anchor in ("frozen", "ema"):
+        for each in (engine, plain):
+            each.optimization_parameters["anchor"] = anchor
+        check_alike(engine, plain, X, batch(3, 2, 6, 6, seed=1), num_steps=4)
+        for seed in range(3):
+            close(*(each.adapt(batch(6, 2, 6, 6, seed=seed), online=True).prediction for each in (engine, plain)))
+        for each in (engine, plain):
+            each.reset()
+
+
+def test_each_sample_by_itself(tmp_path: Path, made: list[Captured]) -> None:
+    engine, plain = engines(tmp_path, X, Images, per_sample=True, **LATE)
+    assert convolutions(made[0])["gradients"] == 0
+    for x in (X, X.flip(0)):
+        close(*(each.adapt(x).prediction for each in (engine, plain)))
+    assert is_compiled(engine, X)
+
+
+@pytest.mark.parametrize("options", [{}, {"norm_statistics": "batch"}])
+def test_nothing_is_moved_where_all_adapts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: dict[str, Any]
+) -> None:
+    def stop(_: Path, what: Captured, __: bool) -> None:
+        raise LookupError(*what.functions)
+
+    monkeypatch.setattr(compilation, "_make", stop)
+    with pytest.raises(LookupError) as raised:
+        engines(tmp_path, X, Images, **options)
+    assert raised.value.args == ("gradients", "first", "both")
