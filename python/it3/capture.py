@@ -217,7 +217,7 @@ class _Capturing:
             weights = [w.detach().expand(samples, *w.shape) for w in weights]
         anchor = weights if self.capture.has_anchor else []
         device = weights[0].device
-        rows = torch.arange(2, device=device)
+        rows = torch.zeros(2, dtype=torch.int64, device=device)  # which every batch has
         values = [*weights, *anchor, *self.constants, *self.capture.inputs, rows]
         return [value.detach().clone(memory_format=torch.contiguous_format) for value in values]
 
@@ -308,6 +308,8 @@ def _product(a: Tensor, b: Tensor) -> Any:
 
 
 def _sum_and_product(c: Tensor, a: Tensor, b: Tensor, *, beta: float = 1, alpha: float = 1) -> Any:
+    if beta == 0:  # when c may be anything
+        return NotImplemented
     product = _product(a, b)
     return product if product is NotImplemented else beta * c + alpha * product
 

@@ -73,9 +73,9 @@ def compile(  # noqa: A001  (as torch.compile)
         ``norm_statistics``, ``norm_prior``, ``per_sample`` and ``amp`` as they are now, and for ``threshold`` if it is
         set. Calls with others of these, of a changed model or by changed attributes of the engine run as before.
 
-        Functions of your own are recorded: they may do what torch.export could follow, without drawing random numbers
-        or depending on tensors' values. They are not called any more; calls after they, or the Python variables that
-        they read, have changed run as before.
+        On a CPU, functions of your own are recorded: they may do what torch.export could follow, without drawing random
+        numbers or depending on tensors' values. They are not called any more; calls after they, or the Python variables
+        that they read, have changed run as before.
     example_inputs
         What the engine will be called with. Compile the engine for several examples, one after another, where calls
         differ in more than the sizes that ``dynamic_batch`` leaves open.
@@ -182,6 +182,12 @@ def compiled_for(
             setup = engine._setup_for(example)
             call = _C.Capture(setup, example, engine.optimization_parameters)
         with_rows = with_rows and not call.per_sample
+        if call.has_functions and call.adapted[0].is_cuda:
+            call.close()
+            raise ValueError(
+                "an engine with an embedder, combine_fn or distance_fn of your own cannot be compiled on a CUDA device "
+                "yet, as its programs have once given other numbers there; use it as it is, or compile it on a CPU"
+            )
 
         def record(constants: list[Tensor]) -> Captured:
             with _C.TracingHold(), KeptRandomState(), warnings.catch_warnings():

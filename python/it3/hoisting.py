@@ -1,5 +1,6 @@
 """What recorded functions compute that no step of adaptation changes, moved into a function that is run once before."""
 
+import operator
 from typing import Any
 
 import torch
@@ -28,13 +29,15 @@ def hoist(functions: dict[str, Function], values: list[Tensor], fixed: set[int])
         The places of values that stay the same from step to step.
     """
     parts = {name: _Part(function, _operations(function, values), fixed) for name, function in functions.items()}
-    if parts["gradients"].share < _WORTH:
+    if parts["gradients"].share < _WORTH or any(part.depends_on_strides for part in parts.values()):
         return
     root, graph = nn.Module(), fx.Graph()
     places = sorted({place for function in functions.values() for place in function.values} & fixed)
     arguments = {place: graph.placeholder(f"v{place}") for place in places}
     copies = [part.copy_into(graph, root, arguments) for part in parts.values()]
-    graph.output(tuple(node for each in copies for node in each))
+    # Programs take what is contiguous.
+    contiguous = torch.ops.aten.contiguous.default
+    graph.output(tuple(graph.call_function(contiguous, (node,)) for each in copies for node in each))
     graph = fx_graph_cse(graph)
     output: Any = graph.output_node()
     results = iter(output.args[0])
@@ -96,6 +99,7 @@ class _Part:
         for node in reversed(self.nodes):
             if node in self.moved and _is_view(node) and not self.moved.issuperset(node.users):
                 self.moved.remove(node)  # rather than to hand over its memory twice
+        self.depends_on_strides = any(node.target is torch.ops.aten.as_strided.default for node in self.nodes)
         self.share = sum(operations.get(n, 0) for n in self.moved) / max(sum(operations.values()), 1)
         sources = [s for n in self.nodes if n not in self.moved for s in n.all_input_nodes]
         self.crossing = [node for node in dict.fromkeys(sources) if node in self.moved]
@@ -130,6 +134,8 @@ class _Part:
         for node in self.nodes:
             if node.op != "placeholder" and node not in self.moved:
                 copies[node] = graph.node_copy(node, copies.__getitem__)
+                if node.target in _VIEWS:  # which may be none of what crosses, as that is contiguous
+                    copies[node].target = torch.ops.aten.reshape.default
         dims = dict(zip(self.function.values, self.function.open_dims, strict=True))
         for node, value in zip(self.crossing, values, strict=True):
             dims[value] = {d for d, size in enumerate(node.meta["val"].shape) if isinstance(size, SymInt)}
@@ -142,7 +148,12 @@ class _Part:
         )
 
 
+_VIEWS = (torch.ops.aten.view.default, torch.ops.aten._unsafe_view.default)
+
+
 def _is_view(node: fx.Node) -> bool:
+    if node.target is operator.getitem:
+        return _is_view(node.all_input_nodes[0])
     schema = getattr(node.target, "_schema", None)
     return schema is not None and any(each.alias_info is not None for each in schema.returns)
 

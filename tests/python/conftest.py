@@ -3,6 +3,7 @@ from pathlib import Path
 import it3
 import pytest
 import torch
+from forbidden_torchscript import forbid_torchscript
 from installed import build_against
 from models import Case, make_case
 
@@ -27,6 +28,20 @@ def device(request: pytest.FixtureRequest) -> str:
 def case(device: str) -> Case:
     """An MLP in float64."""
     return make_case("mlp", device=device)
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--without-torchscript",
+        action="store_true",
+        help="make torch.jit raise, and skip the tests that ask for TorchScript",
+    )
+
+
+@pytest.fixture(autouse=True)
+def _without_torchscript(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    if request.config.getoption("--without-torchscript"):
+        forbid_torchscript(monkeypatch, tests_may_ask=True)
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -1,5 +1,6 @@
 """What no step changes is computed once a call by compiled engines."""
 
+import copy
 from pathlib import Path
 from typing import Any
 
@@ -7,8 +8,9 @@ import it3
 import pytest
 import torch
 from compiled_engines import Images, batch, check_alike, close, engines, is_compiled
-from it3 import compilation
+from it3 import IT3Engine, compilation
 from it3.capture import Captured
+from torch import Tensor, nn
 
 X = batch(6, 2, 6, 6)
 LATE = {"parameters": ["last"], "num_steps": 3}
@@ -25,6 +27,27 @@ def made(monkeypatch: pytest.MonkeyPatch) -> list[Captured]:
 
     monkeypatch.setattr(compilation, "_make", make_too)
     return captured
+
+
+class Layouts(nn.Module):
+    """What comes before the layers that adapt lies in memory otherwise than contiguous, or in parts of one tensor."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.wide, self.both = nn.Linear(16, 32), nn.Linear(16, 64)
+        self.layer, self.last = nn.Conv1d(32, 8, 3), nn.Linear(64, 3)
+        self.norm1, self.norm2 = nn.LayerNorm(32), nn.LayerNorm(32)
+
+    def forward(self, x: Tensor) -> Tensor:
+        hidden = torch.relu(self.wide(x).transpose(1, 2))
+        one, two = self.both(x).chunk(2, -1)
+        rows = hidden.transpose(1, 2).reshape(-1, 32).view(-1, 10, 32)
+        gates = (self.norm1(one) * self.norm2(two) * rows).mean((1, 2))
+        return self.last(self.layer(hidden).flatten(1)) * gates[:, None]
+
+
+def stop(_: Path, what: Captured, __: bool) -> None:
+    raise LookupError(*what.functions)
 
 
 def convolutions(captured: Captured) -> dict[str, int]:
@@ -83,13 +106,31 @@ def test_each_sample_by_itself(tmp_path: Path, made: list[Captured]) -> None:
     assert is_compiled(engine, X)
 
 
+def test_results_that_are_not_contiguous(tmp_path: Path, made: list[Captured]) -> None:
+    torch.manual_seed(0)
+    options = {"parameters": ["layer", "last", "norm1", "norm2"], "num_steps": 3, "lr": 1e-2}
+    engine = IT3Engine(Layouts().double(), "layer", optimization_parameters=options).eval()
+    engine.is_trained = True
+    x = batch(6, 10, 16)
+    engine.uncertainty(x)
+    plain = copy.deepcopy(engine)
+    it3.compile(engine, x, backend="compiled", cache=tmp_path, progress=False)
+    assert "prepare" in made[0].functions
+    assert all(value.is_contiguous() for value in made[0].values)
+    check_alike(engine, plain, x, batch(3, 10, 16, seed=1))
+
+
+def test_one_row_with_a_threshold(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(compilation, "_make", stop)
+    with pytest.raises(LookupError) as raised:
+        engines(tmp_path, X[:1], Images, threshold=0.0, **LATE)
+    assert "prepare" in raised.value.args
+
+
 @pytest.mark.parametrize("options", [{}, {"norm_statistics": "batch"}])
 def test_nothing_is_moved_where_all_adapts(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: dict[str, Any]
 ) -> None:
-    def stop(_: Path, what: Captured, __: bool) -> None:
-        raise LookupError(*what.functions)
-
     monkeypatch.setattr(compilation, "_make", stop)
     with pytest.raises(LookupError) as raised:
         engines(tmp_path, X, Images, **options)

@@ -1,4 +1,7 @@
-"""Nothing but TorchScript's own ways calls torch.jit.script, trace or freeze, which torch has deprecated."""
+"""Nothing but TorchScript's own ways calls torch.jit.script, trace or freeze, which torch has deprecated.
+
+With --without-torchscript all tests see to that.
+"""
 
 from pathlib import Path
 from typing import Any
@@ -6,17 +9,14 @@ from typing import Any
 import it3
 import pytest
 import torch
+from forbidden_torchscript import forbid_torchscript
 from it3 import IT3Engine
 from models import KINDS, make_case
 
 
 @pytest.fixture(autouse=True)
 def _no_torchscript(monkeypatch: pytest.MonkeyPatch) -> None:
-    def fails(*_: Any, **__: Any) -> None:
-        raise AssertionError("TorchScript is used")
-
-    for name in ("script", "trace", "trace_module", "freeze", "optimize_for_inference", "save", "load"):
-        monkeypatch.setattr(torch.jit, name, fails)
+    forbid_torchscript(monkeypatch)
 
 
 OPTIONS: list[dict[str, Any]] = [{}, {"per_sample": True}, {"anchor": "frozen"}]
