@@ -25,3 +25,6 @@ def forbid_torchscript(monkeypatch: pytest.MonkeyPatch, *, tests_may_ask: bool =
 
     for name in ("script", "trace", "trace_module", "freeze", "optimize_for_inference", "save", "load"):
         monkeypatch.setattr(torch.jit, name, fails)
+    # For those who have taken hold of the functions before.
+    monkeypatch.setattr(torch.jit._script, "_script_impl", fails)
+    monkeypatch.setattr(torch.jit._trace, "_trace_impl", fails)

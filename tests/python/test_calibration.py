@@ -37,11 +37,10 @@ class Flagged(TwoInputs):
         return super().forward(x, torch.ones(()))
 
 
-@pytest.mark.parametrize("kind", [TwoInputs, MaybeTwo, Variadic, torch.jit.script])
+@pytest.mark.parametrize("kind", [TwoInputs, MaybeTwo, Variadic, lambda: torch.jit.script(TwoInputs())])
 def test_two_tensors_for_a_model_of_two_inputs(kind) -> None:
     torch.manual_seed(0)
-    model = torch.jit.script(TwoInputs()) if kind is torch.jit.script else kind()
-    engine = IT3Engine(model, "layer").eval()
+    engine = IT3Engine(kind(), "layer").eval()
     x, scale = torch.randn(5, 6), torch.rand(5, 1)
     with pytest.raises(ValueError, match="can be called with two inputs; say has_targets=True if they are the input"):
         engine.calibrate([(x, scale)])

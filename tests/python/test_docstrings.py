@@ -55,7 +55,9 @@ def test_every_public_docstring_has_an_example() -> None:
 
 
 @pytest.mark.filterwarnings("ignore:this engine's embedder was never trained")
-def test_the_examples_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_examples_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> None:
+    if request.config.getoption("--without-torchscript"):
+        pytest.skip("some of the examples are of TorchScript")
     """Each goes on from that of the engine's class."""
     pytest.importorskip("optuna")
     monkeypatch.chdir(tmp_path)
