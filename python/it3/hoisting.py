@@ -114,9 +114,8 @@ class _Part:
         for node in self.nodes:
             if node in needed and node.op != "placeholder":
                 copies[node] = graph.node_copy(node, copies.__getitem__)
-                copies[
-                    node
-                ].meta = {}  # from which torch would see what shares memory with results, and leave that twice
+                # By what is noted there torch would see that results share memory, and leave equal ones as they are.
+                copies[node].meta = {}
                 if node.op == "get_attr":
                     copies[node].target = _shared(root, getattr(self.function.graph, str(node.target)))
         return [copies[node] for node in self.crossing]
@@ -130,11 +129,10 @@ class _Part:
             copies[node] = graph.node_copy(node)
         for node, value in zip(self.crossing, values, strict=True):
             copies[node] = graph.placeholder(f"v{value}")
-            copies[node].meta = dict(node.meta)
         for node in self.nodes:
             if node.op != "placeholder" and node not in self.moved:
                 copies[node] = graph.node_copy(node, copies.__getitem__)
-                if node.target in _VIEWS:  # which may be none of what crosses, as that is contiguous
+                if node.target in _VIEWS:  # which may need a copy, as what crosses has become contiguous
                     copies[node].target = torch.ops.aten.reshape.default
         dims = dict(zip(self.function.values, self.function.open_dims, strict=True))
         for node, value in zip(self.crossing, values, strict=True):
