@@ -73,9 +73,9 @@ def compile(  # noqa: A001  (as torch.compile)
         ``norm_statistics``, ``norm_prior``, ``per_sample`` and ``amp`` as they are now, and for ``threshold`` if it is
         set. Calls with others of these, of a changed model or by changed attributes of the engine run as before.
 
-        On a CPU, functions of your own are recorded: they may do what torch.export could follow, without drawing random
-        numbers or depending on tensors' values. They are not called any more; calls after they, or the Python variables
-        that they read, have changed run as before.
+        Functions of your own are recorded: they may do what torch.export could follow, without drawing random numbers
+        or depending on tensors' values. They are not called any more; calls after they, or the Python variables that
+        they read, have changed run as before.
     example_inputs
         What the engine will be called with. Compile the engine for several examples, one after another, where calls
         differ in more than the sizes that ``dynamic_batch`` leaves open.
@@ -182,12 +182,6 @@ def compiled_for(
             setup = engine._setup_for(example)
             call = _C.Capture(setup, example, engine.optimization_parameters)
         with_rows = with_rows and not call.per_sample
-        if call.has_functions and call.adapted[0].is_cuda:
-            call.close()
-            raise ValueError(
-                "an engine with an embedder, combine_fn or distance_fn of your own cannot be compiled on a CUDA device "
-                "yet, as its programs have once given other numbers there; use it as it is, or compile it on a CPU"
-            )
 
         def record(constants: list[Tensor]) -> Captured:
             with _C.TracingHold(), KeptRandomState(), warnings.catch_warnings():
@@ -329,6 +323,9 @@ def _package(function: Function, values: list[Tensor], path: Path) -> dict[str, 
     # An index that is out of range raises, which no exception can where OpenMP's threads work.
     has_indices = any(not t.is_floating_point() and not t.is_complex() for t in args)
     configs |= {"cpp.threads": 1} if has_indices else {"cpp.dynamic_threads": torch.get_num_threads() > 1}
+    # Where a Triton kernel has fewer elements than threads, several read each. In a reduction, a barrier would have to
+    # keep one of them from writing before all have read, and Inductor gives none.
+    configs["inplace_buffers"] = not any(t.is_cuda for t in args)
     # Half precision rounds where torch's operations do, as in the passes that programs are compared with.
     configs["emulate_precision_casts"] = True
     write_package(program, path, **configs)
