@@ -78,6 +78,15 @@ class WriteGuard {
   std::vector<at::Tensor> values_;
 };
 
+/// The name of the value that a program's mark stands behind; of the whole model, the output.
+std::string layer_output_of(const ExportedGraph& graph) {
+  for (const ExportedOperation& operation : graph.operations) {
+    if (operation.target != features_target) continue;
+    return std::get<ExportedArgument::Value>(operation.arguments.at(0).second.is).name;
+  }
+  return graph.output;
+}
+
 /// Calls a function, and puts back what an it3.keeping.Keeper keeps, whatever happens. A Ctrl-C can end that too: then
 /// it is done once more.
 template <typename Function>
@@ -290,8 +299,9 @@ EagerCut::Attempt EagerCut::attempt(
         return Attempt{
             nullptr, "forward() draws random numbers that a trace would fix", nullptr, Attempt::Verdict::undecided};
       }
-      if (program != nullptr) *program = graph.attr("program");
-      cut = std::make_shared<ExportedNetwork>(exported_graph_from(graph), layer_.empty() ? "" : exported_layer);
+      const ExportedGraph described = exported_graph_from(graph);
+      if (program != nullptr) *program = graph.attr("marked")(layer_output_of(described));
+      cut = std::make_shared<ExportedNetwork>(described, layer_.empty() ? "" : exported_layer);
     } catch (const py::error_already_set& error) {
       return failed_by(error, "torch.export cannot take it");
     } catch (const std::exception& error) {

@@ -207,13 +207,14 @@ py::bytes PythonEngine::description(
     const Setup& setup, const py::object& inputs, const py::dict& options, const SavedPrograms& programs) const {
   const Options parsed = options_from(options);
   const auto in_dims = given_in_dims(*setup);
+  auto output = output_path_from(setup->attributes.output, "output");
   std::string description;
-  call(setup, inputs, For::adapting, [&](const EngineCall& call) {
+  call(setup, inputs, For::adapting, [&](const EngineCall& call) {  // without the GIL
     auto* const network = dynamic_cast<ScriptNetwork*>(&call.network);
     TORCH_CHECK_VALUE(network != nullptr, "the exported program cannot be cut at the layer");
     SavedEngine engine = core.saved(*network, call, parsed, in_dims);
     engine.layer = setup->layer_name;
-    engine.output = output_path_from(setup->attributes.output, "output");
+    engine.output = std::move(output);
     engine.programs = programs;
     description = description_of(engine);
   });

@@ -121,7 +121,7 @@ std::pair<NetworkCall, py::object> Runners::resolve_with_program(
   const auto* const reason = std::get_if<std::string>(&call);
   TORCH_CHECK_VALUE(
       reason == nullptr,
-      "this model cannot be compiled, as only an eager model that torch.export takes can: ", *reason);
+      "this model cannot be compiled, as only eager models that torch.export takes, and its programs, can: ", *reason);
   return std::get<std::pair<NetworkCall, py::object>>(std::move(call));
 }
 

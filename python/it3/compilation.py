@@ -16,11 +16,9 @@ from torch import Tensor, fx, nn
 
 from it3 import _C
 from it3.capture import Captured, capture, constants_of
-from it3.checks import eager as eager_of
 from it3.embedder import Embedder
 from it3.engine import IT3Engine
 from it3.exported import conditions_of, open_sizes
-from it3.exported_model import ExportedModel
 from it3.function_watch import check_unchanged, codes_of_functions, watch_functions
 from it3.kept import KeptRandomState, own_copy
 from it3.packages import write_package
@@ -69,9 +67,10 @@ def compile(  # noqa: A001  (as torch.compile)
     Parameters
     ----------
     engine
-        Around an eager model that torch.export takes. It is compiled for its options ``parameters``, ``anchor``,
-        ``norm_statistics``, ``norm_prior``, ``per_sample`` and ``amp`` as they are now, and for ``threshold`` if it is
-        set. Calls with others of these, of a changed model or by changed attributes of the engine run as before.
+        Around an eager model that torch.export takes, or a program of torch.export. It is compiled for its options
+        ``parameters``, ``anchor``, ``norm_statistics``, ``norm_prior``, ``per_sample`` and ``amp`` as they are now, and
+        for ``threshold`` if it is set. Calls with others of these, of a changed model or by changed attributes of the
+        engine run as before.
 
         Functions of your own are recorded: they may do what torch.export could follow, without drawing random numbers
         or depending on tensors' values. They are not called any more; calls after they, or the Python variables that
@@ -159,11 +158,6 @@ def compiled_for(
     EngineSetup, Used
         The setup of such calls, and what the function returned.
     """
-    if isinstance(eager_of(engine.model), ExportedModel):
-        raise ValueError(
-            "a program of torch.export, as an engine read from a .pt2 file has, cannot be compiled yet; compile or "
-            "save an engine around the eager model, with its state_dict()"
-        )
     tensors = [leaf for leaf in torch.utils._pytree.tree_leaves(example_inputs) if isinstance(leaf, Tensor)]
     if any(tensor.numel() == 0 for tensor in tensors):
         raise ValueError(

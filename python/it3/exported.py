@@ -1,5 +1,6 @@
 """Programs of torch.export, described as the core takes them."""
 
+import copy
 import operator
 import re
 from collections.abc import Callable, Iterable, Mapping
@@ -8,7 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx
-from torch.export.graph_signature import InputKind, OutputKind, TensorArgument
+from torch.export.graph_signature import ExportGraphSignature, InputKind, OutputKind, OutputSpec, TensorArgument
 from torch.fx.experimental import _config as shapes_config
 from torch.utils import _pytree as pytree
 
@@ -69,7 +70,8 @@ class Graph:
         self.layer = layer
         self.inputs: list[tuple[str, list[str]]] = []
         self.tensors: list[tuple[str, str, Tensor, bool]] = []
-        self._take_placeholders(program, {**program.constants, **program.state_dict, **(tensors or {})})
+        self._by_name = {**program.constants, **program.state_dict, **(tensors or {})}
+        self._take_placeholders(program, self._by_name)
         calls = [node for node in program.graph.nodes if node.op == "call_function"]
         parts = {node for node in calls if _is_part(node)}
         self.layers: list[tuple[str, str]] = []
@@ -79,6 +81,39 @@ class Graph:
         outputs = program.call_spec.out_spec.unflatten(program.graph.output_node().args[0])
         self.output = _C.chosen_output(outputs, output, fx.Node).name
         self.conditions = conditions_of(program)
+
+    def marked(self, features: str) -> torch.export.ExportedProgram:
+        """Return the program with the mark in it, these tensors, and the prediction as all that it returns.
+
+        Parameters
+        ----------
+        features
+            The name of the value that the core puts the mark behind.
+        """
+        old = self.program
+        if self.layer is None:
+            return old
+        module = copy.deepcopy(old.graph_module)
+        nodes = {node.name: node for node in module.graph.nodes}
+        layer_output, prediction = nodes[features], nodes[self.output]
+        with module.graph.inserting_after(layer_output):
+            mark = module.graph.call_function(torch.ops.it3.features.default, (layer_output,))
+        mark.meta["val"] = layer_output.meta["val"]
+        module.graph.output_node().args = ((prediction,),)
+        for user in list(layer_output.users):
+            if user is not mark and (not self.layer or self.layer not in self._modules_around(user)):
+                user.replace_input_with(layer_output, mark)
+        inputs = zip(module.graph.find_nodes(op="placeholder"), old.graph_signature.input_specs, strict=True)
+        specs = []
+        for node, spec in inputs:
+            if isinstance(spec.arg, TensorArgument):
+                specs.append(spec)
+            else:
+                module.graph.erase_node(node)
+        returned = TensorArgument(module.graph.output_node().args[0][0].name)
+        module.recompile()
+        signature = ExportGraphSignature(specs, [OutputSpec(OutputKind.USER_OUTPUT, returned, None)])
+        return program_like(old, module, signature, self._by_name)
 
     def _modules_around(self, node: fx.Node) -> list[str]:
         """Return the names of the modules that an operation is called in, where a layer is looked for by name."""
@@ -100,6 +135,28 @@ class Graph:
                 self.tensors.append((node.name, spec.target, tensors[spec.target], is_parameter))
             else:
                 raise ValueError(f"the exported program holds {spec.target!r}, which is no tensor")
+
+
+def program_like(
+    old: torch.export.ExportedProgram,
+    module: fx.GraphModule,
+    signature: ExportGraphSignature,
+    tensors: Mapping[str, Tensor],
+) -> torch.export.ExportedProgram:
+    """Return a program for the same sizes, with these operations, and with these tensors where they have its names."""
+    new = torch.export.ExportedProgram(
+        root=module,
+        graph=module.graph,
+        graph_signature=signature,
+        state_dict={name: tensors.get(name, tensor) for name, tensor in old.state_dict.items()},
+        range_constraints=old.range_constraints,
+        module_call_graph=old.module_call_graph,
+        example_inputs=old.example_inputs,
+        constants={name: tensors.get(name, constant) for name, constant in old.constants.items()},
+        verifiers=old.verifiers,
+    )
+    new._guards_code = old._guards_code
+    return new
 
 
 def conditions_of(program: torch.export.ExportedProgram) -> list[str]:

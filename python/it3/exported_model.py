@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.export.unflatten import InterpreterModule, UnflattenedModule
 from torch.utils import _pytree as pytree
 
-from it3.exported import SqueezeCheck
+from it3.exported import SqueezeCheck, program_like
 
 
 class ExportedModel(UnflattenedModule):
@@ -32,19 +32,7 @@ class ExportedModel(UnflattenedModule):
     def program_now(self) -> torch.export.ExportedProgram:
         """Return the program with the parameters and buffers as they are now."""
         now = dict(self.named_parameters(remove_duplicate=False)) | dict(self.named_buffers(remove_duplicate=False))
-        old = self.program
-        new = torch.export.ExportedProgram(
-            root=old.graph_module,
-            graph=old.graph,
-            graph_signature=old.graph_signature,
-            state_dict={name: now.get(name, tensor) for name, tensor in old.state_dict.items()},
-            range_constraints=old.range_constraints,
-            module_call_graph=old.module_call_graph,
-            example_inputs=old.example_inputs,
-            constants=old.constants,
-        )
-        new._guards_code = old._guards_code
-        return new
+        return program_like(self.program, self.program.graph_module, self.program.graph_signature, now)
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Run the program. Raises ValueError for what torch takes, but the program was not exported for."""
