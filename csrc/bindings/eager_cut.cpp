@@ -137,10 +137,10 @@ std::variant<NetworkCall, std::string> EagerCut::resolve(
 
 std::variant<std::pair<NetworkCall, py::object>, std::string> EagerCut::resolve_with_program(
     const py::object& inputs, const py::object& in_dims, const Layout* each_by) {
-  py::object program;
+  py::object program;  // by a call, as what that raises says nothing of the cut
   auto call = resolve(inputs, in_dims, each_by, &program);
   if (const auto* const reason = std::get_if<std::string>(&call)) return *reason;
-  return std::pair(std::get<NetworkCall>(std::move(call)), std::move(program));
+  return std::pair(std::get<NetworkCall>(std::move(call)), program());
 }
 
 std::variant<NetworkCall, std::string> EagerCut::resolve(
@@ -300,7 +300,9 @@ EagerCut::Attempt EagerCut::attempt(
             nullptr, "forward() draws random numbers that a trace would fix", nullptr, Attempt::Verdict::undecided};
       }
       const ExportedGraph described = exported_graph_from(graph);
-      if (program != nullptr) *program = graph.attr("marked")(layer_output_of(described));
+      if (program != nullptr) {
+        *program = py::module_::import("functools").attr("partial")(graph.attr("marked"), layer_output_of(described));
+      }
       cut = std::make_shared<ExportedNetwork>(described, layer_.empty() ? "" : exported_layer);
     } catch (const py::error_already_set& error) {
       return failed_by(error, "torch.export cannot take it");

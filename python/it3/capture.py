@@ -56,16 +56,22 @@ class _Network:
         self.capture = capture
         self.tensors = tensors
         self.behind: set[fx.Node] = set()
+        writes_behind = False  # after which other operations may read what was written
         for node in graph.graph.nodes:
             is_layer = node.target is torch.ops.it3.features.default
-            if is_layer or any(source in self.behind for source in node.all_input_nodes):
+            reads_behind = any(source in self.behind for source in node.all_input_nodes)
+            if is_layer or reads_behind or (writes_behind and node.op == "call_function"):
                 self.behind.add(node)
+                writes_behind = writes_behind or _is_mutable(node)
         sources = {source: None for node in graph.graph.nodes if node in self.behind for source in node.all_input_nodes}
         self.crossing = [node for node in sources if node not in self.behind]
+        self.writes = any(_is_mutable(node) for node in graph.graph.nodes)
+        self.own = graph.graph.find_nodes(op="placeholder")[: -len(capture.inputs)]  # the model's tensors
 
     def head(self, weights: list[Tensor], inputs: list[Tensor]) -> list[Any]:
         """Run what does not depend on the layer's output."""
         part = _Part(self.graph, self.capture, None)
+        inputs = [x.clone() for x in inputs] if self.writes else inputs
         for node, value in zip(
             self.graph.graph.find_nodes(op="placeholder"), [*self.tensors(weights), *inputs], strict=True
         ):
@@ -74,13 +80,34 @@ class _Network:
         return [part.env[node] for node in self.crossing]
 
     def tail(self, carried: list[Any], inject: Callable[[Tensor], Tensor] | None) -> Tensor:
-        """Run the rest."""
+        """Run the rest, which leaves what it is given as it is: it runs more than once."""
         part = _Part(self.graph, self.capture, inject)
+        carried = self._copied(carried) if self.writes else carried
         part.env.update(zip(self.crossing, carried, strict=True))
         part.run_nodes(lambda node: node in self.behind and node.op != "output")
         output: Any = self.graph.graph.output_node().args[0]
         prediction: Tensor = part.env[output[0]]
         return prediction
+
+    def _copied(self, carried: list[Any]) -> list[Any]:
+        """Return copies of inputs and of what the head has computed, and the model's tensors as they are."""
+        tensors = {value._cdata: value for value in carried if isinstance(value, Tensor)}
+        if len({_unwrapped(tensor).untyped_storage()._cdata for tensor in tensors.values()}) < len(tensors):
+            raise ValueError(
+                "forward() writes to tensors behind the layer, of which some that it was given share memory; use "
+                "operations that are not in place, such as nn.ReLU(inplace=False)"
+            )
+        return [
+            value.clone() if isinstance(value, Tensor) and node not in self.own else value
+            for node, value in zip(self.crossing, carried, strict=True)
+        ]
+
+
+def _unwrapped(tensor: Tensor) -> Tensor:
+    """Return the tensor of all samples, where vmap shows one of them."""
+    while torch._C._functorch.is_batchedtensor(tensor):
+        tensor = torch._C._functorch.get_unwrapped(tensor)
+    return tensor
 
 
 class _Part(fx.Interpreter):

@@ -1,6 +1,6 @@
 """Programs of torch.export, described as the core takes them."""
 
-import copy
+import dataclasses
 import operator
 import re
 from collections.abc import Callable, Iterable, Mapping
@@ -93,27 +93,26 @@ class Graph:
         old = self.program
         if self.layer is None:
             return old
-        module = copy.deepcopy(old.graph_module)
-        nodes = {node.name: node for node in module.graph.nodes}
+        graph, copies = fx.Graph(), dict[fx.Node, fx.Node]()
+        graph.graph_copy(old.graph, copies)
+        nodes = {node.name: copied for node, copied in copies.items()}  # which may have got other names
         layer_output, prediction = nodes[features], nodes[self.output]
-        with module.graph.inserting_after(layer_output):
-            mark = module.graph.call_function(torch.ops.it3.features.default, (layer_output,))
+        with graph.inserting_after(layer_output):
+            mark = graph.call_function(torch.ops.it3.features.default, (layer_output,))
         mark.meta["val"] = layer_output.meta["val"]
-        module.graph.output_node().args = ((prediction,),)
         for user in list(layer_output.users):
             if user is not mark and (not self.layer or self.layer not in self._modules_around(user)):
                 user.replace_input_with(layer_output, mark)
-        inputs = zip(module.graph.find_nodes(op="placeholder"), old.graph_signature.input_specs, strict=True)
+        returned = graph.output((mark if prediction is layer_output else prediction,)).args[0][0]
         specs = []
-        for node, spec in inputs:
+        for node, spec in zip(graph.find_nodes(op="placeholder"), old.graph_signature.input_specs, strict=True):
             if isinstance(spec.arg, TensorArgument):
-                specs.append(spec)
+                specs.append(dataclasses.replace(spec, arg=TensorArgument(node.name)))
             else:
-                module.graph.erase_node(node)
-        returned = TensorArgument(module.graph.output_node().args[0][0].name)
-        module.recompile()
-        signature = ExportGraphSignature(specs, [OutputSpec(OutputKind.USER_OUTPUT, returned, None)])
-        return program_like(old, module, signature, self._by_name)
+                graph.erase_node(node)
+        module = fx.GraphModule(old.graph_module, graph)
+        output = OutputSpec(OutputKind.USER_OUTPUT, TensorArgument(returned.name), None)
+        return program_like(old, module, ExportGraphSignature(specs, [output]), self._by_name)
 
     def _modules_around(self, node: fx.Node) -> list[str]:
         """Return the names of the modules that an operation is called in, where a layer is looked for by name."""

@@ -18,9 +18,9 @@ from it3.exported import SqueezeCheck, program_like
 class ExportedModel(UnflattenedModule):
     """A program of torch.export as a module, with the modules in it that the program names.
 
-    Its parameters and buffers are copies. A call raises ValueError for inputs that the program was not exported for, or
-    torch's RuntimeError where an operation in it finds out. Whether it is in train or eval mode changes nothing: it
-    computes what was exported.
+    Its parameters and buffers are copies; other tensors that it holds are the program's. A call raises ValueError for
+    inputs that the program was not exported for, or torch's RuntimeError where an operation in it finds out. Whether it
+    is in train or eval mode changes nothing: it computes what was exported.
     """
 
     @property
@@ -129,6 +129,11 @@ def model_of(model: Any) -> Any:
     exported.__dict__["_program"] = model
     exported.__dict__["_check_squeezes"] = SqueezeCheck(model)
     exported.__dict__["_guards"] = getattr(model.module(), "_guards_fn", None)
+    for prefix, module in exported.named_modules():  # which have copies of what is neither parameter nor buffer
+        for name, value in vars(module).items():
+            constant = model.constants.get(f"{prefix}.{name}".lstrip("."))
+            if isinstance(value, Tensor) and isinstance(constant, Tensor):
+                setattr(module, name, constant)
     return exported.eval()
 
 

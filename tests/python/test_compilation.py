@@ -11,6 +11,7 @@ import pytest
 import reference
 import torch
 from compiled_engines import Images, batch, check_alike, close, dense, engines, is_compiled, make_engine
+from torch import Tensor, nn
 
 
 @pytest.mark.parametrize("samples", [1, 2, 8, 31])
@@ -105,6 +106,25 @@ def test_images_with_their_own_statistics_and_a_neutral_signal(cache: Path) -> N
     # These lie otherwise in memory, which the model could ask for.
     for other in (x.to(memory_format=torch.channels_last), x[::2], x.transpose(2, 3)):
         close(*(each.adapt(other).prediction for each in (engine, plain)))
+
+
+class InPlace(nn.Module):
+    """Writes to its layer's output."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer, self.last = nn.Conv2d(2, 4, 3), nn.Linear(4 * 16, 3)
+        nn.init.constant_(self.layer.bias, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(nn.functional.relu(self.layer(x), inplace=True).flatten(1))
+
+
+def test_operations_in_place_behind_the_layer(cache: Path) -> None:
+    x = batch(8, 2, 6, 6)
+    engine, plain = engines(cache, x, InPlace)
+    check_alike(engine, plain, 0.1 * x)  # where nothing is negative, what is written is what was there
+    check_alike(engine, plain, 20 * x)
 
 
 def test_each_sample_by_itself(cache: Path) -> None:

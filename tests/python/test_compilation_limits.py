@@ -225,10 +225,25 @@ def test_a_failing_compiler(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     assert "compiled" not in engine.explain(batch(8))
 
 
+class Overwriting(nn.Module):
+    """Writes behind its layer to a part of what it has computed before."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.layer, self.last = nn.Linear(6, 6), nn.Linear(6, 3), nn.Linear(6, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        hidden = self.first(x)
+        part = hidden[:, :3]
+        part.add_(self.layer(x))
+        return self.last(hidden) + part
+
+
 @pytest.mark.parametrize(
     ("model", "arguments", "words"),
     [
-        (lambda: torch.jit.script(Dense().double()), {}, "eager model that torch.export takes"),
+        (lambda: torch.jit.script(Dense().double()), {}, "eager models that torch.export takes"),
+        (lambda: Overwriting().double(), {}, "writes to tensors behind the layer, of which some .* share memory"),
     ],
 )
 def test_what_cannot_be_compiled(tmp_path: Path, model: Any, arguments: dict[str, Any], words: str) -> None:

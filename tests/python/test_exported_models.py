@@ -159,3 +159,33 @@ def test_layers_that_the_program_does_not_have() -> None:
     _, exported, _ = engines()
     with pytest.raises(ValueError, match=r"has no layer .nope.; did you mean .encoder."):
         IT3Engine(exported.model.program, "nope")
+
+
+class Holding(nn.Module):
+    """Holds tensors that are neither weights nor saved."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer, self.head = nn.Linear(6, 6), nn.Linear(6, 3)
+        self.register_buffer("shift", torch.ones(6), persistent=False)
+        self.scale = torch.full((6,), 2.0)
+
+    def forward(self, x: Tensor) -> Tensor:
+        steps = torch.tensor([1.0, 2.0, 3.0, 4.0, 5.0, 6.0])
+        return self.head(torch.tanh(self.layer(x) - self.shift) * steps * self.scale)
+
+
+def test_an_adapted_program_is_saved_with_all_that_it_holds(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    x = torch.randn(4, 6)
+    engine = IT3Engine(program_of(Holding(), x), "layer", optimization_parameters={"lr": 1e-2}).eval()
+    engine.is_trained = True
+    engine.uncertainty(x)
+    with torch.no_grad():
+        engine.model.shift.mul_(0.5)
+        engine.model.scale.mul_(3)
+    torch.testing.assert_close(engine.adapt(x, num_steps=0).prediction, engine.model(x))
+    adaptation = engine.adapt(x)
+    adaptation.save(tmp_path / "adapted.pt2", x, method="export")
+    loaded = torch.export.load(tmp_path / "adapted.pt2").module()
+    torch.testing.assert_close(loaded(x), adaptation.prediction)
