@@ -66,12 +66,10 @@ class _Network:
         sources = {source: None for node in graph.graph.nodes if node in self.behind for source in node.all_input_nodes}
         self.crossing = [node for node in sources if node not in self.behind]
         self.writes = any(_is_mutable(node) for node in graph.graph.nodes)
-        self.own = graph.graph.find_nodes(op="placeholder")[: -len(capture.inputs)]  # the model's tensors
 
     def head(self, weights: list[Tensor], inputs: list[Tensor]) -> list[Any]:
         """Run what does not depend on the layer's output."""
         part = _Part(self.graph, self.capture, None)
-        inputs = [x.clone() for x in inputs] if self.writes else inputs
         for node, value in zip(
             self.graph.graph.find_nodes(op="placeholder"), [*self.tensors(weights), *inputs], strict=True
         ):
@@ -82,25 +80,25 @@ class _Network:
     def tail(self, carried: list[Any], inject: Callable[[Tensor], Tensor] | None) -> Tensor:
         """Run the rest, which leaves what it is given as it is: it runs more than once."""
         part = _Part(self.graph, self.capture, inject)
-        carried = self._copied(carried) if self.writes else carried
-        part.env.update(zip(self.crossing, carried, strict=True))
+        own = [self._copied(node, value) for node, value in zip(self.crossing, carried, strict=True)]
+        versions = [_version(value) for value in own]
+        part.env.update(zip(self.crossing, own, strict=True))
         part.run_nodes(lambda node: node in self.behind and node.op != "output")
+        written = [value for value, copied, old in zip(carried, own, versions, strict=True) if _version(copied) != old]
+        memory = [_memory(value) for value in carried]
+        if any(memory.count(_memory(value)) > 1 for value in written):
+            raise ValueError(
+                "forward() writes in place, behind the layer, to a tensor from before it that shares memory with "
+                "others; use operations that are not in place, such as nn.ReLU(inplace=False)"
+            )
         output: Any = self.graph.graph.output_node().args[0]
         prediction: Tensor = part.env[output[0]]
         return prediction
 
-    def _copied(self, carried: list[Any]) -> list[Any]:
-        """Return copies of inputs and of what the head has computed, and the model's tensors as they are."""
-        tensors = {value._cdata: value for value in carried if isinstance(value, Tensor)}
-        if len({_unwrapped(tensor).untyped_storage()._cdata for tensor in tensors.values()}) < len(tensors):
-            raise ValueError(
-                "forward() writes to tensors behind the layer, of which some that it was given share memory; use "
-                "operations that are not in place, such as nn.ReLU(inplace=False)"
-            )
-        return [
-            value.clone() if isinstance(value, Tensor) and node not in self.own else value
-            for node, value in zip(self.crossing, carried, strict=True)
-        ]
+    def _copied(self, node: fx.Node, value: Any) -> Any:
+        """Return a copy of what the head has computed, if anything is written in place; the core sees to the rest."""
+        is_computed = isinstance(value, Tensor) and node.op != "placeholder"
+        return value.clone() if self.writes and is_computed else value
 
 
 def _unwrapped(tensor: Tensor) -> Tensor:
@@ -108,6 +106,16 @@ def _unwrapped(tensor: Tensor) -> Tensor:
     while torch._C._functorch.is_batchedtensor(tensor):
         tensor = torch._C._functorch.get_unwrapped(tensor)
     return tensor
+
+
+def _version(value: Any) -> int | None:
+    """Return what changes when something writes to a tensor."""
+    return _unwrapped(value)._version if isinstance(value, Tensor) else None
+
+
+def _memory(value: Any) -> int | None:
+    """Return where a tensor's values are, as an address."""
+    return _unwrapped(value).untyped_storage()._cdata if isinstance(value, Tensor) else None
 
 
 class _Part(fx.Interpreter):

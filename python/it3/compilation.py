@@ -317,8 +317,8 @@ def _package(function: Function, values: list[Tensor], path: Path) -> dict[str, 
     # An index that is out of range raises, which no exception can where OpenMP's threads work.
     has_indices = any(not t.is_floating_point() and not t.is_complex() for t in args)
     configs |= {"cpp.threads": 1} if has_indices else {"cpp.dynamic_threads": torch.get_num_threads() > 1}
-    # Where a Triton kernel has fewer elements than threads, several read each. In a reduction, a barrier would have to
-    # keep one of them from writing before all have read, and Inductor gives none.
+    # Where a Triton kernel has fewer elements than threads, several threads read each. In a reduction that writes in
+    # place, one of them may write before all have read, as Inductor puts no barrier between.
     configs["inplace_buffers"] = not any(t.is_cuda for t in args)
     # Half precision rounds where torch's operations do, as in the passes that programs are compared with.
     configs["emulate_precision_casts"] = True

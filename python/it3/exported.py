@@ -100,10 +100,10 @@ class Graph:
         with graph.inserting_after(layer_output):
             mark = graph.call_function(torch.ops.it3.features.default, (layer_output,))
         mark.meta["val"] = layer_output.meta["val"]
+        output = graph.output((prediction,))
         for user in list(layer_output.users):
             if user is not mark and (not self.layer or self.layer not in self._modules_around(user)):
                 user.replace_input_with(layer_output, mark)
-        returned = graph.output((mark if prediction is layer_output else prediction,)).args[0][0]
         specs = []
         for node, spec in zip(graph.find_nodes(op="placeholder"), old.graph_signature.input_specs, strict=True):
             if isinstance(spec.arg, TensorArgument):
@@ -111,8 +111,8 @@ class Graph:
             else:
                 graph.erase_node(node)
         module = fx.GraphModule(old.graph_module, graph)
-        output = OutputSpec(OutputKind.USER_OUTPUT, TensorArgument(returned.name), None)
-        return program_like(old, module, ExportGraphSignature(specs, [output]), self._by_name)
+        returned = OutputSpec(OutputKind.USER_OUTPUT, TensorArgument(output.args[0][0].name), None)
+        return program_like(old, module, ExportGraphSignature(specs, [returned]), self._by_name)
 
     def _modules_around(self, node: fx.Node) -> list[str]:
         """Return the names of the modules that an operation is called in, where a layer is looked for by name."""

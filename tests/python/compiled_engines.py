@@ -69,12 +69,12 @@ def dense(cache: Path, **options: Any) -> tuple[IT3Engine, IT3Engine]:
     return engine, plain
 
 
-def is_compiled(engine: IT3Engine, inputs: Tensor, **overrides: Any) -> bool:
+def is_compiled(engine: IT3Engine, inputs: Any, **overrides: Any) -> bool:
     words = engine._setup_for(inputs).explain(inputs, {**engine.optimization_parameters, **overrides})
     return "; compiled: evaluated by programs of AOTInductor" in words
 
 
-def check_alike(engine: IT3Engine, plain: IT3Engine, *batches: Tensor, **overrides: Any) -> None:
+def check_alike(engine: IT3Engine, plain: IT3Engine, *batches: Any, **overrides: Any) -> None:
     for inputs in batches:
         torch.manual_seed(3)
         actual = engine.adapt(inputs, **overrides)

@@ -120,9 +120,24 @@ class InPlace(nn.Module):
         return self.last(nn.functional.relu(self.layer(x), inplace=True).flatten(1))
 
 
-def test_operations_in_place_behind_the_layer(cache: Path) -> None:
+class Parts(nn.Module):
+    """Writes in place on both sides of its layer, with parts of one tensor between, which stay as they are."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.layer, self.last = nn.Conv2d(2, 4, 1), nn.Conv2d(2, 2, 3, padding=1), nn.Linear(6 * 36, 3)
+        nn.init.constant_(self.layer.bias, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        parts = list(nn.functional.silu(self.first(x), inplace=True).chunk(2, 1))
+        parts.append(nn.functional.relu(self.layer(parts[-1]), inplace=True))
+        return self.last(torch.cat(parts, 1).flatten(1))
+
+
+@pytest.mark.parametrize("model", [InPlace, Parts])
+def test_operations_in_place_behind_the_layer(cache: Path, model: type[nn.Module]) -> None:
     x = batch(8, 2, 6, 6)
-    engine, plain = engines(cache, x, InPlace)
+    engine, plain = engines(cache, x, model)
     check_alike(engine, plain, 0.1 * x)  # where nothing is negative, what is written is what was there
     check_alike(engine, plain, 20 * x)
 

@@ -243,7 +243,11 @@ class Overwriting(nn.Module):
     ("model", "arguments", "words"),
     [
         (lambda: torch.jit.script(Dense().double()), {}, "eager models that torch.export takes"),
-        (lambda: Overwriting().double(), {}, "writes to tensors behind the layer, of which some .* share memory"),
+        (
+            lambda: Overwriting().double(),
+            {},
+            "writes in place, behind the layer, to a tensor from before it that shares memory",
+        ),
     ],
 )
 def test_what_cannot_be_compiled(tmp_path: Path, model: Any, arguments: dict[str, Any], words: str) -> None:

@@ -6,11 +6,12 @@ from typing import Any
 import it3
 import pytest
 import torch
-from compiled_engines import batch, close, is_compiled
-from it3 import IT3Engine
-from test_exported_models import engines, program_of
+from compiled_engines import batch, check_alike
+from test_exported_models import around, engines, program_of
 from torch import Tensor, nn
 from torch.export import Dim
+
+OPTIONS = {"num_steps": 3, "lr": 1e-2}
 
 pytestmark = pytest.mark.filterwarnings("ignore:`isinstance.treespec")  # of torch.export, about itself
 
@@ -61,34 +62,14 @@ class Block(nn.Module):
         return h + self.after(torch.relu(h))
 
 
-def around(model: nn.Module, program: torch.export.ExportedProgram, layer: str, x: Any) -> tuple[IT3Engine, IT3Engine]:
-    """Return engines around a model and its program, with the same embedder."""
-    options = {"num_steps": 3, "lr": 1e-2}
-    plain = IT3Engine(model, layer, optimization_parameters=options).eval()
-    plain.uncertainty(x)
-    exported = IT3Engine(program, layer, plain.embedder, optimization_parameters=options).eval()
-    for engine in (plain, exported):
-        engine.is_trained = True
-    return plain, exported
-
-
-def compare(compiled: IT3Engine, plain: IT3Engine, *inputs: Any) -> None:
-    for given in inputs:
-        for _ in range(2):  # the first call is tried in both ways
-            actual, expected = compiled.adapt(given), plain.adapt(given)
-            assert is_compiled(compiled, given)
-            close(actual.prediction, expected.prediction)
-            close(actual.losses, expected.losses)
-            close(actual._weights, expected._weights)
-
-
 @pytest.mark.parametrize(
     "options", [{}, {"norm_statistics": "batch", "anchor": "ema", "parameters": "encoder"}], ids=["defaults", "others"]
 )
 def test_as_the_model(cache: Path, options: dict[str, Any]) -> None:
-    plain, exported, x = engines(num_steps=3, lr=1e-2, **options)
+    plain, exported, x = engines(**OPTIONS, **options)
     it3.compile(exported, x, backend="compiled", cache=cache, progress=False)
-    compare(exported, plain, x, torch.randn(7, 2, 8, dtype=torch.float64))
+    more = torch.randn(7, 2, 8, dtype=torch.float64)
+    check_alike(exported, plain, x, x, more, more)  # the first of each sizes is tried in both ways
     with pytest.raises(ValueError, match="was not exported for"):
         exported.adapt(x[:2])  # the model does something else there
 
@@ -97,30 +78,33 @@ def test_other_inputs_than_tensors(cache: Path) -> None:
     torch.manual_seed(0)
     model, x = Summed().double().eval(), {"input": batch(8), "sum": 0.5, "mask": None}
     dims = {"input": {0: Dim.AUTO}, "sum": None, "mask": None}
-    plain, exported = around(model, torch.export.export(model, (), x, dynamic_shapes=dims, strict=False), "layer", x)
+    program = torch.export.export(model, (), x, dynamic_shapes=dims, strict=False)
+    plain, exported = around(model, program, "layer", x, **OPTIONS)
     it3.compile(exported, x, backend="compiled", cache=cache, progress=False)
-    compare(exported, plain, x, {**x, "input": batch(3)})
+    more = {**x, "input": batch(3)}
+    check_alike(exported, plain, x, x, more, more)
     for each in (exported.model, plain.model):
         each.shift.mul_(0.5)  # values are no part of what is compiled
-    compare(exported, plain, x)
+    check_alike(exported, plain, x, x)
 
 
 def test_a_layer_in_a_module(cache: Path, tmp_path: Path) -> None:
     torch.manual_seed(0)
     model, x = Nested().double().eval(), batch(8)
     torch.export.save(program_of(model, x).run_decompositions(), tmp_path / "program.pt2")
-    plain, exported = around(model, torch.export.load(tmp_path / "program.pt2"), "block.layer", x)
+    plain, exported = around(model, torch.export.load(tmp_path / "program.pt2"), "block.layer", x, **OPTIONS)
     it3.compile(exported, x, backend="compiled", cache=cache, progress=False)
-    compare(exported, plain, x)
+    check_alike(exported, plain, x, x)
     with torch.no_grad():
         for model in (exported.model, plain.model):
             model.block.after.weight.mul_(1.5)
-    compare(exported, plain, x, batch(5))
+    check_alike(exported, plain, x, x, batch(5), batch(5))
 
 
 def test_saved_and_saved_again(cache: Path, tmp_path: Path) -> None:
-    plain, engine, x = engines(num_steps=3, lr=1e-2)
+    plain, engine, x = engines(**OPTIONS)
     for name in ("of a program", "of a file"):
         engine.save(tmp_path / name, x, format="aoti", backend="compiled", cache=cache)
         engine = it3.load(tmp_path / name)
-        compare(engine, plain, x, torch.randn(7, 2, 8, dtype=torch.float64))
+        more = torch.randn(7, 2, 8, dtype=torch.float64)
+        check_alike(engine, plain, x, x, more, more)

@@ -34,17 +34,23 @@ class Twin(nn.Module):
         return {"features": [h], "y": self.head(h.flatten(1)) * (2 if x.shape[0] > 2 else 3)}
 
 
-def engines(program: torch.export.ExportedProgram | None = None, **options: Any) -> tuple[IT3Engine, IT3Engine, Tensor]:
-    """One around the model, and one around its program, with the same embedder."""
-    torch.manual_seed(0)
-    model, x = Twin().double().eval(), torch.randn(4, 2, 8, dtype=torch.float64)
-    plain = IT3Engine(model, "encoder", output="y", optimization_parameters=options).eval()
+def around(
+    model: nn.Module, program: torch.export.ExportedProgram, layer: str, x: Any, output: Any = None, **options: Any
+) -> tuple[IT3Engine, IT3Engine]:
+    """One around a model, and one around its program, with the same embedder."""
+    plain = IT3Engine(model, layer, output=output, optimization_parameters=options).eval()
     plain(x)
-    program = program_of(model, x) if program is None else program
-    exported = IT3Engine(program, "encoder", plain.embedder, output="y", optimization_parameters=options).eval()
+    exported = IT3Engine(program, layer, plain.embedder, output=output, optimization_parameters=options).eval()
     for engine in (plain, exported):
         engine.is_trained = True
-    return plain, exported, x
+    return plain, exported
+
+
+def engines(program: torch.export.ExportedProgram | None = None, **options: Any) -> tuple[IT3Engine, IT3Engine, Tensor]:
+    torch.manual_seed(0)
+    model, x = Twin().double().eval(), torch.randn(4, 2, 8, dtype=torch.float64)
+    program = program_of(model, x) if program is None else program
+    return *around(model, program, "encoder", x, output="y", **options), x
 
 
 OPTIONS: dict[str, dict[str, Any]] = {
