@@ -67,6 +67,25 @@ def test_programs_that_are_wrong_are_never_used(cache: Path, monkeypatch: pytest
     close(engine(batch(8))[0], plain(batch(8))[0])
 
 
+class Steep(Dense):
+    """Its loss overflows where weights move by a quarter."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.power = nn.Parameter(torch.ones(()))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x) * torch.exp(180 * (self.power - 1))
+
+
+def test_a_loss_that_overflows_with_other_weights(cache: Path) -> None:
+    engine, x = make_engine(Steep, lr=1e-6).float(), batch(8).float()
+    plain = copy.deepcopy(engine)
+    it3.compile(engine, x, backend="compiled", cache=cache, progress=False)
+    torch.testing.assert_close(engine(x)[0], plain(x)[0], rtol=1e-3, atol=1e-3)
+    assert is_compiled(engine, x)
+
+
 def test_a_threshold_that_the_programs_were_not_compiled_for(cache: Path) -> None:
     engine, plain = engines(cache, batch(8), anchor="frozen")
     broken = batch(8)

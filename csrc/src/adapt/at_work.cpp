@@ -56,39 +56,59 @@ AtWork by_programs(
   return {std::move(weights), std::move(evaluation)};
 }
 
-/// What an evaluation gives, at first and when the weights have moved.
-NetworkOutputs outputs_of(const AtWork& work, const AdaptCall& call) {
-  NetworkOutputs outputs;
+/// What an evaluation gives with the weights as they are, and with others: a little off, as deep networks soon
+/// overflow.
+struct Outputs {
+  NetworkOutputs first, moved;
+};
+
+Outputs outputs_of(const AtWork& work, const AdaptCall& call) {
+  const std::vector<at::Tensor>& weights = work.weights->values();
+  Outputs outputs;
   // Under autocast, numbers are no better than those that it computes with.
-  const auto take = [&](const at::Tensor& t) {
-    outputs.predictions.push_back(call.options.amp ? t.to(*call.options.amp) : t);
+  const auto rounded = [&](const at::Tensor& t) {
+    return t.defined() && call.options.amp ? t.to(*call.options.amp) : t;
   };
-  const auto take_step = [&](const at::Tensor& rows) {
+  const auto prediction = [&] {
+    at::autocast::clear_cache();  // which has the weights of before
+    return rounded(work.evaluation->answer(PredictionKind::first, /*with_second=*/false).first);
+  };
+  const auto take_step = [&](NetworkOutputs& into, const at::Tensor& rows) {
     auto step = work.evaluation->step(rows);
-    take(step->objective.loss);
-    take(step->first);
-    for (const at::Tensor& gradient : step->objective.gradients) {
-      outputs.gradients.push_back(gradient.defined() && call.options.amp ? gradient.to(*call.options.amp) : gradient);
-    }
+    for (const at::Tensor& t : {step->objective.loss, step->first}) into.predictions.push_back(rounded(t));
+    for (const at::Tensor& gradient : step->objective.gradients) into.gradients.push_back(rounded(gradient));
     return step->first;
   };
   const Answer answer = work.evaluation->answer(PredictionKind::first, /*with_second=*/true);
-  take(answer.first);
-  take(answer.second);
-  take(work.evaluation->answer(PredictionKind::first, /*with_second=*/false).first);
-  if (!work.weights->values().empty()) {
-    const at::Tensor first = take_step({});
+  outputs.first.predictions = {rounded(answer.first), rounded(answer.second), prediction()};
+  if (!weights.empty()) {
+    const at::Tensor first = take_step(outputs.first, {});
     if (call.options.threshold && !call.samples) {
       const std::int64_t samples = first.size(call.method.prediction_layout.batch_of(first.dim()));
-      take_step(at::arange(std::max<std::int64_t>(samples - 1, 1), first.options().dtype(at::kLong)));
+      take_step(outputs.first, at::arange(std::max<std::int64_t>(samples - 1, 1), first.options().dtype(at::kLong)));
     }
   }
-  move(work.weights->values());
-  at::autocast::clear_cache();
-  outputs.moved = {work.evaluation->answer(PredictionKind::first, /*with_second=*/false).first};
-  if (call.options.amp) outputs.moved[0] = outputs.moved[0].to(*call.options.amp);
-  if (!work.weights->values().empty()) take_step({});
+  {
+    const at::NoGradGuard no_grad;
+    for (const at::Tensor& weight : weights) weight.mul_(1.1);
+  }
+  outputs.first.moved = {prediction()};
+  if (!weights.empty()) take_step(outputs.moved, {});
+  move(weights);
+  outputs.moved.moved = {prediction()};
   return outputs;
+}
+
+bool are_finite(const std::vector<at::Tensor>& tensors) {
+  return std::all_of(
+      tensors.begin(), tensors.end(), [](const at::Tensor& t) { return at::isfinite(t).all().item<bool>(); });
+}
+
+/// See it3::difference().
+std::string difference_between(const Outputs& actual, const Outputs& expected, const Outputs* nudged = nullptr) {
+  std::string found = difference(actual.first, expected.first, nudged != nullptr ? &nudged->first : nullptr);
+  if (!found.empty() || !are_finite(expected.moved.predictions)) return found;
+  return difference(actual.moved, expected.moved, nudged != nullptr ? &nudged->moved : nullptr);
 }
 
 /// The least time of some runs, in seconds.
@@ -117,24 +137,22 @@ class Trial {
   /// Why such calls are not to be evaluated by programs; nothing where this one does not tell.
   std::optional<std::string> why_not() const {
     Online::CallState of_programs = state_, of_passes = state_;
-    NetworkOutputs actual;
+    Outputs actual;
     std::optional<FullFloat32> full_precision(std::in_place);
     {
       const AtWork programs = by_programs(call_, compiled_, adapted_, of_programs);
       actual = outputs_of(programs, call_);
     }
-    const NetworkOutputs expected = outputs_of(by_passes(call_, adapted_, inputs_, of_passes), call_);
-    const auto& predictions = expected.predictions;
-    const auto is_finite = [](const at::Tensor& t) { return at::isfinite(t).all().item<bool>(); };
-    if (!std::all_of(predictions.begin(), predictions.end(), is_finite)) return std::nullopt;
-    std::string why = difference(actual, expected);
+    const Outputs expected = outputs_of(by_passes(call_, adapted_, inputs_, of_passes), call_);
+    if (!are_finite(expected.first.predictions)) return std::nullopt;
+    std::string why = difference_between(actual, expected);
     if (!why.empty()) {
       const Inputs others = nudged(call_.inputs);
       PassInputs nudged_inputs(others, others, /*may_be_written=*/false);
       Online::CallState of_nudged = state_;
       const AdaptCall nudged_call = call_.with(call_.method, others);
-      const NetworkOutputs moved = outputs_of(by_passes(nudged_call, adapted_, nudged_inputs, of_nudged), call_);
-      why = difference(actual, expected, &moved);
+      const Outputs of_nudge = outputs_of(by_passes(nudged_call, adapted_, nudged_inputs, of_nudged), call_);
+      why = difference_between(actual, expected, &of_nudge);
     }
     if (!why.empty()) return "the program " + why;
     full_precision.reset();
