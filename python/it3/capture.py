@@ -21,6 +21,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._sympy.printers import PythonPrinter
 
 from it3 import _C
+from it3.cut_program import CutProgram, is_mutable
 from it3.exported import open_sizes
 from it3.hoisting import hoist
 from it3.pure_function import Function
@@ -34,113 +35,6 @@ class Captured:
 
     functions: dict[str, Function]
     values: list[Tensor]
-
-
-class _Network:
-    """An exported program, cut at its layer: what the core calls for its passes.
-
-    Parameters
-    ----------
-    graph
-        It takes the program's tensors, in their order, and then the inputs.
-    capture
-        Says how batch normalization normalizes.
-    tensors
-        Gives the program's tensors for some weights.
-    """
-
-    def __init__(
-        self, graph: fx.GraphModule, capture: _C.Capture, tensors: Callable[[list[Tensor]], list[Tensor]]
-    ) -> None:
-        self.graph = graph
-        self.capture = capture
-        self.tensors = tensors
-        self.behind: set[fx.Node] = set()
-        writes_behind = False  # after which other operations may read what was written
-        for node in graph.graph.nodes:
-            is_layer = node.target is torch.ops.it3.features.default
-            reads_behind = any(source in self.behind for source in node.all_input_nodes)
-            if is_layer or reads_behind or (writes_behind and node.op == "call_function"):
-                self.behind.add(node)
-                writes_behind = writes_behind or _is_mutable(node)
-        sources = {source: None for node in graph.graph.nodes if node in self.behind for source in node.all_input_nodes}
-        self.crossing = [node for node in sources if node not in self.behind]
-        self.writes = any(_is_mutable(node) for node in graph.graph.nodes)
-
-    def head(self, weights: list[Tensor], inputs: list[Tensor]) -> list[Any]:
-        """Run what does not depend on the layer's output."""
-        part = _Part(self.graph, self.capture, None)
-        for node, value in zip(
-            self.graph.graph.find_nodes(op="placeholder"), [*self.tensors(weights), *inputs], strict=True
-        ):
-            part.env[node] = value
-        part.run_nodes(lambda node: node not in self.behind and node.op != "placeholder")
-        return [part.env[node] for node in self.crossing]
-
-    def tail(self, carried: list[Any], inject: Callable[[Tensor], Tensor] | None) -> Tensor:
-        """Run the rest, which leaves what it is given as it is: it runs more than once."""
-        part = _Part(self.graph, self.capture, inject)
-        own = [self._copied(node, value) for node, value in zip(self.crossing, carried, strict=True)]
-        versions = [_version(value) for value in own]
-        part.env.update(zip(self.crossing, own, strict=True))
-        part.run_nodes(lambda node: node in self.behind and node.op != "output")
-        written = [value for value, copied, old in zip(carried, own, versions, strict=True) if _version(copied) != old]
-        memory = [_memory(value) for value in carried]
-        if any(memory.count(_memory(value)) > 1 for value in written):
-            raise ValueError(
-                "forward() writes in place, behind the layer, to a tensor from before it that shares memory with "
-                "others; use operations that are not in place, such as nn.ReLU(inplace=False)"
-            )
-        output: Any = self.graph.graph.output_node().args[0]
-        prediction: Tensor = part.env[output[0]]
-        return prediction
-
-    def _copied(self, node: fx.Node, value: Any) -> Any:
-        """Return a copy of what the head has computed, if anything is written in place; the core sees to the rest."""
-        is_computed = isinstance(value, Tensor) and node.op != "placeholder"
-        return value.clone() if self.writes and is_computed else value
-
-
-def _unwrapped(tensor: Tensor) -> Tensor:
-    """Return the tensor of all samples, where vmap shows one of them."""
-    while torch._C._functorch.is_batchedtensor(tensor):
-        tensor = torch._C._functorch.get_unwrapped(tensor)
-    return tensor
-
-
-def _version(value: Any) -> int | None:
-    """Return what changes when something writes to a tensor."""
-    return _unwrapped(value)._version if isinstance(value, Tensor) else None
-
-
-def _memory(value: Any) -> int | None:
-    """Return where a tensor's values are, as an address."""
-    return _unwrapped(value).untyped_storage()._cdata if isinstance(value, Tensor) else None
-
-
-class _Part(fx.Interpreter):
-    """Some operations of a program, with something else in the place of the layer's output."""
-
-    def __init__(self, graph: fx.GraphModule, capture: _C.Capture, inject: Callable[[Tensor], Tensor] | None) -> None:
-        super().__init__(graph, garbage_collect_values=False)
-        self.capture = capture
-        self.inject = inject
-
-    def run_nodes(self, are_run: Callable[[fx.Node], bool]) -> None:
-        """Run some nodes, in their order."""
-        for node in self.module.graph.nodes:  # type: ignore[union-attr]
-            if are_run(node):
-                self.env[node] = self.run_node(node)
-
-    def call_function(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """Call an operation."""
-        if target is torch.ops.it3.features.default:
-            return args[0] if self.inject is None else self.inject(args[0])
-        if target is torch.ops.aten.batch_norm.default and self.capture.normalizes_by_batch:
-            x, weight, bias, mean, var, is_training, _, eps = args[:8]
-            if not is_training and mean is not None:
-                return self.capture.batch_norm(x, weight, bias, mean, var, eps)
-        return super().call_function(target, args, kwargs)
 
 
 class _Constants(TorchDispatchMode):
@@ -211,6 +105,7 @@ class _Capturing:
         self.adapted = list(capture.adapted)
         self.lifted = _tensors_of(capture.program)
         self.constants = constants
+        self.in_channels_last = False
         sizes = [node.meta["val"].shape for node in self.graph.graph.find_nodes(op="placeholder")][len(self.lifted) :]
         self.sizes = [tuple(each) for each in sizes]
 
@@ -223,7 +118,12 @@ class _Capturing:
         }
         if self.rows:
             functions["gradients_of_rows"] = lambda v: self._step(v, v[-1])
-        recorded = self._tried(lambda: {name: self._record(function) for name, function in functions.items()})
+        self.in_channels_last = True
+        try:
+            recorded = {name: self._record(function) for name, function in functions.items()}
+        except RuntimeError:  # of the layout, or of torch
+            self.in_channels_last = False
+            recorded = self._tried(lambda: {name: self._record(function) for name, function in functions.items()})
         values = self._examples()
         hoist(recorded, values, fixed=set(range(len(self.adapted), len(values) - 1)))
         return Captured(recorded, values)
@@ -275,22 +175,21 @@ class _Capturing:
 
     def _step(self, values: list[Tensor], rows: Tensor | None) -> list[Tensor | None]:
         weights, anchor, constants, inputs = self._split(values)
-        results = self.capture.step(self._network(constants), weights, anchor, inputs, rows)
-        # In the order of the weights, as optimizers take them: else each gradient would be copied.
-        return [result if result is None else result.contiguous() for result in results]
+        # Gradients in the order of the weights, as optimizers take them: else each would be copied.
+        return _contiguous(self.capture.step(self._network(constants), weights, anchor, inputs, rows))
 
     def _answer(self, values: list[Tensor], with_second: bool) -> list[Tensor | None]:
         weights, _, constants, inputs = self._split(values)
-        return self.capture.answer(self._network(constants), weights, inputs, with_second)
+        return _contiguous(self.capture.answer(self._network(constants), weights, inputs, with_second))
 
-    def _network(self, constants: list[Tensor]) -> _Network:
+    def _network(self, constants: list[Tensor]) -> CutProgram:
         places = {tensor._cdata: i for i, tensor in enumerate(self.adapted)}
         stand_ins = {tensor._cdata: constant for tensor, constant in zip(self.constants, constants, strict=True)}
 
         def tensors(weights: list[Tensor]) -> list[Tensor]:
             return [weights[places[t._cdata]] if t._cdata in places else stand_ins[t._cdata] for t in self.lifted]
 
-        return _Network(self.graph, self.capture, tensors)
+        return CutProgram(self.graph, self.capture, tensors, self.in_channels_last)
 
     def _record(self, function: Callable[[list[Any]], list[Tensor | None]]) -> Function:
         env = ShapeEnv()
@@ -313,8 +212,8 @@ class _Capturing:
 
         with FakeTensorMode(shape_env=env, allow_non_fake_inputs=True) as mode, open_sizes():
             fakes = [_fake(mode, f"v{i}", t, d) for i, (t, d) in enumerate(zip(examples, dims, strict=True))]
-            graph = make_fx(recorded, decomposition_table=_PRODUCTS)(*fakes)
-            if any(_is_mutable(node) for node in graph.graph.nodes):
+            graph = make_fx(recorded, decomposition_table=_DECOMPOSITIONS)(*fakes)
+            if any(is_mutable(node) for node in graph.graph.nodes):
                 # By an interpreter, as a module within a module would take its constants with it.
                 graph = make_fx(functionalize(fx.Interpreter(graph).run))(*fakes)
         _check_is_function(graph)
@@ -326,6 +225,10 @@ class _Capturing:
                 symbols[size.node._expr] = f"L['args'][{place}].size()[{d}]"
         places = list(range(len(examples)))
         return Function.of(graph, places, dict(enumerate(dims)), _conditions(env, symbols), is_defined)
+
+
+def _contiguous(results: list[Tensor | None]) -> list[Tensor | None]:
+    return [result if result is None else result.contiguous() for result in results]
 
 
 def _product(a: Tensor, b: Tensor) -> Any:
@@ -349,10 +252,18 @@ def _sum_and_product(c: Tensor, a: Tensor, b: Tensor, *, beta: float = 1, alpha:
     return product if product is NotImplemented else beta * c + alpha * product
 
 
-_PRODUCTS: dict[Any, Callable[..., Any]] = {
+def _gradient_of_relu(gradient: Tensor, result: Tensor, threshold: float) -> Any:
+    """Multiply by zero or one on GPUs, as Triton 3.6 mixes booleans up where threads hand them to one another."""
+    if gradient.device.type == "cpu":
+        return NotImplemented
+    return gradient * torch.where(result <= threshold, 0.0, 1.0).to(gradient.dtype)
+
+
+_DECOMPOSITIONS: dict[Any, Callable[..., Any]] = {
     torch.ops.aten.mm.default: _product,
     torch.ops.aten.bmm.default: _product,
     torch.ops.aten.addmm.default: _sum_and_product,
+    torch.ops.aten.threshold_backward.default: _gradient_of_relu,
 }
 
 
@@ -371,10 +282,6 @@ def _conditions(env: ShapeEnv, sizes: dict[sympy.Symbol, str]) -> list[str]:
     texts = [printer.doprint(expression.xreplace(names)) for expression in known]
     by_name = {str(names[symbol]): size for symbol, size in sizes.items()}
     return [re.sub(r"_size_\d+", lambda match: by_name[match[0]], text) for text in texts]
-
-
-def _is_mutable(node: fx.Node) -> bool:
-    return isinstance(node.target, torch._ops.OpOverload) and node.target._schema.is_mutable
 
 
 def _check_is_function(graph: fx.GraphModule) -> None:

@@ -1,0 +1,85 @@
+"""Compiled convolutions in channels_last, against engines that are not compiled."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from compiled_engines import batch, check_alike, close, engines
+from it3 import compilation
+from it3.capture import Captured
+from torch import Tensor, nn
+
+
+class Shuffle(nn.Module):
+    """Predicts images, whose channels it shuffles by views."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer, self.last = nn.Conv2d(2, 6, 3, padding=1), nn.Conv2d(6, 4, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        features = torch.relu_(self.layer(x))
+        shuffled = features.view(-1, 2, 3, 6, 6).transpose(1, 2).reshape(-1, 6, 6, 6)
+        return self.last(shuffled.view(-1, 6, 36).tanh().view(-1, 6, 6, 6))
+
+
+class WritesToView(Shuffle):
+    """Writes to a view of what a convolution gives, which it then reads."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        features = self.layer(x)
+        rows = features.view(-1, 216)
+        rows[:, ::2].mul_(2)
+        return self.last(features)
+
+
+class ReadsView(Shuffle):
+    """Reads a view of what a convolution gives, which it has written to since."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        features = self.layer(x)
+        rows = features.flatten(1)
+        features.relu_()
+        return self.last(features) * rows.mean(1)[:, None, None, None]
+
+
+class Strided(Shuffle):
+    """Names strides."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        features = self.layer(x)
+        return self.last(features.as_strided(features.shape, (216, 36, 1, 6)).tanh())
+
+
+def add_in_rows(features: Tensor, embedding: Tensor) -> Tensor:
+    return (features.view(features.shape[0], -1) + embedding.flatten(1).mean(1, keepdim=True).sin()).view(
+        features.shape
+    )
+
+
+@pytest.mark.parametrize("arguments", [{}, {"combine_fn": add_in_rows}], ids=["default", "combine_fn"])
+def test_views(cache: Path, arguments: dict[str, object], monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[Captured] = []
+    make = compilation._make
+
+    def keep(place: Path, captured: Captured, progress: bool) -> None:
+        made.append(captured)
+        make(place, captured, progress)
+
+    monkeypatch.setattr(compilation, "_make", keep)
+    x = batch(4, 2, 6, 6)
+    engine, plain = engines(cache, x, Shuffle, arguments)
+    check_alike(engine, plain, x, batch(7, 2, 6, 6, seed=1))
+    close(engine(x)[0].view(-1), plain(x)[0].view(-1))  # as it is in the usual layout
+    graph = made[0].functions["gradients"].graph.graph
+    nodes = graph.find_nodes(op="call_function", target=torch.ops.aten.convolution.default)
+    own = [node.meta["val"] for node in nodes if node.args[1].meta["val"].shape[-1] == 3]  # not the embedder's
+    assert own
+    assert all(each.is_contiguous(memory_format=torch.channels_last) for each in own)
+
+
+@pytest.mark.parametrize("model", [WritesToView, ReadsView, Strided])
+def test_where_the_layout_decides(cache: Path, model: type[nn.Module]) -> None:
+    x = batch(4, 2, 6, 6)
+    engine, plain = engines(cache, x, model)
+    check_alike(engine, plain, x, 5 * batch(7, 2, 6, 6, seed=1))
