@@ -1,6 +1,7 @@
 """Time engines that are compiled ahead against the same engines as they are, and against torch-ttt.
 
-Medians of the ratios of neighboring blocks of calls, in turn in one process; times to compile; and what "auto" chooses.
+Medians of the ratios of neighboring blocks of calls, in turn in one process; times to compile; what "auto" chooses; and
+peaks of memory of a call, on CUDA without CUDA graphs.
 Prints a table. Run it from this folder with one thread: OMP_NUM_THREADS=1 python compiled.py --device cpu
 """
 
@@ -9,14 +10,16 @@ import copy
 import statistics
 import tempfile
 import time
+from functools import partial
 
 import it3
 import torch
 from engines import make_engines
+from it3 import _C
 from rich.console import Console
 from rich.table import Table
 from rows import CPU, CUDA, Row
-from speed import seconds
+from speed import seconds, variant
 
 
 def quartiles(values: list[float]) -> str:
@@ -50,6 +53,8 @@ def time_row(row: Row, steps: int, device: str, cache: str, blocks: int) -> list
     for _ in range(blocks):
         times.append(tuple(seconds(each, inputs, calls) for each in timed))
     middle = [1e3 * statistics.median(each) for each in zip(*times, strict=True)]
+    without_graph = [variant(each, {"cuda_graphs": "off"}) for each in (plain, engine)]
+    peaks = [_C.peak_memory(partial(each, inputs)) / 2**20 for each in without_graph]
     choice = "programs" if "evaluated by programs" in auto.explain(inputs).split("not evaluated")[0] else "passes"
     return [
         row.title,
@@ -60,6 +65,7 @@ def time_row(row: Row, steps: int, device: str, cache: str, blocks: int) -> list
         "" if row.per_sample else quartiles([t[2] / t[1] for t in times]),
         choice,
         f"{compiling:.0f}" if compiling > 2 else "",  # else it was found in the cache
+        "{:.3g}, {:.3g}".format(*peaks),
         "" if "evaluated by programs" in engine.explain(inputs) else engine.explain(inputs).split("; ")[1],
     ]
 
@@ -75,7 +81,7 @@ def main() -> None:
     given = parser.parse_args()
     rows = CPU if given.device == "cpu" else CUDA
     table = Table("network, batch, layer", "steps", "it3, ms", "compiled, ms", "it3 / compiled", "torch-ttt / compiled")
-    for title in ("auto", "to compile, s", "why not"):
+    for title in ("auto", "to compile, s", "memory, MiB", "why not"):
         table.add_column(title)
     with tempfile.TemporaryDirectory() as folder:
         for number in given.rows or range(len(rows)):
