@@ -118,7 +118,7 @@ class _Capturing:
         }
         if self.rows:
             functions["gradients_of_rows"] = lambda v: self._step(v, v[-1])
-        self.in_channels_last = True
+        self.in_channels_last = self.adapted[0].is_cpu  # on GPUs Inductor's own choice is faster
         try:
             recorded = {name: self._record(function) for name, function in functions.items()}
         except RuntimeError:  # of the layout, or of torch

@@ -26,7 +26,7 @@ class CutProgram:
     tensors
         Gives the program's tensors for some weights.
     in_channels_last
-        Whether to have convolutions in channels_last, as cuDNN and oneDNN like them best, if that is possible. Running
+        Whether to have convolutions in channels_last, as oneDNN likes them best, if that is possible. Running
         a part then raises RuntimeError where the layout would decide what is computed.
     """
 
