@@ -1,7 +1,7 @@
 # make demo    set up, build, and adapt networks to noisy digits
 # make test    set up, build, and run all tests
 # make study-NAME   one of the studies: examples/NAME.py, on real data, under 10 minutes each; make studies runs all
-# make differential   draw uses of the engine and compare each with the method written plainly; SECONDS=600 SEED=1
+# make differential   draw uses of the engine and compare each with the method written plainly; SECONDS=600 SEED=1 COMPILED=1
 # make fuzz SECONDS=600   damaged files, command lines and options: an error, no crash and no wrong result
 # make endurance   10,000 calls of each kind: memory and handles stay flat; CALLS=1000 for fewer
 # make sanitize   the tests under AddressSanitizer, UndefinedBehaviorSanitizer and ThreadSanitizer; 90 minutes on two cores
@@ -39,7 +39,8 @@ test: .venv/.it3 .venv/.test
 	  $(BIN)/python -m pytest --numprocesses $(JOBS) --maxprocesses 8 --dist loadfile --no-loadscope-reorder
 
 differential: .venv/.it3 .venv/.test
-	PYTHONPATH=tests $(BIN)/python -m differential.run --seconds $(SECONDS) --jobs $(JOBS) $(if $(SEED),--seed $(SEED))
+	PYTHONPATH=tests $(BIN)/python -m differential.run --seconds $(SECONDS) --jobs $(JOBS) $(if $(SEED),--seed $(SEED)) \
+	  $(if $(COMPILED),--compiled)
 
 fuzz: .venv/.it3 .venv/.test
 	$(BIN)/cmake -S . -B $(BUILD) -DIT3_BUILD_TESTS=ON -DIT3_BUILD_APPS=ON

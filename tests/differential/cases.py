@@ -25,10 +25,10 @@ def _not_finite(draw: Any, a: Architecture, drawn: dict[str, Any], use: str) -> 
 
 
 @st.composite
-def cases(draw: Any, is_script: bool = False) -> Case:
-    """Draw one case; `is_script`: of a network that TorchScript compiles."""
-    use = draw(st.sampled_from(USES))
-    network = draw(st.sampled_from(NETWORKS)) if use != "train" else "eager"
+def cases(draw: Any, is_script: bool = False, *, is_compiled: bool = False) -> Case:
+    """Draw one case; `is_script`: of a network that TorchScript compiles; `is_compiled`: of a compiled engine."""
+    use = draw(st.sampled_from([use for use in USES if use != "train" or not is_compiled]))
+    network = draw(st.sampled_from(["compiled"] if is_compiled else NETWORKS)) if use != "train" else "eager"
     is_script = is_script or network in ("script", "saved")
     a = draw(architectures(is_script, is_plain=use in ("train",)))
     dtype = draw(st.sampled_from(["float64"] * 9 + ["float32"]))

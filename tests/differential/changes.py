@@ -81,5 +81,5 @@ def change(rig: Rig) -> None:
 
 def drawable(network: str, embedder: str) -> list[Any]:
     """The names of changes that can be done to such a network."""
-    names: list[Any] = [*ANY, *(EAGER if network in ("eager", "hooked") else ())]
+    names: list[Any] = [*ANY, *(EAGER if network in ("eager", "hooked", "compiled") else ())]
     return [*names, "embedder"] if network != "saved" and embedder in ("given", "made") else names

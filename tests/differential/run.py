@@ -51,6 +51,7 @@ class Search:
     tally: Counter[tuple[str, str, str]] = field(default_factory=Counter)
     faults: dict[str, Fault] = field(default_factory=dict)
     current: Path | None = None
+    is_compiled: bool = False
 
     def run(self, number: int) -> None:
         """One round of drawing."""
@@ -65,7 +66,7 @@ class Search:
             phases=[Phase.generate, Phase.shrink],
             suppress_health_check=list(HealthCheck),
         )
-        @given(cases())
+        @given(cases(is_compiled=self.is_compiled))
         def try_one(case: Case) -> None:
             nonlocal failing, since
             if failing and time.monotonic() > since + self.shrink_seconds:
@@ -128,6 +129,7 @@ def work(index: int, arguments: argparse.Namespace, answers: Any) -> None:
     warnings.simplefilter("ignore")
     share = -(-arguments.cases // arguments.jobs)
     search = Search(arguments.start + arguments.seconds, share, arguments.shrink_seconds)
+    search.is_compiled = arguments.compiled
     search.current = arguments.out / f"current-{index}.py"
     number = 0
     while time.monotonic() < search.deadline and search.done < search.cases:
@@ -174,6 +176,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--cases", type=int, default=10**9)
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--shrink-seconds", type=float, default=20.0)
+    parser.add_argument("--compiled", action="store_true", help="engines compiled ahead alone, some two a minute")
     parser.add_argument("--out", type=Path, default=Path("output/differential"))
     arguments = parser.parse_args(argv)
     arguments.out.mkdir(parents=True, exist_ok=True)

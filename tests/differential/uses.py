@@ -349,5 +349,26 @@ def _check(rig: Rig) -> str:
             rig.engine = it3.load(path)
             rig.model = rig.engine.model
             rig.engine.optimization_parameters.update(rig.options)
+    return by_programs(rig) if case.network == "compiled" else _use(rig)
+
+
+def _use(rig: Rig) -> str:
     uses = {"online": online, "per_sample": per_sample, "threads": threads, "look": look, "pair": pair}
-    return uses[case.use](rig) if case.use in uses else batch_by_batch(rig, rig.engine)
+    return uses[rig.case.use](rig) if rig.case.use in uses else batch_by_batch(rig, rig.engine)
+
+
+def by_programs(rig: Rig) -> str:
+    """The same of an engine that is compiled, if it can be."""
+    rig.set_temperature(0)
+    with tempfile.TemporaryDirectory() as folder:
+        before = snapshot(rig.model, rig.engine)
+        compiled = attempt(
+            lambda: it3.compile(rig.engine, rig.inputs(0), backend="compiled", cache=folder, progress=False)
+        )
+        unchanged(before, snapshot(rig.model, rig.engine))
+        result = _use(rig)
+        rig.set_temperature(0)
+        said = str(attempt(lambda: rig.engine.explain(rig.inputs(0))))
+    if isinstance(compiled, ValueError):
+        return f"{result}, not compiled"
+    return f"{result}, by programs" if "evaluated by programs" in said else f"{result}, compiled, by passes"
