@@ -61,6 +61,8 @@ class CutProgram:
         ):
             part.env[node] = value
         part.run_nodes(lambda node: node not in self.behind and node.op != "placeholder")
+        if part.views and any(map(is_mutable, self.behind)):
+            raise RuntimeError("forward() may write, behind the layer, to a view from before it")
         return [part.env[node] for node in self.crossing]
 
     def tail(self, carried: list[Any], inject: Callable[[Tensor], Tensor] | None) -> Tensor:
@@ -119,14 +121,15 @@ class _Part(fx.Interpreter):
         self.capture = program.capture
         self.in_channels_last = program.in_channels_last
         self.inject = inject
-        self.copies: list[tuple[Tensor, int | None]] = []  # that would be views in the usual layout, and their sources
+        # What are views in one layout and copies in another, and their sources.
+        self.views: list[tuple[Tensor, int | None]] = []
 
     def run_nodes(self, are_run: Callable[[fx.Node], bool]) -> None:
         """Run some nodes, in their order."""
         for node in self.module.graph.nodes:  # type: ignore[union-attr]
             if are_run(node):
                 self.env[node] = self.run_node(node)
-        if any(_version(tensor) != version for tensor, version in self.copies):
+        if any(_version(tensor) != version for tensor, version in self.views):
             raise RuntimeError("forward() writes to a view of what convolutions give")
 
     def call_function(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -144,8 +147,8 @@ class _Part(fx.Interpreter):
         if target is torch.ops.aten.view.default:
             target = torch.ops.aten.reshape.default
         result = super().call_function(target, args, kwargs)
-        if target in _VIEWS_OR_COPIES and _memory(result) != _memory(args[0]):
-            self.copies += [(tensor, _version(tensor)) for tensor in (args[0], result)]
+        if target in _VIEWS_OR_COPIES:
+            self.views += [(tensor, _version(tensor)) for tensor in (args[0], result)]
         return result
 
     def usual(self, tensor: Tensor) -> Tensor:
@@ -165,6 +168,8 @@ _OF_ONE_LAYOUT = {"as_strided", "view_as", "sym_stride", "sym_storage_offset"}
 
 def _takes_any_layout(graph: fx.GraphModule) -> bool:
     """Return whether operations give the same values for whatever strides, as far as their kinds tell."""
+    if any(node.kwargs.get("memory_format") is not None for node in graph.graph.nodes):
+        return False
     operations = {node.target for node in graph.graph.nodes if isinstance(node.target, torch._ops.OperatorBase)}
     return all(
         isinstance(operation, torch._ops.OpOverload)

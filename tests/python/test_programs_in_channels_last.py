@@ -43,6 +43,30 @@ class ReadsView(Shuffle):
         return self.last(features) * rows.mean(1)[:, None, None, None]
 
 
+class WritesToCopy(Shuffle):
+    """Writes to a copy of what a convolution gives, which would be a view in channels_last."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        features = self.layer(x)
+        rows = features.permute(0, 2, 3, 1).reshape(-1, 216).relu_()
+        return self.last(features) * rows.mean(1)[:, None, None, None]
+
+
+class WritesBehind(Shuffle):
+    """Writes, behind its layer, to what it has a view of from before."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(2, 2, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        hidden = self.first(x)
+        rows = hidden.flatten(1)
+        features = self.layer(x)
+        hidden.add_(features.mean())
+        return self.last(features) * (rows.mean(1)[:, None, None, None] + hidden.mean())
+
+
 class Strided(Shuffle):
     """Names strides."""
 
@@ -78,8 +102,13 @@ def test_views(cache: Path, arguments: dict[str, object], monkeypatch: pytest.Mo
     assert all(each.is_contiguous(memory_format=torch.channels_last) for each in own)
 
 
-@pytest.mark.parametrize("model", [WritesToView, ReadsView, Strided])
+@pytest.mark.parametrize("model", [WritesToView, ReadsView, WritesToCopy, Strided])
 def test_where_the_layout_decides(cache: Path, model: type[nn.Module]) -> None:
     x = batch(4, 2, 6, 6)
     engine, plain = engines(cache, x, model)
     check_alike(engine, plain, x, 5 * batch(7, 2, 6, 6, seed=1))
+
+
+def test_a_view_from_before_the_layer_that_is_written_behind(cache: Path) -> None:
+    with pytest.raises(ValueError, match="shares memory"):
+        engines(cache, batch(4, 2, 6, 6), WritesBehind)
