@@ -161,6 +161,7 @@ _VIEWS_OR_COPIES = {
     torch.ops.aten.reshape.default,
     torch.ops.aten.reshape_as.default,
     torch.ops.aten.flatten.using_ints,
+    torch.ops.aten.ravel.default,
     torch.ops.aten.contiguous.default,
 }
 _OF_ONE_LAYOUT = {"as_strided", "view_as", "sym_stride", "sym_storage_offset"}
@@ -168,9 +169,10 @@ _OF_ONE_LAYOUT = {"as_strided", "view_as", "sym_stride", "sym_storage_offset"}
 
 def _takes_any_layout(graph: fx.GraphModule) -> bool:
     """Return whether operations give the same values for whatever strides, as far as their kinds tell."""
-    if any(node.kwargs.get("memory_format") is not None for node in graph.graph.nodes):
+    nodes = graph.graph.nodes
+    if any(isinstance(given, torch.memory_format) for node in nodes for given in (*node.args, *node.kwargs.values())):
         return False
-    operations = {node.target for node in graph.graph.nodes if isinstance(node.target, torch._ops.OperatorBase)}
+    operations = {node.target for node in nodes if isinstance(node.target, torch._ops.OperatorBase)}
     return all(
         isinstance(operation, torch._ops.OpOverload)
         and operation.namespace == "aten"
