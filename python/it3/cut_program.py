@@ -42,13 +42,13 @@ class CutProgram:
         self.tensors = tensors
         self.in_channels_last = in_channels_last and not capture.per_sample and _takes_any_layout(graph)
         self.behind: set[fx.Node] = set()
-        writes_behind = False  # after which other operations may read what was written
+        self.writes_behind = False  # after which other operations may read what was written
         for node in graph.graph.nodes:
             is_layer = node.target is torch.ops.it3.features.default
             reads_behind = any(source in self.behind for source in node.all_input_nodes)
-            if is_layer or reads_behind or (writes_behind and node.op == "call_function"):
+            if is_layer or reads_behind or (self.writes_behind and node.op == "call_function"):
                 self.behind.add(node)
-                writes_behind = writes_behind or is_mutable(node)
+                self.writes_behind = self.writes_behind or is_mutable(node)
         sources = {source: None for node in graph.graph.nodes if node in self.behind for source in node.all_input_nodes}
         self.crossing = [node for node in sources if node not in self.behind]
         self.writes = any(is_mutable(node) for node in graph.graph.nodes)
@@ -61,7 +61,7 @@ class CutProgram:
         ):
             part.env[node] = value
         part.run_nodes(lambda node: node not in self.behind and node.op != "placeholder")
-        if part.views and any(map(is_mutable, self.behind)):
+        if part.views and self.writes_behind:
             raise RuntimeError("forward() may write, behind the layer, to a view from before it")
         return [part.env[node] for node in self.crossing]
 
