@@ -118,12 +118,17 @@ class _Capturing:
         }
         if self.rows:
             functions["gradients_of_rows"] = lambda v: self._step(v, v[-1])
-        self.in_channels_last = self.adapted[0].is_cpu  # on GPUs Inductor's own choice is faster
+
+        def record() -> dict[str, Function]:
+            return {name: self._record(function) for name, function in functions.items()}
+
+        # Of open sizes, torch would note that batches have more than one sample. On GPUs Inductor's choice is faster.
+        self.in_channels_last = self.adapted[0].is_cpu and not any(self._open_dims()[:-1])
         try:
-            recorded = {name: self._record(function) for name, function in functions.items()}
+            recorded = record()
         except RuntimeError:  # of the layout, or of torch
             self.in_channels_last = False
-            recorded = self._tried(lambda: {name: self._record(function) for name, function in functions.items()})
+            recorded = self._tried(record)
         values = self._examples()
         hoist(recorded, values, fixed=set(range(len(self.adapted), len(values) - 1)))
         return Captured(recorded, values)

@@ -1,4 +1,5 @@
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import it3
 import pytest
@@ -6,6 +7,9 @@ import torch
 from forbidden_torchscript import forbid_torchscript
 from installed import build_against
 from models import Case, make_case
+
+if TYPE_CHECKING:
+    from it3.capture import Captured
 
 LONG = {
     "test_installed.py",
@@ -69,3 +73,19 @@ def consumer(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Where compiled programs are kept, for all tests together."""
     return tmp_path_factory.mktemp("compiled")
+
+
+@pytest.fixture
+def made(monkeypatch: pytest.MonkeyPatch) -> "list[Captured]":
+    """What is recorded for compilers in the test, in turn."""
+    from it3 import compilation  # noqa: PLC0415  (with parts of torch that take long to import)
+
+    captured: list[Captured] = []
+    make = compilation._make
+
+    def make_too(place: Path, what: "Captured", progress: bool) -> None:
+        captured.append(what)
+        make(place, what, progress)
+
+    monkeypatch.setattr(compilation, "_make", make_too)
+    return captured

@@ -16,19 +16,6 @@ X = batch(6, 2, 6, 6)
 LATE = {"parameters": ["last"], "num_steps": 3}
 
 
-@pytest.fixture
-def made(monkeypatch: pytest.MonkeyPatch) -> list[Captured]:
-    captured: list[Captured] = []
-    make = compilation._make
-
-    def make_too(place: Path, what: Captured, progress: bool) -> None:
-        captured.append(what)
-        make(place, what, progress)
-
-    monkeypatch.setattr(compilation, "_make", make_too)
-    return captured
-
-
 class Layouts(nn.Module):
     """What comes before the layers that adapt lies in memory otherwise than contiguous, or in parts of one tensor."""
 

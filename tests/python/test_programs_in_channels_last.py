@@ -5,7 +5,6 @@ from pathlib import Path
 import pytest
 import torch
 from compiled_engines import batch, check_alike, close, engines
-from it3 import compilation
 from it3.capture import Captured
 from torch import Tensor, nn
 
@@ -21,6 +20,13 @@ class Shuffle(nn.Module):
         features = torch.relu_(self.layer(x))
         shuffled = features.view(-1, 2, 3, 6, 6).transpose(1, 2).reshape(-1, 6, 6, 6)
         return self.last(shuffled.view(-1, 6, 36).tanh().view(-1, 6, 6, 6))
+
+
+class InTurn(Shuffle):
+    """Gives one convolution what another one gives."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(torch.tanh(self.layer(x)))
 
 
 class WritesToView(Shuffle):
@@ -82,18 +88,10 @@ def add_in_rows(features: Tensor, embedding: Tensor) -> Tensor:
 
 
 @pytest.mark.parametrize("arguments", [{}, {"combine_fn": add_in_rows}], ids=["default", "combine_fn"])
-def test_views(cache: Path, arguments: dict[str, object], monkeypatch: pytest.MonkeyPatch) -> None:
-    made: list[Captured] = []
-    make = compilation._make
-
-    def keep(place: Path, captured: Captured, progress: bool) -> None:
-        made.append(captured)
-        make(place, captured, progress)
-
-    monkeypatch.setattr(compilation, "_make", keep)
-    x = batch(4, 2, 6, 6)
+def test_views(cache: Path, arguments: dict[str, object], made: list[Captured]) -> None:
+    x = batch(1, 2, 6, 6)
     engine, plain = engines(cache, x, Shuffle, arguments)
-    check_alike(engine, plain, x, batch(7, 2, 6, 6, seed=1))
+    check_alike(engine, plain, x, batch(1, 2, 6, 6, seed=1))
     close(engine(x)[0].view(-1), plain(x)[0].view(-1))  # as it is in the usual layout
     graph = made[0].functions["gradients"].graph.graph
     nodes = graph.find_nodes(op="call_function", target=torch.ops.aten.convolution.default)
@@ -104,9 +102,15 @@ def test_views(cache: Path, arguments: dict[str, object], monkeypatch: pytest.Mo
 
 @pytest.mark.parametrize("model", [WritesToView, ReadsView, WritesToCopy, Strided])
 def test_where_the_layout_decides(cache: Path, model: type[nn.Module]) -> None:
-    x = batch(4, 2, 6, 6)
+    x = batch(1, 2, 6, 6)
     engine, plain = engines(cache, x, model)
-    check_alike(engine, plain, x, 5 * batch(7, 2, 6, 6, seed=1))
+    check_alike(engine, plain, x, 5 * batch(1, 2, 6, 6, seed=1))
+
+
+@pytest.mark.parametrize("model", [Shuffle, InTurn])
+def test_batches_of_any_size(cache: Path, model: type[nn.Module]) -> None:
+    engine, plain = engines(cache, batch(4, 2, 6, 6), model)
+    check_alike(engine, plain, *(batch(samples, 2, 6, 6, seed=1) for samples in (4, 7, 1)))
 
 
 def test_a_view_from_before_the_layer_that_is_written_behind(cache: Path) -> None:
