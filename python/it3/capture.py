@@ -258,10 +258,12 @@ def _sum_and_product(c: Tensor, a: Tensor, b: Tensor, *, beta: float = 1, alpha:
 
 
 def _gradient_of_relu(gradient: Tensor, result: Tensor, threshold: float) -> Any:
-    """Multiply by zero or one on GPUs, as Triton 3.6 mixes booleans up where threads hand them to one another."""
+    """Select by bits on GPUs, as Triton 3.6 mixes booleans up where threads hand them to one another."""
     if gradient.device.type == "cpu":
         return NotImplemented
-    return gradient * torch.where(result <= threshold, 0.0, 1.0).to(gradient.dtype)
+    whole = {2: torch.int16, 4: torch.int32, 8: torch.int64}[gradient.itemsize]
+    bits = (result <= threshold).to(whole) - 1  # none or all; a product would make NaN of an infinite gradient
+    return (gradient.view(whole) & bits).view(gradient.dtype)
 
 
 _DECOMPOSITIONS: dict[Any, Callable[..., Any]] = {
