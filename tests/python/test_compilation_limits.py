@@ -14,7 +14,7 @@ import it3
 import pytest
 import torch
 from compiled_engines import Dense, Images, batch, check_alike, close, dense, engines, is_compiled, make_engine
-from it3 import IT3Engine, compilation
+from it3 import IT3Engine, capture, compilation
 from torch import Tensor, nn
 from torch._inductor.exc import InvalidCxxCompiler
 
@@ -65,6 +65,26 @@ def test_programs_that_are_wrong_are_never_used(cache: Path, monkeypatch: pytest
     close(wrong(batch(8))[0], plain(batch(8))[0])
     assert "not evaluated by a compiled program: the program predicts something else" in wrong.explain(batch(8))
     close(engine(batch(8))[0], plain(batch(8))[0])
+
+
+class ZeroGates(Dense):
+    """Has a branch through which nothing comes before a step has changed both of its weights."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.branch = nn.Linear(6, 3)
+        self.gates = nn.ParameterList([nn.Parameter(torch.zeros(3)), nn.Parameter(torch.zeros(()))])
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x) + self.gates[0] * self.gates[1] * torch.sigmoid(self.branch(x))
+
+
+def test_wrong_gradients_behind_weights_that_are_zero(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    wrong = {torch.ops.aten.sigmoid_backward.default: lambda gradient, result: 2 * gradient * result * (1 - result)}
+    monkeypatch.setattr(capture, "_DECOMPOSITIONS", capture._DECOMPOSITIONS | wrong)
+    engine, plain = engines(tmp_path, batch(8), ZeroGates)
+    close(engine(batch(8))[0], plain(batch(8))[0])
+    assert "not evaluated by a compiled program: the program has other gradients" in engine.explain(batch(8))
 
 
 class Steep(Dense):
@@ -244,6 +264,18 @@ def test_a_failing_compiler(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     assert "compiled" not in engine.explain(batch(8))
 
 
+class Turning(nn.Module):
+    """Multiplies by a complex number, which Inductor's C++ does not know."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer, self.last = nn.Linear(6, 6), nn.Linear(6, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        numbers = torch.view_as_complex(self.layer(x).view(-1, 3, 2)) * 2j
+        return self.last(torch.view_as_real(numbers).flatten(1))
+
+
 class Overwriting(nn.Module):
     """Writes behind its layer to a part of what it has computed before."""
 
@@ -262,6 +294,7 @@ class Overwriting(nn.Module):
     ("model", "arguments", "words"),
     [
         (lambda: torch.jit.script(Dense().double()), {}, "eager models that torch.export takes"),
+        (lambda: Turning().double(), {}, "AOTInductor cannot compile what was recorded"),
         (
             lambda: Overwriting().double(),
             {},

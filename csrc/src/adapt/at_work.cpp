@@ -10,7 +10,6 @@
 
 #include <ATen/ATen.h>
 #include <ATen/autocast_mode.h>
-#include <ATen/core/grad_mode.h>
 #include <c10/core/impl/VirtualGuardImpl.h>
 
 #include <it3/backend/compiled.h>
@@ -88,10 +87,7 @@ Outputs outputs_of(const AtWork& work, const AdaptCall& call) {
       take_step(outputs.first, at::arange(std::max<std::int64_t>(samples - 1, 1), first.options().dtype(at::kLong)));
     }
   }
-  {
-    const at::NoGradGuard no_grad;
-    for (const at::Tensor& weight : weights) weight.mul_(1.1);
-  }
+  move(weights, 0.1);
   outputs.first.moved = {prediction()};
   if (!weights.empty()) take_step(outputs.moved, {});
   move(weights);

@@ -90,13 +90,14 @@ Inputs copies_of(const Inputs& inputs) {
   return detail::map_tensors(inputs, [](const at::Tensor& t) { return t.detach().clone(); });
 }
 
-void move(const std::vector<at::Tensor>& weights) {
+void move(const std::vector<at::Tensor>& weights, double by) {
   const at::NoGradGuard no_grad;
   for (const at::Tensor& weight : weights) {
     // Along the last dimension, so that it takes no memory.
     const std::int64_t size = weight.dim() == 0 ? 1 : weight.size(-1);
     const at::Tensor pattern = at::arange(size, weight.options().dtype(at::kDouble).requires_grad(false)).cos();
-    weight.mul_(1.25).add_(weight.dim() == 0 ? pattern[0] : pattern.to(weight.scalar_type()), 0.01);
+    // What is added soon makes deep networks overflow.
+    weight.mul_(1 + by).add_(weight.dim() == 0 ? pattern[0] : pattern.to(weight.scalar_type()), 0.16 * by * by);
   }
 }
 

@@ -23,8 +23,10 @@ IT3_API NetworkOutputs
 outputs_of(Network& network, const Inputs& inputs, const std::vector<NamedParameter>& parameters);
 
 /// Moves weights as steps do, but far enough to show what depends on their values: a limit that they already keep,
-/// which forward() holds them to by writing, or a value that a trace has fixed.
-IT3_API void move(const std::vector<at::Tensor>& weights);
+/// which forward() holds them to by writing, or a value that a trace has fixed; and so that none of them stays zero.
+///
+/// @param by  how far, in parts of each
+IT3_API void move(const std::vector<at::Tensor>& weights, double by = 0.25);
 
 /// How outputs differ from those that are right, by more than rounding; empty if they do not.
 ///
