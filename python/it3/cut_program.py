@@ -61,9 +61,11 @@ class CutProgram:
         ):
             part.env[node] = value
         part.run_nodes(lambda node: node not in self.behind and node.op != "placeholder")
-        if part.views and self.writes_behind:
+        carried = [part.env[node] for node in self.crossing]
+        viewed = {_memory(tensor) for tensor, _ in part.views}
+        if self.writes_behind and sum(_memory(value) in viewed for value in carried) > 1:
             raise RuntimeError("forward() may write, behind the layer, to a view from before it")
-        return [part.env[node] for node in self.crossing]
+        return carried
 
     def tail(self, carried: list[Any], inject: Callable[[Tensor], Tensor] | None) -> Tensor:
         """Run the rest, which leaves what it is given as it is: it runs more than once."""
@@ -164,7 +166,7 @@ _VIEWS_OR_COPIES = {
     torch.ops.aten.ravel.default,
     torch.ops.aten.contiguous.default,
 }
-_OF_ONE_LAYOUT = {"as_strided", "view_as", "sym_stride", "sym_storage_offset"}
+_OF_ONE_LAYOUT = {"as_strided", "view_as", "view_as_complex", "view_as_real", "sym_stride", "sym_storage_offset"}
 
 
 def _takes_any_layout(graph: fx.GraphModule) -> bool:
@@ -177,5 +179,6 @@ def _takes_any_layout(graph: fx.GraphModule) -> bool:
         isinstance(operation, torch._ops.OpOverload)
         and operation.namespace == "aten"
         and operation.overloadpacket.__name__ not in _OF_ONE_LAYOUT
+        and operation is not torch.ops.aten.view.dtype
         for operation in operations - {torch.ops.it3.features.default}
     )

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import it3
 import pytest
 import torch
 from compiled_engines import batch, check_alike, close, engines
@@ -73,6 +74,40 @@ class WritesBehind(Shuffle):
         return self.last(features) * (rows.mean(1)[:, None, None, None] + hidden.mean())
 
 
+class ViewedBefore(Shuffle):
+    """Has a view of what a convolution gives before its layer, and writes to something else behind it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(2, 2, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        rows = self.first(x).flatten(1)
+        features = torch.relu_(self.layer(rows.view(-1, 2, 6, 6)))
+        return self.last(features) * rows.mean(1)[:, None, None, None]
+
+
+class Complex(Shuffle):
+    """Takes channels for complex numbers, which have to lie beside one another."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        features = torch.tanh(self.layer(x)).permute(0, 2, 3, 1).contiguous()
+        numbers = torch.view_as_complex(features.view(-1, 6, 6, 3, 2))
+        return self.last(torch.view_as_real(numbers).sin().flatten(-2).permute(0, 3, 1, 2))
+
+
+class ComplexBefore(Complex):
+    """The same before the layer, where it is moved out of the steps."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(2, 2, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        numbers = torch.view_as_complex(self.first(x).permute(0, 2, 3, 1).contiguous())
+        return self.last(torch.tanh(self.layer(x)) * torch.view_as_real(numbers).prod(-1).unsqueeze(1))
+
+
 class Strided(Shuffle):
     """Names strides."""
 
@@ -100,7 +135,17 @@ def test_views(cache: Path, arguments: dict[str, object], made: list[Captured]) 
     assert all(each.is_contiguous(memory_format=torch.channels_last) for each in own)
 
 
-@pytest.mark.parametrize("model", [WritesToView, ReadsView, WritesToCopy, Strided])
+def test_a_view_from_before_the_layer_that_stays_as_it_is(cache: Path, made: list[Captured]) -> None:
+    x = batch(1, 2, 6, 6)
+    engine, plain = engines(cache, x, ViewedBefore, {"prediction_layout": it3.Layout(channel_dim=1)})
+    check_alike(engine, plain, x, 5 * batch(1, 2, 6, 6, seed=1))
+    graph = made[0].functions["gradients"].graph.graph
+    nodes = graph.find_nodes(op="call_function", target=torch.ops.aten.convolution.default)
+    own = [node.meta["val"] for node in nodes if node.args[1].meta["val"].shape[-1] == 3]
+    assert any(each.is_contiguous(memory_format=torch.channels_last) for each in own)
+
+
+@pytest.mark.parametrize("model", [WritesToView, ReadsView, WritesToCopy, Strided, Complex, ComplexBefore])
 def test_where_the_layout_decides(cache: Path, model: type[nn.Module]) -> None:
     x = batch(1, 2, 6, 6)
     engine, plain = engines(cache, x, model)
