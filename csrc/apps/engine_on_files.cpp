@@ -54,15 +54,10 @@ void Outputs::commit_what_is_left() {
 }
 
 EngineOnFiles::EngineOnFiles(const SavedEngine& saved)
-    : engine_(saved), device_(saved.device()), saved_with_(saved.notes.inputs) {
-  const auto add = [&](const torch::jit::Module* function) {
-    if (function == nullptr) return;
-    for (const at::Tensor& buffer : function->buffers()) buffers_of_functions_.push_back(buffer);
-  };
-  add(std::get_if<torch::jit::Module>(&saved.embedder));
-  add(std::get_if<torch::jit::Module>(&saved.distance));
-  add(saved.combine ? &*saved.combine : nullptr);
-}
+    : engine_(saved),
+      device_(saved.device()),
+      buffers_of_functions_(saved.buffers_of_functions()),
+      saved_with_(saved.notes.inputs) {}
 
 void EngineOnFiles::calibrate(Batches batches, double quantile) {
   std::vector<at::Tensor> distances;

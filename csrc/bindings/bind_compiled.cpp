@@ -1,3 +1,4 @@
+#include <map>
 #include <memory>
 #include <optional>
 #include <string>
@@ -48,6 +49,7 @@ void bind_compiled(py::module_& module) {
       .def_property_readonly("description", &Capture::description)
       .def_property_readonly("adapted", &Capture::adapted)
       .def_property_readonly("reads", &Capture::reads)
+      .def_property_readonly("neutral", &Capture::neutral)
       .def_property_readonly("has_functions", &Capture::has_functions)
       .def_property_readonly("inputs", &Capture::inputs)
       .def_property_readonly(
@@ -113,8 +115,12 @@ void bind_compiled(py::module_& module) {
   module.def(
       "use_saved_programs",
       translated([](PythonEngine& engine, const PythonEngine::Setup& setup, const py::object& inputs,
-                    const SavedPrograms& programs) { engine.use(setup, inputs, programs); }),
-      py::arg("engine"), py::arg("setup"), py::arg("inputs"), py::arg("programs"),
+                    const SavedPrograms& programs, const std::map<std::string, at::Tensor>& of_functions,
+                    const std::optional<std::shared_ptr<Watch>>& watch) {
+        engine.use(setup, inputs, programs, of_functions, asking(watch.value_or(nullptr)));
+      }),
+      py::arg("engine"), py::arg("setup"), py::arg("inputs"), py::arg("programs"), py::arg("of_functions"),
+      py::arg("watch"),
       "Lets calls of the kind of these be evaluated by programs. Raises RuntimeError where they do not fit the "
       "engine.");
 }

@@ -256,12 +256,14 @@ void bind_engine(py::module_& module) {
       "A quantile of the values of some tensors together.");
   module.def(
       "use_python_parts",
-      [](py::object embedder_class, py::object tracing_plan, py::object other_statistics, py::object shared_head) {
+      [](py::object embedder_class, py::object tracing_plan, py::object other_statistics, py::object shared_head,
+         py::object exported_model_class) {
         use_python_parts(
-            {std::move(embedder_class), std::move(tracing_plan), std::move(other_statistics), std::move(shared_head)});
+            {std::move(embedder_class), std::move(tracing_plan), std::move(other_statistics), std::move(shared_head),
+             std::move(exported_model_class)});
       },
       py::arg("embedder_class"), py::arg("tracing_plan"), py::arg("other_statistics"), py::arg("shared_head"),
-      "Takes what of it3 is written in Python, and called by the core's bindings.");
+      py::arg("exported_model_class"), "Takes what of it3 is written in Python, and called by the core's bindings.");
   module.def(
       "check_feedback", translated([](const std::string& name) { feedback_by_name(name); }), py::arg("name"),
       "Raises ValueError for a name that is no kind of feedback.");

@@ -104,6 +104,10 @@ std::vector<at::Tensor> Capture::reads() const {
   return all;
 }
 
+std::optional<at::Tensor> Capture::neutral() const {
+  return method_.neutral.defined() ? std::optional(method_.neutral) : std::nullopt;
+}
+
 std::string Capture::description() const {
   std::string text;
   for (const Layout& layout : {setup_->core.layouts.prediction, setup_->core.layouts.features}) {
@@ -159,15 +163,7 @@ std::vector<std::optional<at::Tensor>> Capture::answer(
 Compiled::For Capture::what(std::vector<at::Tensor> constants, const std::shared_ptr<Watch>& watch) const {
   Compiled::For what{network_id_,    compiled_options(options_), adapted_, std::move(constants), method_.reads,
                      method_.in_dims};
-  if (watch != nullptr) {
-    auto let_go = [own = std::shared_ptr<Watch>(watch)](Watch*) mutable {
-      const py::gil_scoped_acquire gil;
-      own.reset();
-    };
-    what.have_functions_changed = [held = std::shared_ptr<Watch>(watch.get(), std::move(let_go))] {
-      return held->has_changed();
-    };
-  }
+  what.have_functions_changed = asking(watch);
   what.check();
   return what;
 }

@@ -29,6 +29,8 @@ class Capture {
   std::vector<at::Tensor> adapted() const { return tensors_of(adapted_); }
   /// The tensors that the method reads: the embedder's, and the neutral signal if there is one.
   std::vector<at::Tensor> reads() const;
+  /// Nothing if there is none.
+  std::optional<at::Tensor> neutral() const;
   /// Whether the method has functions of the user's own, which may do more than torch's operations.
   bool has_functions() const { return !method_.reads.has_value(); }
   /// Of all that is computed, what neither the program nor the tensors tell.

@@ -186,10 +186,15 @@ void PythonEngine::use(const Setup& setup, std::shared_ptr<const Compiled> compi
   setup_ = made;
 }
 
-void PythonEngine::use(const Setup& setup, const py::object& inputs, const SavedPrograms& programs) {
+void PythonEngine::use(
+    const Setup& setup,
+    const py::object& inputs,
+    const SavedPrograms& programs,
+    const std::map<std::string, at::Tensor>& of_functions,
+    std::function<bool()> have_functions_changed) {
   std::shared_ptr<const Compiled> compiled;
   call(setup, inputs, programs.options.per_sample ? For::adapting_each : For::adapting, [&](const EngineCall& call) {
-    compiled = programs.bind(call.network, call.method);
+    compiled = programs.bind(call.network, call.method, of_functions, std::move(have_functions_changed));
   });
   use(setup, std::move(compiled));
 }

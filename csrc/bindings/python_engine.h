@@ -50,7 +50,14 @@ class PythonEngine {
   void use(const Setup& setup, std::shared_ptr<const Compiled> compiled);
 
   /// The same by programs from a file, for calls of the kind of these inputs. Raises c10::Error where they do not fit.
-  void use(const Setup& setup, const py::object& inputs, const SavedPrograms& programs);
+  ///
+  /// @param of_functions, have_functions_changed  see SavedPrograms::bind()
+  void use(
+      const Setup& setup,
+      const py::object& inputs,
+      const SavedPrograms& programs,
+      const std::map<std::string, at::Tensor>& of_functions,
+      std::function<bool()> have_functions_changed);
 
   /// Writes the engine, whose model and functions are TorchScript modules or the default ones, to a file.
   void save(const Setup& setup, it3::detail::NewFile& file, const py::object& inputs, const py::dict& options) const;

@@ -151,6 +151,11 @@ class PythonEmbedder : public LazyEmbedder {
   py::handle module_;
 };
 
+/// Whether an embedder is a program of torch.export that takes the features too.
+bool is_program_of_two(const py::object& embedder) {
+  return py::isinstance(embedder, python_parts().exported_model_class) && embedder.attr("input_count").cast<int>() == 2;
+}
+
 }  // namespace
 
 EngineFunctions functions_from(
@@ -163,9 +168,10 @@ EngineFunctions functions_from(
   } else {
     functions.embed = script_function_from(embedder);
     if (functions.embed == nullptr) {
-      functions.embed = [embed = py::handle(embedder)](const at::Tensor& prediction, const at::Tensor&) {
+      functions.embed = [embed = py::handle(embedder), takes_both = is_program_of_two(embedder)](
+                            const at::Tensor& prediction, const at::Tensor& features) {
         const py::gil_scoped_acquire gil;
-        return tensor_from("embedder", embed(prediction));
+        return tensor_from("embedder", takes_both ? embed(prediction, features) : embed(prediction));
       };
     }
   }

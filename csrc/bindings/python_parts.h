@@ -14,6 +14,8 @@ struct PythonParts {
   py::object other_statistics;
   /// it3.shared_head.SharedHead.
   py::object shared_head;
+  /// it3.exported_model.ExportedModel.
+  py::object exported_model_class;
 };
 
 /// Raises c10::Error before there are any.

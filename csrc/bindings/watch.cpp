@@ -148,4 +148,13 @@ bool Watch::has_changed() const {
   return false;
 }
 
+std::function<bool()> asking(const std::shared_ptr<Watch>& watch) {
+  if (watch == nullptr) return nullptr;
+  auto let_go = [own = std::shared_ptr<Watch>(watch)](Watch*) mutable {
+    const py::gil_scoped_acquire gil;
+    own.reset();
+  };
+  return [held = std::shared_ptr<Watch>(watch.get(), std::move(let_go))] { return held->has_changed(); };
+}
+
 }  // namespace it3::python

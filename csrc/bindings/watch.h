@@ -1,6 +1,8 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
+#include <memory>
 #include <string>
 #include <vector>
 
@@ -51,5 +53,8 @@ class Watch {
   std::vector<Seen> facts_;
   caffe2::TypeMeta default_dtype_;  // of torch
 };
+
+/// Asks a watch whether anything has changed; null for none. The last copy may be destroyed without the GIL.
+std::function<bool()> asking(const std::shared_ptr<Watch>& watch);
 
 }  // namespace it3::python

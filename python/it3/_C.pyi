@@ -340,6 +340,9 @@ class Capture:
     def inputs(self) -> list[torch.Tensor]:
         ...
     @property
+    def neutral(self) -> torch.Tensor | None:
+        ...
+    @property
     def normalizes_by_batch(self) -> bool:
         ...
     @property
@@ -484,11 +487,11 @@ def use_plain_backward(on: bool) -> None:
     """
     Whether plain autograd graphs are run backwards without torch's engine, as they are from the start.
     """
-def use_python_parts(embedder_class: typing.Any, tracing_plan: typing.Any, other_statistics: typing.Any, shared_head: typing.Any) -> None:
+def use_python_parts(embedder_class: typing.Any, tracing_plan: typing.Any, other_statistics: typing.Any, shared_head: typing.Any, exported_model_class: typing.Any) -> None:
     """
     Takes what of it3 is written in Python, and called by the core's bindings.
     """
-def use_saved_programs(engine: Engine, setup: EngineSetup, inputs: typing.Any, programs: SavedPrograms) -> None:
+def use_saved_programs(engine: Engine, setup: EngineSetup, inputs: typing.Any, programs: SavedPrograms, of_functions: collections.abc.Mapping[str, torch.Tensor], watch: Watch | None) -> None:
     """
     Lets calls of the kind of these be evaluated by programs. Raises RuntimeError where they do not fit the engine.
     """

@@ -14,6 +14,7 @@ from it3.calibration import calibration_inputs
 from it3.checks import eager
 from it3.embedder import Embedder
 from it3.engine_attributes import EngineAttributes
+from it3.exported_model import ExportedModel
 from it3.first_look import look_at_first
 from it3.kept import KeptRandomState, own_copy
 from it3.norm_statistics import OtherStatistics
@@ -22,7 +23,7 @@ from it3.saving import save as save_engine
 from it3.shared_head import SharedHead
 from it3.tracing import plan_of
 
-_C.use_python_parts(Embedder, plan_of, OtherStatistics, SharedHead)
+_C.use_python_parts(Embedder, plan_of, OtherStatistics, SharedHead, ExportedModel)
 
 _ARGUMENTS = (
     *("model", "features_layer_name", "embedder", "combine_fn", "distance_fn", "optimization_parameters", "neutral"),
@@ -343,25 +344,8 @@ class IT3Engine(EngineAttributes):
 
     @staticmethod
     def _from_saved(saved: SavedEngine) -> "IT3Engine":
-        """Make the engine that a file holds, in eval mode."""
+        """Make the engine that a file holds, in eval mode, without compiled programs."""
         engine = IT3Engine(**saved.arguments)
         engine.set_extra_state(torch.tensor([saved.is_trained, saved.learned_probabilities]))
         engine.notes = saved.notes
-        engine.eval()
-        if saved.programs is not None:
-            engine._use_saved(saved.programs, saved.example_inputs)
-        return engine
-
-    def _use_saved(self, programs: _C.SavedPrograms, example_inputs: Any) -> None:
-        """Have calls evaluated by programs from a file, or warn of why they are not."""
-        why = programs.why_not(next(eager(self.model).parameters()).device)
-        if not why:
-            try:
-                with KeptRandomState():
-                    setup = self._setup_for(example_inputs)
-                    _C.use_saved_programs(self._core, setup, example_inputs, programs)
-            except RuntimeError as error:
-                why = str(error).splitlines()[0]
-        if why:
-            text = "the compiled programs of the saved engine are not used"
-            warnings.warn(f"{text}: {why}; calls run without them, slower", stacklevel=4)
+        return engine.eval()

@@ -85,8 +85,14 @@ class EngineAttributes(CopiedAndPickled):
         return self.embedder
 
     def __setattr__(self, name: str, value: Any) -> None:
-        """Assign; torch-ttt's spelling of the embedder would make a child of its own."""
-        super().__setattr__("embedder" if name == "embeder" else name, value)
+        """Assign; torch-ttt's spelling of the embedder would make a child of its own.
+
+        Of functions, torch would let only modules take the place of modules.
+        """
+        name = "embedder" if name == "embeder" else name
+        if name in ("embedder", "combine_fn", "distance_fn") and not isinstance(value, nn.Module):
+            self._modules.pop(name, None)
+        super().__setattr__(name, value)
 
     @property
     def optimization_parameters(self) -> dict[str, Any]:

@@ -186,8 +186,20 @@ def _check_norms(model: nn.Module) -> None:
             raise ValueError(f"torch.jit.script ignores the max_norm of {name or 'the model'!r}")
 
 
-def to_exported_program(model: nn.Module, example_inputs: Any) -> torch.export.ExportedProgram:
+def to_exported_program(
+    model: nn.Module,
+    example_inputs: Any,
+    name: str = "the model",
+    advice: str = "try method='script' or 'trace'",
+) -> torch.export.ExportedProgram:
     """Export a model with torch.export; the first dimension of every tensor may be of another size, where that works.
+
+    Parameters
+    ----------
+    model, example_inputs
+        The module, and what it is called with.
+    name, advice
+        For errors: what the module is, and what else there is to do.
 
     Raises
     ------
@@ -207,9 +219,7 @@ def to_exported_program(model: nn.Module, example_inputs: Any) -> torch.export.E
     try:
         return torch.export.export(model, args, kwargs, dynamic_shapes=shapes, strict=False)
     except Exception as error:
-        raise ValueError(
-            f"the model cannot be exported by method='export' ({_first_line(error)}); try method='script' or 'trace'"
-        ) from error
+        raise ValueError(f"{name} cannot be exported by torch.export ({_first_line(error)}); {advice}") from error
 
 
 def first_tensor(value: Any) -> Tensor:

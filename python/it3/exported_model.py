@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.export.graph_signature import InputKind, TensorArgument
 from torch.export.unflatten import InterpreterModule, UnflattenedModule
 from torch.utils import _pytree as pytree
 
@@ -28,6 +29,22 @@ class ExportedModel(UnflattenedModule):
         """What it was made of."""
         program: torch.export.ExportedProgram = self.__dict__["_program"]
         return program
+
+    @property
+    def input_count(self) -> int:
+        """How many tensors it takes."""
+        specs = self.program.graph_signature.input_specs
+        return sum(spec.kind is InputKind.USER_INPUT and isinstance(spec.arg, TensorArgument) for spec in specs)
+
+    def places(self) -> dict[str, tuple[dict[str, Any], str]]:
+        """Return where each tensor is that it computes with, by its name: a dictionary, and the key there."""
+        found: dict[str, tuple[dict[str, Any], str]] = {}
+        for target in [spec.target for spec in self.program.graph_signature.input_specs if spec.target is not None]:
+            prefix, _, name = target.rpartition(".")
+            owner = self.get_submodule(prefix)
+            namespaces: tuple[dict[str, Any], ...] = (owner._parameters, owner._buffers, vars(owner))
+            found[target] = next(namespace for namespace in namespaces if name in namespace), name
+        return found
 
     def program_now(self) -> torch.export.ExportedProgram:
         """Return the program with the parameters and buffers as they are now."""

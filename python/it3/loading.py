@@ -1,11 +1,19 @@
 """Engines from files."""
 
 import os
+import warnings
+from typing import Any
 
 import torch
+from torch import Tensor
 
+from it3 import _C
+from it3.checks import eager
+from it3.embedder import Embedder
 from it3.engine import IT3Engine
-from it3.saved_file import read_engine
+from it3.exported_model import ExportedModel
+from it3.kept import KeptRandomState
+from it3.saved_file import SavedEngine, read_engine
 
 
 def load(path: str | os.PathLike[str], device: torch.device | str | None = None) -> IT3Engine:
@@ -30,4 +38,41 @@ def load(path: str | os.PathLike[str], device: torch.device | str | None = None)
     >>> torch.allclose(loaded.adapt(x).prediction, engine.adapt(x).prediction)
     True
     """
-    return IT3Engine._from_saved(read_engine(path, device))
+    return engine_of(read_engine(path, device))
+
+
+def engine_of(saved: SavedEngine) -> IT3Engine:
+    """Make the engine that a file holds. Warns, with the reason, where its compiled programs cannot be run here."""
+    engine = IT3Engine._from_saved(saved)
+    if saved.programs is None:
+        return engine
+    why = saved.programs.why_not(next(eager(engine.model).parameters()).device)
+    if not why:
+        try:
+            with KeptRandomState():
+                _use(engine, saved.programs, saved.example_inputs)
+        except (RuntimeError, ValueError) as error:
+            why = str(error).splitlines()[0]
+    if why:
+        text = "the compiled programs of the saved engine are not used"
+        warnings.warn(f"{text}: {why}; calls run without them, slower", stacklevel=3)
+    return engine
+
+
+def _use(engine: IT3Engine, programs: _C.SavedPrograms, example_inputs: Any) -> None:
+    """Have calls of an engine evaluated by programs from its file, while its functions are as they are."""
+    from it3.function_watch import codes_of_functions, watch_functions  # noqa: PLC0415  (rarely needed)
+
+    tensors: dict[str, Tensor] = {}
+    functions = {"embedder": engine.embedder, "combine": engine.combine_fn, "distance": engine.distance_fn}
+    for name, function in functions.items():
+        if isinstance(function, ExportedModel):
+            places = function.places().items()
+            tensors |= {f"{name}.{target}": namespace[key] for target, (namespace, key) in places}
+        elif isinstance(function, Embedder):
+            tensors |= {f"{name}.{key}": weight for key, weight in function.named_parameters()}
+    setup = engine._setup_for(example_inputs)  # which tells the embedder where channels are
+    watch = None
+    if any(isinstance(function, ExportedModel) for function in functions.values()):
+        watch = watch_functions(engine, codes_of_functions(engine, example_inputs), list(tensors.values()))
+    _C.use_saved_programs(engine._core, setup, example_inputs, programs, tensors, watch)

@@ -23,6 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from it3 import _C
+from it3.exported_model import ExportedModel
 from it3.recording import is_users
 
 _MOST_FACTS = 1000
@@ -31,17 +32,8 @@ _MOST_BYTES = 4096
 
 _IMMUTABLE = (
     *(type(None), bool, int, float, complex, str, bytes, range, slice, type(...), type(NotImplemented), re.Pattern),
-    *(
-        torch.dtype,
-        torch.device,
-        torch.Size,
-        torch.layout,
-        torch.memory_format,
-        torch.finfo,
-        torch.iinfo,
-        types.CodeType,
-        _C.Layout,
-    ),
+    *(torch.dtype, torch.device, torch.Size, torch.layout, torch.memory_format, torch.finfo, torch.iinfo),
+    *(types.CodeType, _C.Layout),
     *(types.GenericAlias, types.UnionType, operator.itemgetter, operator.methodcaller, types.GetSetDescriptorType),
     *(types.MemberDescriptorType, types.MethodDescriptorType, types.WrapperDescriptorType),
 )
@@ -183,6 +175,8 @@ class Reads:
                 self.facts.append(("tensor", value, None))
         elif id(value) in self._modules or (isinstance(value, types.ModuleType) and _is_torchs(value.__name__)):
             return
+        elif isinstance(value, ExportedModel):
+            self._program(value, where)
         elif isinstance(value, type):
             self._class(value)
         elif isinstance(value, FunctionType):
@@ -198,12 +192,10 @@ class Reads:
             if value is not sys and value.__name__ not in _QUIET_MODULES:
                 for name in [n for n in self._names if n in vars(value)]:
                     self._item(vars(value), name, f"{where}.{name}")
-        elif isinstance(value, property):
-            self._later(value.fget, where)
+        elif isinstance(value, property | functools.cached_property):
+            self._later(value.fget if isinstance(value, property) else value.func, where)
         elif isinstance(value, staticmethod | classmethod):
             self._later(value.__func__, where)
-        elif isinstance(value, functools.cached_property):
-            self._later(value.func, where)
         elif isinstance(value, functools.partial):
             for part in (value.func, value.args, value.keywords):
                 self._later(part, where)
@@ -232,6 +224,14 @@ class Reads:
             self._object(
                 f"{self._subject} reads {where}, a {kind.__module__}.{kind.__qualname__}, whose changes cannot be seen"
             )
+
+    def _program(self, program: ExportedModel, where: str) -> None:
+        for namespace, key in program.places().values():
+            self._item(namespace, key, f"{where}.{key}")
+        for module in program.modules():
+            self._item(vars(module), "forward", where)
+            for hooks in ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks"):
+                self._later(vars(module)[hooks], where)
 
     def _class(self, cls: type) -> None:
         if (id(cls), "class") in self._seen:

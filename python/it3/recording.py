@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from it3.exported_model import ExportedModel
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -91,7 +93,7 @@ class Recorder:
         self._subject = subject
         self.objection = ""
         self._quiet: dict[int, CodeType] = {}
-        self._importing: FrameType | None = None
+        self._skipped: FrameType | None = None
 
     def run(self, function: "Callable[[], Any]") -> Any:
         """Call a function and return its result; a profiler of the caller's waits meanwhile."""
@@ -102,7 +104,7 @@ class Recorder:
             return function()
         finally:
             sys.setprofile(before)
-            self._importing = None
+            self._skipped = None
             if not _are_same(states, global_random_states()):
                 self.object_to("draws random numbers with Python's random or NumPy")
 
@@ -112,9 +114,9 @@ class Recorder:
 
     def _event(self, frame: FrameType, event: str, arg: Any) -> None:
         code = frame.f_code
-        if self._importing is not None:  # what a module does when it is loaded is done once
-            if event == "return" and frame is self._importing:
-                self._importing = None
+        if self._skipped is not None:
+            if event == "return" and frame is self._skipped:
+                self._skipped = None
         elif event == "call" and id(code) not in self.codes and id(code) not in self._quiet:
             self._enter(frame, code)
         elif event == "c_call" and id(code) in self.codes:
@@ -123,8 +125,11 @@ class Recorder:
                 self.object_to(objection)
 
     def _enter(self, frame: FrameType, code: CodeType) -> None:
-        if code.co_filename.startswith("<frozen importlib"):
-            self._importing = frame
+        is_import = code.co_filename.startswith(
+            "<frozen importlib"
+        )  # what a module does when it is loaded is done once
+        if is_import or code is ExportedModel.forward.__code__:  # which reads its tensors only
+            self._skipped = frame
         elif code.co_filename in ("<frozen os>", os.__file__) and code.co_qualname.startswith(("_Environ", "getenv")):
             self.object_to("reads os.environ")
         elif is_users(code):

@@ -3,6 +3,7 @@
 import io
 import os
 import warnings
+import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -43,7 +44,9 @@ def read_engine(path: str | os.PathLike[str], device: torch.device | str | None 
     if saved["is_script"]:
         model, functions = _modules_in(path, device)
     else:
-        model, example_inputs = _program_in(path, device or _device_of_programs(path, saved["programs"]))
+        device = device or _device_of_programs(path, saved["programs"])
+        model, example_inputs = _program_in(path, device)
+        functions = _programs_of_functions(path, device)
     arguments = {
         "model": model,
         "features_layer_name": saved["layer"],
@@ -88,24 +91,40 @@ def _device_of_programs(path: str, programs: _C.SavedPrograms | None) -> str:
 
 def _program_in(path: str, device: torch.device | str) -> tuple[nn.Module, Any]:
     """Return the network, and the inputs that it was exported with."""
-    with Path(path).open("rb") as file, warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # torch's about itself
-        program = moved_to(torch.export.load(file), device)
+    with Path(path).open("rb") as file:
+        program = _program_from(file, device)
     args, kwargs = program.example_inputs
     return model_of(program), kwargs or args
+
+
+def _programs_of_functions(path: str, device: torch.device | str) -> dict[str, Any]:
+    """Return functions of the user's own by their names."""
+    with zipfile.ZipFile(path) as archive:
+        root = archive.namelist()[0].partition("/")[0]
+        records = {name: f"{root}/it3/{name}.pt2" for name in _FUNCTIONS}
+        files = {
+            name: io.BytesIO(archive.read(record)) for name, record in records.items() if record in archive.NameToInfo
+        }
+    return {name: model_of(_program_from(file, device)) for name, file in files.items()}
+
+
+def _program_from(file: Any, device: torch.device | str) -> torch.export.ExportedProgram:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch's about itself
+        return moved_to(torch.export.load(file), device)
 
 
 def moved_to(program: torch.export.ExportedProgram, device: torch.device | str) -> torch.export.ExportedProgram:
     """Move a program, of which tensors over one memory share it then too, unlike by torch's own function."""
     tensors = [t for t in (*program.state_dict.values(), *program.constants.values()) if isinstance(t, torch.Tensor)]
-    if all(tensor.device == torch.device(device) for tensor in tensors):
-        return program
+    if tensors and all(tensor.device == torch.device(device) for tensor in tensors):
+        return program  # whatever makes tensors in it makes them there too
     memory: dict[int, torch.UntypedStorage] = {}
     for named in (program.state_dict, program.constants):
         for name, tensor in named.items():
             if isinstance(tensor, torch.Tensor):
                 named[name] = _over_moved(tensor, device, memory)
-    return move_to_device_pass(program, device)  # all else
+    return move_to_device_pass(program, torch.device(device))  # all else
 
 
 def _over_moved(

@@ -21,6 +21,7 @@ from it3.export import (
     uncompiled,
     unreadable,
 )
+from it3.exported_model import ExportedModel
 from it3.kept import KeptRandomState, counts_writes, own_copy
 from it3.looking import sibling
 from it3.saved_file import read_engine
@@ -126,7 +127,7 @@ def copy_to_export(engine: "IT3Engine") -> "IT3Engine":
 
 def _exported(eager: "IT3Engine", example_inputs: Any, method: Method) -> "IT3Engine":
     """Make an engine of TorchScript parts."""
-    calls = _calls_of(eager, example_inputs)
+    calls = calls_of(eager, example_inputs)
     return of_parts(
         eager,
         _compiled("the model", eager.model, example_inputs, method),
@@ -211,12 +212,17 @@ class _Recorder(Embedder):
 
     def forward(self, prediction: Tensor, features: Tensor) -> Tensor:
         """Embed."""
-        self.arguments = (prediction, features) if isinstance(self.embedder, Embedder) else (prediction,)
+        self.arguments = (prediction, features) if _takes_features(self.embedder) else (prediction,)
         embedding: Tensor = self.embedder(*self.arguments)
         return embedding
 
 
-def _calls_of(engine: "IT3Engine", inputs: Any) -> dict[str, tuple[Tensor, ...]]:
+def _takes_features(embedder: Any) -> bool:
+    is_program = isinstance(embedder, ExportedModel)
+    return embedder.input_count == 2 if is_program else isinstance(embedder, Embedder)
+
+
+def calls_of(engine: "IT3Engine", inputs: Any) -> dict[str, tuple[Tensor, ...]]:
     """Return the arguments with which an engine calls its functions."""
     combined: tuple[Tensor, ...] = ()
     combine_fn = engine.combine_fn
@@ -232,6 +238,6 @@ def _calls_of(engine: "IT3Engine", inputs: Any) -> dict[str, tuple[Tensor, ...]]
     embedder = engine.embedder if is_exported else _Recorder(engine.embedder)
     combine = None if combine_fn is None else recording
     recorder = of_parts(engine, engine.model, embedder, combine, engine.distance_fn)
-    prediction = recorder.adapt(own_copy(inputs), num_steps=0).prediction
+    prediction = recorder.adapt(own_copy(inputs), num_steps=0, per_sample=False).prediction
     embedded = embedder.arguments if isinstance(embedder, _Recorder) else ()
     return {"embedder": embedded, "combine_fn": combined, "distance_fn": (prediction, prediction)}

@@ -3,6 +3,10 @@
 import io
 import os
 import zipfile
+from collections.abc import Callable
+from contextlib import suppress
+from functools import partial
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +18,17 @@ from it3.checks import eager as eager_of
 from it3.compilation import check_backend, compiled_for
 from it3.embedder import Embedder
 from it3.engine import IT3Engine
-from it3.export import to_exported_program
+from it3.export import FunctionOfOne, FunctionOfTwo, to_exported_program
 from it3.exported import with_open_sizes
 from it3.exported_model import model_of
+from it3.function_watch import functions_of
 from it3.kept import KeptRandomState, own_copy
+from it3.loading import engine_of
 from it3.looking import sibling
 from it3.saved_file import moved_to, read_engine
-from it3.saving import check_finite, check_same, copy_to_export, of_parts
+from it3.saving import calls_of, check_finite, check_same, copy_to_export, of_parts
+
+_ADVICE = "save the engine as TorchScript, by format='torchscript'"
 
 
 def save_compiled(
@@ -35,29 +43,28 @@ def save_compiled(
     check_backend(backend)
     if engine.layer_output is not None:
         raise ValueError("layer_output is given, which a file of format='aoti' cannot hold; save it as TorchScript")
-    if type(engine.embedder) is not Embedder or engine.combine_fn is not None or callable(engine.distance_fn):
-        raise ValueError(
-            "a file of format='aoti' holds the default embedder and combine_fn, and a distance by its name, not "
-            "functions of your own; save the engine as TorchScript"
-        )
+    functions_of(engine)  # which refuses TorchScript
     with _C.NewFile(path) as file, KeptRandomState():
         check_finite(engine.uncertainty(own_copy(example_inputs)))  # shapes the embedder too
+        eager = copy_to_export(engine)
+        functions = _programs_of_functions(eager, example_inputs)
         _, (place, programs) = compiled_for(
             engine,
             example_inputs,
-            lambda call, read, place: (place, _named(engine, call, read.constants, backend)),
+            lambda call, read, place: (place, _named(engine, functions, call, read.constants, backend)),
             dynamic_batch=dynamic_batch,
             with_rows=True,  # for whatever threshold
             cache=cache,
             progress=True,
         )
-        program = _program_of(copy_to_export(engine).model, example_inputs)
-        exported = of_parts(engine, model_of(program), engine.embedder, engine.combine_fn, engine.distance_fn)
+        program = _program_of(eager.model, example_inputs)
+        parts = {name: model_of(functions.get(name, part)) for name, part in _parts(engine).items()}
+        exported = of_parts(engine, model_of(program), *parts.values())
         setup = exported._setup_for(own_copy(example_inputs))
         options = engine.optimization_parameters
         description = exported._core.description(setup, own_copy(example_inputs), options, programs)
-        file.write(_archive(moved_to(program, "cpu"), description, place))  # which all machines can read
-        saved = engine._from_saved(read_engine(file.partial))
+        file.write(_archive(program, functions, description, place))
+        saved = engine_of(read_engine(file.partial))
         original = sibling(engine, {})
         for each in (original, saved):
             each.is_trained = True  # nobody is to be warned here
@@ -66,35 +73,93 @@ def save_compiled(
 
 def _program_of(model: nn.Module, example_inputs: Any) -> torch.export.ExportedProgram:
     tensors = torch.utils._pytree.tree_leaves(example_inputs)
-    return with_open_sizes(lambda: to_exported_program(model, example_inputs), tensors)
+    return with_open_sizes(lambda: to_exported_program(model, example_inputs, advice=_ADVICE), tensors)
 
 
-def _named(engine: IT3Engine, call: _C.Capture, constants: list[Tensor], backend: str) -> _C.SavedPrograms:
+def _parts(engine: IT3Engine) -> dict[str, Any]:
+    """Return an engine's functions by the names that they have in files."""
+    return {"embedder": engine.embedder, "combine": engine.combine_fn, "distance": engine.distance_fn}
+
+
+def _programs_of_functions(eager: IT3Engine, example_inputs: Any) -> dict[str, torch.export.ExportedProgram]:
+    """Export the functions of the user's own."""
+    calls = calls_of(eager, example_inputs)
+    programs = {}
+    for name, argument in (("embedder", "embedder"), ("combine", "combine_fn"), ("distance", "distance_fn")):
+        part = _parts(eager)[name]
+        if part is None or isinstance(part, str) or type(part) is Embedder:
+            continue
+        given = tuple(tensor.detach().clone() for tensor in calls[argument])
+        module = (
+            part if isinstance(part, nn.Module) else FunctionOfTwo(part) if len(given) == 2 else FunctionOfOne(part)
+        )
+        programs[name] = with_open_sizes(partial(to_exported_program, module, given, argument, _ADVICE), given)
+    return programs
+
+
+def _names_of_tensors(functions: dict[str, torch.export.ExportedProgram], engine: IT3Engine) -> Callable[[Tensor], str]:
+    """Return what names a tensor of the user's functions, as the file has it; "" for others."""
+    by_identity: dict[int, str] = {}
+    by_memory: dict[Any, str] = {}  # of what a function has in closures
+    for name, program in functions.items():
+        for target, tensor in {**program.state_dict, **program.constants}.items():
+            by_memory.setdefault(_memory_of(tensor), f"{name}.{target}")
+            with suppress(AttributeError):
+                by_identity.setdefault(attrgetter(target)(_parts(engine)[name])._cdata, f"{name}.{target}")
+    return lambda tensor: by_identity.get(tensor._cdata) or by_memory.get(_memory_of(tensor), "")
+
+
+def _memory_of(tensor: Tensor) -> tuple[Any, ...]:
+    return tensor.data_ptr(), tensor.dtype, tuple(tensor.shape), tensor.stride()
+
+
+def _named(
+    engine: IT3Engine,
+    functions: dict[str, torch.export.ExportedProgram],
+    call: _C.Capture,
+    constants: list[Tensor],
+    backend: str,
+) -> _C.SavedPrograms:
     """Return programs with the names of the tensors that they are run on."""
     names: dict[int, str] = {}
     model = eager_of(engine.model)
     for name, tensor in [*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False)]:
         # Exported without the wrappers of torch.compile.
         names.setdefault(tensor._cdata, "model." + ".".join(part for part in name.split(".") if part != "_orig_mod"))
-    of_method = ("embedder.weight1", "embedder.bias1", "embedder.weight2", "embedder.bias2", "neutral")
-    names |= {tensor._cdata: name for tensor, name in zip(call.reads, of_method, strict=False)}
+    if type(engine.embedder) is Embedder:
+        names |= {weight._cdata: f"embedder.{name}" for name, weight in engine.embedder.named_parameters()}
+    if call.neutral is not None:
+        names[call.neutral._cdata] = "neutral"
+    name_of = _names_of_tensors(functions, engine)
     return _C.SavedPrograms(
         options=engine.optimization_parameters,
         device=call.adapted[0].device,
         is_measured=backend == "auto",
         layer=engine.features_layer_name,
         adapted=[names[tensor._cdata].removeprefix("model.") for tensor in call.adapted],
-        constants=[names.get(tensor._cdata, tensor.detach()) for tensor in constants],
+        constants=[names.get(tensor._cdata) or name_of(tensor) or tensor.detach() for tensor in constants],
     )
 
 
-def _archive(program: torch.export.ExportedProgram, description: bytes, programs: Path) -> bytes:
+def _archive(
+    program: torch.export.ExportedProgram,
+    functions: dict[str, torch.export.ExportedProgram],
+    description: bytes,
+    programs: Path,
+) -> bytes:
     """Return an exported program as torch writes it, with the engine's records beside its own."""
-    content = io.BytesIO()  # torch's own writers end the process when a disk is full
-    torch.export.save(program, content)
+    content = _content_of(program)
     with zipfile.ZipFile(content, "a") as archive:
         root = archive.namelist()[0].partition("/")[0]
         archive.writestr(f"{root}/it3/engine", description)
+        for name, function in functions.items():
+            archive.writestr(f"{root}/it3/{name}.pt2", _content_of(function).getvalue())
         for path in sorted(programs.iterdir()):
             archive.write(path, f"{root}/it3/{path.name}")
     return content.getvalue()
+
+
+def _content_of(program: torch.export.ExportedProgram) -> io.BytesIO:
+    content = io.BytesIO()  # torch's own writers end the process when a disk is full
+    torch.export.save(moved_to(program, "cpu"), content)  # which all machines can read
+    return content

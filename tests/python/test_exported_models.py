@@ -12,6 +12,7 @@ from it3 import IT3Engine
 from models import KINDS, make_case
 from torch import Tensor, nn
 from torch.export import Dim
+from torch.export.passes import move_to_device_pass
 
 pytestmark = pytest.mark.filterwarnings("ignore:`isinstance.treespec")  # of torch.export, about itself
 
@@ -195,3 +196,21 @@ def test_an_adapted_program_is_saved_with_all_that_it_holds(tmp_path: Path) -> N
     adaptation.save(tmp_path / "adapted.pt2", x, method="export")
     loaded = torch.export.load(tmp_path / "adapted.pt2").module()
     torch.testing.assert_close(loaded(x), adaptation.prediction)
+
+
+class Ramp(nn.Module):
+    """Makes tensors on the device of its inputs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer, self.head = nn.Linear(4, 8), nn.Linear(8, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.layer(x).tanh() * torch.linspace(0.5, 1, 8, dtype=x.dtype, device=x.device))
+
+
+def test_a_program_that_was_moved_to_a_device() -> None:
+    model, x = Ramp().double().eval(), torch.randn(5, 4, dtype=torch.float64)
+    plain, exported = around(model, move_to_device_pass(program_of(model, x), "cpu"), "layer", x)
+    torch.testing.assert_close(exported.adapt(x).prediction, plain.adapt(x).prediction)
+    assert exported.explain(x).startswith("cut at the layer")

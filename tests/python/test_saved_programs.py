@@ -320,7 +320,6 @@ def test_a_plain_program_is_no_engine(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("parts", "error"),
     [
-        ({"combine_fn": lambda f, e: f + e}, "not functions of your own"),
         ({"model": torch.jit.script(Dense())}, "only eager models that torch.export takes, and its programs, can"),
         ({"layer_output": 0}, "layer_output is given"),
         ({"output": lambda y: y}, "output is a function"),

@@ -3,6 +3,7 @@
 /// Everything of it3, Idempotent Test-Time Training on LibTorch.
 #include <it3/adapt.h>
 #include <it3/adaptation.h>
+#include <it3/backend/exported_function.h>
 #include <it3/backend/feedback.h>
 #include <it3/backend/graphs.h>
 #include <it3/backend/inputs.h>

@@ -63,14 +63,14 @@ ScriptNetwork& script_of(const std::shared_ptr<Network>& network) {
 }
 
 Embed embed_of(const SavedEngine& saved) {
-  if (const auto* module = std::get_if<torch::jit::Module>(&saved.embedder)) return ScriptFunction(*module);
+  if (const auto* function = std::get_if<SavedModule>(&saved.embedder)) return function_of(*function);
   Embedder embedder(saved.prediction_layout, saved.features_layout);
   embedder->set_weights(std::get<EmbedderWeights>(saved.embedder));
   return embedder;
 }
 
 Distance distance_of(const SavedEngine& saved) {
-  if (const auto* module = std::get_if<torch::jit::Module>(&saved.distance)) return Distance(ScriptFunction(*module));
+  if (const auto* function = std::get_if<SavedModule>(&saved.distance)) return Distance(function_of(*function));
   return distance_by_name(std::get<std::string>(saved.distance));
 }
 
@@ -179,7 +179,7 @@ Engine::Engine(SavedEngine saved)
           network_of(saved),
           saved.options,
           embed_of(saved),
-          saved.combine ? Combine(ScriptFunction(*saved.combine)) : nullptr,
+          saved.combine ? Combine(function_of(*saved.combine)) : nullptr,
           distance_of(saved)) {
   in_dims = saved.in_dims;
   feedback = saved.feedback;
@@ -195,7 +195,16 @@ Engine::Engine(SavedEngine saved)
                         : "they were compiled for the layer '" + saved.programs->layer + "'";
   if (why.empty()) {
     try {
-      const auto compiled = saved.programs->bind(*network_, state_->setup_for(feedback)->method(in_dims));
+      std::map<std::string, at::Tensor> of_functions = saved.tensors_of_functions();
+      if (!embedder_.is_empty()) {
+        const auto [weight1, bias1, weight2, bias2] = embedder_->weights();
+        of_functions.insert(
+            {{"embedder.weight1", weight1},
+             {"embedder.bias1", bias1},
+             {"embedder.weight2", weight2},
+             {"embedder.bias2", bias2}});
+      }
+      const auto compiled = saved.programs->bind(*network_, state_->setup_for(feedback)->method(in_dims), of_functions);
       state_->change_setup([&](EngineSetup& setup) { setup.compiled = {compiled}; });
       return;
     } catch (const std::exception& error) {

@@ -63,7 +63,6 @@ SavedEngine EngineCore::saved(
     const Options& options,
     const std::optional<InDims>& in_dims) const {
   options.validate();
-  const auto& [embedder, embed, combine, distance] = call.setup.functions;
   // One by one: where an element of a braced list throws, GCC 12 destroys others twice.
   SavedEngine saved(network.module());
   saved.layer = network.layer();
@@ -78,14 +77,8 @@ SavedEngine EngineCore::saved(
   saved.feedback = call.setup.feedback;
   saved.is_trained = is_trained;
   saved.learned_probabilities = learned_probabilities;
-  if (embedder != nullptr) {
-    saved.embedder = embedder->weights();  // shaped by now
-  } else {
-    saved.embedder = module_of(embed, "embed", "the default embedder");
-  }
-  if (combine != nullptr) saved.combine = module_of(combine, "combine", "the default");
-  saved.distance = distance.name;
-  if (distance.name.empty()) saved.distance = module_of(distance.to_prediction, "distance", "a distance by its name");
+  if (const auto& embedder = call.setup.functions.embedder) saved.embedder = embedder->weights();  // shaped by now
+  saved.distance = call.setup.functions.distance.name;
   return saved;
 }
 
@@ -95,7 +88,11 @@ void EngineCore::save(
     const Options& options,
     const std::optional<InDims>& in_dims,
     detail::NewFile& file) const {
-  const SavedEngine engine = saved(network, call, options, in_dims);
+  SavedEngine engine = saved(network, call, options, in_dims);
+  const auto& [embedder, embed, combine, distance] = call.setup.functions;
+  if (embedder == nullptr) engine.embedder = module_of(embed, "embed", "the default embedder");
+  if (combine != nullptr) engine.combine = module_of(combine, "combine", "the default");
+  if (distance.name.empty()) engine.distance = module_of(distance.to_prediction, "distance", "a distance by its name");
   const auto reading = network.lock_on(tensors_of(network.parameters())).wait(UpgradeMutex::Use::reading);
   save_engine(engine, file);
 }

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <array>
 #include <fstream>
+#include <functional>
 #include <memory>
 #include <sstream>
 #include <utility>
@@ -13,6 +14,9 @@
 #include <c10/util/Exception.h>
 #include <torch/csrc/jit/serialization/import.h>
 #include <torch/csrc/jit/serialization/pickle.h>
+
+#include <it3/backend/exported_function.h>
+#include <it3/backend/script_function.h>
 
 #include "exported/exported_program.h"
 #include "files/archive.h"
@@ -67,10 +71,11 @@ constexpr const char* programs_folder = "it3/";
 constexpr const char* programs_record = "programs.json";
 constexpr std::array packages = {"prepare.pt2", "gradients.pt2", "gradients_of_rows.pt2", "first.pt2", "both.pt2"};
 
-// The further records, archives of their own.
-constexpr const char* embedder_record = "it3_embedder";
-constexpr const char* combine_record = "it3_combine";
-constexpr const char* distance_record = "it3_distance";
+/// Functions of the user's own, archives of their own: in a file of TorchScript's as "it3_embedder", in one of
+/// torch.export's as "it3/embedder.pt2".
+constexpr const char *embedder_record = "embedder", *combine_record = "combine", *distance_record = "distance";
+
+std::string record_of_script(const char* function) { return c10::str("it3_", function); }
 
 void describe(const Dictionary& d, const SavedPrograms& programs) {
   d.insert("programs_layer", programs.layer);
@@ -138,8 +143,11 @@ Dictionary describe(const SavedEngine& engine) {
   Dictionary d(c10::StringType::get(), c10::AnyType::get());
   d.insert("format", format);
   d.insert("layer", engine.layer);
-  if (const auto* name = std::get_if<std::string>(&engine.distance)) d.insert("distance", *name);
-  if (const auto* weights = std::get_if<EmbedderWeights>(&engine.embedder)) {
+  if (const auto* name = std::get_if<std::string>(&engine.distance); name != nullptr && !name->empty()) {
+    d.insert("distance", *name);
+  }
+  if (const auto* weights = std::get_if<EmbedderWeights>(&engine.embedder);
+      weights != nullptr && weights->weight1.defined()) {
     d.insert("weight1", weights->weight1.detach().cpu());
     d.insert("bias1", weights->bias1.detach().cpu());
     d.insert("weight2", weights->weight2.detach().cpu());
@@ -167,24 +175,15 @@ Dictionary describe(const SavedEngine& engine) {
   return d;
 }
 
-/// A record that is an archive; nothing if the file has none.
-std::optional<torch::jit::Module> module_in(
-    const torch::jit::ExtraFilesMap& extra, const char* name, std::optional<c10::Device> device) {
-  const auto bytes = extra.find(name);
-  if (bytes == extra.end()) return std::nullopt;
-  std::istringstream stream(bytes->second);
-  return torch::jit::load(stream, device);
-}
-
 std::optional<OutputPath> output_path_in(const Dictionary& d, const char* name) {
   return d.contains(name) ? std::optional(parse_output_path(d.at(name).toStringRef())) : std::nullopt;
 }
 
+/// @param function_in  reads a function of the user's own by its name, for a device; nothing where the file has none
 SavedEngine undescribe(
     const Dictionary& d,
-    std::variant<torch::jit::Module, ExportedGraph> network,
-    const torch::jit::ExtraFilesMap& extra,
-    std::optional<c10::Device> device) {
+    SavedModule network,
+    const std::function<std::optional<SavedModule>(const char*, c10::Device)>& function_in) {
   const auto layout = [&](const std::string& name) {
     return Layout{d.at(name + "_channel_dim").toOptional<std::int64_t>(), d.at(name + "_batch_dim").toInt()};
   };
@@ -195,7 +194,7 @@ SavedEngine undescribe(
   engine.layer = d.at("layer").toStringRef();
   engine.prediction_layout = layout("prediction");
   engine.features_layout = layout("features");
-  engine.combine = module_in(extra, combine_record, device);
+  engine.combine = function_in(combine_record, on);
   if (d.contains("neutral")) engine.neutral = tensor("neutral");
   engine.notes.model = d.at("note_model").toStringRef();
   engine.notes.inputs = d.at("note_inputs").to<std::vector<std::string>>();
@@ -207,12 +206,12 @@ SavedEngine undescribe(
   engine.feedback = feedback_by_name(d.at("feedback").toStringRef());
   engine.is_trained = d.at("is_trained").toBool();
   engine.learned_probabilities = d.at("learned_probabilities").toBool();
-  if (auto embedder = module_in(extra, embedder_record, device)) {
+  if (auto embedder = function_in(embedder_record, on)) {
     engine.embedder = std::move(*embedder);
   } else {
     engine.embedder = EmbedderWeights{tensor("weight1"), tensor("bias1"), tensor("weight2"), tensor("bias2")};
   }
-  if (auto distance = module_in(extra, distance_record, device)) {
+  if (auto distance = function_in(distance_record, on)) {
     engine.distance = std::move(*distance);
   } else {
     engine.distance = d.at("distance").toStringRef();
@@ -221,8 +220,25 @@ SavedEngine undescribe(
   return engine;
 }
 
+/// @param parameters  whether the parameters, or all other tensors
+std::vector<at::Tensor> tensors_in(const SavedModule& saved, bool parameters) {
+  std::vector<at::Tensor> tensors;
+  if (const auto* const module = std::get_if<torch::jit::Module>(&saved)) {
+    if (parameters) {
+      for (const at::Tensor& parameter : module->parameters()) tensors.push_back(parameter);
+    } else {
+      for (const at::Tensor& buffer : module->buffers()) tensors.push_back(buffer);
+    }
+    return tensors;
+  }
+  for (const ExportedTensor& tensor : std::get<ExportedGraph>(saved).tensors) {
+    if (tensor.is_parameter == parameters) tensors.push_back(tensor.tensor);
+  }
+  return tensors;
+}
+
 /// The name of a record beside the module's own.
-std::string in_archive(const char* name) { return std::string("extra/") + name; }
+std::string in_archive(const std::string& name) { return std::string("extra/") + name; }
 
 /// A record that is an archive.
 detail::Archive archive_in(const detail::Archive& archive, const std::string& name) {
@@ -250,8 +266,13 @@ SavedEngine engine_beside_program(const detail::Archive& archive, std::optional<
         at::hasCUDA(), "it was saved on a CUDA device, of which there is none here; give another device, such as cpu");
     device = c10::Device(c10::kCUDA);
   }
+  const auto function_in = [&](const char* name, c10::Device on) -> std::optional<SavedModule> {
+    const std::string of_function = c10::str(programs_folder, name, ".pt2");
+    if (!archive.has(of_function)) return std::nullopt;
+    return detail::exported_graph_in(archive_in(archive, of_function), std::nullopt, on);
+  };
   SavedEngine engine =
-      undescribe(d, detail::exported_graph_in(archive, output_path_in(d, "output"), device), {}, device);
+      undescribe(d, detail::exported_graph_in(archive, output_path_in(d, "output"), device), function_in);
   engine.programs = programs_from(d, archive);
   return engine;
 }
@@ -277,16 +298,37 @@ Notes take_notes(ScriptNetwork& network, const Method& method, const Inputs& inp
   return notes;
 }
 
-std::vector<at::Tensor> SavedEngine::parameters() const {
-  std::vector<at::Tensor> tensors;
-  if (const auto* const module = std::get_if<torch::jit::Module>(&network)) {
-    for (const at::Tensor& parameter : module->parameters()) tensors.push_back(parameter);
-    return tensors;
-  }
-  for (const ExportedTensor& tensor : std::get<ExportedGraph>(network).tensors) {
-    if (tensor.is_parameter) tensors.push_back(tensor.tensor);
-  }
+std::vector<at::Tensor> SavedEngine::parameters() const { return tensors_in(network, /*parameters=*/true); }
+
+std::vector<at::Tensor> SavedEngine::buffers_of_functions() const {
+  std::vector<at::Tensor> buffers;
+  const auto add = [&](const SavedModule* function) {
+    if (function == nullptr) return;
+    for (const at::Tensor& buffer : tensors_in(*function, /*parameters=*/false)) buffers.push_back(buffer);
+  };
+  add(std::get_if<SavedModule>(&embedder));
+  add(std::get_if<SavedModule>(&distance));
+  add(combine ? &*combine : nullptr);
+  return buffers;
+}
+
+std::map<std::string, at::Tensor> SavedEngine::tensors_of_functions() const {
+  std::map<std::string, at::Tensor> tensors;
+  const auto add = [&](const char* name, const SavedModule* function) {
+    const auto* const program = function != nullptr ? std::get_if<ExportedGraph>(function) : nullptr;
+    if (program == nullptr) return;
+    for (const ExportedTensor& tensor : program->tensors)
+      tensors.emplace(c10::str(name, ".", tensor.name), tensor.tensor);
+  };
+  add(embedder_record, std::get_if<SavedModule>(&embedder));
+  add(combine_record, combine ? &*combine : nullptr);
+  add(distance_record, std::get_if<SavedModule>(&distance));
   return tensors;
+}
+
+std::function<at::Tensor(const at::Tensor&, const at::Tensor&)> function_of(const SavedModule& saved) {
+  if (const auto* const module = std::get_if<torch::jit::Module>(&saved)) return ScriptFunction(*module);
+  return ExportedFunction(std::get<ExportedGraph>(saved));
 }
 
 c10::Device SavedEngine::device() const {
@@ -301,12 +343,13 @@ std::string description_of(const SavedEngine& engine) {
 
 void save_engine(const SavedEngine& engine, detail::NewFile& file) {
   torch::jit::ExtraFilesMap extra = {{record, description_of(engine)}};
-  const auto add = [&](const char* name, const torch::jit::Module& module) {
-    extra[name] = detail::archive_of(module);
+  const auto add = [&](const char* name, const SavedModule* function) {
+    if (function == nullptr) return;
+    extra[record_of_script(name)] = detail::archive_of(std::get<torch::jit::Module>(*function));
   };
-  if (const auto* embedder = std::get_if<torch::jit::Module>(&engine.embedder)) add(embedder_record, *embedder);
-  if (engine.combine) add(combine_record, *engine.combine);
-  if (const auto* distance = std::get_if<torch::jit::Module>(&engine.distance)) add(distance_record, *distance);
+  add(embedder_record, std::get_if<SavedModule>(&engine.embedder));
+  add(combine_record, engine.combine ? &*engine.combine : nullptr);
+  add(distance_record, std::get_if<SavedModule>(&engine.distance));
   detail::save_module(std::get<torch::jit::Module>(engine.network), file, extra);
 }
 
@@ -319,15 +362,17 @@ SavedEngine load_engine(const std::string& path, std::optional<c10::Device> devi
     if (detail::holds_exported_program(archive)) return engine_beside_program(archive, device);
     const Dictionary dictionary = description_in(archive, in_archive(record));
     archive.check_module();
-    torch::jit::ExtraFilesMap extra;
-    for (const char* const name : {embedder_record, combine_record, distance_record}) {
-      if (!archive.has(in_archive(name))) continue;
-      archive_in(archive, in_archive(name)).check_module();
-      extra[name] = archive.read(in_archive(name));
-    }
+    const auto function_in = [&](const char* name, c10::Device) -> std::optional<SavedModule> {
+      const std::string of_function = in_archive(record_of_script(name));
+      if (!archive.has(of_function)) return std::nullopt;
+      archive_in(archive, of_function).check_module();
+      std::istringstream content(archive.read(of_function));
+      return torch::jit::load(content, device);
+    };
     stream.clear();
     stream.seekg(0);
-    return undescribe(dictionary, torch::jit::load(stream, device), extra, device);
+    torch::jit::Module network = torch::jit::load(stream, device);
+    return undescribe(dictionary, std::move(network), function_in);
   } catch (const std::exception& error) {
     TORCH_CHECK(false, path, " cannot be read as an engine: ", detail::first_line_of(error));
   }

@@ -1,8 +1,6 @@
 #include <it3/backend/saved_programs.h>
 
 #include <algorithm>
-#include <array>
-#include <map>
 #include <utility>
 
 #include <c10/util/Exception.h>
@@ -16,16 +14,9 @@
 namespace it3 {
 namespace {
 
-/// Those of Method::reads, see EngineSetup::method().
-constexpr std::array<const char*, 4> embedder_names = {
-    "embedder.weight1", "embedder.bias1", "embedder.weight2", "embedder.bias2"};
-
-std::map<std::string, at::Tensor> tensors_by_name(const Network& network, const Method& method) {
-  std::map<std::string, at::Tensor> tensors;
+std::map<std::string, at::Tensor> tensors_by_name(
+    const Network& network, const Method& method, std::map<std::string, at::Tensor> tensors) {
   for (const auto& [name, tensor] : network.named_tensors()) tensors.emplace("model." + name, tensor);
-  const std::vector<at::Tensor> reads = method.reads.value_or(std::vector<at::Tensor>{});
-  TORCH_CHECK(reads.size() == embedder_names.size(), "the engine has functions of its own");
-  for (std::size_t i = 0; i < reads.size(); ++i) tensors.emplace(embedder_names[i], reads[i]);
   if (method.neutral.defined()) tensors.emplace("neutral", method.neutral);
   return tensors;
 }
@@ -51,8 +42,12 @@ std::string SavedPrograms::why_not(c10::Device device) const {
   return c10::str("they were compiled for another machine: ", device, " has no ", detail::join(missing));
 }
 
-std::shared_ptr<const Compiled> SavedPrograms::bind(const Network& network, const Method& method) const {
-  const auto tensors = tensors_by_name(network, method);
+std::shared_ptr<const Compiled> SavedPrograms::bind(
+    const Network& network,
+    const Method& method,
+    const std::map<std::string, at::Tensor>& of_functions,
+    std::function<bool()> have_functions_changed) const {
+  const auto tensors = tensors_by_name(network, method, of_functions);
   const auto tensor = [&](const std::string& name) {
     const auto found = tensors.find(name);
     TORCH_CHECK(found != tensors.end(), "the engine has no tensor '", name, "'");
@@ -70,6 +65,7 @@ std::shared_ptr<const Compiled> SavedPrograms::bind(const Network& network, cons
   }
   what.reads = method.reads;
   what.in_dims = method.in_dims;
+  what.have_functions_changed = std::move(have_functions_changed);
   return std::make_shared<Compiled>(std::move(what), Compiled::Programs::read(folder, device), is_measured, keeps);
 }
 

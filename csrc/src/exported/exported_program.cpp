@@ -168,7 +168,14 @@ class Reading {
     ExportedOperation operation;
     operation.target = node.at("target");
     for (const json& input : node.at("inputs")) {
-      operation.arguments.emplace_back(input.at("name"), argument_from(input.at("arg"), operation.target));
+      const std::string name = input.at("name");
+      ExportedArgument given = argument_from(input.at("arg"), operation.target);
+      const auto* const constant = std::get_if<c10::IValue>(&given.is);
+      if (name == "device" && constant != nullptr &&
+          constant->isString()) {  // as torch's move_to_device_pass() gives it
+        given = {c10::IValue(device_.value_or(c10::Device(constant->toStringRef())))};
+      }
+      operation.arguments.emplace_back(name, std::move(given));
     }
     for (const json& output : node.at("outputs")) {
       if (output.contains("as_tensors")) {

@@ -105,7 +105,8 @@ INSTANTIATE_TEST_SUITE_P(
         Case{"recurrent", "lstm"},
         Case{"attending", "encoder"},
         Case{"various", "second", OutputPath{"y"}},
-        Case{"fixed", "0"}),
+        Case{"fixed", "0"},
+        Case{"moved", "layer"}),
     [](const auto& each) { return each.param.name; });
 
 TEST(ExportedNetwork, TakesTheSizesThatItWasExportedFor) {

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.export import Dim
+from torch.export.passes import move_to_device_pass
 from torch.fx.experimental import _config as shapes_config
 from torch.utils import _pytree as pytree
 
@@ -70,6 +71,17 @@ class Various(nn.Module):
         return {"others": [h, torch.zeros(x.shape[0], dtype=torch.int64)], "y": y.float()}
 
 
+class Ramp(nn.Module):
+    """Makes tensors on the device that it was moved to."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer, self.head = nn.Linear(4, 8), nn.Linear(8, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.layer(x).tanh() * torch.linspace(0.5, 1, 8, device=x.device))
+
+
 def first_of(value: Any) -> Tensor:
     return value["y"] if isinstance(value, dict) else value
 
@@ -80,6 +92,8 @@ def write(folder: Path, name: str, model: nn.Module, layer: str, call: Any, dims
     args, kwargs = call if isinstance(call, tuple) and len(call) == 2 and isinstance(call[1], dict) else (call, {})
     with shapes_config.patch(backed_size_oblivious=True):  # of batches of one, too
         program = torch.export.export(model, args, kwargs, dynamic_shapes=dims, strict=False)
+    if isinstance(model, Ramp):
+        program = move_to_device_pass(program, "cpu")
     torch.export.save(program, folder / f"{name}.pt2")
     plain = first_of(model(*args, **kwargs))
     module = model.get_submodule(layer)
@@ -106,6 +120,7 @@ def main() -> None:
     more = {"more": {"by": [torch.randn(8)]}}
     dims = {"x": {0: Dim.AUTO}, "more": {"by": [None]}}
     write(folder, "various", Various(), "second", ((torch.randn(3, 4),), more), dims)
+    write(folder, "moved", Ramp(), "layer", (torch.randn(3, 4),), any_batch)
     write(folder, "fixed", nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 2)), "0", (torch.randn(3, 4),))
 
     class WithoutGradients(nn.Module):

@@ -39,8 +39,7 @@ class IT3_API EngineCore {
   Adaptation adapt(const EngineCall& call, const Options& options, bool with_details);
 
   /// What a file holds of an engine around the call's network, which is `network`; its module as
-  /// `SavedEngine::network`. Raises c10::ValueError unless the functions are the default ones, by name, or
-  /// ScriptFunctions. The embedder has its shape.
+  /// `SavedEngine::network`. The embedder has its shape. Functions of the user's own are left out.
   ///
   /// @param in_dims  as they were given for inputs of any form; those of the call are for its own
   SavedEngine saved(
@@ -49,7 +48,8 @@ class IT3_API EngineCore {
       const Options& options,
       const std::optional<InDims>& in_dims) const;
 
-  /// Writes that, see save_engine().
+  /// Writes that, with functions of the user's own, see save_engine(). Raises c10::ValueError unless these are
+  /// ScriptFunctions.
   void save(
       ScriptNetwork& network,
       const EngineCall& call,

@@ -1,5 +1,7 @@
 #pragma once
 
+#include <functional>
+#include <map>
 #include <optional>
 #include <string>
 #include <variant>
@@ -37,22 +39,26 @@ struct Notes {
   std::string features = {};
 };
 
+/// A network, or a function of the user's own: TorchScript, or a program of torch.export.
+using SavedModule = std::variant<torch::jit::Module, ExportedGraph>;
+
 /// An engine as a file holds it. There are two kinds of files, and torch opens both as the plain network:
 /// - TorchScript, with the extra record `it3_engine`, a pickled dictionary; functions of the user's own are TorchScript
 ///   archives in the records `it3_embedder`, `it3_combine` and `it3_distance`;
 /// - a program of torch.export, with the same dictionary in the record `it3/engine`, and compiled programs in
-///   `it3/programs.json` and `it3/NAME.pt2`.
+///   `it3/programs.json` and `it3/NAME.pt2`; functions of the user's own are files of torch.export.save() in the
+///   records `it3/embedder.pt2`, `it3/combine.pt2` and `it3/distance.pt2`.
 struct SavedEngine {
-  std::variant<torch::jit::Module, ExportedGraph> network;
+  SavedModule network;
   std::string layer = {};
-  /// The default embedder's weights, shaped; or another embedder, see ScriptFunction.
-  std::variant<EmbedderWeights, torch::jit::Module> embedder = {};
+  /// The default embedder's weights, shaped; or another embedder, see function_of().
+  std::variant<EmbedderWeights, SavedModule> embedder = {};
   Layout prediction_layout = {};
   Layout features_layout = {};
   /// Nothing for broadcast_add().
-  std::optional<torch::jit::Module> combine = {};
+  std::optional<SavedModule> combine = {};
   /// One of distance_names(), or a function.
-  std::variant<std::string, torch::jit::Module> distance = {};
+  std::variant<std::string, SavedModule> distance = {};
   Options options = {};
   /// See Method::neutral.
   at::Tensor neutral = {};
@@ -71,7 +77,14 @@ struct SavedEngine {
   IT3_API std::vector<at::Tensor> parameters() const;
   /// The first parameter's.
   IT3_API c10::Device device() const;
+  /// What functions of the user's own may write to.
+  IT3_API std::vector<at::Tensor> buffers_of_functions() const;
+  /// The tensors of those that are programs of torch.export, as SavedPrograms::constants names them.
+  IT3_API std::map<std::string, at::Tensor> tensors_of_functions() const;
 };
+
+/// A function of a file, to be called: a ScriptFunction or an ExportedFunction.
+IT3_API std::function<at::Tensor(const at::Tensor&, const at::Tensor&)> function_of(const SavedModule& saved);
 
 /// The notes of one call.
 IT3_API Notes take_notes(ScriptNetwork& network, const Method& method, const Inputs& inputs);

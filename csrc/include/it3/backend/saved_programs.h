@@ -1,5 +1,7 @@
 #pragma once
 
+#include <functional>
+#include <map>
 #include <memory>
 #include <optional>
 #include <string>
@@ -36,7 +38,8 @@ struct IT3_API SavedPrograms {
   /// The names of the network's parameters that adapt.
   std::vector<std::string> adapted = {};
   /// "model." and the name of one of the network's parameters or buffers; "embedder.weight1", "embedder.bias1",
-  /// "embedder.weight2", "embedder.bias2"; "neutral"; or a tensor of the programs' own.
+  /// "embedder.weight2", "embedder.bias2"; "neutral"; "embedder.", "combine." or "distance." and the name of a tensor
+  /// of such a function; or a tensor of the programs' own.
   std::vector<std::variant<std::string, at::Tensor>> constants = {};
 
   /// What they were compiled for: torch's version, and machine_of() of a device of this type.
@@ -48,7 +51,14 @@ struct IT3_API SavedPrograms {
   std::string why_not(c10::Device device) const;
 
   /// The programs, for calls of a network by a method. Raises c10::Error where they do not fit each other.
-  std::shared_ptr<const Compiled> bind(const Network& network, const Method& method) const;
+  ///
+  /// @param of_functions  the tensors of embedder, combine and distance, by these names
+  /// @param have_functions_changed  see Compiled::For
+  std::shared_ptr<const Compiled> bind(
+      const Network& network,
+      const Method& method,
+      const std::map<std::string, at::Tensor>& of_functions,
+      std::function<bool()> have_functions_changed = nullptr) const;
 };
 
 /// The version of torch that this it3 was built against, such as "2.13.0".
