@@ -111,6 +111,16 @@ void bind_files(py::module_& module) {
           py::arg("options"), py::arg("device"), py::arg("is_measured"), py::arg("layer"), py::arg("adapted"),
           py::arg("constants"))
       .def_property_readonly(
+          "names",
+          [](const SavedPrograms& programs) {
+            std::vector<std::string> names;
+            for (const auto& constant : programs.constants) {
+              if (const auto* const name = std::get_if<std::string>(&constant)) names.push_back(*name);
+            }
+            return names;
+          },
+          "Of the tensors that they read beside what adapts, those that are not their own.")
+      .def_property_readonly(
           "device_type", [](const SavedPrograms& programs) { return c10::DeviceTypeName(programs.device_type, true); },
           "Of the device that they were compiled for: \"cpu\" or \"cuda\".")
       .def(

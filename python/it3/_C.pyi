@@ -118,6 +118,11 @@ class SavedPrograms:
         """
         Of the device that they were compiled for: "cpu" or "cuda".
         """
+    @property
+    def names(self) -> list[str]:
+        """
+        Of the tensors that they read beside what adapts, those that are not their own.
+        """
 class Watch:
     """
     What code has read of Python; see it3.reads.

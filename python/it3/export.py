@@ -4,7 +4,7 @@ import copy
 import keyword
 import warnings
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, Literal, TypeVar
 
@@ -191,13 +191,16 @@ def to_exported_program(
     example_inputs: Any,
     name: str = "the model",
     advice: str = "try method='script' or 'trace'",
+    open_dims: Iterable[int] = (0,),
 ) -> torch.export.ExportedProgram:
-    """Export a model with torch.export; the first dimension of every tensor may be of another size, where that works.
+    """Export a model with torch.export; some dimensions of its inputs may be of another size, where that works.
 
     Parameters
     ----------
     model, example_inputs
         The module, and what it is called with.
+    open_dims
+        These dimensions, of every tensor that has them.
     name, advice
         For errors: what the module is, and what else there is to do.
 
@@ -213,7 +216,9 @@ def to_exported_program(
     args, kwargs = _C.arguments_of(own_copy(example_inputs))
 
     def any_batch(leaf: object) -> dict[int, Any] | None:
-        return {0: torch.export.Dim.AUTO} if isinstance(leaf, Tensor) and leaf.dim() else None
+        if not isinstance(leaf, Tensor):
+            return None
+        return {dim % leaf.dim(): torch.export.Dim.AUTO for dim in open_dims if -leaf.dim() <= dim < leaf.dim()}
 
     shapes = pytree.tree_map(any_batch, kwargs or args)
     try:

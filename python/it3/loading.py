@@ -74,5 +74,6 @@ def _use(engine: IT3Engine, programs: _C.SavedPrograms, example_inputs: Any) -> 
     setup = engine._setup_for(example_inputs)  # which tells the embedder where channels are
     watch = None
     if any(isinstance(function, ExportedModel) for function in functions.values()):
-        watch = watch_functions(engine, codes_of_functions(engine, example_inputs), list(tensors.values()))
+        read = [tensor for name, tensor in tensors.items() if name in programs.names]  # as they are at each call
+        watch = watch_functions(engine, codes_of_functions(engine, example_inputs), read)
     _C.use_saved_programs(engine._core, setup, example_inputs, programs, tensors, watch)

@@ -33,9 +33,8 @@ _MOST_BYTES = 4096
 _IMMUTABLE = (
     *(type(None), bool, int, float, complex, str, bytes, range, slice, type(...), type(NotImplemented), re.Pattern),
     *(torch.dtype, torch.device, torch.Size, torch.layout, torch.memory_format, torch.finfo, torch.iinfo),
-    *(types.CodeType, _C.Layout),
     *(types.GenericAlias, types.UnionType, operator.itemgetter, operator.methodcaller, types.GetSetDescriptorType),
-    *(types.MemberDescriptorType, types.MethodDescriptorType, types.WrapperDescriptorType),
+    *(types.MemberDescriptorType, types.MethodDescriptorType, types.WrapperDescriptorType, types.CodeType, _C.Layout),
 )
 _QUIET_MODULES = {"typing", "logging", "enum", "abc", "collections", "dataclasses", "contextlib", "functools", "types"}
 _DYNAMIC = {
@@ -230,6 +229,9 @@ class Reads:
             self._item(namespace, key, f"{where}.{key}")
         for module in program.modules():
             self._item(vars(module), "forward", where)
+            self.facts.append(("contents", vars(module)["_modules"], None))
+            if module is not program and (module._forward_hooks or module._forward_pre_hooks):
+                self._object(f"{self._subject} has hooks on a module in a program of torch.export, which are not seen")
             for hooks in ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks"):
                 self._later(vars(module)[hooks], where)
 

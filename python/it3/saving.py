@@ -49,8 +49,9 @@ def save(
     Parameters
     ----------
     engine
-        Its model, and an embedder, ``combine_fn`` or ``distance_fn`` of your own, are exported to TorchScript; a
-        subclass of :class:`it3.Embedder` counts as your own. Of what torch.compile wrapped, the model inside is.
+        Its model, and an embedder, ``combine_fn`` or ``distance_fn`` of your own, are exported to TorchScript or, for
+        "aoti", by torch.export; a subclass of :class:`it3.Embedder` counts as your own. Of what torch.compile wrapped,
+        the model inside is.
     path
         The file, which appears when it is complete, and when the engine read back from it adapts as this one.
     example_inputs

@@ -28,6 +28,7 @@ from it3.looking import sibling
 from it3.saved_file import moved_to, read_engine
 from it3.saving import calls_of, check_finite, check_same, copy_to_export, of_parts
 
+_ATTRIBUTES = {"embedder": "embedder", "combine": "combine_fn", "distance": "distance_fn"}
 _ADVICE = "save the engine as TorchScript, by format='torchscript'"
 
 
@@ -47,7 +48,8 @@ def save_compiled(
     with _C.NewFile(path) as file, KeptRandomState():
         check_finite(engine.uncertainty(own_copy(example_inputs)))  # shapes the embedder too
         eager = copy_to_export(engine)
-        functions = _programs_of_functions(eager, example_inputs)
+        functions = _programs_of_functions(engine, eager, example_inputs)
+        _check_memory(engine, functions)
         _, (place, programs) = compiled_for(
             engine,
             example_inputs,
@@ -78,14 +80,17 @@ def _program_of(model: nn.Module, example_inputs: Any) -> torch.export.ExportedP
 
 def _parts(engine: IT3Engine) -> dict[str, Any]:
     """Return an engine's functions by the names that they have in files."""
-    return {"embedder": engine.embedder, "combine": engine.combine_fn, "distance": engine.distance_fn}
+    return {name: getattr(engine, attribute) for name, attribute in _ATTRIBUTES.items()}
 
 
-def _programs_of_functions(eager: IT3Engine, example_inputs: Any) -> dict[str, torch.export.ExportedProgram]:
-    """Export the functions of the user's own."""
+def _programs_of_functions(
+    engine: IT3Engine, eager: IT3Engine, example_inputs: Any
+) -> dict[str, torch.export.ExportedProgram]:
+    """Export the functions of the user's own, from a copy of the engine."""
     calls = calls_of(eager, example_inputs)
+    open_dims = {0, engine.prediction_layout.batch_dim, engine.features_layout.batch_dim}
     programs = {}
-    for name, argument in (("embedder", "embedder"), ("combine", "combine_fn"), ("distance", "distance_fn")):
+    for name, argument in _ATTRIBUTES.items():
         part = _parts(eager)[name]
         if part is None or isinstance(part, str) or type(part) is Embedder:
             continue
@@ -93,8 +98,31 @@ def _programs_of_functions(eager: IT3Engine, example_inputs: Any) -> dict[str, t
         module = (
             part if isinstance(part, nn.Module) else FunctionOfTwo(part) if len(given) == 2 else FunctionOfOne(part)
         )
-        programs[name] = with_open_sizes(partial(to_exported_program, module, given, argument, _ADVICE), given)
+        export = partial(to_exported_program, module, given, argument, _ADVICE, open_dims)
+        programs[name] = with_open_sizes(export, given)
+        odd = [n.target for n in programs[name].graph.nodes if isinstance(n.target, torch._ops.HigherOrderOperator)]
+        if odd:
+            raise ValueError(
+                f"{argument} cannot be in a file of format='aoti', as it calls {odd[0]}; in the place of "
+                f"torch.no_grad(), use .detach(), or {_ADVICE}"
+            )
     return programs
+
+
+def _check_memory(engine: IT3Engine, functions: dict[str, torch.export.ExportedProgram]) -> None:
+    """Raise ValueError for a function that computes with a tensor of the model's: in a file it would not follow it."""
+    model = eager_of(engine.model)
+    weights = {t.untyped_storage().data_ptr(): n for n, t in [*model.named_buffers(), *model.named_parameters()]}
+    for name, program in functions.items():
+        part = _parts(engine)[name]
+        own = [*part.parameters(), *part.buffers()] if isinstance(part, nn.Module) else []
+        for tensor in [*own, *program.state_dict.values(), *program.constants.values()]:
+            shared = isinstance(tensor, Tensor) and tensor.numel() and weights.get(tensor.untyped_storage().data_ptr())
+            if shared:
+                raise ValueError(
+                    f"{_ATTRIBUTES[name]} computes with the model's {shared!r}, and would have a copy in the file that "
+                    "does not follow it; give it a clone"
+                )
 
 
 def _names_of_tensors(functions: dict[str, torch.export.ExportedProgram], engine: IT3Engine) -> Callable[[Tensor], str]:

@@ -190,6 +190,8 @@ def test_their_values_may_change(functions: Path, change: Callable[[IT3Engine], 
     [
         lambda engine: setattr(engine.embedder.linear, "weight", nn.Parameter(engine.embedder.linear.weight * 2)),
         lambda engine: engine.embedder.register_buffer("mean", engine.embedder.mean + 0.3),
+        lambda engine: setattr(engine.embedder, "linear", nn.Linear(3, 12, dtype=torch.float64)),
+        lambda engine: engine.embedder.linear.register_forward_hook(lambda module, args, output: output * 2),
         lambda engine: engine.embedder.register_forward_hook(lambda module, args, output: output * 2),
         lambda engine: setattr(engine, "combine_fn", lambda features, embedding: features - embedding),
         lambda engine: setattr(engine, "distance_fn", "mse"),
@@ -199,6 +201,7 @@ def test_a_change_of_them_is_seen(functions: Path, change: Callable[[IT3Engine],
     engine, source = it3.load(functions), make_engine(arguments=arguments())
     check_alike(engine, source, batch(8))
     for each in (engine, source):
+        torch.manual_seed(5)
         change(each)
     assert not is_compiled(engine, batch(8))
     close(engine(batch(8))[0], source(batch(8))[0])
@@ -230,6 +233,69 @@ def test_the_users_functions_stay_as_they_were(cache: Path, tmp_path: Path) -> N
         assert torch.equal(value, state[name])
 
 
+class InList(nn.Module):
+    """An embedder with a module that it does not own up to, and a number."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.hidden = [nn.Linear(3, 12).double()]
+
+    def forward(self, prediction: Tensor) -> Tensor:
+        return torch.tanh(self.hidden[0](prediction)) * torch.tensor(0.5, dtype=torch.float64)
+
+
+def test_a_change_of_tensors_without_names_is_seen(cache: Path, tmp_path: Path) -> None:
+    torch.manual_seed(3)
+    engine = make_engine(arguments={"embedder": InList()})
+    loaded = it3.load(saved(engine, tmp_path / "engine.pt2", batch(8), cache))
+    check_alike(loaded, engine, batch(8))
+    weight = next(t for t in vars(loaded.embedder).values() if isinstance(t, Tensor) and t.shape == (12, 3))
+    for each in (weight, engine.embedder.hidden[0].weight.data):
+        each.mul_(5)
+    close(loaded(batch(8))[0], engine(batch(8))[0])
+
+
+class BatchInside(nn.Module):
+    """Has its samples in the second dimension inside, as many transformers do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer, self.last = nn.Linear(6, 12), nn.Linear(12, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(torch.tanh(self.layer(x.view(-1, 4, 6).transpose(0, 1)))).mean(0)
+
+
+def test_samples_in_another_dimension(cache: Path, tmp_path: Path) -> None:
+    torch.manual_seed(4)
+    parts = {"combine_fn": lambda f, e: f + e, "features_layout": it3.Layout(channel_dim=-1, batch_dim=1)}
+    options = {"num_steps": 3, "lr": 1e-2}
+    engine = IT3Engine(BatchInside().double(), "layer", optimization_parameters=options, **parts).eval()
+    engine.is_trained = True
+    x = batch(8, 24)
+    loaded = it3.load(saved(engine, tmp_path / "engine.pt2", x, cache))
+    check_alike(loaded, engine, x, batch(5, 24, seed=1), batch(3, 24, seed=2))
+
+
+def without_gradients(second: Tensor, first: Tensor) -> Tensor:
+    with torch.no_grad():
+        target = first * 0.5
+    return (second - target).square().mean()
+
+
+def with_the_models_weight(engine: IT3Engine) -> Any:
+    weight = engine.model.last.weight
+    return lambda features, embedding: features + embedding * weight.sum()
+
+
+def test_tensors_of_the_model_are_refused(cache: Path, tmp_path: Path) -> None:
+    engine = make_engine(parameters=["first.*"])
+    engine.combine_fn = with_the_models_weight(engine)
+    with pytest.raises(ValueError, match=r"combine_fn computes with the model's 'last\.weight'.* give it a clone"):
+        saved(engine, tmp_path / "engine.pt2", batch(8), cache)
+    assert list(tmp_path.iterdir()) == []
+
+
 def by_values(second: Tensor, first: Tensor) -> Tensor:
     distance = (second - first).square().mean()
     return distance if distance > 1 else 2 * distance
@@ -242,6 +308,7 @@ def by_values(second: Tensor, first: Tensor) -> Tensor:
             {"distance_fn": by_values},
             "distance_fn cannot be exported by torch.export .* save the engine as TorchScript",
         ),
+        ({"distance_fn": without_gradients}, r"distance_fn cannot be in a file .* use .detach\(\)"),
         ({"combine_fn": lambda f, e: f + torch.rand_like(e)}, "the engine draws random numbers"),
         ({"distance_fn": torch.jit.script(nn.MSELoss())}, "distance_fn is TorchScript, which cannot be compiled"),
     ],
