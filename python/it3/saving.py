@@ -1,6 +1,7 @@
 """Engines in one file, which C++ reads too."""
 
 import os
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
@@ -94,6 +95,7 @@ def save(
 
         save_compiled(engine, path, example_inputs, dynamic_batch, backend, cache)
         return
+    check_apart(engine, {})
     with _C.NewFile(path) as file, KeptRandomState():
         check_finite(engine.uncertainty(own_copy(example_inputs)))  # shapes the embedder too
         eager = copy_to_export(engine)
@@ -146,6 +148,33 @@ def check_finite(distances: Tensor) -> None:
             f"the predictions for the example inputs are not finite for the samples {', '.join(map(str, odd[:10]))}; "
             "the engine in the file is compared with this one on them, so give example inputs without NaN and infinity"
         )
+
+
+def check_apart(engine: "IT3Engine", more: Mapping[str, Mapping[str, Tensor]]) -> None:
+    """Raise ValueError for a function that computes with a tensor of the model's, which in a file it would not follow.
+
+    Parameters
+    ----------
+    more
+        Tensors of functions, by the names of the engine's attributes, beside those of modules.
+    """
+    model = eager_of(engine.model)
+    weights = {_storage_of(t): name for name, t in [*model.named_buffers(), *model.named_parameters()]}
+    for name in ("embedder", "combine_fn", "distance_fn"):
+        part = getattr(engine, name)
+        own = [*part.parameters(), *part.buffers()] if isinstance(part, nn.Module) else []
+        for storage in map(_storage_of, [*own, *more.get(name, {}).values()]):
+            if storage and storage in weights:
+                raise ValueError(
+                    f"{name} computes with the model's {weights[storage]!r}, and would have a copy in the file that "
+                    "does not follow it; give it a clone"
+                )
+
+
+def _storage_of(tensor: Tensor) -> int:
+    """Return where a tensor's memory is; 0 for none."""
+    has_memory = not nn.parameter.is_lazy(tensor) and tensor.layout == torch.strided
+    return tensor.untyped_storage().data_ptr() if has_memory else 0
 
 
 def check_same(saved: "IT3Engine", eager: "IT3Engine", example_inputs: Any, how: str) -> None:

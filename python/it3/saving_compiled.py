@@ -26,7 +26,7 @@ from it3.kept import KeptRandomState, own_copy
 from it3.loading import engine_of
 from it3.looking import sibling
 from it3.saved_file import moved_to, read_engine
-from it3.saving import calls_of, check_finite, check_same, copy_to_export, of_parts
+from it3.saving import calls_of, check_apart, check_finite, check_same, copy_to_export, of_parts
 
 _ATTRIBUTES = {"embedder": "embedder", "combine": "combine_fn", "distance": "distance_fn"}
 _ADVICE = "save the engine as TorchScript, by format='torchscript'"
@@ -49,7 +49,7 @@ def save_compiled(
         check_finite(engine.uncertainty(own_copy(example_inputs)))  # shapes the embedder too
         eager = copy_to_export(engine)
         functions = _programs_of_functions(engine, eager, example_inputs)
-        _check_memory(engine, functions)
+        check_apart(engine, {_ATTRIBUTES[name]: _tensors_in(program) for name, program in functions.items()})
         _, (place, programs) = compiled_for(
             engine,
             example_inputs,
@@ -109,20 +109,8 @@ def _programs_of_functions(
     return programs
 
 
-def _check_memory(engine: IT3Engine, functions: dict[str, torch.export.ExportedProgram]) -> None:
-    """Raise ValueError for a function that computes with a tensor of the model's: in a file it would not follow it."""
-    model = eager_of(engine.model)
-    weights = {t.untyped_storage().data_ptr(): n for n, t in [*model.named_buffers(), *model.named_parameters()]}
-    for name, program in functions.items():
-        part = _parts(engine)[name]
-        own = [*part.parameters(), *part.buffers()] if isinstance(part, nn.Module) else []
-        for tensor in [*own, *program.state_dict.values(), *program.constants.values()]:
-            shared = isinstance(tensor, Tensor) and tensor.numel() and weights.get(tensor.untyped_storage().data_ptr())
-            if shared:
-                raise ValueError(
-                    f"{_ATTRIBUTES[name]} computes with the model's {shared!r}, and would have a copy in the file that "
-                    "does not follow it; give it a clone"
-                )
+def _tensors_in(program: torch.export.ExportedProgram) -> dict[str, Tensor]:
+    return {n: t for n, t in {**program.state_dict, **program.constants}.items() if isinstance(t, Tensor)}
 
 
 def _names_of_tensors(functions: dict[str, torch.export.ExportedProgram], engine: IT3Engine) -> Callable[[Tensor], str]:
@@ -130,7 +118,7 @@ def _names_of_tensors(functions: dict[str, torch.export.ExportedProgram], engine
     by_identity: dict[int, str] = {}
     by_memory: dict[Any, str] = {}  # of what a function has in closures
     for name, program in functions.items():
-        for target, tensor in {**program.state_dict, **program.constants}.items():
+        for target, tensor in _tensors_in(program).items():
             by_memory.setdefault(_memory_of(tensor), f"{name}.{target}")
             with suppress(AttributeError):
                 by_identity.setdefault(attrgetter(target)(_parts(engine)[name])._cdata, f"{name}.{target}")

@@ -1,8 +1,10 @@
 """What TorchScript hardly takes: compiled models, subclasses of Embedder, odd names, source that it cannot read."""
 
+import copy
 import warnings
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import it3
 import pytest
@@ -42,6 +44,29 @@ def test_a_compiled_part_of_a_model(tmp_path: Path) -> None:
     plain = IT3Engine(case.model, "0", engine.embedder).eval()
     assert_adapts_like(it3.load(tmp_path / "engine.pt"), plain, case.inputs)
     assert engine.model[1] is body
+
+
+class AddedBy(nn.Module):
+    """A combine_fn with a layer that it is given."""
+
+    def __init__(self, layer: nn.Module) -> None:
+        super().__init__()
+        self.layer = layer
+
+    def forward(self, features: Tensor, embedding: Tensor) -> Tensor:
+        return features + self.layer(embedding)
+
+
+@pytest.mark.parametrize("how", [{}, {"format": "aoti"}])
+def test_a_function_that_computes_with_a_layer_of_the_model_is_refused(how: dict[str, Any], tmp_path: Path) -> None:
+    model, x = nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 8)), torch.randn(6, 4)
+    engine = IT3Engine(model, "0", combine_fn=AddedBy(model[2])).eval()
+    with pytest.raises(ValueError, match=r"combine_fn computes with the model's '2\.weight'.* give it a clone"):
+        engine.save(tmp_path / "engine.pt2", x, **how)
+    assert list(tmp_path.iterdir()) == []
+    engine.combine_fn = AddedBy(copy.deepcopy(model[2]))
+    engine.save(tmp_path / "engine.pt", x)
+    assert_adapts_like(it3.load(tmp_path / "engine.pt"), engine, x)
 
 
 class Doubled(Embedder):
