@@ -8,18 +8,18 @@
 namespace it3 {
 namespace {
 
-const ExportedGraph& checked(const ExportedGraph& program) {
+torch::jit::Module module_of(const ExportedGraph& program) {
   const std::size_t count = program.inputs.size();
   TORCH_CHECK_VALUE(
       count == 1 || count == 2, "the exported program takes ", count,
       " tensors; a function of an engine takes one or two");
-  return program;
+  return detail::script_module_of(program, "");
 }
 
 }  // namespace
 
 ExportedFunction::ExportedFunction(const ExportedGraph& program)
-    : function_(detail::script_module_of(checked(program), "")),
+    : function_(module_of(program)),
       sizes_(detail::size_conditions_of(program)),
       takes_both_(program.inputs.size() == 2) {}
 
