@@ -13,7 +13,7 @@ from it3.embedder import Embedder
 from it3.engine import IT3Engine
 from it3.exported_model import ExportedModel
 from it3.kept import KeptRandomState
-from it3.saved_file import SavedEngine, read_engine
+from it3.saved_file import ATTRIBUTES, SavedEngine, read_engine
 
 
 def load(path: str | os.PathLike[str], device: torch.device | str | None = None) -> IT3Engine:
@@ -64,7 +64,7 @@ def _use(engine: IT3Engine, programs: _C.SavedPrograms, example_inputs: Any) -> 
     from it3.function_watch import codes_of_functions, watch_functions  # noqa: PLC0415  (rarely needed)
 
     tensors: dict[str, Tensor] = {}
-    functions = {"embedder": engine.embedder, "combine": engine.combine_fn, "distance": engine.distance_fn}
+    functions = {name: getattr(engine, attribute) for name, attribute in ATTRIBUTES.items()}
     for name, function in functions.items():
         if isinstance(function, ExportedModel):
             places = function.places().items()

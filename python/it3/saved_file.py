@@ -17,7 +17,8 @@ from it3.embedder import Embedder
 from it3.export import quiet_torchscript
 from it3.exported_model import model_of
 
-_FUNCTIONS = ("embedder", "combine", "distance")
+ATTRIBUTES = {"embedder": "embedder", "combine": "combine_fn", "distance": "distance_fn"}
+"""Of an engine, by the names that its functions have in files."""
 
 
 @dataclass(frozen=True)
@@ -69,12 +70,12 @@ def read_engine(path: str | os.PathLike[str], device: torch.device | str | None 
 
 def _modules_in(path: str, device: torch.device | str | None) -> tuple[nn.Module, dict[str, Any]]:
     """Return the network, and functions of the user's own by their names."""
-    archives: dict[str, Any] = {f"it3_{name}": "" for name in _FUNCTIONS}
+    archives: dict[str, Any] = {f"it3_{name}": "" for name in ATTRIBUTES}
     with quiet_torchscript():
         model = torch.jit.load(path, map_location=device, _extra_files=archives)
         functions = {
             name: torch.jit.load(io.BytesIO(archive), map_location=device)
-            for name, archive in zip(_FUNCTIONS, archives.values(), strict=True)
+            for name, archive in zip(ATTRIBUTES, archives.values(), strict=True)
             if archive
         }
     return model, functions
@@ -101,7 +102,7 @@ def _programs_of_functions(path: str, device: torch.device | str) -> dict[str, A
     """Return functions of the user's own by their names."""
     with zipfile.ZipFile(path) as archive:
         root = archive.namelist()[0].partition("/")[0]
-        records = {name: f"{root}/it3/{name}.pt2" for name in _FUNCTIONS}
+        records = {name: f"{root}/it3/{name}.pt2" for name in ATTRIBUTES}
         files = {
             name: io.BytesIO(archive.read(record)) for name, record in records.items() if record in archive.NameToInfo
         }

@@ -25,10 +25,9 @@ from it3.function_watch import functions_of
 from it3.kept import KeptRandomState, own_copy
 from it3.loading import engine_of
 from it3.looking import sibling
-from it3.saved_file import moved_to, read_engine
+from it3.saved_file import ATTRIBUTES, moved_to, read_engine
 from it3.saving import calls_of, check_apart, check_finite, check_same, copy_to_export, of_parts
 
-_ATTRIBUTES = {"embedder": "embedder", "combine": "combine_fn", "distance": "distance_fn"}
 _ADVICE = "save the engine as TorchScript, by format='torchscript'"
 
 
@@ -49,7 +48,7 @@ def save_compiled(
         check_finite(engine.uncertainty(own_copy(example_inputs)))  # shapes the embedder too
         eager = copy_to_export(engine)
         functions = _programs_of_functions(engine, eager, example_inputs)
-        check_apart(engine, {_ATTRIBUTES[name]: _tensors_in(program) for name, program in functions.items()})
+        check_apart(engine, {ATTRIBUTES[name]: _tensors_in(program) for name, program in functions.items()})
         _, (place, programs) = compiled_for(
             engine,
             example_inputs,
@@ -80,7 +79,7 @@ def _program_of(model: nn.Module, example_inputs: Any) -> torch.export.ExportedP
 
 def _parts(engine: IT3Engine) -> dict[str, Any]:
     """Return an engine's functions by the names that they have in files."""
-    return {name: getattr(engine, attribute) for name, attribute in _ATTRIBUTES.items()}
+    return {name: getattr(engine, attribute) for name, attribute in ATTRIBUTES.items()}
 
 
 def _programs_of_functions(
@@ -90,7 +89,7 @@ def _programs_of_functions(
     calls = calls_of(eager, example_inputs)
     open_dims = {0, engine.prediction_layout.batch_dim, engine.features_layout.batch_dim}
     programs = {}
-    for name, argument in _ATTRIBUTES.items():
+    for name, argument in ATTRIBUTES.items():
         part = _parts(eager)[name]
         if part is None or isinstance(part, str) or type(part) is Embedder:
             continue
