@@ -246,6 +246,11 @@ def test_a_program_in_cpp(dense: Path, consumer: Path, tmp_path: Path) -> None:
     }
 
 
+def test_threads_load_at_once(dense: Path, consumer: Path) -> None:
+    said = run(consumer.parent / "threads", dense)  # torch's reader of packages is not for several threads
+    assert said == "all loaded\n"
+
+
 def with_description(path: Path, change: Any, to: Path) -> Path:
     """Copy a file, with another dictionary in it."""
     with zipfile.ZipFile(path) as source, zipfile.ZipFile(to, "w") as target:

@@ -25,6 +25,9 @@ using torch::inductor::AOTIModelPackageLoader;
 constexpr std::uintptr_t alignment = 64;
 
 std::unique_ptr<AOTIModelPackageLoader> load(const std::string& package, c10::DeviceIndex device) {
+  // torch reads the metadata of all packages into one object of the process (pytorch/pytorch#194128).
+  static std::mutex one_at_a_time;
+  const std::scoped_lock lock(one_at_a_time);
   // Single-threaded: it then neither waits for its device nor records events, so that a CUDA graph can hold it.
   return std::make_unique<AOTIModelPackageLoader>(
       package, "model", /*run_single_threaded=*/true, /*num_runners=*/1, device);
