@@ -1,6 +1,7 @@
 #include "exported_from_python.h"
 
 #include <string>
+#include <tuple>
 #include <utility>
 #include <vector>
 
@@ -11,6 +12,8 @@
 #include <torch/csrc/MemoryFormat.h>
 #include <torch/csrc/autograd/python_variable.h>
 #include <torch/library.h>
+
+#include "output_choice.h"
 
 namespace it3::python {
 namespace {
@@ -70,7 +73,13 @@ ExportedGraph exported_graph_from(const py::object& graph) {
   made.output = graph.attr("output").cast<std::string>();
   made.layers = graph.attr("layers").cast<std::vector<std::pair<std::string, std::string>>>();
   made.conditions = graph.attr("conditions").cast<std::vector<std::string>>();
-  if (const py::object layer = graph.attr("layer"); !layer.is_none()) mark_layer(made, layer.cast<std::string>());
+  for (const py::handle given : graph.attr("calls")) {
+    auto [layer, returned, structure] = given.cast<std::tuple<std::string, std::vector<std::string>, std::string>>();
+    made.calls.push_back({std::move(layer), std::move(returned), std::move(structure)});
+  }
+  if (const py::object layer = graph.attr("layer"); !layer.is_none()) {
+    mark_layer(made, layer.cast<std::string>(), output_choice(graph.attr("layer_output"), "layer_output", false).path);
+  }
   return made;
 }
 

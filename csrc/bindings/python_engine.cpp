@@ -213,6 +213,7 @@ py::bytes PythonEngine::description(
   const Options parsed = options_from(options);
   const auto in_dims = given_in_dims(*setup);
   auto output = output_path_from(setup->attributes.output, "output");
+  auto layer_output = output_path_from(setup->attributes.layer_output, "layer_output");
   std::string description;
   call(setup, inputs, For::adapting, [&](const EngineCall& call) {  // without the GIL
     auto* const network = dynamic_cast<ScriptNetwork*>(&call.network);
@@ -220,6 +221,7 @@ py::bytes PythonEngine::description(
     SavedEngine engine = core.saved(*network, call, parsed, in_dims);
     engine.layer = setup->layer_name;
     engine.output = std::move(output);
+    engine.layer_output = std::move(layer_output);
     engine.programs = programs;
     description = description_of(engine);
   });

@@ -75,7 +75,8 @@ class IT3Engine(EngineAttributes):
         ``(1, "logits")``, or, where the model is eager, a function of all that it returns. May be left out where there
         is only one.
     layer_output
-        Which of the tensors that the layer returns is injected into: an index, a key or a path. Default: the first.
+        Which of the tensors that the layer returns is injected into: an index, a key or a path. Default: the first. A
+        program of torch.export has to be exported with ``preserve_module_call_signature=(layer,)`` for it.
     feedback
         What is fed back of y0, so that it is of a kind with the labels that are fed in training. "auto": softmax(y0) if
         the distance is one of the three between distributions, or if the engine was trained on class indices with

@@ -192,6 +192,7 @@ def to_exported_program(
     name: str = "the model",
     advice: str = "try method='script' or 'trace'",
     open_dims: Iterable[int] = (0,),
+    kept_calls: Iterable[str] = (),
 ) -> torch.export.ExportedProgram:
     """Export a model with torch.export; some dimensions of its inputs may be of another size, where that works.
 
@@ -201,6 +202,8 @@ def to_exported_program(
         The module, and what it is called with.
     open_dims
         These dimensions, of every tensor that has them.
+    kept_calls
+        The names of modules of which the program is to tell what they return.
     name, advice
         For errors: what the module is, and what else there is to do.
 
@@ -222,7 +225,9 @@ def to_exported_program(
 
     shapes = pytree.tree_map(any_batch, kwargs or args)
     try:
-        return torch.export.export(model, args, kwargs, dynamic_shapes=shapes, strict=False)
+        return torch.export.export(
+            model, args, kwargs, dynamic_shapes=shapes, strict=False, preserve_module_call_signature=tuple(kept_calls)
+        )
     except Exception as error:
         raise ValueError(f"{name} cannot be exported by torch.export ({_first_line(error)}); {advice}") from error
 

@@ -50,6 +50,8 @@ class Graph:
         The name of a module whose output is to be marked, if no operation in the program marks it.
     output
         Which of the program's outputs is the prediction.
+    layer_output
+        Which of the layer's outputs is to be marked; None: the only one.
 
     Raises
     ------
@@ -65,9 +67,12 @@ class Graph:
         tensors: Mapping[str, Tensor] | None = None,
         layer: str | None = None,
         output: Any = None,
+        layer_output: Any = None,
     ) -> None:
         self.program = program
         self.layer = layer
+        self.layer_output = layer_output
+        self.calls = [] if layer_output is None else _calls_of(program, layer)
         self.inputs: list[tuple[str, list[str]]] = []
         self.tensors: list[tuple[str, str, Tensor, bool]] = []
         self._by_name = {**program.constants, **program.state_dict, **(tensors or {})}
@@ -134,6 +139,15 @@ class Graph:
                 self.tensors.append((node.name, spec.target, tensors[spec.target], is_parameter))
             else:
                 raise ValueError(f"the exported program holds {spec.target!r}, which is no tensor")
+
+
+def _calls_of(program: torch.export.ExportedProgram, layer: str | None) -> list[tuple[str, list[str], str]]:
+    """Return what each call of a layer returned, if the program tells: see ``ExportedCall`` in exported_graph.h."""
+    return [
+        (entry.fqn, [value.name for value in entry.signature.outputs], pytree.treespec_dumps(entry.signature.out_spec))
+        for entry in program.module_call_graph
+        if entry.fqn.partition("@")[0] == layer and entry.signature is not None
+    ]
 
 
 def program_like(

@@ -41,8 +41,6 @@ def save_compiled(
 ) -> None:
     """Write an engine and its compiled programs to a file; see :func:`it3.save`."""
     check_backend(backend)
-    if engine.layer_output is not None:
-        raise ValueError("layer_output is given, which a file of format='aoti' cannot hold; save it as TorchScript")
     functions_of(engine)  # which refuses TorchScript
     with _C.NewFile(path) as file, KeptRandomState():
         check_finite(engine.uncertainty(own_copy(example_inputs)))  # shapes the embedder too
@@ -58,7 +56,8 @@ def save_compiled(
             cache=cache,
             progress=True,
         )
-        program = _program_of(eager.model, example_inputs)
+        kept_calls = [] if engine.layer_output is None else [engine.features_layer_name]
+        program = _program_of(eager.model, example_inputs, kept_calls)
         parts = {name: model_of(functions.get(name, part)) for name, part in _parts(engine).items()}
         exported = of_parts(engine, model_of(program), *parts.values())
         setup = exported._setup_for(own_copy(example_inputs))
@@ -72,9 +71,10 @@ def save_compiled(
         check_same(saved, original, example_inputs, "exported by torch.export, the engine")
 
 
-def _program_of(model: nn.Module, example_inputs: Any) -> torch.export.ExportedProgram:
+def _program_of(model: nn.Module, example_inputs: Any, kept_calls: list[str]) -> torch.export.ExportedProgram:
     tensors = torch.utils._pytree.tree_leaves(example_inputs)
-    return with_open_sizes(lambda: to_exported_program(model, example_inputs, advice=_ADVICE), tensors)
+    export = partial(to_exported_program, model, example_inputs, advice=_ADVICE, kept_calls=kept_calls)
+    return with_open_sizes(export, tensors)
 
 
 def _parts(engine: IT3Engine) -> dict[str, Any]:

@@ -225,8 +225,6 @@ class ProgramPlan:
 
     def why_not(self) -> str:
         """Return why the model has to run whole; empty if nothing is known."""
-        if self.layer_output is not None:
-            return "of an exported program, the layer's only output is injected into, but layer_output is given"
         return "output is a function" if callable(self.output) else ""
 
     def value_reads(self, *_: Any) -> TorchFunctionMode:
@@ -244,7 +242,7 @@ class ProgramPlan:
         """Describe the program, which is for the sizes that it was exported for."""
         parameters = self.model.named_parameters(remove_duplicate=False)
         tensors = {**dict(parameters), **dict(self.model.named_buffers(remove_duplicate=False))}
-        return Graph(self.model.program, tensors, self.layer, self.output)
+        return Graph(self.model.program, tensors, self.layer, self.output, self.layer_output)
 
 
 def plan_of(model: nn.Module, layer: nn.Module, output: Any, layer_output: Any) -> Plan | ProgramPlan:

@@ -8,6 +8,7 @@ from typing import Any
 import it3
 import pytest
 import torch
+from branching import Branching
 from it3 import IT3Engine
 from models import KINDS, make_case
 from torch import Tensor, nn
@@ -214,3 +215,48 @@ def test_a_program_that_was_moved_to_a_device() -> None:
     plain, exported = around(model, move_to_device_pass(program_of(model, x), "cpu"), "layer", x)
     torch.testing.assert_close(exported.adapt(x).prediction, plain.adapt(x).prediction)
     assert exported.explain(x).startswith("cut at the layer")
+
+
+def branching(*kept: str, times: int = 1) -> tuple[nn.Module, Tensor, torch.export.ExportedProgram]:
+    torch.manual_seed(0)
+    model, x = Branching(times).double().eval(), torch.randn(5, 4, dtype=torch.float64)
+    dims = {"x": {0: Dim.AUTO}}
+    program = torch.export.export(
+        model, (x,), dynamic_shapes=dims, strict=False, preserve_module_call_signature=tuple(kept)
+    )
+    return model, x, program
+
+
+@pytest.mark.parametrize("path", [("pair", 0), ("pair", 1), ("pair", -1)])
+def test_one_of_the_layers_outputs(path: Any) -> None:
+    model, x, program = branching("branches")
+    plain = IT3Engine(model, "branches", layer_output=path).eval()
+    plain(x)
+    exported = IT3Engine(program, "branches", plain.embedder, layer_output=path).eval()
+    for engine in (plain, exported):
+        engine.is_trained = True
+        assert engine.explain(x).startswith("cut at the layer")
+    for batch in (x, x[:2]):
+        expected, actual = plain.adapt(batch), exported.adapt(batch)
+        for name in ("prediction", "second", "losses"):
+            torch.testing.assert_close(getattr(actual, name), getattr(expected, name), rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("path", "kept", "times", "why"),
+    [
+        (
+            0,
+            "first",
+            1,
+            "layer_output is given, but the exported program does not tell what the layer 'branches' returns",
+        ),
+        ("given", "branches", 1, "does not compute its output given"),
+        (("pair", 0), "branches", 2, "the layer 'branches' is called several times"),
+    ],
+)
+def test_outputs_that_a_program_cannot_be_cut_at(path: Any, kept: str, times: int, why: str) -> None:
+    _, x, program = branching(kept, times=times)
+    engine = IT3Engine(program, "branches", layer_output=path).eval()
+    assert engine.explain(x).startswith("run whole")
+    assert why in engine.explain(x)

@@ -326,7 +326,6 @@ def test_a_plain_program_is_no_engine(tmp_path: Path) -> None:
     ("parts", "error"),
     [
         ({"model": torch.jit.script(Dense())}, "only eager models that torch.export takes, and its programs, can"),
-        ({"layer_output": 0}, "layer_output is given"),
         ({"output": lambda y: y}, "output is a function"),
     ],
 )

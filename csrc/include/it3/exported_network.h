@@ -26,16 +26,18 @@ class IT3_API ExportedNetwork : public ScriptNetwork {
   /// @param layer  the dotted name of a module, as the program keeps it with each operation; "" for the whole model
   /// @param output  where the prediction is in what the model returns; nothing: its only tensor
   /// @param device  where parameters, buffers and what the program makes are; nothing: where they were
+  /// @param layer_output  where the output to inject into is in what the layer returns, for which the program has to be
+  ///     exported with preserve_module_call_signature=(layer,); nothing: the only tensor that leaves the layer
   ///
   /// Raises c10::Error if there is no such file. Raises c10::ValueError, naming the file, if it is damaged or holds no
   /// program; if the program has operations that are none of this torch's, blocks of their own (such as
-  /// torch.no_grad(), torch.cond()) or objects other than tensors; if there is no such layer, or not exactly one tensor
-  /// that leaves it; and for what ScriptNetwork refuses.
+  /// torch.no_grad(), torch.cond()) or objects other than tensors; for what mark_layer() and ScriptNetwork refuse.
   ExportedNetwork(
       const std::string& path,
       const std::string& layer,
       const std::optional<OutputPath>& output = std::nullopt,
-      std::optional<c10::Device> device = std::nullopt);
+      std::optional<c10::Device> device = std::nullopt,
+      const std::optional<OutputPath>& layer_output = std::nullopt);
 
   /// A program that is cut at its one features_target.
   ///

@@ -79,7 +79,7 @@ std::shared_ptr<Network> network_of(const SavedEngine& saved) {
     return std::make_shared<ScriptNetwork>(*module, saved.layer, saved.output, saved.layer_output);
   }
   ExportedGraph graph = std::get<ExportedGraph>(saved.network);
-  mark_layer(graph, saved.layer);
+  mark_layer(graph, saved.layer, saved.layer_output);
   return std::make_shared<ExportedNetwork>(graph, saved.layer);
 }
 

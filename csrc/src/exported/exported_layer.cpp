@@ -5,6 +5,7 @@
 
 #include <it3/backend/exported_graph.h>
 
+#include "exported/exported_structure.h"
 #include "support/nearest_name.h"
 
 namespace it3 {
@@ -66,6 +67,32 @@ Leaving what_leaves(const ExportedGraph& graph, const std::string& layer) {
   return std::move(leaving.front());
 }
 
+/// What leaves a layer where its program tells what it returned.
+Leaving what_leaves_at(const ExportedGraph& graph, const std::string& layer, const OutputPath& layer_output) {
+  const auto call =
+      std::find_if(graph.calls.begin(), graph.calls.end(), [&](const auto& each) { return each.layer == layer; });
+  TORCH_CHECK_VALUE(
+      call != graph.calls.end(), "layer_output is given, but the exported program does not tell what the layer '",
+      layer, "' returns; export the model with preserve_module_call_signature=('", layer, "',)");
+  const std::string& name = detail::value_at(call->structure, call->returned, layer_output, "the layer");
+  const auto is_further = [&](const ExportedCall& each) { return each.layer.starts_with(layer + "@"); };
+  TORCH_CHECK_VALUE(
+      std::none_of(graph.calls.begin(), graph.calls.end(), is_further), "the layer '", layer,
+      "' is called several times; name a layer that is called once");
+  TORCH_CHECK_VALUE(
+      std::count(call->returned.begin(), call->returned.end(), name) == 1, "the layer '", layer,
+      "' returns one tensor in several places, of which layer_output cannot choose one; name another layer");
+  for (std::size_t i = 0; i < graph.operations.size(); ++i) {
+    const auto& results = graph.operations[i].results;
+    if (is_in(graph.operations[i], layer) && std::find(results.begin(), results.end(), name) != results.end()) {
+      return {i, name};
+    }
+  }
+  TORCH_CHECK_VALUE(
+      false, "the layer '", layer, "' does not compute its output ", to_text(layer_output),
+      ", which is an input of it; name another layer, or another output");
+}
+
 void check_name(const ExportedGraph& graph, const std::string& layer) {
   std::vector<std::string> names;
   for (const auto& [name, class_name] : graph.layers) {
@@ -79,10 +106,13 @@ void check_name(const ExportedGraph& graph, const std::string& layer) {
 
 }  // namespace
 
-void mark_layer(ExportedGraph& graph, const std::string& layer) {
-  if (layer.empty()) return;
+void mark_layer(ExportedGraph& graph, const std::string& layer, const std::optional<OutputPath>& layer_output) {
+  if (layer.empty()) {
+    TORCH_CHECK_VALUE(!layer_output, "layer_output is for a layer; of the whole model, output chooses");
+    return;
+  }
   check_name(graph, layer);
-  const Leaving features = what_leaves(graph, layer);
+  const Leaving features = layer_output ? what_leaves_at(graph, layer, *layer_output) : what_leaves(graph, layer);
   for (std::size_t i = features.place + 1; i < graph.operations.size(); ++i) {
     if (is_in(graph.operations[i], layer)) continue;
     for (auto& [parameter, argument] : graph.operations[i].arguments) rename(argument, features.name, behind_layer);

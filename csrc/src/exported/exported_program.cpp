@@ -12,6 +12,7 @@
 #include <nlohmann/json.hpp>
 
 #include "exported/exported_sizes.h"
+#include "exported/exported_structure.h"
 #include "files/open_file.h"
 #include "support/error_text.h"
 
@@ -99,6 +100,7 @@ class Reading {
     for (const json& node : module.at("graph").at("nodes")) take_operation(node);
     take_conditions();
     for (const json& node : module.at("graph").at("nodes")) take_conditions_of_squeeze(node);
+    for (const json& call : module.at("module_call_graph")) take_call(call);
     graph_.output = output_at(output);
     return std::move(graph_);
   }
@@ -289,6 +291,15 @@ class Reading {
     }
   }
 
+  void take_call(const json& call) {
+    const std::string layer = call.at("fqn");
+    const json& signature = call.at("signature");
+    if (layer.empty() || signature.is_null()) return;
+    std::vector<std::string> returned;
+    for (const json& output : signature.at("outputs")) returned.push_back(name_of(output));
+    graph_.calls.push_back({layer, std::move(returned), signature.at("out_spec")});
+  }
+
   std::string output_at(const std::optional<OutputPath>& path) const {
     const json& module = program_.at("graph_module");
     std::vector<std::string> names;
@@ -296,51 +307,15 @@ class Reading {
       TORCH_CHECK_VALUE(spec.contains("user_output"), "it writes to its inputs, or to buffers, at its end");
       names.push_back(name_of(spec.at("user_output").at("arg")));
     }
-    std::size_t place = 0;
     if (path) {
       for (const json& call : module.at("module_call_graph")) {
         if (!call.at("fqn").get<std::string>().empty()) continue;
-        const json structure = json::parse(call.at("signature").at("out_spec").get<std::string>()).at(1);
-        place = place_of(structure, *path, 0);
-      }
-    } else {
-      const auto tensors = std::count_if(names.begin(), names.end(), [](const auto& name) { return !name.empty(); });
-      TORCH_CHECK_VALUE(tensors == 1, "it returns ", tensors, " tensors; say by output which one is the prediction");
-      while (names[place].empty()) ++place;
-    }
-    TORCH_CHECK_VALUE(place < names.size() && !names[place].empty(), "there is no tensor at the output that is given");
-    return names[place];
-  }
-
-  static std::size_t leaves_in(const json& structure) {
-    if (structure.at("type").is_null()) return 1;
-    std::size_t count = 0;
-    for (const json& child : structure.at("children_spec")) count += leaves_in(child);
-    return count;
-  }
-
-  /// The place of an output among all leaves.
-  static std::size_t place_of(const json& structure, const OutputPath& path, std::size_t depth) {
-    if (depth == path.size()) {
-      TORCH_CHECK_VALUE(structure.at("type").is_null(), "its output ", to_text(path), " is no tensor");
-      return 0;
-    }
-    TORCH_CHECK_VALUE(!structure.at("type").is_null(), "it returns no ", to_text(path));
-    const json& children = structure.at("children_spec");
-    std::optional<std::size_t> chosen;
-    if (const auto* const index = std::get_if<std::int64_t>(&path[depth])) {
-      const auto size = static_cast<std::int64_t>(children.size());
-      if (*index >= -size && *index < size) chosen = static_cast<std::size_t>(*index < 0 ? *index + size : *index);
-    } else {
-      const json keys = json::parse(structure.at("context").get<std::string>());
-      for (std::size_t i = 0; keys.is_array() && i < keys.size(); ++i) {
-        if (keys[i] == std::get<std::string>(path[depth])) chosen = i;
+        return detail::value_at(call.at("signature").at("out_spec").get<std::string>(), names, *path, "the model");
       }
     }
-    TORCH_CHECK_VALUE(chosen && *chosen < children.size(), "it returns no ", to_text(path));
-    std::size_t place = 0;
-    for (std::size_t i = 0; i < *chosen; ++i) place += leaves_in(children[i]);
-    return place + place_of(children[*chosen], path, depth + 1);
+    const auto tensors = std::count_if(names.begin(), names.end(), [](const auto& name) { return !name.empty(); });
+    TORCH_CHECK_VALUE(tensors == 1, "it returns ", tensors, " tensors; say by output which one is the prediction");
+    return *std::find_if(names.begin(), names.end(), [](const auto& name) { return !name.empty(); });
   }
 
   const detail::Archive& archive_;

@@ -31,7 +31,7 @@ std::string content_of(const std::string& path) {
 struct Case {
   std::string name;
   std::string layer;
-  std::optional<OutputPath> output = std::nullopt;
+  std::optional<OutputPath> output = std::nullopt, layer_output = std::nullopt;
 };
 
 class ExportedPrograms : public testing::TestWithParam<Case> {
@@ -47,7 +47,8 @@ class ExportedPrograms : public testing::TestWithParam<Case> {
   }
 
   std::shared_ptr<ExportedNetwork> network() const {
-    return std::make_shared<ExportedNetwork>(program(GetParam().name + ".pt2"), GetParam().layer, GetParam().output);
+    const auto& [name, layer, output, layer_output] = GetParam();
+    return std::make_shared<ExportedNetwork>(program(name + ".pt2"), layer, output, std::nullopt, layer_output);
   }
 
   Inputs inputs;
@@ -105,6 +106,7 @@ INSTANTIATE_TEST_SUITE_P(
         Case{"recurrent", "lstm"},
         Case{"attending", "encoder"},
         Case{"various", "second", OutputPath{"y"}},
+        Case{"branching", "branches", std::nullopt, OutputPath{"pair", 1}},
         Case{"fixed", "0"},
         Case{"moved", "layer"}),
     [](const auto& each) { return each.param.name; });
@@ -162,6 +164,24 @@ TEST(ExportedNetwork, KeepsTiedWeightsTied) {
       1);
 }
 
+TEST(ExportedNetwork, TakesOneOfALayersOutputs) {
+  const auto load = [](const std::string& name, const std::string& layer, const OutputPath& layer_output) {
+    ExportedNetwork network(program(name), layer, std::nullopt, std::nullopt, layer_output);
+  };
+  load("branching.pt2", "branches", {"pair", 0});
+  load("branching.pt2", "branches", {"pair", -1});
+  expect_error(
+      [&] { load("branching.pt2", "first", {0}); },
+      "does not tell what the layer 'first' returns; export the model with preserve_module_call_signature=('first',)");
+  expect_error([&] { load("branching.pt2", "branches", {"pair"}); }, "the output pair of the layer is no tensor");
+  expect_error([&] { load("branching.pt2", "branches", {"pair", 2}); }, "the layer returns no pair.2");
+  expect_error([&] { load("branching.pt2", "branches", {"count"}); }, "the output count of the layer is no tensor");
+  expect_error([&] { load("branching.pt2", "branches", {"given"}); }, "does not compute its output given");
+  expect_error([&] { load("branching.pt2", "branches", {"twice", 0}); }, "returns one tensor in several places");
+  expect_error([&] { load("twice.pt2", "layer", {}); }, "the layer 'layer' is called several times");
+  expect_error([&] { load("fixed.pt2", "", {0}); }, "of the whole model, output chooses");
+}
+
 TEST(ExportedNetwork, SaysWhatIsWrong) {
   const TemporaryFolder folder;
   const auto load = [](const std::string& name, const std::string& layer) {
@@ -172,7 +192,7 @@ TEST(ExportedNetwork, SaysWhatIsWrong) {
   expect_error([&] { load("twice.pt2", "layer"); }, "several tensors leave the layer 'layer'");
   expect_error([&] { load("without_gradients.pt2", "layer"); }, "wrap_with_set_grad_enabled");
   expect_error([&] { load("various.pt2", "second"); }, "it returns 3 tensors; say by output");
-  expect_error([&] { ExportedNetwork(program("various.pt2"), "second", OutputPath{"z"}); }, "it returns no z");
+  expect_error([&] { ExportedNetwork(program("various.pt2"), "second", OutputPath{"z"}); }, "the model returns no z");
   std::string content = content_of(program("fixed.pt2"));
   content[content.size() / 2] ^= 1;
   std::ofstream(folder.file("damaged.pt2"), std::ios::binary) << content;

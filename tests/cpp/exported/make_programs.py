@@ -82,8 +82,40 @@ class Ramp(nn.Module):
         return self.head(self.layer(x).tanh() * torch.linspace(0.5, 1, 8, device=x.device))
 
 
+class Branches(nn.Module):
+    """Returns several tensors, one of them twice, one as it was given, and a number."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Linear(8, 8), nn.Linear(8, 8)
+
+    def forward(self, x: Tensor) -> dict[str, Any]:
+        a = self.a(x).tanh()
+        return {"pair": (a, self.b(x).tanh() * a), "count": 3, "given": x, "twice": [x + 1] * 2}
+
+
+class Branching(nn.Module):
+    """Its layer's outputs are used apart."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.branches, self.last = nn.Linear(4, 8), Branches(), nn.Linear(8, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out = self.branches(self.first(x))
+        a, b = out["pair"]
+        return self.last(a * out["count"] - b + out["given"] * out["twice"][0] + out["twice"][1])
+
+
 def first_of(value: Any) -> Tensor:
     return value["y"] if isinstance(value, dict) else value
+
+
+def with_one_added(output: Any) -> Any:
+    """Add 1 to the output that is injected into."""
+    if isinstance(output, dict):  # of Branches
+        return {**output, "pair": (output["pair"][0], output["pair"][1] + 1)}
+    return (output[0] + 1, *output[1:]) if isinstance(output, tuple) else output + 1
 
 
 def write(folder: Path, name: str, model: nn.Module, layer: str, call: Any, dims: Any = None) -> None:
@@ -91,13 +123,16 @@ def write(folder: Path, name: str, model: nn.Module, layer: str, call: Any, dims
     model.eval()
     args, kwargs = call if isinstance(call, tuple) and len(call) == 2 and isinstance(call[1], dict) else (call, {})
     with shapes_config.patch(backed_size_oblivious=True):  # of batches of one, too
-        program = torch.export.export(model, args, kwargs, dynamic_shapes=dims, strict=False)
+        kept = (layer,) if isinstance(model, Branching) else ()
+        program = torch.export.export(
+            model, args, kwargs, dynamic_shapes=dims, strict=False, preserve_module_call_signature=kept
+        )
     if isinstance(model, Ramp):
         program = move_to_device_pass(program, "cpu")
     torch.export.save(program, folder / f"{name}.pt2")
     plain = first_of(model(*args, **kwargs))
     module = model.get_submodule(layer)
-    handle = module.register_forward_hook(lambda _, __, y: (y[0] + 1, *y[1:]) if isinstance(y, tuple) else y + 1)
+    handle = module.register_forward_hook(lambda _, __, output: with_one_added(output))
     injected = first_of(model(*args, **kwargs))
     handle.remove()
     names, parameters = zip(*model.named_parameters(), strict=True)
@@ -120,6 +155,7 @@ def main() -> None:
     more = {"more": {"by": [torch.randn(8)]}}
     dims = {"x": {0: Dim.AUTO}, "more": {"by": [None]}}
     write(folder, "various", Various(), "second", ((torch.randn(3, 4),), more), dims)
+    write(folder, "branching", Branching(), "branches", (torch.randn(3, 4),), any_batch)
     write(folder, "moved", Ramp(), "layer", (torch.randn(3, 4),), any_batch)
     write(folder, "fixed", nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 2)), "0", (torch.randn(3, 4),))
 
@@ -138,7 +174,9 @@ def main() -> None:
             return self.layer(self.layer(x).tanh())
 
     for name, model in {"without_gradients": WithoutGradients(), "twice": Twice()}.items():
-        program = torch.export.export(model.eval(), (torch.randn(3, 4),), strict=False)
+        program = torch.export.export(
+            model.eval(), (torch.randn(3, 4),), strict=False, preserve_module_call_signature=("layer",)
+        )
         torch.export.save(program, folder / f"{name}.pt2")
 
 

@@ -52,6 +52,17 @@ struct ExportedInput {
   std::vector<std::string> sizes;
 };
 
+/// What a module in an exported program returned, of those whose calls the program was told to keep
+/// (preserve_module_call_signature).
+struct ExportedCall {
+  /// The dotted name of the module; of a second call, with "@1" behind it.
+  std::string layer;
+  /// The values' names in the graph, empty for what is no tensor.
+  std::vector<std::string> returned;
+  /// How they are arranged, as torch.utils._pytree.treespec_dumps() writes it.
+  std::string structure;
+};
+
 /// What torch.export.export() gives: straight-line code of torch's operations.
 struct ExportedGraph {
   std::vector<ExportedInput> inputs;
@@ -61,6 +72,7 @@ struct ExportedGraph {
   std::string output;
   /// The classes of its modules by their dotted names: "torch.nn.modules.conv.Conv2d".
   std::vector<std::pair<std::string, std::string>> layers;
+  std::vector<ExportedCall> calls;
   /// Conditions on inputs' sizes, in Python: "L['x'].size()[0] != 1"; and of symbols: "s77 >= 2".
   std::vector<std::string> conditions;
 };
@@ -68,11 +80,15 @@ struct ExportedGraph {
 /// The target of the operation that stands behind the output of the layer that a program is to be cut at.
 constexpr const char* features_target = "torch.ops.it3.features.default";
 
-/// Puts a features_target behind the output of the layer of this name, the one tensor that leaves it; nothing for the
-/// whole model, "".
+/// Puts a features_target behind the output of the layer of this name; nothing for the whole model, "".
 ///
-/// Raises c10::ValueError if no operation is called in such a layer, or if none or several tensors leave it.
-IT3_API void mark_layer(ExportedGraph& graph, const std::string& layer);
+/// @param layer_output  where the output is in what the layer returns, which ExportedGraph::calls has to tell; nothing:
+///     the one tensor that leaves the layer
+///
+/// Raises c10::ValueError if no operation is called in such a layer; if none or several tensors leave it and
+/// layer_output is nothing; and if layer_output does not tell one tensor that the layer computes in its only call.
+IT3_API void mark_layer(
+    ExportedGraph& graph, const std::string& layer, const std::optional<OutputPath>& layer_output = std::nullopt);
 
 /// Reads what torch.export.save() wrote; see ExportedNetwork.
 IT3_API ExportedGraph read_exported_program(
