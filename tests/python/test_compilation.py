@@ -150,7 +150,8 @@ def test_each_sample_by_itself(cache: Path) -> None:
         close(actual.losses, expected.losses)
         close(engine.uncertainty(x), plain.uncertainty(x))
     assert is_compiled(engine, batch(4))
-    threshold = float(plain.uncertainty(batch(4)).median())
+    ordered = plain.uncertainty(batch(4)).sort().values
+    threshold = float(ordered[1:3].mean())  # between two samples, as rounding may decide about one on the limit
     close(*(each.adapt(batch(4), threshold=threshold).prediction for each in (engine, plain)))
 
 
