@@ -124,7 +124,8 @@ def test_each_sample_by_itself_and_a_class_of_embedders(cache: Path) -> None:
 def test_some_samples_count(cache: Path) -> None:
     engine, plain = both(cache, {"distance_fn": partial(torch.dist, p=1)}, threshold=0.0)
     x = batch(8)
-    check_alike(engine, plain, x, threshold=float(plain.uncertainty(x).median()))
+    ordered = plain.uncertainty(x).sort().values
+    check_alike(engine, plain, x, threshold=float(ordered[3:5].mean()))
 
 
 def set_scale(value: float) -> None:

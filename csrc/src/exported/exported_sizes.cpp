@@ -68,7 +68,9 @@ class Translation {
   /// An expression with the names of sizes in the place of L['x'].size()[0] and of symbols.
   std::string with_sizes(const std::string& text) const {
     static const std::regex source(R"(L((?:\['\w+'\]|\[\d+\])+)\.size\(\)\[(\d+)\])"), symbol(R"([a-zA-Z_]\w*)");
-    const std::string sizes = replaced(text, source, [&](const std::smatch& match) {
+    static const std::regex of_torch(R"(torch\.sym_(min|max))");  // in whose place torch before 2.14 has min and max
+    const std::string plain = std::regex_replace(text, of_torch, "$1");
+    const std::string sizes = replaced(plain, source, [&](const std::smatch& match) {
       return size_name(input_at(match[1], text), std::stoul(match[2]));
     });
     return replaced(sizes, symbol, [&](const std::smatch& match) {

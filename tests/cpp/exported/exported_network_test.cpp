@@ -121,6 +121,16 @@ TEST(ExportedNetwork, TakesTheSizesThatItWasExportedFor) {
   expect_error([&] { fixed.predict(torch::randn({2, 4})); }, "size_0_0 == 3");
 }
 
+TEST(ExportedNetwork, ReadsConditionsAsNewerTorchWritesThem) {
+  ExportedGraph graph = read_exported_program(program("convolutional.pt2"), std::nullopt, std::nullopt);
+  const std::string size = c10::str("L['", graph.inputs.at(0).value, "'].size()[0]");
+  graph.conditions.push_back("torch.sym_min(" + size + ", torch.sym_max(2, 3)) == 3");
+  mark_layer(graph, "encoder");
+  ExportedNetwork network(graph, "encoder");
+  EXPECT_EQ(network.predict(torch::randn({4, 3, 6, 6})).prediction.size(0), 4);
+  expect_error([&] { network.predict(torch::randn({2, 3, 6, 6})); }, "min(size_0_0, max(2, 3)) == 3");
+}
+
 TEST(ExportedNetwork, SamplesAdaptByThemselves) {
   torch::manual_seed(0);
   Engine engine(std::make_shared<ExportedNetwork>(program("convolutional.pt2"), "encoder"));
