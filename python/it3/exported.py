@@ -102,13 +102,16 @@ class Graph:
         graph.graph_copy(old.graph, copies)
         nodes = {node.name: copied for node, copied in copies.items()}  # which may have got other names
         layer_output, prediction = nodes[features], nodes[self.output]
-        with graph.inserting_after(layer_output):
+        output = graph.output((prediction,))
+        is_behind = {
+            user: not self.layer or self.layer not in self._modules_around(user) for user in layer_output.users
+        }
+        behind = [node for node in graph.nodes if is_behind.get(node)]
+        with graph.inserting_before(behind[0]):  # until then, the layer may write to its output through a view
             mark = graph.call_function(torch.ops.it3.features.default, (layer_output,))
         mark.meta["val"] = layer_output.meta["val"]
-        output = graph.output((prediction,))
-        for user in list(layer_output.users):
-            if user is not mark and (not self.layer or self.layer not in self._modules_around(user)):
-                user.replace_input_with(layer_output, mark)
+        for node in behind:
+            node.replace_input_with(layer_output, mark)
         specs = []
         for node, spec in zip(graph.find_nodes(op="placeholder"), old.graph_signature.input_specs, strict=True):
             if isinstance(spec.arg, TensorArgument):

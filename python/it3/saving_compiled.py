@@ -56,7 +56,7 @@ def save_compiled(
             cache=cache,
             progress=True,
         )
-        kept_calls = [] if engine.layer_output is None else [engine.features_layer_name]
+        kept_calls = [] if engine.layer_output is None else [eager.features_layer_name]
         program = _program_of(eager.model, example_inputs, kept_calls)
         parts = {name: model_of(functions.get(name, part)) for name, part in _parts(engine).items()}
         exported = of_parts(engine, model_of(program), *parts.values())

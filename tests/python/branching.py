@@ -14,7 +14,9 @@ class Branches(nn.Module):
 
     def forward(self, x: Tensor) -> dict[str, Any]:
         a = self.a(x).tanh()
-        return {"pair": (a, self.b(x).tanh() * a), "count": 3, "given": x, "twice": [x + 1] * 2}
+        b = self.b(x).tanh() * a
+        b[:, :3].mul_(2)  # of which a program tells that it writes to b, and not that it makes another one
+        return {"pair": (a, b), "count": 3, "given": x, "twice": [x + 1] * 2}
 
 
 class Branching(nn.Module):

@@ -93,6 +93,22 @@ Leaving what_leaves_at(const ExportedGraph& graph, const std::string& layer, con
       ", which is an input of it; name another layer, or another output");
 }
 
+/// The last operation of the layer before its output is read: until then, the layer may write to it through a view.
+std::size_t end_of_layer(const ExportedGraph& graph, const std::string& layer, const Leaving& output) {
+  std::size_t end = output.place;
+  for (std::size_t i = output.place + 1; i < graph.operations.size(); ++i) {
+    const auto& arguments = graph.operations[i].arguments;
+    if (is_in(graph.operations[i], layer)) {
+      end = i;
+    } else if (std::any_of(arguments.begin(), arguments.end(), [&](const auto& each) {
+                 return reads(each.second, output.name);
+               })) {
+      break;
+    }
+  }
+  return end;
+}
+
 void check_name(const ExportedGraph& graph, const std::string& layer) {
   std::vector<std::string> names;
   for (const auto& [name, class_name] : graph.layers) {
@@ -112,7 +128,8 @@ void mark_layer(ExportedGraph& graph, const std::string& layer, const std::optio
     return;
   }
   check_name(graph, layer);
-  const Leaving features = layer_output ? what_leaves_at(graph, layer, *layer_output) : what_leaves(graph, layer);
+  Leaving features = layer_output ? what_leaves_at(graph, layer, *layer_output) : what_leaves(graph, layer);
+  features.place = end_of_layer(graph, layer, features);
   for (std::size_t i = features.place + 1; i < graph.operations.size(); ++i) {
     if (is_in(graph.operations[i], layer)) continue;
     for (auto& [parameter, argument] : graph.operations[i].arguments) rename(argument, features.name, behind_layer);

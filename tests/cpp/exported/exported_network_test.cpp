@@ -121,6 +121,37 @@ TEST(ExportedNetwork, TakesTheSizesThatItWasExportedFor) {
   expect_error([&] { fixed.predict(torch::randn({2, 4})); }, "size_0_0 == 3");
 }
 
+TEST(ExportedNetwork, TakesNumbersForKeysOfDictionaries) {
+  const auto marked_value = [](std::int64_t key) {
+    ExportedGraph graph = read_exported_program(program("branching.pt2"), std::nullopt, std::nullopt);
+    mark_layer(graph, "branches", OutputPath{"numbered", key});
+    for (const ExportedOperation& operation : graph.operations) {
+      if (operation.target != features_target) continue;
+      return std::get<ExportedArgument::Value>(operation.arguments.at(0).second.is).name;
+    }
+    return std::string();
+  };
+  // Of what the layer returns, the value of the key 1 comes first: x * 3 and x * 2.
+  const ExportedGraph graph = read_exported_program(program("branching.pt2"), std::nullopt, std::nullopt);
+  const auto factor_of = [&](const std::string& value) {
+    for (const ExportedOperation& operation : graph.operations) {
+      if (operation.results.front() == value) return std::get<c10::IValue>(operation.arguments.at(1).second.is).toInt();
+    }
+    return std::int64_t(0);
+  };
+  EXPECT_EQ(factor_of(marked_value(1)), 3);
+  EXPECT_EQ(factor_of(marked_value(0)), 2);
+}
+
+TEST(ExportedNetwork, SaysWhatItCannotReadOfALayersOutputs) {
+  for (const char* const damaged : {"garbage", "[]", "[1, {}]"}) {
+    ExportedGraph graph = read_exported_program(program("branching.pt2"), std::nullopt, std::nullopt);
+    graph.calls.at(0).structure = damaged;
+    expect_error(
+        [&] { mark_layer(graph, "branches", OutputPath{"pair", 0}); }, "what the layer returns cannot be read");
+  }
+}
+
 TEST(ExportedNetwork, ReadsConditionsAsNewerTorchWritesThem) {
   ExportedGraph graph = read_exported_program(program("convolutional.pt2"), std::nullopt, std::nullopt);
   const std::string size = c10::str("L['", graph.inputs.at(0).value, "'].size()[0]");
@@ -180,6 +211,7 @@ TEST(ExportedNetwork, TakesOneOfALayersOutputs) {
   };
   load("branching.pt2", "branches", {"pair", 0});
   load("branching.pt2", "branches", {"pair", -1});
+  expect_error([&] { load("branching.pt2", "branches", {0}); }, "the layer returns no 0");
   expect_error(
       [&] { load("branching.pt2", "first", {0}); },
       "does not tell what the layer 'first' returns; export the model with preserve_module_call_signature=('first',)");

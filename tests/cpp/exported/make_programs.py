@@ -91,7 +91,9 @@ class Branches(nn.Module):
 
     def forward(self, x: Tensor) -> dict[str, Any]:
         a = self.a(x).tanh()
-        return {"pair": (a, self.b(x).tanh() * a), "count": 3, "given": x, "twice": [x + 1] * 2}
+        b = self.b(x).tanh() * a
+        b[:, :3].mul_(2)  # of which a program tells that it writes to b, and not that it makes another one
+        return {"pair": (a, b), "count": 3, "given": x, "twice": [x + 1] * 2, "numbered": {1: x * 3, 0: x * 2}}
 
 
 class Branching(nn.Module):
@@ -104,7 +106,8 @@ class Branching(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         out = self.branches(self.first(x))
         a, b = out["pair"]
-        return self.last(a * out["count"] - b + out["given"] * out["twice"][0] + out["twice"][1])
+        c = out["numbered"][0] - out["numbered"][1].sin()
+        return self.last(a * out["count"] - b + out["given"] * out["twice"][0] + out["twice"][1] + c)
 
 
 def first_of(value: Any) -> Tensor:
