@@ -16,7 +16,7 @@ class Branches(nn.Module):
         a = self.a(x).tanh()
         b = self.b(x).tanh() * a
         b[:, :3].mul_(2)  # of which a program tells that it writes to b, and not that it makes another one
-        return {"pair": (a, b), "count": 3, "given": x, "twice": [x + 1] * 2}
+        return {"pair": (a, b), "count": 3, "given": x, "twice": [x + 1] * 2, "numbered": {1: x * 3, 0: x * 2}}
 
 
 class Branching(nn.Module):
@@ -31,5 +31,7 @@ class Branching(nn.Module):
         x = self.first(x)
         for _ in range(self.times):
             out = self.branches(x)
-            x = out["pair"][0] * out["count"] - out["pair"][1] + out["given"] * out["twice"][0] + out["twice"][1]
+            a, b = out["pair"]
+            c = out["numbered"][0] - out["numbered"][1].sin()
+            x = a * out["count"] - b + out["given"] * out["twice"][0] + out["twice"][1] + c
         return self.last(x)

@@ -18,6 +18,10 @@ from torch.export.passes import move_to_device_pass
 from torch.fx.experimental import _config as shapes_config
 from torch.utils import _pytree as pytree
 
+sys.path.insert(0, str(Path(__file__).parents[2] / "python"))
+
+from branching import Branching
+
 
 class Convolutional(nn.Module):
     def __init__(self) -> None:
@@ -80,34 +84,6 @@ class Ramp(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.head(self.layer(x).tanh() * torch.linspace(0.5, 1, 8, device=x.device))
-
-
-class Branches(nn.Module):
-    """Returns several tensors, one of them twice, one as it was given, and a number."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.a, self.b = nn.Linear(8, 8), nn.Linear(8, 8)
-
-    def forward(self, x: Tensor) -> dict[str, Any]:
-        a = self.a(x).tanh()
-        b = self.b(x).tanh() * a
-        b[:, :3].mul_(2)  # of which a program tells that it writes to b, and not that it makes another one
-        return {"pair": (a, b), "count": 3, "given": x, "twice": [x + 1] * 2, "numbered": {1: x * 3, 0: x * 2}}
-
-
-class Branching(nn.Module):
-    """Its layer's outputs are used apart."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.first, self.branches, self.last = nn.Linear(4, 8), Branches(), nn.Linear(8, 2)
-
-    def forward(self, x: Tensor) -> Tensor:
-        out = self.branches(self.first(x))
-        a, b = out["pair"]
-        c = out["numbered"][0] - out["numbered"][1].sin()
-        return self.last(a * out["count"] - b + out["given"] * out["twice"][0] + out["twice"][1] + c)
 
 
 def first_of(value: Any) -> Tensor:
