@@ -6,10 +6,12 @@
 #include <vector>
 
 #include <it3/backend/compiled.h>
+#include <it3/backend/compiled_program.h>
 #include <it3/backend/machine.h>
 #include <it3/backend/normalization.h>
 #include <it3/backend/saved_programs.h>
 
+#include "bind_hold.h"
 #include "bindings.h"
 #include "capture.h"
 #include "eager_cut.h"
@@ -30,15 +32,26 @@ class TracingHold {
   std::optional<ModelLock::Turn> turn_;
 };
 
+/// A context manager: meanwhile, no other thread loads a compiled program.
+class LoadingHold {
+ public:
+  void enter() {
+    const py::gil_scoped_release no_gil;  // whoever loads may need it to come to an end
+    turn_.emplace();
+  }
+  void exit() { turn_.reset(); }
+
+ private:
+  std::optional<PackageLoading> turn_;
+};
+
 }  // namespace
 
 void bind_compiled(py::module_& module) {
-  py::class_<TracingHold>(module, "TracingHold", "Waits until no thread traces by torch.export, and keeps it so.")
-      .def(py::init<>())
-      .def("__enter__", translated([](TracingHold& hold) { hold.enter(); }))
-      .def(
-          "__exit__", [](TracingHold& hold, const py::object&, const py::object&, const py::object&) { hold.exit(); },
-          py::arg("type"), py::arg("value"), py::arg("traceback"));
+  bind_hold<TracingHold>(module, "TracingHold", "Waits until no thread traces by torch.export, and keeps it so.")
+      .def(py::init<>());
+  bind_hold<LoadingHold>(module, "LoadingHold", "Waits until no thread loads a compiled program, and keeps it so.")
+      .def(py::init<>());
   py::class_<Capture>(module, "Capture", "One kind of call of an engine, whose evaluations are recorded.")
       .def(
           py::init(translated([](const PythonEngine::Setup& setup, const py::object& inputs, const py::dict& options) {

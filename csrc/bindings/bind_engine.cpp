@@ -9,6 +9,7 @@
 #include <it3/injection.h>
 #include <it3/method.h>
 
+#include "bind_hold.h"
 #include "bindings.h"
 #include "files/new_file.h"
 #include "in_dims_from_python.h"
@@ -67,16 +68,6 @@ class EmbedderHold {
   std::optional<SharedModelLock::Hold> hold_;
 };
 
-template <typename Hold, typename... Arguments>
-void bind_hold(py::module_& module, const char* name, const char* argument, const char* documentation) {
-  py::class_<Hold>(module, name, documentation)
-      .def(py::init<Arguments...>(), py::arg(argument))
-      .def("__enter__", translated([](Hold& hold) { hold.enter(); }))
-      .def(
-          "__exit__", [](Hold& hold, const py::object&, const py::object&, const py::object&) { hold.exit(); },
-          py::arg("type"), py::arg("value"), py::arg("traceback"));
-}
-
 /// Null where Python has made the object, but __init__() has not run.
 PythonEngine* engine_in(PyObject* self) {
   auto* const instance = reinterpret_cast<py::detail::instance*>(self);
@@ -125,9 +116,9 @@ void bind_engine(py::module_& module) {
         return c10::str("Drift(distance=", drift.distance, ", relative=", drift.relative, ")");
       });
 
-  bind_hold<ModelHold, py::object>(
-      module, "ModelHold", "model",
-      "Waits until no thread has other weights in a model or writes any into it, and keeps it so.");
+  bind_hold<ModelHold>(
+      module, "ModelHold", "Waits until no thread has other weights in a model or writes any into it, and keeps it so.")
+      .def(py::init<py::object>(), py::arg("model"));
   py::class_<PythonSetup, PythonEngine::Setup>(
       module, "EngineSetup", "What an engine's attributes were at one moment, for the calls that begin then.")
       .def_property_readonly("is_looked_at", [](const PythonSetup& setup) { return setup.core.is_looked_at; })
@@ -155,9 +146,10 @@ void bind_engine(py::module_& module) {
           }),
           py::arg("inputs"), "Why a call is not cut at the layer, but runs the model itself; empty if it is cut.");
 
-  bind_hold<EmbedderHold, const PythonEngine::Setup&>(
-      module, "EmbedderHold", "setup",
-      "Waits until no thread gives a setup's embedder its shape or looks at it, and keeps it so.");
+  bind_hold<EmbedderHold>(
+      module, "EmbedderHold",
+      "Waits until no thread gives a setup's embedder its shape or looks at it, and keeps it so.")
+      .def(py::init<const PythonEngine::Setup&>(), py::arg("setup"));
 
   py::class_<PythonEngine, std::shared_ptr<PythonEngine>>(
       module, "Engine", "The engine behind an it3.IT3Engine, its face.", py::custom_type_setup(collect_engines))

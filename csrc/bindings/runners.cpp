@@ -2,8 +2,11 @@
 
 #include <utility>
 
+#include <ATen/core/Tensor.h>
 #include <c10/util/Exception.h>
 #include <torch/csrc/jit/python/pybind_utils.h>
+
+#include <it3/backend/exported_graph.h>
 
 #include "eager_cut.h"
 #include "in_dims_from_python.h"
@@ -75,6 +78,24 @@ class HookedRunner : public Runner {
   py::object shared_head_ = python_parts().shared_head();
 };
 
+/// Where a program of torch.export calls a layer by several modules, a hook on one would miss the other calls.
+void check_is_one_module(const py::object& model, const std::string& layer) {
+  if (layer.empty() || !py::isinstance(model, python_parts().exported_model_class)) return;
+  std::vector<ExportedPart> parts;
+  for_each_module(model, [&](const std::string& path, py::handle module) {
+    if (path.empty()) return;
+    const py::object class_name = module.attr("type_name")();
+    ExportedPart part{path, class_name.is_none() ? "" : class_name.cast<std::string>(), {}};
+    for (const char* const tensors : {"parameters", "buffers"}) {
+      for (const py::handle tensor : module.attr(tensors)()) {
+        part.memory.insert(tensor.cast<at::Tensor>().const_data_ptr());
+      }
+    }
+    parts.push_back(std::move(part));
+  });
+  check_is_one(layer, parts);
+}
+
 }  // namespace
 
 Runners::Runners(
@@ -84,6 +105,7 @@ Runners::Runners(
     script_network_ = script_network_from(model, layer, output, layer_output);
     runners_.push_back(std::make_unique<ScriptRunner>(script_network_));
   } else {
+    check_is_one_module(model, layer);
     runners_.push_back(std::make_unique<EagerCut>(model, layer, output, layer_output));
     runners_.push_back(std::make_unique<HookedRunner>(model, layer, output, layer_output));
   }

@@ -5,7 +5,7 @@ from __future__ import annotations
 import collections.abc
 import torch
 import typing
-__all__: list[str] = ['Adaptation', 'Capture', 'Compiled', 'Drift', 'EmbedderHold', 'Engine', 'EngineSetup', 'LayerKind', 'Layout', 'ModelHold', 'NewFile', 'OptionInfo', 'Origin', 'SavedPrograms', 'TracingHold', 'Watch', 'arguments_of', 'broadcast_add', 'channel_dim_of_kind', 'check_distance', 'check_feedback', 'check_in_dims', 'check_output_choice', 'chosen_output', 'copies_with_shared_memory', 'embed', 'is_elementwise', 'kind_of_layer', 'load_engine', 'machine_of', 'make_embedder_weights', 'option_infos', 'options_of', 'overridden', 'peak_memory', 'quantile_of', 'replace_at', 'sample_distances', 'submodule_of', 'untrained_warning', 'use_compiled', 'use_plain_backward', 'use_python_parts', 'use_saved_programs']
+__all__: list[str] = ['Adaptation', 'Capture', 'Compiled', 'Drift', 'EmbedderHold', 'Engine', 'EngineSetup', 'LayerKind', 'Layout', 'LoadingHold', 'ModelHold', 'NewFile', 'OptionInfo', 'Origin', 'SavedPrograms', 'TracingHold', 'Watch', 'arguments_of', 'broadcast_add', 'channel_dim_of_kind', 'check_distance', 'check_feedback', 'check_in_dims', 'check_output_choice', 'chosen_output', 'copies_with_shared_memory', 'embed', 'is_elementwise', 'kind_of_layer', 'load_engine', 'machine_of', 'make_embedder_weights', 'option_infos', 'options_of', 'overridden', 'peak_memory', 'quantile_of', 'replace_at', 'sample_distances', 'submodule_of', 'untrained_warning', 'use_compiled', 'use_plain_backward', 'use_python_parts', 'use_saved_programs']
 class Layout:
     """
     Which dimensions of a tensor are its samples and its channels.
@@ -296,6 +296,16 @@ class Engine:
 class TracingHold:
     """
     Waits until no thread traces by torch.export, and keeps it so.
+    """
+    def __enter__(self) -> None:
+        ...
+    def __exit__(self, type: typing.Any, value: typing.Any, traceback: typing.Any) -> None:
+        ...
+    def __init__(self) -> None:
+        ...
+class LoadingHold:
+    """
+    Waits until no thread loads a compiled program, and keeps it so.
     """
     def __enter__(self) -> None:
         ...

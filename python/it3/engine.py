@@ -45,13 +45,15 @@ class IT3Engine(EngineAttributes):
     Parameters
     ----------
     model
-        The network to adapt, eager or TorchScript. It is cut at the layer: what comes before it runs once a step
-        instead of twice, or once a call if none of its parameters adapt. An eager model that cannot be traced runs
-        whole, with a forward hook on the layer; :meth:`explain` says which happens, and why. The prediction is what the
-        model returns, or the first tensor in a tuple, list or mapping.
+        The network to adapt: eager, TorchScript, or a program of ``torch.export``. It is cut at the layer: what comes
+        before it runs once a step instead of twice, or once a call if none of its parameters adapt. An eager model that
+        cannot be traced runs whole, with a forward hook on the layer; :meth:`explain` says which happens, and why. The
+        prediction is what the model returns, or the first tensor in a tuple, list or mapping.
     features_layer_name
         The dotted name of the layer at whose output y0 is fed back, or the layer itself. If it is called several times,
-        y0 is injected at each call.
+        y0 is injected at each call. A program of ``torch.export`` does not tell everything of a layer: one that the
+        model calls by several names, or in several ways, is refused, where it has parameters; and what a layer hands on
+        otherwise than by returning it, as in an attribute, may count as its output.
     embedder
         A module that turns a prediction into what is combined with the features, or an :class:`it3.Embedder`, which is
         the default. ``embeder`` is torch-ttt's spelling, as an argument and as an attribute.

@@ -149,7 +149,7 @@ def _calls_of(program: torch.export.ExportedProgram, layer: str | None) -> list[
     return [
         (entry.fqn, [value.name for value in entry.signature.outputs], pytree.treespec_dumps(entry.signature.out_spec))
         for entry in program.module_call_graph
-        if entry.fqn.partition("@")[0] == layer and entry.signature is not None
+        if (entry.fqn == layer or entry.fqn.startswith(f"{layer}@")) and entry.signature is not None
     ]
 
 

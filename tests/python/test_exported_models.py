@@ -169,6 +169,71 @@ def test_layers_that_the_program_does_not_have() -> None:
         IT3Engine(exported.model.program, "nope")
 
 
+class Renamed(nn.Module):
+    """Calls one layer by two names; another one has its weight only."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.head = nn.Linear(6, 6), nn.Linear(6, 6)
+        self.second = self.first
+        self.head.weight = self.first.weight
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(torch.tanh(self.second(torch.tanh(self.first(x)))))
+
+
+class Part(nn.Module):
+    """Computes in one of two ways."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = nn.Linear(6, 6)
+
+    def forward(self, x: Tensor, squash: bool = False) -> Tensor:
+        x = self.inner(x)
+        return torch.tanh(x) if squash else x
+
+
+class Squash(nn.Module):
+    """Computes in one of two ways, without parameters."""
+
+    def forward(self, x: Tensor, squash: bool = False) -> Tensor:
+        return torch.tanh(x) if squash else 2 * x
+
+
+class InTwoWays(nn.Module):
+    """Calls each layer in two ways."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.part, self.squash, self.head = Part(), Squash(), nn.Linear(6, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.part(self.part(x), squash=True)
+        return self.head(self.squash(self.squash(x), squash=True))
+
+
+@pytest.mark.parametrize(
+    ("model", "layers"), [(Renamed(), ("first", "second")), (InTwoWays(), ("part", "squash", "part@1"))]
+)
+def test_a_layer_that_is_two_modules_in_the_program(model: nn.Module, layers: tuple[str, ...]) -> None:
+    x = torch.randn(2, 6)
+    program = torch.export.export(model, (x,))
+    for layer in layers:
+        with pytest.raises(ValueError, match=r"of the exported program may be one layer of the model, called twice"):
+            IT3Engine(program, layer).eval()(x)
+
+
+def test_a_layer_that_is_one_module_in_the_program() -> None:
+    x = torch.randn(2, 6)
+    for model, layer in [(Renamed(), "head"), (InTwoWays(), "head"), (InTwoWays(), "part.inner")]:
+        torch.manual_seed(0)
+        expected = IT3Engine(model.eval(), layer).eval()(x)
+        torch.manual_seed(0)
+        actual = IT3Engine(torch.export.export(model, (x,)), layer).eval()(x)
+        torch.testing.assert_close(actual, expected)
+
+
 class Holding(nn.Module):
     """Holds tensors that are neither weights nor saved."""
 

@@ -24,10 +24,13 @@ using torch::inductor::AOTIModelPackageLoader;
 /// Inductor's own measure; also of the memory that torch allocates.
 constexpr std::uintptr_t alignment = 64;
 
+std::mutex& one_at_a_time() {
+  static std::mutex mutex;
+  return mutex;
+}
+
 std::unique_ptr<AOTIModelPackageLoader> load(const std::string& package, c10::DeviceIndex device) {
-  // torch reads the metadata of all packages into one object of the process (pytorch/pytorch#194128).
-  static std::mutex one_at_a_time;
-  const std::scoped_lock lock(one_at_a_time);
+  const PackageLoading loading;
   // Single-threaded: it then neither waits for its device nor records events, so that a CUDA graph can hold it.
   return std::make_unique<AOTIModelPackageLoader>(
       package, "model", /*run_single_threaded=*/true, /*num_runners=*/1, device);
@@ -44,6 +47,8 @@ std::shared_ptr<const detail::SizeConditions> sizes_of(
 }
 
 }  // namespace
+
+PackageLoading::PackageLoading() : lock_(one_at_a_time()) {}
 
 struct CompiledProgram::Loaded {
   std::string package;

@@ -1,4 +1,6 @@
 #include <algorithm>
+#include <regex>
+#include <set>
 #include <utility>
 
 #include <c10/util/Exception.h>
@@ -22,6 +24,14 @@ bool reads(const ExportedArgument& argument, const std::string& name) {
   const auto* const list = std::get_if<std::vector<ExportedArgument>>(&argument.is);
   return list != nullptr &&
          std::any_of(list->begin(), list->end(), [&](const auto& each) { return reads(each, name); });
+}
+
+void collect(const ExportedArgument& argument, std::set<std::string>& names) {
+  if (const auto* const value = std::get_if<ExportedArgument::Value>(&argument.is)) {
+    names.insert(value->name);
+  } else if (const auto* const list = std::get_if<std::vector<ExportedArgument>>(&argument.is)) {
+    for (const ExportedArgument& each : *list) collect(each, names);
+  }
 }
 
 void rename(ExportedArgument& argument, const std::string& from, const std::string& to) {
@@ -109,6 +119,36 @@ std::size_t end_of_layer(const ExportedGraph& graph, const std::string& layer, c
   return end;
 }
 
+/// Where the parameters, buffers and constants lie that the operations in a layer read.
+std::set<const void*> memory_read_in(const ExportedGraph& graph, const std::string& layer) {
+  std::set<std::string> names;
+  for (const ExportedOperation& operation : graph.operations) {
+    if (!is_in(operation, layer)) continue;
+    for (const auto& [parameter, argument] : operation.arguments) collect(argument, names);
+  }
+  std::set<const void*> memory;
+  for (const ExportedTensor& each : graph.tensors) {
+    if (names.contains(each.value) && each.tensor.numel() > 0) memory.insert(each.tensor.const_data_ptr());
+  }
+  return memory;
+}
+
+bool encloses(const std::string& outer, const std::string& inner) {
+  return outer.empty() || inner.starts_with(outer + ".");
+}
+
+std::vector<ExportedPart> parts_of(const ExportedGraph& graph) {
+  std::vector<ExportedPart> parts;
+  for (const auto& [name, class_name] : graph.layers) parts.push_back({name, class_name, memory_read_in(graph, name)});
+  return parts;
+}
+
+/// Without what torch puts behind the names of modules that are called again.
+std::string name_of_first_call(const std::string& name) {
+  static const std::regex again("@[0-9]+(?=\\.|$)");
+  return std::regex_replace(name, again, "");
+}
+
 void check_name(const ExportedGraph& graph, const std::string& layer) {
   std::vector<std::string> names;
   for (const auto& [name, class_name] : graph.layers) {
@@ -122,12 +162,28 @@ void check_name(const ExportedGraph& graph, const std::string& layer) {
 
 }  // namespace
 
+void check_is_one(const std::string& layer, const std::vector<ExportedPart>& parts) {
+  const auto own =
+      std::find_if(parts.begin(), parts.end(), [&](const ExportedPart& part) { return part.name == layer; });
+  if (own == parts.end()) return;
+  for (const ExportedPart& other : parts) {
+    if (encloses(other.name, layer) || encloses(layer, other.name) || other.name == layer) continue;
+    const bool is_alike = !own->memory.empty() && other.class_name == own->class_name && other.memory == own->memory;
+    TORCH_CHECK_VALUE(
+        !is_alike && name_of_first_call(other.name) != name_of_first_call(layer), "'", layer, "' and '", other.name,
+        "' of the exported program may be one layer of the model, called twice: they are of one class and have the "
+        "same parameters. It would be injected into at one of these calls only. Name another layer, or export a model "
+        "in which each has parameters of its own");
+  }
+}
+
 void mark_layer(ExportedGraph& graph, const std::string& layer, const std::optional<OutputPath>& layer_output) {
   if (layer.empty()) {
     TORCH_CHECK_VALUE(!layer_output, "layer_output is for a layer; of the whole model, output chooses");
     return;
   }
   check_name(graph, layer);
+  check_is_one(layer, parts_of(graph));
   Leaving features = layer_output ? what_leaves_at(graph, layer, *layer_output) : what_leaves(graph, layer);
   features.place = end_of_layer(graph, layer, features);
   for (std::size_t i = features.place + 1; i < graph.operations.size(); ++i) {
@@ -137,7 +193,9 @@ void mark_layer(ExportedGraph& graph, const std::string& layer, const std::optio
   if (graph.output == features.name) graph.output = behind_layer;
   ExportedOperation mark;
   mark.target = features_target;
-  mark.arguments.emplace_back("x", ExportedArgument{ExportedArgument::Value{features.name}});
+  mark.arguments.resize(1);  // one by one, as GCC 12 takes a temporary variant for uninitialized
+  mark.arguments[0].first = "x";
+  mark.arguments[0].second.is = ExportedArgument::Value{features.name};
   mark.results = {behind_layer};
   graph.operations.insert(graph.operations.begin() + static_cast<std::ptrdiff_t>(features.place) + 1, std::move(mark));
 }

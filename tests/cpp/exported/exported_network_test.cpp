@@ -232,6 +232,10 @@ TEST(ExportedNetwork, SaysWhatIsWrong) {
   EXPECT_THROW(ExportedNetwork(folder.file("none.pt2"), "0"), c10::Error);
   expect_error([&] { load("fixed.pt2", "9"); }, "has no layer '9' that computes; did you mean");
   expect_error([&] { load("twice.pt2", "layer"); }, "several tensors leave the layer 'layer'");
+  for (const char* const name : {"layer", "other"}) {
+    expect_error(
+        [&] { load("renamed.pt2", name); }, "of the exported program may be one layer of the model, called twice");
+  }
   expect_error([&] { load("without_gradients.pt2", "layer"); }, "wrap_with_set_grad_enabled");
   expect_error([&] { load("various.pt2", "second"); }, "it returns 3 tensors; say by output");
   expect_error([&] { ExportedNetwork(program("various.pt2"), "second", OutputPath{"z"}); }, "the model returns no z");

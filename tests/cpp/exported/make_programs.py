@@ -152,7 +152,16 @@ def main() -> None:
         def forward(self, x: Tensor) -> Tensor:
             return self.layer(self.layer(x).tanh())
 
-    for name, model in {"without_gradients": WithoutGradients(), "twice": Twice()}.items():
+    class Renamed(WithoutGradients):
+        def __init__(self) -> None:
+            super().__init__()
+            self.other = self.layer
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.other(self.layer(x).tanh())
+
+    models = {"without_gradients": WithoutGradients(), "twice": Twice(), "renamed": Renamed()}
+    for name, model in models.items():
         program = torch.export.export(
             model.eval(), (torch.randn(3, 4),), strict=False, preserve_module_call_signature=("layer",)
         )

@@ -2,6 +2,7 @@
 
 #include <cstddef>
 #include <memory>
+#include <mutex>
 #include <string>
 #include <vector>
 
@@ -10,6 +11,17 @@
 #include <it3/backend/export.h>
 
 namespace it3 {
+
+/// While it lives, no other thread loads a package by CompiledProgram: torch reads the metadata of all packages into
+/// one object of the process (pytorch/pytorch#194128). For those who load one by torch's own means. It waits for
+/// others.
+class IT3_API PackageLoading {
+ public:
+  PackageLoading();
+
+ private:
+  std::unique_lock<std::mutex> lock_;
+};
 
 /// A pure function of tensors, compiled ahead by AOTInductor for tensors of certain dtypes, devices and sizes. Safe to
 /// run in several threads at once.

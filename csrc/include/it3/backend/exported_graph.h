@@ -1,6 +1,7 @@
 #pragma once
 
 #include <optional>
+#include <set>
 #include <string>
 #include <utility>
 #include <variant>
@@ -80,13 +81,30 @@ struct ExportedGraph {
 /// The target of the operation that stands behind the output of the layer that a program is to be cut at.
 constexpr const char* features_target = "torch.ops.it3.features.default";
 
+/// A module of an exported program, and where the parameters and buffers lie that it computes with.
+struct ExportedPart {
+  std::string name;
+  std::string class_name;
+  std::set<const void*> memory;
+};
+
+/// Raises c10::ValueError if another module of a program may be the same one of the model as a layer, as where one
+/// module has two names, or is called again in another way: each call is then by itself in the program. Of modules
+/// without parameters, only the latter can be told.
+IT3_API void check_is_one(const std::string& layer, const std::vector<ExportedPart>& parts);
+
 /// Puts a features_target behind the output of the layer of this name; nothing for the whole model, "".
 ///
 /// @param layer_output  where the output is in what the layer returns, which ExportedGraph::calls has to tell; nothing:
 ///     the one tensor that leaves the layer
 ///
-/// Raises c10::ValueError if no operation is called in such a layer; if none or several tensors leave it and
-/// layer_output is nothing; and if layer_output does not tell one tensor that the layer computes in its only call.
+/// Raises c10::ValueError if no operation is called in such a layer; for what check_is_one() refuses; if none or
+/// several tensors leave it and layer_output is nothing; and if layer_output does not tell one tensor that the layer
+/// computes in its only call.
+///
+/// What a program does not tell cannot be refused: that a layer without parameters has two names, or that a layer hands
+/// on what it computes in other ways than by returning it, as in an attribute. The mark then stands behind one of
+/// these.
 IT3_API void mark_layer(
     ExportedGraph& graph, const std::string& layer, const std::optional<OutputPath>& layer_output = std::nullopt);
 
