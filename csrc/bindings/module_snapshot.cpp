@@ -56,6 +56,8 @@ bool has_gradient_hooks(py::handle variable) {
 /// Calls visit for what is in a dict, list or tuple, names too, until it returns false. Whether it never did.
 template <typename Visit>
 bool for_each_inside(py::handle container, const Visit& visit) {
+  if (PyODict_CheckExact(container.ptr()) && PyDict_Size(container.ptr()) == 0)
+    return true;  // most hooks; iterators cost
   if (PyDict_CheckExact(container.ptr())) {
     PyObject *name = nullptr, *value = nullptr;
     for (Py_ssize_t at = 0; PyDict_Next(container.ptr(), &at, &name, &value) != 0;) {

@@ -111,7 +111,45 @@ py::dict in_one_spelling(const py::dict& values) {
   return result;
 }
 
+/// Whether a value stays as it is while it is the same object.
+bool is_constant(PyObject* value) {
+  if (PyTuple_CheckExact(value)) {
+    PyObject* const* const items = PySequence_Fast_ITEMS(value);
+    return std::all_of(items, items + PyTuple_GET_SIZE(value), is_constant);
+  }
+  return value == Py_None || PyBool_Check(value) || PyLong_CheckExact(value) || PyFloat_CheckExact(value) ||
+         PyUnicode_CheckExact(value);
+}
+
+/// Names and values, in their order.
+std::vector<PyObject*> items_of(const py::dict& values) {
+  std::vector<PyObject*> items;
+  items.reserve(2 * values.size());
+  PyObject *name = nullptr, *value = nullptr;
+  for (Py_ssize_t at = 0; PyDict_Next(values.ptr(), &at, &name, &value) != 0;) {
+    items.push_back(name);
+    items.push_back(value);
+  }
+  return items;
+}
+
 }  // namespace
+
+Options RecentOptions::of(const py::dict& values) {
+  const std::vector<PyObject*> items = items_of(values);
+  const auto is_same = [](const py::object& known, PyObject* item) { return known.ptr() == item; };
+  const bool are_known =
+      !items.empty() && std::equal(items_.begin(), items_.end(), items.begin(), items.end(), is_same);
+  if (are_known) return options_;
+  Options options = options_from(values);
+  items_.clear();
+  // What was found is of these values: reading them may have run code that changed the dictionary, but not these.
+  if (std::all_of(items.begin(), items.end(), is_constant)) {
+    for (PyObject* const item : items) items_.push_back(py::reinterpret_borrow<py::object>(item));
+    options_ = options;
+  }
+  return options;
+}
 
 Options options_from(const py::dict& given) {
   const py::dict values = in_one_spelling(given);

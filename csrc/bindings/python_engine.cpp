@@ -154,7 +154,7 @@ Setup PythonEngine::look_at_first(
 
 Adaptation PythonEngine::adapt(
     const Setup& setup, const py::object& inputs, const py::dict& options, bool with_details) {
-  const Options parsed = options_from(options);
+  const Options parsed = recent_options_.of(options);
   if (!parsed.copy_model) Online::check_outside_of_calls(parameters_only(setup->runners->model()));
   look_at_functions(*setup);
   const EmbedderBuffers buffers(*setup);

@@ -11,6 +11,7 @@
 #include <it3/backend/saved_engine.h>
 #include <it3/backend/saved_programs.h>
 
+#include "options_from_python.h"
 #include "python_setup.h"
 
 namespace it3::python {
@@ -92,6 +93,7 @@ class PythonEngine {
   /// What is kept of adapted weights is that of this model. Another one has none, and nothing to go back to.
   void set_model(const py::object& model);
 
+  RecentOptions recent_options_;
   Setup setup_;                        // of the last call
   std::optional<KnownLayouts> known_;  // before the first one
   std::optional<Layouts> restored_;    // before keep_up() tells of which attributes

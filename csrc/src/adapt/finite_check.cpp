@@ -1,10 +1,14 @@
 #include "adapt/finite_check.h"
 
 #include <algorithm>
+#include <array>
 #include <cmath>
+#include <iterator>
+#include <limits>
 #include <string_view>
 
 #include <ATen/ATen.h>
+#include <ATen/EmptyTensor.h>
 #include <c10/util/Exception.h>
 
 #include <it3/backend/samples.h>
@@ -14,23 +18,52 @@
 #include "support/sample_names.h"
 
 namespace it3::detail {
+namespace {
+
+/// Whether values are looked at in less time than one operation takes.
+bool are_few(const at::Tensor& t) {
+  constexpr std::int64_t few = 1024;
+  return t.is_cpu() && t.scalar_type() == at::kFloat && t.is_contiguous() && t.numel() > 0 && t.numel() <= few;
+}
+
+/// The losses, and the least and greatest of each of the others; NaN where any is.
+at::Tensor report_on_few(const at::Tensor& losses, const std::array<at::Tensor, 2>& others) {
+  at::Tensor report = at::detail::empty_cpu({losses.numel() + 2 * std::ssize(others)}, at::kDouble);
+  double* next = std::copy_n(losses.const_data_ptr<float>(), losses.numel(), report.mutable_data_ptr<double>());
+  for (const at::Tensor& t : others) {
+    const float* const values = t.const_data_ptr<float>();
+    const float* const end = values + t.numel();
+    const auto [least, greatest] = std::minmax_element(values, end);
+    const bool has_nan = std::any_of(values, end, [](float value) { return std::isnan(value); });
+    *next++ = has_nan ? std::numeric_limits<double>::quiet_NaN() : *least;
+    *next++ = has_nan ? std::numeric_limits<double>::quiet_NaN() : *greatest;
+  }
+  return report;
+}
+
+at::Tensor report_on_results(const at::Tensor& losses, const std::array<at::Tensor, 2>& others) {
+  if (are_few(losses) && std::all_of(others.begin(), others.end(), are_few)) return report_on_few(losses, others);
+  std::vector<at::Tensor> parts = {losses.flatten()};
+  for (const at::Tensor& t : others) {
+    const auto [least, greatest] = at::aminmax(as_real(t));
+    parts.push_back(least.reshape({1}));
+    parts.push_back(greatest.reshape({1}));
+  }
+  return at::cat(parts);
+}
+
+}  // namespace
 
 at::Tensor report_on(
     const at::Tensor& losses,
     const at::Tensor& prediction,
     const at::Tensor& unadapted,
     const std::vector<at::Tensor>& weights) {
-  std::vector<at::Tensor> parts = {losses.flatten()};
-  for (const at::Tensor& t : {prediction, unadapted}) {
-    const auto [least, greatest] = at::aminmax(as_real(t));
-    parts.push_back(least.reshape({1}));
-    parts.push_back(greatest.reshape({1}));
-  }
-  if (weights.empty()) return at::cat(parts);
+  const at::Tensor of_results = report_on_results(losses, {prediction, unadapted});
+  if (weights.empty()) return of_results;
   at::Tensor sum = at::zeros({1}, losses.options().dtype(at::kDouble));
   for (const at::Tensor& norm : at::_foreach_norm(weights)) sum += norm.to(sum.device(), at::kDouble);
-  parts.push_back(sum);
-  return at::cat(parts);
+  return at::cat({of_results, sum});
 }
 
 std::string what_is_not_finite(const LoopOutcome& outcome, std::int64_t first_sample) {

@@ -1,10 +1,12 @@
 #include <it3/backend/optimizer.h>
 
 #include <algorithm>
+#include <cstring>
 #include <map>
 #include <tuple>
 
 #include <ATen/ATen.h>
+#include <ATen/EmptyTensor.h>
 #include <ATen/core/grad_mode.h>
 
 #include "support/as_real.h"
@@ -16,11 +18,25 @@ using detail::as_real;
 
 using TensorVector = std::vector<at::Tensor>;
 
+/// A counter of steps, float32, after one more than another, or after the first. On the CPU without operations, which
+/// would take longer than the steps of small parameters.
+at::Tensor one_more(const at::Tensor& count, const at::TensorOptions& options) {
+  if (!options.device().is_cpu()) return count.defined() ? count + 1 : at::ones({}, options.dtype(at::kFloat));
+  const at::Tensor next = at::detail::empty_cpu({}, at::kFloat);
+  *next.mutable_data_ptr<float>() = count.defined() ? *count.const_data_ptr<float>() + 1 : 1;
+  return next;
+}
+
 /// The parameters that one kernel call can step: same device, same dtype, all of them for the first time or none.
 struct Group {
   std::vector<std::size_t> indices;
   TensorVector weights, gradients, momentum, squares, steps;
   bool is_first_step = false;
+
+  void reserve(std::size_t count) {
+    indices.reserve(count);
+    for (TensorVector* const list : {&weights, &gradients, &momentum, &squares}) list->reserve(count);
+  }
 };
 
 bool is_half_precision(const at::Tensor& t) { return t.scalar_type() == at::kHalf || t.scalar_type() == at::kBFloat16; }
@@ -37,8 +53,12 @@ at::Tensor match(const at::Tensor& gradient, const at::Tensor& weight) {
 TensorVector zeros_like_each(const TensorVector& tensors) {
   std::int64_t total = 0;
   for (const auto& t : tensors) total += t.numel();
-  const at::Tensor all = at::zeros({total}, tensors.front().options());
+  const at::Tensor& first = tensors.front();
+  const at::Tensor all = first.is_cpu() ? at::Tensor(at::detail::empty_cpu({total}, first.scalar_type()))
+                                        : at::zeros({total}, first.options());
+  if (first.is_cpu()) std::memset(all.mutable_data_ptr(), 0, all.nbytes());
   TensorVector zeros;
+  zeros.reserve(tensors.size());
   std::int64_t offset = 0;
   for (const auto& t : tensors) {
     zeros.push_back(
@@ -197,6 +217,7 @@ void Optimizer::step(std::vector<at::Tensor> gradients) {
     const at::Tensor& weight = master.defined() ? master : parameters_[i];
     const bool is_first = has_memory && !state_.momentum[i].defined() && !state_.squares[i].defined();
     Group& group = groups[{weight.device().type(), weight.device().index(), weight.scalar_type(), is_first}];
+    if (group.indices.empty()) group.reserve(parameters_.size());
     group.is_first_step = is_first;
     group.indices.push_back(i);
     group.weights.push_back(weight);
@@ -247,9 +268,7 @@ std::vector<at::Tensor> Optimizer::count_step(const std::vector<std::size_t>& in
   TensorVector steps;
   for (const std::size_t i : indices) {
     at::Tensor& count = next[state_.steps[i].unsafeGetTensorImpl()];
-    if (!count.defined()) {
-      count = state_.steps[i].defined() ? state_.steps[i] + 1 : at::ones({}, options.dtype(at::kFloat));
-    }
+    if (!count.defined()) count = one_more(state_.steps[i], options);
     steps.push_back(count);
   }
   for (std::size_t k = 0; k < indices.size(); ++k) state_.steps[indices[k]] = steps[k];

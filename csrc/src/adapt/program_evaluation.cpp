@@ -1,8 +1,10 @@
 #include "adapt/program_evaluation.h"
 
+#include <cstring>
 #include <utility>
 
 #include <ATen/ATen.h>
+#include <ATen/EmptyTensor.h>
 #include <ATen/core/LegacyTypeDispatch.h>
 #include <ATen/core/grad_mode.h>
 #include <c10/util/Exception.h>
@@ -27,6 +29,15 @@ std::vector<std::int64_t> with_samples(const at::Tensor& t, std::int64_t samples
   return sizes;
 }
 
+bool is_plain(const at::Tensor& t) { return t.is_cpu() && t.is_contiguous() && !t.is_conj() && !t.is_neg(); }
+
+/// Past the dispatcher, which takes longer than copying the weights of a small network.
+at::Tensor plain_copy(const at::Tensor& t) {
+  const at::TensorBase copy = at::detail::empty_cpu(t.sizes(), t.scalar_type());
+  std::memcpy(copy.mutable_data_ptr(), t.const_data_ptr(), t.nbytes());
+  return at::Tensor(copy);
+}
+
 /// Stand-ins for the samples that count, as many as that may be.
 at::Tensor some_rows(std::int64_t count, const at::Tensor& like) {
   return at::zeros({count}, like.options().dtype(at::kLong));
@@ -38,12 +49,18 @@ PlainWeights::PlainWeights(const std::vector<NamedParameter>& adapted, std::opti
     : own_(tensors_of(adapted)) {
   const at::NoGradGuard no_grad;
   const at::AutoDispatchBelowADInplaceOrView below_autograd;
-  std::vector<at::Tensor> from = own_;
-  for (at::Tensor& own : from) {
-    if (samples) own = own.expand(with_samples(own, *samples));
-    values_.push_back(at::empty(own.sizes(), own.options().requires_grad(false)));
+  std::vector<at::Tensor> from, to;
+  values_.reserve(own_.size());
+  for (const at::Tensor& own : own_) {
+    if (!samples && is_plain(own)) {
+      values_.push_back(plain_copy(own));
+      continue;
+    }
+    from.push_back(samples ? own.expand(with_samples(own, *samples)) : own);
+    to.push_back(at::empty(from.back().sizes(), own.options().requires_grad(false)));
+    values_.push_back(to.back());
   }
-  if (!values_.empty()) at::_foreach_copy_(values_, from);
+  if (!to.empty()) at::_foreach_copy_(to, from);
 }
 
 void PlainWeights::commit() { write_all(own_, values_); }

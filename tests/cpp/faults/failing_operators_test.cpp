@@ -31,7 +31,7 @@ const Options plain{.num_steps = 1, .lr = 1e-2};
 /// Every third operator; over the options, all kinds of operators have their turn.
 TEST_P(FailingOperator, OfAdaptation) {
   Tally all = run(plain, adapt_call(/*with_details=*/true));
-  expect_sound(all, 400);
+  expect_sound(all, 350);
   const Options options[] = {
       {.optimizer_name = OptimizerKind::sgd, .num_steps = 2, .lr = 1e-2, .momentum = 0.9},
       {.num_steps = 1, .lr = 1e-2, .anchor = AnchorKind::frozen},
@@ -57,7 +57,7 @@ TEST_P(FailingOperator, OfAdaptationPerSample) {
 TEST_P(FailingOperator, OfAdaptationThatIsKept) {
   Options options = plain;
   options.copy_model = false;
-  expect_sound(run(options, online_call(), /*stride=*/2), 200);
+  expect_sound(run(options, online_call(), /*stride=*/2), 180);
   expect_sound(run(options, reset_call()), 5);
   options.anchor = AnchorKind::ema;
   options.restore_probability = 0.1;
