@@ -28,16 +28,19 @@ bool are_few(const at::Tensor& t) {
 
 /// The losses, and the least and greatest of each of the others; NaN where any is.
 at::Tensor report_on_few(const at::Tensor& losses, const std::array<at::Tensor, 2>& others) {
-  at::Tensor report = at::detail::empty_cpu({losses.numel() + 2 * std::ssize(others)}, at::kDouble);
-  double* next = std::copy_n(losses.const_data_ptr<float>(), losses.numel(), report.mutable_data_ptr<double>());
+  const float* const of_losses = losses.const_data_ptr<float>();
+  std::vector<double> numbers(of_losses, of_losses + losses.numel());
   for (const at::Tensor& t : others) {
     const float* const values = t.const_data_ptr<float>();
     const float* const end = values + t.numel();
     const auto [least, greatest] = std::minmax_element(values, end);
     const bool has_nan = std::any_of(values, end, [](float value) { return std::isnan(value); });
-    *next++ = has_nan ? std::numeric_limits<double>::quiet_NaN() : *least;
-    *next++ = has_nan ? std::numeric_limits<double>::quiet_NaN() : *greatest;
+    for (const float value : {*least, *greatest}) {
+      numbers.push_back(has_nan ? std::numeric_limits<double>::quiet_NaN() : value);
+    }
   }
+  const at::Tensor report = at::detail::empty_cpu({std::ssize(numbers)}, at::kDouble);
+  std::copy(numbers.begin(), numbers.end(), report.mutable_data_ptr<double>());
   return report;
 }
 
@@ -59,7 +62,7 @@ at::Tensor report_on(
     const at::Tensor& prediction,
     const at::Tensor& unadapted,
     const std::vector<at::Tensor>& weights) {
-  const at::Tensor of_results = report_on_results(losses, {prediction, unadapted});
+  at::Tensor of_results = report_on_results(losses, {prediction, unadapted});
   if (weights.empty()) return of_results;
   at::Tensor sum = at::zeros({1}, losses.options().dtype(at::kDouble));
   for (const at::Tensor& norm : at::_foreach_norm(weights)) sum += norm.to(sum.device(), at::kDouble);

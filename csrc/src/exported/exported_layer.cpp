@@ -139,6 +139,7 @@ bool encloses(const std::string& outer, const std::string& inner) {
 
 std::vector<ExportedPart> parts_of(const ExportedGraph& graph) {
   std::vector<ExportedPart> parts;
+  parts.reserve(graph.layers.size());
   for (const auto& [name, class_name] : graph.layers) parts.push_back({name, class_name, memory_read_in(graph, name)});
   return parts;
 }

@@ -27,7 +27,8 @@ class RandomState {
 
   void put_back() {
     const std::scoped_lock lock(generator_.mutex());
-    if (at::CPUGeneratorImpl* const own = cpu()) {
+    if (of_cpu_) {
+      at::CPUGeneratorImpl* const own = cpu();
       own->set_engine(of_cpu_->engine);
       own->set_next_float_normal_sample(of_cpu_->next_float);
       own->set_next_double_normal_sample(of_cpu_->next_double);
@@ -39,10 +40,8 @@ class RandomState {
   /// Whether a random number was drawn since.
   bool has_changed() const {
     const RandomState now(generator_);
-    if (!of_cpu_) return !at::equal(now.other_, other_);
-    const at::mt19937_data_pod a = of_cpu_->engine.data(), b = now.of_cpu_->engine.data();
-    return a.next_ != b.next_ || a.left_ != b.left_ || a.state_ != b.state_ ||
-           of_cpu_->next_float != now.of_cpu_->next_float || of_cpu_->next_double != now.of_cpu_->next_double;
+    if (of_cpu_ && now.of_cpu_) return !of_cpu_->equals(*now.of_cpu_);
+    return !at::equal(now.other_, other_);
   }
 
   bool is_of(const at::Generator& generator) const { return generator_ == generator; }
@@ -52,6 +51,12 @@ class RandomState {
     at::mt19937 engine;
     std::optional<float> next_float;
     std::optional<double> next_double;
+
+    bool equals(const OfCpu& other) const {
+      const at::mt19937_data_pod a = engine.data(), b = other.engine.data();
+      return a.next_ == b.next_ && a.left_ == b.left_ && a.state_ == b.state_ && next_float == other.next_float &&
+             next_double == other.next_double;
+    }
   };
 
   at::CPUGeneratorImpl* cpu() const {
