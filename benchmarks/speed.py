@@ -56,12 +56,12 @@ def seconds(call: Call, inputs: Tensor, calls: int, scale: float = 1) -> float:
 
 @contextmanager
 def cpp_timer(
-    program: Path, engine: IT3Engine, inputs: Tensor, steps: int, calls: int, threads: int
+    program: Path, engine: IT3Engine, inputs: Tensor, steps: int, calls: int, threads: int, **saving: Any
 ) -> Iterator[Callable[[], float]]:
     """Run the engine in a C++ program; give a function that times a block of its calls."""
     with tempfile.TemporaryDirectory() as folder:
-        files = [Path(folder) / "engine.pt", Path(folder) / "inputs.pt"]
-        engine.save(files[0], inputs)
+        files = [Path(folder) / "engine", Path(folder) / "inputs.pt"]
+        engine.save(files[0], inputs, **saving)
         torch.save(inputs, files[1])
         command = [str(part) for part in (program, *files, steps, calls, threads)]
         with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:

@@ -56,7 +56,7 @@ TensorVector zeros_like_each(const TensorVector& tensors) {
   const at::Tensor& first = tensors.front();
   const at::Tensor all = first.is_cpu() ? at::Tensor(at::detail::empty_cpu({total}, first.scalar_type()))
                                         : at::zeros({total}, first.options());
-  if (first.is_cpu()) std::memset(all.mutable_data_ptr(), 0, all.nbytes());
+  if (first.is_cpu() && total > 0) std::memset(all.mutable_data_ptr(), 0, all.nbytes());
   TensorVector zeros;
   zeros.reserve(tensors.size());
   std::int64_t offset = 0;

@@ -29,7 +29,9 @@ std::vector<std::int64_t> with_samples(const at::Tensor& t, std::int64_t samples
   return sizes;
 }
 
-bool is_plain(const at::Tensor& t) { return t.is_cpu() && t.is_contiguous() && !t.is_conj() && !t.is_neg(); }
+bool is_plain(const at::Tensor& t) {
+  return t.is_cpu() && t.is_contiguous() && t.numel() > 0 && !t.is_conj() && !t.is_neg();
+}
 
 /// Past the dispatcher, which takes longer than copying the weights of a small network.
 at::Tensor plain_copy(const at::Tensor& t) {
