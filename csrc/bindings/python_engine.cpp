@@ -13,6 +13,7 @@
 
 #include "in_dims_from_python.h"
 #include "module_tree.h"
+#include "network/held_locks.h"
 #include "online_state.h"
 #include "options_from_python.h"
 #include "python_network.h"
@@ -155,7 +156,9 @@ Setup PythonEngine::look_at_first(
 Adaptation PythonEngine::adapt(
     const Setup& setup, const py::object& inputs, const py::dict& options, bool with_details) {
   const Options parsed = recent_options_.of(options);
-  if (!parsed.copy_model) Online::check_outside_of_calls(parameters_only(setup->runners->model()));
+  if (!parsed.copy_model && it3::detail::holds_any_lock()) {
+    Online::check_outside_of_calls(parameters_only(setup->runners->model()));
+  }
   look_at_functions(*setup);
   const EmbedderBuffers buffers(*setup);
   return call(setup, inputs, for_adapting(parsed), [&](const EngineCall& call) {

@@ -22,6 +22,7 @@
 #include "adapt/program_evaluation.h"
 #include "adapt/stopped_samples.h"
 #include "cuda_graphs/device_graph.h"
+#include "support/all_finite.h"
 #include "support/full_float32.h"
 
 namespace it3::detail {
@@ -96,8 +97,7 @@ Outputs outputs_of(const AtWork& work, const AdaptCall& call) {
 }
 
 bool are_finite(const std::vector<at::Tensor>& tensors) {
-  return std::all_of(
-      tensors.begin(), tensors.end(), [](const at::Tensor& t) { return at::isfinite(t).all().item<bool>(); });
+  return std::all_of(tensors.begin(), tensors.end(), are_all_finite);
 }
 
 /// See it3::difference().

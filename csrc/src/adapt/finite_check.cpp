@@ -2,7 +2,9 @@
 
 #include <algorithm>
 #include <array>
+#include <bit>
 #include <cmath>
+#include <cstdint>
 #include <iterator>
 #include <limits>
 #include <string_view>
@@ -55,6 +57,39 @@ at::Tensor report_on_results(const at::Tensor& losses, const std::array<at::Tens
   return at::cat(parts);
 }
 
+/// Of the weights of small networks, whose norms take longer. Magnitudes of floats are in the order of their bits, of
+/// which compilers compare many at once.
+bool are_finite_floats(const at::Tensor& t) {
+  constexpr std::uint32_t magnitude = 0x7fffffff;
+  constexpr std::int32_t infinity = 0x7f800000;
+  const float* const values = t.const_data_ptr<float>();
+  std::int32_t greatest = 0;
+  for (std::int64_t i = 0; i < t.numel(); ++i) {
+    greatest = std::max(greatest, static_cast<std::int32_t>(std::bit_cast<std::uint32_t>(values[i]) & magnitude));
+  }
+  return greatest < infinity;
+}
+
+/// One number, which is finite if all weights are.
+at::Tensor report_on_weights(const std::vector<at::Tensor>& weights, at::Device device) {
+  constexpr std::int64_t small = 65536;
+  std::vector<at::Tensor> large;
+  at::Tensor report = at::zeros({1}, at::TensorOptions(device).dtype(at::kDouble));
+  for (const at::Tensor& weight : weights) {
+    if (!weight.is_cpu() || weight.scalar_type() != at::kFloat || !weight.is_contiguous() || weight.numel() > small) {
+      large.push_back(weight);
+    } else if (!are_finite_floats(weight)) {
+      report.fill_(std::numeric_limits<double>::infinity());
+    }
+  }
+  if (large.empty()) return report;
+  std::vector<at::Tensor> norms = at::_foreach_norm(large);
+  at::ScalarType widest = at::kFloat;
+  for (const at::Tensor& norm : norms) widest = at::promote_types(widest, norm.scalar_type());
+  for (at::Tensor& norm : norms) norm = norm.to(device, widest);
+  return report + at::stack(norms).sum(at::kDouble);
+}
+
 }  // namespace
 
 at::Tensor report_on(
@@ -64,9 +99,7 @@ at::Tensor report_on(
     const std::vector<at::Tensor>& weights) {
   at::Tensor of_results = report_on_results(losses, {prediction, unadapted});
   if (weights.empty()) return of_results;
-  at::Tensor sum = at::zeros({1}, losses.options().dtype(at::kDouble));
-  for (const at::Tensor& norm : at::_foreach_norm(weights)) sum += norm.to(sum.device(), at::kDouble);
-  return at::cat({of_results, sum});
+  return at::cat({of_results, report_on_weights(weights, losses.device())});
 }
 
 std::string what_is_not_finite(const LoopOutcome& outcome, std::int64_t first_sample) {

@@ -2,12 +2,16 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstring>
+#include <utility>
 
 #include <ATen/ATen.h>
+#include <ATen/EmptyTensor.h>
 #include <ATen/core/grad_mode.h>
 #include <c10/util/Exception.h>
 
 #include "network/starts.h"
+#include "support/one_block.h"
 #include "support/write_all.h"
 
 namespace it3 {
@@ -29,9 +33,25 @@ auto find(const Parameters& parameters, const std::string& name) {
 
 Starts& starts() { return Starts::of_all_models(); }
 
+/// Puts copies in the places of tensors. On CPUs, those of one dtype lie in one block: apart, all of them tend to begin
+/// at the same place in a page, and the processor then takes what an optimizer writes to one for what it reads of
+/// another.
 void own_each(std::vector<at::Tensor>& tensors) {
-  for (auto& t : tensors) {
-    if (t.defined()) t = t.clone();
+  const auto is_plain = [&](const at::Tensor& t) {
+    return t.defined() && t.is_cpu() && t.is_contiguous() && t.scalar_type() == tensors.front().scalar_type();
+  };
+  if (!std::all_of(tensors.begin(), tensors.end(), is_plain)) {
+    for (auto& t : tensors) {
+      if (t.defined()) t = t.clone();
+    }
+  } else if (const std::int64_t total = detail::elements_of(tensors); total > 0) {
+    const at::Tensor block = at::detail::empty_cpu({total}, tensors.front().scalar_type());
+    std::vector<at::Tensor> copies = detail::views_like(tensors, block);
+    for (std::size_t i = 0; i < tensors.size(); ++i) {
+      if (tensors[i].numel() == 0) continue;
+      std::memcpy(copies[i].mutable_data_ptr(), tensors[i].const_data_ptr(), tensors[i].nbytes());
+    }
+    tensors = std::move(copies);
   }
 }
 
@@ -79,12 +99,13 @@ Online::CallState Online::resume(const std::vector<NamedParameter>& adapted, Opt
   if (optimizer != state_.optimizer_name || names_of(adapted) != state_.stepped) state_.optimizer = {};
   state_.optimizer_name = optimizer;
   call_state.names = names_of(adapted);  // now, as keep() must not fail
-  // Given by value: a call that fails must not change what the next one starts with.
+  // Given by value: a call that fails must not change what the next one starts with. Nothing is written to counters of
+  // steps, which may be one for many parameters.
   call_state.optimizer = state_.optimizer;
   call_state.average = state_.average;
   for (auto* list :
-       {&call_state.optimizer.momentum, &call_state.optimizer.squares, &call_state.optimizer.steps,
-        &call_state.optimizer.masters, &call_state.average}) {
+       {&call_state.optimizer.momentum, &call_state.optimizer.squares, &call_state.optimizer.masters,
+        &call_state.average}) {
     own_each(*list);
   }
   return call_state;

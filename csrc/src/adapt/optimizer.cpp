@@ -10,6 +10,7 @@
 #include <ATen/core/grad_mode.h>
 
 #include "support/as_real.h"
+#include "support/one_block.h"
 
 namespace it3 {
 namespace {
@@ -47,27 +48,14 @@ at::Tensor match(const at::Tensor& gradient, const at::Tensor& weight) {
   return at::empty_like(weight).copy_(gradient);
 }
 
-/// Zeros in the shape and memory layout of each of these tensors, which have one device and dtype. One allocation, and
-/// views made without the dispatcher, because a small network's step would otherwise spend more time on them than on
-/// arithmetic.
+/// Zeros in the shape and memory layout of each of these tensors, which have one device and dtype.
 TensorVector zeros_like_each(const TensorVector& tensors) {
-  std::int64_t total = 0;
-  for (const auto& t : tensors) total += t.numel();
+  const std::int64_t total = detail::elements_of(tensors);
   const at::Tensor& first = tensors.front();
   const at::Tensor all = first.is_cpu() ? at::Tensor(at::detail::empty_cpu({total}, first.scalar_type()))
                                         : at::zeros({total}, first.options());
   if (first.is_cpu() && total > 0) std::memset(all.mutable_data_ptr(), 0, all.nbytes());
-  TensorVector zeros;
-  zeros.reserve(tensors.size());
-  std::int64_t offset = 0;
-  for (const auto& t : tensors) {
-    zeros.push_back(
-        at::detail::make_tensor<at::TensorImpl>(
-            c10::TensorImpl::VIEW, c10::Storage(all.storage()), all.key_set(), all.dtype()));
-    zeros.back().unsafeGetTensorImpl()->set_sizes_and_strides(t.sizes(), t.strides(), offset);
-    offset += t.numel();
-  }
-  return zeros;
+  return detail::views_like(tensors, all);
 }
 
 /// Pieces of tensors in place of the tensors, which is the same, as all rules are elementwise. ATen's kernels take

@@ -11,6 +11,7 @@
 
 #include "adapt/finite_check.h"
 #include "adapt/stopped_samples.h"
+#include "support/all_finite.h"
 #include "support/sample_names.h"
 
 namespace it3::detail {
@@ -55,7 +56,7 @@ SampleChoice::SampleChoice(const AdaptCall& call, Evaluation& evaluation) : call
   has_any_ = adapted_.any().item<bool>();
   if (call.samples) return;
   rows_ = adapted_.nonzero().flatten();
-  if (has_any_ && !distances.isfinite().all().item<bool>()) {
+  if (has_any_ && !are_all_finite(distances)) {
     evaluation.step_by(with_finite_samples(call, distances, rows_));
   }
 }

@@ -7,6 +7,7 @@
 #include <c10/util/Exception.h>
 
 #include "network/map_inputs.h"
+#include "support/all_finite.h"
 
 namespace it3 {
 namespace {
@@ -149,7 +150,7 @@ Inputs Samples::stack(std::int64_t begin, std::int64_t count) const {
 at::Tensor Samples::are_finite(bool spares_masks) const {
   at::Tensor all = at::ones({count_}, at::kBool);
   map([&](const at::Tensor& t, std::optional<std::int64_t> dim) {
-    if (!t.is_floating_point()) return t;
+    if (!t.is_floating_point() || detail::are_all_finite(t.detach())) return t;
     at::Tensor finite = t.detach().isfinite();
     if (spares_masks) finite = finite.logical_or(t.detach().isneginf());
     const at::Tensor by_element = dim ? finite.movedim(*dim, 0).unsqueeze(1).flatten(1).all(1) : finite.all();

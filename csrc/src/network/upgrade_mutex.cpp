@@ -5,6 +5,8 @@
 
 #include <c10/util/Exception.h>
 
+#include "network/held_locks.h"
+
 namespace it3 {
 namespace {
 
@@ -30,6 +32,8 @@ Waits& waits() {
 thread_local int held = 0;
 
 }  // namespace
+
+bool detail::holds_any_lock() { return held > 0; }
 
 int& UpgradeMutex::Uses::of(Use use) {
   if (use == Use::alone) return alone;

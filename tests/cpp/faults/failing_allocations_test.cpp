@@ -36,7 +36,7 @@ TEST_P(FailingAllocation, OfTensorMemory) {
   for (const bool lasts : {false, true}) {
     const std::int64_t stride = lasts ? 3 : 1;
     for (const Options& each : options) {
-      expect_sound(run<FailingTensorMemory>(GetParam(), each, adapt_call(/*with_details=*/true), lasts, stride), 25);
+      expect_sound(run<FailingTensorMemory>(GetParam(), each, adapt_call(/*with_details=*/true), lasts, stride), 20);
     }
     expect_sound(run<FailingTensorMemory>(GetParam(), online, online_call(), lasts, stride), 30);
     const std::pair<Call, std::int64_t> calls[] = {
@@ -47,7 +47,7 @@ TEST_P(FailingAllocation, OfTensorMemory) {
     }
     if (GetParam() != Kind::script) continue;
     expect_sound(run<FailingTensorMemory>(GetParam(), plain, save_call(), lasts, stride), 15);
-    expect_sound(run<FailingTensorMemory>(GetParam(), plain, save_adapted_call(), lasts, stride), 40);
+    expect_sound(run<FailingTensorMemory>(GetParam(), plain, save_adapted_call(), lasts, stride), 30);
   }
 }
 
