@@ -141,13 +141,12 @@ Options RecentOptions::of(const py::dict& values) {
   const bool are_known =
       !items.empty() && std::equal(items_.begin(), items_.end(), items.begin(), items.end(), is_same);
   if (are_known) return options_;
+  // Reading other values may run code, which could change the dictionary.
+  if (!std::all_of(items.begin(), items.end(), is_constant)) return options_from(values);
   Options options = options_from(values);
   items_.clear();
-  // What was found is of these values: reading them may have run code that changed the dictionary, but not these.
-  if (std::all_of(items.begin(), items.end(), is_constant)) {
-    for (PyObject* const item : items) items_.push_back(py::reinterpret_borrow<py::object>(item));
-    options_ = options;
-  }
+  for (PyObject* const item : items) items_.push_back(py::reinterpret_borrow<py::object>(item));
+  options_ = options;
   return options;
 }
 

@@ -4,6 +4,7 @@ import copy
 import dataclasses
 import math
 import pickle
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -285,6 +286,27 @@ def test_options_are_a_dictionary_of_what_is_given(case: Case) -> None:
     assert options.num_steps == 1
     assert not torch.equal(plain(case.inputs)[0], expected)
     assert plain.adapt(case.inputs, **Options(num_steps=3)).steps == 3  # a default that is given counts
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "change"),
+    [
+        ("lr", torch.tensor(0.05), lambda value: value.fill_(0.001)),
+        ("lr", np.array(0.05), lambda value: value.fill(0.001)),
+        ("betas", [0.9, 0.999], lambda value: value.__setitem__(0, 0.1)),
+        ("parameters", ["*.weight"], lambda value: value.append("*.bias")),
+    ],
+)
+def test_values_that_change_in_place(case: Case, name: str, value: object, change: Callable[[object], object]) -> None:
+    engine = IT3Engine(case.model, case.layer, optimization_parameters={"num_steps": 2, "lr": 0.05, name: value}).eval()
+    for _ in range(2):
+        before = engine(case.inputs)[0]
+    change(value)
+    after = engine(case.inputs)[0]
+    options = copy.deepcopy(engine.optimization_parameters)
+    fresh = IT3Engine(case.model, case.layer, engine.embedder, optimization_parameters=options).eval()
+    assert torch.equal(fresh(case.inputs)[0], after)
+    assert not torch.equal(after, before)
 
 
 def test_options_are_checked_where_they_are_made() -> None:
