@@ -22,35 +22,30 @@
 namespace it3::python {
 namespace {
 
-/// A context manager: meanwhile, no other thread traces by torch.export.
-class TracingHold {
+PackageLoading turn_to_load() {
+  const py::gil_scoped_release no_gil;  // whoever loads may need it to come to an end
+  return PackageLoading();
+}
+
+/// A context manager: has a turn, which others wait for.
+template <auto take>
+class TurnHold {
  public:
-  void enter() { turn_.emplace(turn_to_trace()); }
+  void enter() { turn_.emplace(take()); }
   void exit() { turn_.reset(); }
 
  private:
-  std::optional<ModelLock::Turn> turn_;
-};
-
-/// A context manager: meanwhile, no other thread loads a compiled program.
-class LoadingHold {
- public:
-  void enter() {
-    const py::gil_scoped_release no_gil;  // whoever loads may need it to come to an end
-    turn_.emplace();
-  }
-  void exit() { turn_.reset(); }
-
- private:
-  std::optional<PackageLoading> turn_;
+  std::optional<decltype(take())> turn_;
 };
 
 }  // namespace
 
 void bind_compiled(py::module_& module) {
-  bind_hold<TracingHold>(module, "TracingHold", "Waits until no thread traces by torch.export, and keeps it so.")
+  bind_hold<TurnHold<turn_to_trace>>(
+      module, "TracingHold", "Waits until no thread traces by torch.export, and keeps it so.")
       .def(py::init<>());
-  bind_hold<LoadingHold>(module, "LoadingHold", "Waits until no thread loads a compiled program, and keeps it so.")
+  bind_hold<TurnHold<turn_to_load>>(
+      module, "LoadingHold", "Waits until no thread loads a compiled program, and keeps it so.")
       .def(py::init<>());
   py::class_<Capture>(module, "Capture", "One kind of call of an engine, whose evaluations are recorded.")
       .def(

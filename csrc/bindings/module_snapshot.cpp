@@ -56,13 +56,13 @@ bool has_gradient_hooks(py::handle variable) {
 /// Calls visit for what is in a dict, list or tuple, names too, until it returns false. Whether it never did.
 template <typename Visit>
 bool for_each_inside(py::handle container, const Visit& visit) {
-  if (PyODict_CheckExact(container.ptr()) && PyDict_Size(container.ptr()) == 0)
-    return true;  // most hooks; iterators cost
   if (PyDict_CheckExact(container.ptr())) {
     PyObject *name = nullptr, *value = nullptr;
     for (Py_ssize_t at = 0; PyDict_Next(container.ptr(), &at, &name, &value) != 0;) {
       if (!visit(name) || !visit(value)) return false;
     }
+  } else if (PyODict_CheckExact(container.ptr()) && PyDict_Size(container.ptr()) == 0) {
+    return true;                                // as most dicts of hooks, of which an iterator would take its time
   } else if (PyODict_Check(container.ptr())) {  // torch makes one where a part of a Sequential is deleted
     for (const py::handle name : container) {   // in an order of its own
       if (!visit(name.ptr()) || !visit(PyDict_GetItem(container.ptr(), name.ptr()))) return false;

@@ -138,9 +138,7 @@ std::vector<PyObject*> items_of(const py::dict& values) {
 Options RecentOptions::of(const py::dict& values) {
   const std::vector<PyObject*> items = items_of(values);
   const auto is_same = [](const py::object& known, PyObject* item) { return known.ptr() == item; };
-  const bool are_known =
-      !items.empty() && std::equal(items_.begin(), items_.end(), items.begin(), items.end(), is_same);
-  if (are_known) return options_;
+  if (std::equal(items_.begin(), items_.end(), items.begin(), items.end(), is_same)) return options_;
   // Reading other values may run code, which could change the dictionary.
   if (!std::all_of(items.begin(), items.end(), is_constant)) return options_from(values);
   Options options = options_from(values);

@@ -18,8 +18,8 @@ class RecentOptions {
   Options of(const py::dict& values);
 
  private:
-  /// Of the last dictionary of values that cannot change. They live, so that none of the next takes their place in
-  /// memory.
+  /// Of the last dictionary of values that cannot change; none before, as options_ is by default. They live, so that
+  /// none of the next takes their place in memory.
   std::vector<py::object> items_;
   Options options_;
 };

@@ -17,37 +17,41 @@
 #include <it3/backend/uncertainty.h>
 
 #include "support/as_real.h"
+#include "support/plain_memory.h"
 #include "support/sample_names.h"
 
 namespace it3::detail {
 namespace {
 
-/// Whether values are looked at in less time than one operation takes.
+/// Whether values are looked at one by one in less time than operations take.
 bool are_few(const at::Tensor& t) {
-  constexpr std::int64_t few = 1024;
-  return t.is_cpu() && t.scalar_type() == at::kFloat && t.is_contiguous() && t.numel() > 0 && t.numel() <= few;
+  constexpr std::int64_t few = 16384;
+  return is_plain(t) && t.scalar_type() == at::kFloat && t.numel() <= few;
 }
 
-/// The losses, and the least and greatest of each of the others; NaN where any is.
-at::Tensor report_on_few(const at::Tensor& losses, const std::array<at::Tensor, 2>& others) {
-  const float* const of_losses = losses.const_data_ptr<float>();
-  std::vector<double> numbers(of_losses, of_losses + losses.numel());
-  for (const at::Tensor& t : others) {
-    const float* const values = t.const_data_ptr<float>();
-    const float* const end = values + t.numel();
-    const auto [least, greatest] = std::minmax_element(values, end);
-    const bool has_nan = std::any_of(values, end, [](float value) { return std::isnan(value); });
-    for (const float value : {*least, *greatest}) {
-      numbers.push_back(has_nan ? std::numeric_limits<double>::quiet_NaN() : value);
-    }
+/// 0, or infinity where any of few values is not finite. Magnitudes of floats are in the order of their bits, of which
+/// compilers compare many at once.
+double report_on_few(const at::Tensor& t) {
+  constexpr std::uint32_t magnitude = 0x7fffffff;
+  constexpr std::int32_t infinity = 0x7f800000;
+  const float* const values = t.const_data_ptr<float>();
+  std::int32_t greatest = 0;
+  for (std::int64_t i = 0; i < t.numel(); ++i) {
+    greatest = std::max(greatest, static_cast<std::int32_t>(std::bit_cast<std::uint32_t>(values[i]) & magnitude));
   }
-  const at::Tensor report = at::detail::empty_cpu({std::ssize(numbers)}, at::kDouble);
-  std::copy(numbers.begin(), numbers.end(), report.mutable_data_ptr<double>());
-  return report;
+  return greatest < infinity ? 0 : std::numeric_limits<double>::infinity();
 }
 
 at::Tensor report_on_results(const at::Tensor& losses, const std::array<at::Tensor, 2>& others) {
-  if (are_few(losses) && std::all_of(others.begin(), others.end(), are_few)) return report_on_few(losses, others);
+  const auto is_looked_at = [](const at::Tensor& t) { return t.numel() > 0 && are_few(t); };
+  if (are_few(losses) && std::all_of(others.begin(), others.end(), is_looked_at)) {
+    const float* const values = losses.const_data_ptr<float>();
+    std::vector<double> numbers(values, values + losses.numel());
+    for (const at::Tensor& t : others) numbers.insert(numbers.end(), 2, report_on_few(t));
+    const at::Tensor report = at::detail::empty_cpu({std::ssize(numbers)}, at::kDouble);
+    std::copy(numbers.begin(), numbers.end(), report.mutable_data_ptr<double>());
+    return report;
+  }
   std::vector<at::Tensor> parts = {losses.flatten()};
   for (const at::Tensor& t : others) {
     const auto [least, greatest] = at::aminmax(as_real(t));
@@ -57,31 +61,18 @@ at::Tensor report_on_results(const at::Tensor& losses, const std::array<at::Tens
   return at::cat(parts);
 }
 
-/// Of the weights of small networks, whose norms take longer. Magnitudes of floats are in the order of their bits, of
-/// which compilers compare many at once.
-bool are_finite_floats(const at::Tensor& t) {
-  constexpr std::uint32_t magnitude = 0x7fffffff;
-  constexpr std::int32_t infinity = 0x7f800000;
-  const float* const values = t.const_data_ptr<float>();
-  std::int32_t greatest = 0;
-  for (std::int64_t i = 0; i < t.numel(); ++i) {
-    greatest = std::max(greatest, static_cast<std::int32_t>(std::bit_cast<std::uint32_t>(values[i]) & magnitude));
-  }
-  return greatest < infinity;
-}
-
 /// One number, which is finite if all weights are.
 at::Tensor report_on_weights(const std::vector<at::Tensor>& weights, at::Device device) {
-  constexpr std::int64_t small = 65536;
   std::vector<at::Tensor> large;
-  at::Tensor report = at::zeros({1}, at::TensorOptions(device).dtype(at::kDouble));
+  double of_few = 0;
   for (const at::Tensor& weight : weights) {
-    if (!weight.is_cpu() || weight.scalar_type() != at::kFloat || !weight.is_contiguous() || weight.numel() > small) {
+    if (are_few(weight)) {
+      of_few += report_on_few(weight);
+    } else {
       large.push_back(weight);
-    } else if (!are_finite_floats(weight)) {
-      report.fill_(std::numeric_limits<double>::infinity());
     }
   }
+  at::Tensor report = at::full({1}, of_few, at::TensorOptions(device).dtype(at::kDouble));
   if (large.empty()) return report;
   std::vector<at::Tensor> norms = at::_foreach_norm(large);
   at::ScalarType widest = at::kFloat;

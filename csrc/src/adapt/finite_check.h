@@ -13,10 +13,10 @@
 
 namespace it3::detail {
 
-/// The losses, and the least and greatest of the predictions after and before, which are finite if all are: all that is
-/// looked at when the work is done, in one tensor, so that a device is waited for once.
+/// The losses, and two numbers for each of the predictions after and before, which are finite if all their values are:
+/// all that is looked at when the work is done, in one tensor, so that a device is waited for once.
 ///
-/// @param weights  those that the caller will keep, whose greatest norm is looked at too
+/// @param weights  those that the caller will keep, for which there is one such number more
 at::Tensor report_on(
     const at::Tensor& losses,
     const at::Tensor& prediction,

@@ -11,7 +11,7 @@
 #include <c10/util/Exception.h>
 
 #include "network/starts.h"
-#include "support/one_block.h"
+#include "support/plain_memory.h"
 #include "support/write_all.h"
 
 namespace it3 {
@@ -33,12 +33,11 @@ auto find(const Parameters& parameters, const std::string& name) {
 
 Starts& starts() { return Starts::of_all_models(); }
 
-/// Puts copies in the places of tensors. On CPUs, those of one dtype lie in one block: apart, all of them tend to begin
-/// at the same place in a page, and the processor then takes what an optimizer writes to one for what it reads of
-/// another.
+/// Puts copies in the places of tensors. Where they can lie in one block, as cloning each takes as long as a step of a
+/// small network.
 void own_each(std::vector<at::Tensor>& tensors) {
   const auto is_plain = [&](const at::Tensor& t) {
-    return t.defined() && t.is_cpu() && t.is_contiguous() && t.scalar_type() == tensors.front().scalar_type();
+    return t.defined() && detail::is_plain(t) && t.scalar_type() == tensors.front().scalar_type();
   };
   if (!std::all_of(tensors.begin(), tensors.end(), is_plain)) {
     for (auto& t : tensors) {

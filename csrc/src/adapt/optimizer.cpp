@@ -10,7 +10,7 @@
 #include <ATen/core/grad_mode.h>
 
 #include "support/as_real.h"
-#include "support/one_block.h"
+#include "support/plain_memory.h"
 
 namespace it3 {
 namespace {

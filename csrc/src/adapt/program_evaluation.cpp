@@ -10,6 +10,7 @@
 #include <c10/util/Exception.h>
 
 #include "support/error_text.h"
+#include "support/plain_memory.h"
 #include "support/write_all.h"
 
 namespace it3::detail {
@@ -27,10 +28,6 @@ std::vector<std::int64_t> with_samples(const at::Tensor& t, std::int64_t samples
   std::vector<std::int64_t> sizes = t.sizes().vec();
   sizes.insert(sizes.begin(), samples);
   return sizes;
-}
-
-bool is_plain(const at::Tensor& t) {
-  return t.is_cpu() && t.is_contiguous() && t.numel() > 0 && !t.is_conj() && !t.is_neg();
 }
 
 /// Past the dispatcher, which takes longer than copying the weights of a small network.
@@ -54,7 +51,7 @@ PlainWeights::PlainWeights(const std::vector<NamedParameter>& adapted, std::opti
   std::vector<at::Tensor> from, to;
   values_.reserve(own_.size());
   for (const at::Tensor& own : own_) {
-    if (!samples && is_plain(own)) {
+    if (!samples && own.numel() > 0 && is_plain(own)) {
       values_.push_back(plain_copy(own));
       continue;
     }

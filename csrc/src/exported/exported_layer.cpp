@@ -1,4 +1,5 @@
 #include <algorithm>
+#include <map>
 #include <regex>
 #include <set>
 #include <utility>
@@ -119,28 +120,29 @@ std::size_t end_of_layer(const ExportedGraph& graph, const std::string& layer, c
   return end;
 }
 
-/// Where the parameters, buffers and constants lie that the operations in a layer read.
-std::set<const void*> memory_read_in(const ExportedGraph& graph, const std::string& layer) {
-  std::set<std::string> names;
-  for (const ExportedOperation& operation : graph.operations) {
-    if (!is_in(operation, layer)) continue;
-    for (const auto& [parameter, argument] : operation.arguments) collect(argument, names);
-  }
-  std::set<const void*> memory;
-  for (const ExportedTensor& each : graph.tensors) {
-    if (names.contains(each.value) && each.tensor.numel() > 0) memory.insert(each.tensor.const_data_ptr());
-  }
-  return memory;
-}
-
 bool encloses(const std::string& outer, const std::string& inner) {
   return outer.empty() || inner.starts_with(outer + ".");
 }
 
+/// The modules of a program, with where the parameters, buffers and constants lie that their operations read.
 std::vector<ExportedPart> parts_of(const ExportedGraph& graph) {
+  std::map<std::string, const void*> places;
+  for (const ExportedTensor& each : graph.tensors) {
+    if (each.tensor.numel() > 0) places[each.value] = each.tensor.const_data_ptr();
+  }
+  std::map<std::string, std::set<const void*>> read;
+  for (const ExportedOperation& operation : graph.operations) {
+    std::set<std::string> names;
+    for (const auto& [parameter, argument] : operation.arguments) collect(argument, names);
+    for (const std::string& name : names) {
+      const auto place = places.find(name);
+      if (place == places.end()) continue;
+      for (const std::string& module : operation.modules) read[module].insert(place->second);
+    }
+  }
   std::vector<ExportedPart> parts;
   parts.reserve(graph.layers.size());
-  for (const auto& [name, class_name] : graph.layers) parts.push_back({name, class_name, memory_read_in(graph, name)});
+  for (const auto& [name, class_name] : graph.layers) parts.push_back({name, class_name, read[name]});
   return parts;
 }
 
@@ -167,11 +169,12 @@ void check_is_one(const std::string& layer, const std::vector<ExportedPart>& par
   const auto own =
       std::find_if(parts.begin(), parts.end(), [&](const ExportedPart& part) { return part.name == layer; });
   if (own == parts.end()) return;
+  const std::string first_call = name_of_first_call(layer);
   for (const ExportedPart& other : parts) {
     if (encloses(other.name, layer) || encloses(layer, other.name) || other.name == layer) continue;
     const bool is_alike = !own->memory.empty() && other.class_name == own->class_name && other.memory == own->memory;
     TORCH_CHECK_VALUE(
-        !is_alike && name_of_first_call(other.name) != name_of_first_call(layer), "'", layer, "' and '", other.name,
+        !is_alike && name_of_first_call(other.name) != first_call, "'", layer, "' and '", other.name,
         "' of the exported program may be one layer of the model, called twice: they are of one class and have the "
         "same parameters. It would be injected into at one of these calls only. Name another layer, or export a model "
         "in which each has parameters of its own");

@@ -7,6 +7,8 @@
 #include <ATen/core/grad_mode.h>
 #include <c10/util/Exception.h>
 
+#include "support/all_finite.h"
+
 namespace it3 {
 
 void check_neutral(const at::Tensor& neutral) {
@@ -15,7 +17,7 @@ void check_neutral(const at::Tensor& neutral) {
   TORCH_CHECK_VALUE(
       is_real && neutral.numel() > 0, "neutral must be a number or a tensor of real numbers, not a tensor of ",
       neutral.scalar_type(), " and shape ", neutral.sizes());
-  TORCH_CHECK_VALUE(neutral.isfinite().all().item<bool>(), "neutral must be finite, but holds NaN or infinity");
+  TORCH_CHECK_VALUE(detail::are_all_finite(neutral), "neutral must be finite, but holds NaN or infinity");
 }
 
 namespace detail {

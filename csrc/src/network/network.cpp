@@ -3,8 +3,6 @@
 #include <algorithm>
 #include <atomic>
 
-#include "network/held_locks.h"
-
 namespace it3 {
 
 std::uint64_t Network::next_id() {
@@ -31,6 +29,6 @@ std::vector<std::pair<std::string, at::Tensor>> Network::named_tensors() const {
   return tensors;
 }
 
-bool Network::is_in_use_here() const { return detail::holds_any_lock() && lock_on(tensors_of(parameters())).is_held(); }
+bool Network::is_in_use_here() const { return lock_on(tensors_of(parameters())).is_held(); }
 
 }  // namespace it3

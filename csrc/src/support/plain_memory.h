@@ -7,6 +7,10 @@
 
 namespace it3::detail {
 
+/// Whether a tensor's values lie one behind the other in the CPU's memory, so that they can be read past the
+/// dispatcher.
+inline bool is_plain(const at::Tensor& t) { return t.is_cpu() && t.is_contiguous() && !t.is_conj() && !t.is_neg(); }
+
 /// Tensors in the shapes and memory layouts of others, over one block of memory that has as many elements. They are
 /// made without the dispatcher, because a small network's step would otherwise spend more time on them than on
 /// arithmetic.
