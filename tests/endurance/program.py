@@ -75,7 +75,7 @@ def many_processes(runs: int, folder: Path) -> dict[str, Any]:
     results = set()
     start = time.perf_counter()
     for run in range(runs):
-        failing = ["--steps", "-1"] if run % 4 == 1 else ["--set", "lr=1e30"] if run % 4 == 3 else []
+        failing = ["--steps", "-1"] if run % 4 == 1 else ["--set", "lr=1e300"] if run % 4 == 3 else []
         given = command[:-2] if "--steps" in failing else command
         code = subprocess.run(
             [*given, *failing], cwd=folder, env=environment, capture_output=True, check=False
