@@ -176,6 +176,9 @@ class IT3Engine(EngineAttributes):
     def adapt(self, inputs: Any, **overrides: Any) -> Adaptation:
         """Adapt to a batch and tell all about it, in whatever mode the engine is.
 
+        The model runs in eval mode; an embedder and functions of your own run in the modes that they are in, which
+        ``engine.eval()`` sets too.
+
         Parameters
         ----------
         inputs

@@ -99,6 +99,7 @@ def save(
     with _C.NewFile(path) as file, KeptRandomState():
         check_finite(engine.uncertainty(own_copy(example_inputs)))  # shapes the embedder too
         eager = copy_to_export(engine)
+        check_embedder(engine, eager, example_inputs)
         exported = _exported(eager, example_inputs, method)
         setup = exported._setup_for(example_inputs)
         exported._core.save(setup, file, own_copy(example_inputs), engine.optimization_parameters)
@@ -126,6 +127,24 @@ def copy_to_export(engine: "IT3Engine") -> "IT3Engine":
     with _C.ModelHold(eager_of(engine.model)):
         model = uncompiled(copy_of(eager_of(engine.model))).eval()
     return of_parts(engine, model, embedder, engine.combine_fn, engine.distance_fn)
+
+
+def check_embedder(engine: "IT3Engine", eager: "IT3Engine", example_inputs: Any) -> None:
+    """Raise ValueError for an embedder that computes otherwise than in a file: with hooks, or in train mode."""
+    embedder = engine.embedder
+    if type(embedder) is Embedder:
+        if embedder._forward_hooks or embedder._forward_pre_hooks:
+            raise ValueError(
+                "the embedder has hooks, which are not in files; remove them, or give the engine an embedder of your "
+                "own that does what they do"
+            )
+    elif isinstance(embedder, nn.Module) and any(module.training for module in embedder.modules()):
+        in_train_mode, in_eval_mode = (e.uncertainty(own_copy(example_inputs)) for e in (engine, eager))
+        if not torch.allclose(in_train_mode, in_eval_mode, rtol=1e-3, atol=1e-5):
+            raise ValueError(
+                "the embedder is in train mode, in which it gives other embeddings than in eval mode, "
+                "the mode that it has in files; call engine.eval() before saving"
+            )
 
 
 def _exported(eager: "IT3Engine", example_inputs: Any, method: Method) -> "IT3Engine":

@@ -26,7 +26,7 @@ from it3.kept import KeptRandomState, own_copy
 from it3.loading import engine_of
 from it3.looking import sibling
 from it3.saved_file import ATTRIBUTES, moved_to, read_engine
-from it3.saving import calls_of, check_apart, check_finite, check_same, copy_to_export, of_parts
+from it3.saving import calls_of, check_apart, check_embedder, check_finite, check_same, copy_to_export, of_parts
 
 _ADVICE = "save the engine as TorchScript, by format='torchscript'"
 
@@ -45,6 +45,7 @@ def save_compiled(
     with _C.NewFile(path) as file, KeptRandomState():
         check_finite(engine.uncertainty(own_copy(example_inputs)))  # shapes the embedder too
         eager = copy_to_export(engine)
+        check_embedder(engine, eager, example_inputs)
         functions = _programs_of_functions(engine, eager, example_inputs)
         check_apart(engine, {ATTRIBUTES[name]: _tensors_in(program) for name, program in functions.items()})
         _, (place, programs) = compiled_for(

@@ -81,6 +81,11 @@ class ChannelEmbedder(nn.Module):
         return torch.tanh(self.linear(prediction))
 
 
+def own_embedder(case: Case) -> ChannelEmbedder:
+    features = dict(case.model.named_modules())[case.layer](torch.zeros(1, 6)).shape[1]
+    return ChannelEmbedder(case.model(case.inputs).shape[1], features)
+
+
 def gated(features: Tensor, embedding: Tensor) -> Tensor:
     return features * torch.sigmoid(embedding)
 
@@ -95,9 +100,7 @@ def smooth_l1(second: Tensor, reference: Tensor) -> Tensor:
 @pytest.mark.parametrize("distance", ["l1", smooth_l1, nn.SmoothL1Loss(), torch.jit.script(smooth_l1)])
 def test_functions_of_ones_own_are_saved(method, combine, distance, consumer: Path, tmp_path: Path) -> None:
     case = make_case("mlp", torch.float32)
-    features = dict(case.model.named_modules())[case.layer](torch.zeros(1, 6)).shape[1]
-    outputs = case.model(case.inputs).shape[1]
-    embedder = ChannelEmbedder(outputs, features)
+    embedder = own_embedder(case)
     engine = IT3Engine(case.model, case.layer, embedder, combine, distance, OPTIONS).eval()
     engine.save(tmp_path / "engine.pt", case.inputs, method)
     loaded = it3.load(tmp_path / "engine.pt")
@@ -142,6 +145,21 @@ def test_what_cannot_be_saved(parts, message: str, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="method must be 'script' or 'trace', not 'onnx'"):
         engine.save(tmp_path / "engine.pt", case.inputs, "onnx")
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("kind", ["torchscript", "aoti"])
+def test_embedders_that_files_would_change(kind: str, tmp_path: Path) -> None:
+    engine, case = make_engine("mlp")
+    engine.embedder.register_forward_hook(lambda module, args, result: 2 * result)
+    with pytest.raises(ValueError, match="the embedder has hooks"):
+        engine.save(tmp_path / "engine.pt", case.inputs, format=kind)
+    engine = IT3Engine(case.model, case.layer, nn.Sequential(own_embedder(case), nn.Dropout()))
+    with pytest.raises(ValueError, match="the embedder is in train mode"):
+        engine.save(tmp_path / "engine.pt", case.inputs, format=kind)
+    engine.embedder[1] = nn.Identity()  # the mode makes no difference
+    if kind == "torchscript":
+        engine.save(tmp_path / "engine.pt", case.inputs)
+    assert engine.embedder.training
 
 
 def test_files_that_are_no_engines(tmp_path: Path) -> None:
