@@ -336,10 +336,10 @@ EagerCut::Attempt EagerCut::compared(
   const py::gil_scoped_release no_gil;
   const it3::detail::FullFloat32 full_precision;
   // All draw from one random state, another than while tracing, which may have fixed what was drawn.
-  const auto outputs_from_start = [&](Network& network, const Inputs& of_network) {
+  const auto outputs_from_start = [&](Network& network, const Inputs& of_network, double moved_by) {
     const it3::detail::RandomStateGuard start(tensors_of(parameters), /*always=*/true);
     try {
-      return outputs_of(network, of_network, trainable);
+      return outputs_of(network, of_network, trainable, moved_by);
     } catch (python_error& error) {
       error.persist();  // torch leaves it pending, without text, and the next of Python's functions would lose it
       throw;
@@ -347,7 +347,7 @@ EagerCut::Attempt EagerCut::compared(
   };
   NetworkOutputs expected;
   try {
-    expected = outputs_from_start(hooked, tensors);
+    expected = outputs_from_start(hooked, tensors, 0);
   } catch (const std::exception& error) {
     return failed_by(error, "the model raises");
   }
@@ -364,15 +364,15 @@ EagerCut::Attempt EagerCut::compared(
     return failed("the prediction does not depend on what is injected");
   }
   WriteGuard writes(parameters);
-  std::string how;
   try {
-    const NetworkOutputs actual = outputs_from_start(*cut, tensors);
+    const NetworkOutputs actual = outputs_from_start(*cut, tensors, 0);
     if (writes.undo()) return failed("forward() writes to the model's parameters");
-    how = difference(actual, expected);
-    if (!how.empty()) {
-      const NetworkOutputs nudged_outputs = outputs_from_start(hooked, nudged(tensors));
-      how = difference(actual, expected, &nudged_outputs);
-    }
+    const auto of = [&](Network& network) {
+      return [&](const Inputs& others, double moved_by) {
+        return std::vector<NetworkOutputs>{outputs_from_start(network, others, moved_by)};
+      };
+    };
+    const std::string how = difference({actual}, {expected}, tensors, of(*cut), of(hooked));
     if (!how.empty()) return failed("the traced model " + how);
   } catch (const std::exception& error) {
     const bool writes_parameters = writes.undo();

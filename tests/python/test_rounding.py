@@ -44,6 +44,36 @@ def test_networks_that_amplify_rounding_are_cut(gradient: float, why: str) -> No
     assert engine._core.setup_of(engine).why_not_cut(x) == why
 
 
+class TurnsByRounding(nn.Module):
+    """Numbers that are compared with what they are on one batch, where rounding decides on which side they are."""
+
+    def __init__(self, x: Tensor, gradient: float) -> None:
+        super().__init__()
+        self.first, self.layer = nn.Conv2d(3, 16, 3, padding=1), nn.Conv2d(16, 32, 3, padding=1, stride=2)
+        self.after, self.last = nn.Conv2d(32, 32, 3, padding=1), nn.Linear(32, 3)
+        self.gradient = gradient
+        with torch.no_grad():
+            self.register_buffer("turns", self.features(x))
+
+    def features(self, x: Tensor) -> Tensor:
+        return self.after(self.layer(self.first(x).relu()).relu())
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.features(x)
+        x = (x.sigmoid() + 0.1 * (x - self.turns).abs()).mean((2, 3))
+        if self.gradient != 1:
+            x = ScaledGradient.apply(x, self.gradient)
+        return self.last(x)
+
+
+@pytest.mark.parametrize(("gradient", "why"), [(1.0, ""), (1.01, "the traced model has other gradients")])
+def test_networks_whose_gradients_jump_by_rounding_are_cut(gradient: float, why: str) -> None:
+    torch.manual_seed(0)
+    x = torch.randn(8, 3, 32, 32)
+    engine = IT3Engine(TurnsByRounding(x, gradient).eval(), "layer").eval()
+    assert engine._core.setup_of(engine).why_not_cut(x) == why
+
+
 class LosesPrecision(nn.Module):
     """Of what it does, a trace leaves out that one layer runs in bfloat16."""
 

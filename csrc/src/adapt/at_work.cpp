@@ -56,15 +56,11 @@ AtWork by_programs(
   return {std::move(weights), std::move(evaluation)};
 }
 
-/// What an evaluation gives with the weights as they are, and with others: a little off, as deep networks soon
+/// What an evaluation gives with the weights moved by so much, and with others: a little off, as deep networks soon
 /// overflow.
-struct Outputs {
-  NetworkOutputs first, moved;
-};
-
-Outputs outputs_of(const AtWork& work, const AdaptCall& call) {
+std::vector<NetworkOutputs> outputs_of(const AtWork& work, const AdaptCall& call, double moved_by) {
   const std::vector<at::Tensor>& weights = work.weights->values();
-  Outputs outputs;
+  NetworkOutputs first, moved;
   // Under autocast, numbers are no better than those that it computes with.
   const auto rounded = [&](const at::Tensor& t) {
     return t.defined() && call.options.amp ? t.to(*call.options.amp) : t;
@@ -79,32 +75,22 @@ Outputs outputs_of(const AtWork& work, const AdaptCall& call) {
     for (const at::Tensor& gradient : step->objective.gradients) into.gradients.push_back(rounded(gradient));
     return step->first;
   };
+  if (moved_by != 0) move(weights, moved_by);
   const Answer answer = work.evaluation->answer(PredictionKind::first, /*with_second=*/true);
-  outputs.first.predictions = {rounded(answer.first), rounded(answer.second), prediction()};
+  first.predictions = {rounded(answer.first), rounded(answer.second), prediction()};
   if (!weights.empty()) {
-    const at::Tensor first = take_step(outputs.first, {});
+    const at::Tensor own = take_step(first, {});
     if (call.options.threshold && !call.samples) {
-      const std::int64_t samples = first.size(call.method.prediction_layout.batch_of(first.dim()));
-      take_step(outputs.first, at::arange(std::max<std::int64_t>(samples - 1, 1), first.options().dtype(at::kLong)));
+      const std::int64_t samples = own.size(call.method.prediction_layout.batch_of(own.dim()));
+      take_step(first, at::arange(std::max<std::int64_t>(samples - 1, 1), own.options().dtype(at::kLong)));
     }
   }
   move(weights, 0.1);
-  outputs.first.moved = {prediction()};
-  if (!weights.empty()) take_step(outputs.moved, {});
+  first.moved = {prediction()};
+  if (!weights.empty()) take_step(moved, {});
   move(weights);
-  outputs.moved.moved = {prediction()};
-  return outputs;
-}
-
-bool are_finite(const std::vector<at::Tensor>& tensors) {
-  return std::all_of(tensors.begin(), tensors.end(), are_all_finite);
-}
-
-/// See it3::difference().
-std::string difference_between(const Outputs& actual, const Outputs& expected, const Outputs* nudged = nullptr) {
-  std::string found = difference(actual.first, expected.first, nudged != nullptr ? &nudged->first : nullptr);
-  if (!found.empty() || !are_finite(expected.moved.predictions)) return found;
-  return difference(actual.moved, expected.moved, nudged != nullptr ? &nudged->moved : nullptr);
+  moved.moved = {prediction()};
+  return {std::move(first), std::move(moved)};
 }
 
 /// The least time of some runs, in seconds.
@@ -132,25 +118,23 @@ class Trial {
 
   /// Why such calls are not to be evaluated by programs; nothing where this one does not tell.
   std::optional<std::string> why_not() const {
-    Online::CallState of_programs = state_, of_passes = state_;
-    Outputs actual;
     std::optional<FullFloat32> full_precision(std::in_place);
-    {
-      const AtWork programs = by_programs(call_, compiled_, adapted_, of_programs);
-      actual = outputs_of(programs, call_);
-    }
-    const Outputs expected = outputs_of(by_passes(call_, adapted_, inputs_, of_passes), call_);
-    if (!are_finite(expected.first.predictions)) return std::nullopt;
-    std::string why = difference_between(actual, expected);
-    if (!why.empty()) {
-      const Inputs others = nudged(call_.inputs);
-      PassInputs nudged_inputs(others, others, /*may_be_written=*/false);
-      Online::CallState of_nudged = state_;
-      const AdaptCall nudged_call = call_.with(call_.method, others);
-      const Outputs of_nudge = outputs_of(by_passes(nudged_call, adapted_, nudged_inputs, of_nudged), call_);
-      why = difference_between(actual, expected, &of_nudge);
-    }
-    if (!why.empty()) return "the program " + why;
+    const auto of_programs = [&](const Inputs& inputs, double moved_by) {
+      const AdaptCall call = call_.with(call_.method, inputs);
+      Online::CallState state = state_;
+      return outputs_of(by_programs(call, compiled_, adapted_, state), call, moved_by);
+    };
+    const auto of_passes = [&](const Inputs& inputs, double moved_by) {
+      const AdaptCall call = call_.with(call_.method, inputs);
+      PassInputs pass_inputs(inputs, inputs, call.network.may_write_inputs());
+      Online::CallState state = state_;
+      return outputs_of(by_passes(call, adapted_, pass_inputs, state), call, moved_by);
+    };
+    const std::vector<NetworkOutputs> actual = of_programs(call_.inputs, 0), expected = of_passes(call_.inputs, 0);
+    const std::vector<at::Tensor>& predictions = expected.front().predictions;
+    if (!std::all_of(predictions.begin(), predictions.end(), are_all_finite)) return std::nullopt;
+    const std::string how = difference(actual, expected, call_.inputs, of_programs, of_passes);
+    if (!how.empty()) return "the program " + how;
     full_precision.reset();
     return compiled_.is_measured() && are_passes_faster() ? "the passes are faster" : "";
   }

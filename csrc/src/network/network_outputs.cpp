@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
+#include <string_view>
 
 #include <ATen/ATen.h>
 #include <ATen/core/grad_mode.h>
@@ -85,6 +86,47 @@ NudgedOutputs moved_by_nudge(const NetworkOutputs& nudged, const NetworkOutputs&
   return moved;
 }
 
+/// The same inputs, each number off by as much as rounding makes.
+Inputs nudged(const Inputs& inputs) {
+  return detail::map_tensors(inputs, [](const at::Tensor& t) {
+    if (!t.is_floating_point()) return t.detach().clone();
+    const double rounding = t.scalar_type() == at::kDouble  ? std::numeric_limits<double>::epsilon()
+                            : t.scalar_type() == at::kFloat ? std::numeric_limits<float>::epsilon()
+                                                            : 1e-3;
+    const at::Tensor pattern = at::arange(t.numel(), t.options().dtype(at::kDouble).requires_grad(false)).cos();
+    return (t.detach() * (1 + 2 * rounding * pattern.reshape(t.sizes()))).to(t.scalar_type());
+  });
+}
+
+constexpr std::string_view other_gradients = "has other gradients";
+
+/// @param nudged  those of the right network on nudged() inputs; null to allow no more than usual rounding
+std::string difference_of(const NetworkOutputs& actual, const NetworkOutputs& expected, const NetworkOutputs* nudged) {
+  const NudgedOutputs rounding = nudged != nullptr ? moved_by_nudge(*nudged, expected) : NudgedOutputs();
+  if (!are_close(actual.predictions, expected.predictions, rounding.predictions)) return "predicts something else";
+  if (!are_close(actual.gradients, expected.gradients, rounding.gradients)) return std::string(other_gradients);
+  const bool says_something = detail::are_all_finite(expected.moved.front());  // deep networks may overflow
+  if (!says_something) return "";
+  if (!are_close({actual.moved.front()}, {expected.moved.front()}, rounding.moved)) {
+    return "predicts something else when the weights change";
+  }
+  if (!are_close(actual.moved, expected.moved, rounding.moved)) return "writes to its weights";
+  return "";
+}
+
+std::string difference_of(
+    const std::vector<NetworkOutputs>& actual,
+    const std::vector<NetworkOutputs>& expected,
+    const std::vector<NetworkOutputs>* nudged = nullptr) {
+  for (std::size_t i = 0; i < expected.size(); ++i) {
+    const auto& predictions = expected[i].predictions;
+    if (i > 0 && !std::all_of(predictions.begin(), predictions.end(), detail::are_all_finite)) break;
+    std::string how = difference_of(actual[i], expected[i], nudged != nullptr ? &(*nudged)[i] : nullptr);
+    if (!how.empty()) return how;
+  }
+  return "";
+}
+
 }  // namespace
 
 Inputs copies_of(const Inputs& inputs) {
@@ -102,11 +144,13 @@ void move(const std::vector<at::Tensor>& weights, double by) {
   }
 }
 
-NetworkOutputs outputs_of(Network& network, const Inputs& inputs, const std::vector<NamedParameter>& parameters) {
+NetworkOutputs outputs_of(
+    Network& network, const Inputs& inputs, const std::vector<NamedParameter>& parameters, double moved_by) {
   const Inject inject(other_features);
   NetworkOutputs outputs;
   {
     const auto copy = network.checkout(parameters);
+    if (moved_by != 0) move(copy->leaves(), moved_by);
     const FirstPass first = copy->prepare(copies_of(inputs));
     outputs.predictions.push_back(copy->resume(copies_of(inputs), first, nullptr));
     outputs.predictions.push_back(copy->resume(copies_of(inputs), first, &inject));
@@ -132,28 +176,21 @@ NetworkOutputs outputs_of(Network& network, const Inputs& inputs, const std::vec
   return outputs;
 }
 
-Inputs nudged(const Inputs& inputs) {
-  return detail::map_tensors(inputs, [](const at::Tensor& t) {
-    if (!t.is_floating_point()) return t.detach().clone();
-    const double rounding = t.scalar_type() == at::kDouble  ? std::numeric_limits<double>::epsilon()
-                            : t.scalar_type() == at::kFloat ? std::numeric_limits<float>::epsilon()
-                                                            : 1e-3;
-    const at::Tensor pattern = at::arange(t.numel(), t.options().dtype(at::kDouble).requires_grad(false)).cos();
-    return (t.detach() * (1 + 2 * rounding * pattern.reshape(t.sizes()))).to(t.scalar_type());
-  });
-}
-
-std::string difference(const NetworkOutputs& actual, const NetworkOutputs& expected, const NetworkOutputs* nudged) {
-  const NudgedOutputs rounding = nudged != nullptr ? moved_by_nudge(*nudged, expected) : NudgedOutputs();
-  if (!are_close(actual.predictions, expected.predictions, rounding.predictions)) return "predicts something else";
-  if (!are_close(actual.gradients, expected.gradients, rounding.gradients)) return "has other gradients";
-  const bool says_something = detail::are_all_finite(expected.moved.front());  // deep networks may overflow
-  if (!says_something) return "";
-  if (!are_close({actual.moved.front()}, {expected.moved.front()}, rounding.moved)) {
-    return "predicts something else when the weights change";
+std::string difference(
+    const std::vector<NetworkOutputs>& actual,
+    const std::vector<NetworkOutputs>& expected,
+    const Inputs& inputs,
+    const OutputsFor& actual_for,
+    const OutputsFor& expected_for) {
+  std::string how = difference_of(actual, expected);
+  if (how.empty()) return how;
+  const std::vector<NetworkOutputs> of_nudged = expected_for(nudged(inputs), 0);
+  how = difference_of(actual, expected, &of_nudged);
+  for (const double moved_by : {0.03, 0.05}) {
+    if (how != other_gradients) break;
+    how = difference_of(actual_for(inputs, moved_by), expected_for(inputs, moved_by));
   }
-  if (!are_close(actual.moved, expected.moved, rounding.moved)) return "writes to its weights";
-  return "";
+  return how;
 }
 
 }  // namespace it3

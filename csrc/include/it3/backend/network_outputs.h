@@ -1,5 +1,6 @@
 #pragma once
 
+#include <functional>
 #include <string>
 #include <vector>
 
@@ -19,8 +20,10 @@ struct NetworkOutputs {
 
 /// Both predictions, the first one without gradients, and the gradients of all by all parameters, from the network as
 /// it is; and the first prediction with weights that have moved, and the norms that this pass leaves them with.
+///
+/// @param moved_by  how far the parameters are moved before all of it, see move()
 IT3_API NetworkOutputs
-outputs_of(Network& network, const Inputs& inputs, const std::vector<NamedParameter>& parameters);
+outputs_of(Network& network, const Inputs& inputs, const std::vector<NamedParameter>& parameters, double moved_by = 0);
 
 /// Moves weights as steps do, but far enough to show what depends on their values: a limit that they already keep,
 /// which forward() holds them to by writing, or a value that a trace has fixed; and so that none of them stays zero.
@@ -28,17 +31,28 @@ outputs_of(Network& network, const Inputs& inputs, const std::vector<NamedParame
 /// @param by  how far, in parts of each
 IT3_API void move(const std::vector<at::Tensor>& weights, double by = 0.25);
 
+/// Gives what is to be compared for some inputs, with weights that are moved by so much; see move(). Where there is
+/// more than one, the later ones count if they are finite.
+using OutputsFor = std::function<std::vector<NetworkOutputs>(const Inputs& inputs, double moved_by)>;
+
 /// How outputs differ from those that are right, by more than rounding; empty if they do not.
 ///
-/// @param nudged  those of the right network on nudged() inputs, if it may amplify rounding
+/// @param actual, expected  for the inputs and the weights as they are
+/// @param actual_for, expected_for  for others
 ///
-/// Each tensor may then differ by ten times as much as the nudge has changed it, at most by a hundredth of its norm. If
-/// the nudge has changed one by more than a two-hundredth, it has met a jump, as of a mask, and allows nothing more.
+/// A network may amplify rounding. Each tensor may differ by ten times as much as it changes for inputs that are off by
+/// rounding, at most by a hundredth of its norm. If one changes by more than a two-hundredth, that was a jump, as of a
+/// mask, and allows nothing more.
+///
+/// Gradients jump where rounding decides which side of a ReLU, or which element of a pool, a number is on. If they
+/// alone differ, the weights are moved, where other numbers are close to such a turn: what is wrong with a network is
+/// wrong there too.
 IT3_API std::string difference(
-    const NetworkOutputs& actual, const NetworkOutputs& expected, const NetworkOutputs* nudged = nullptr);
-
-/// The same inputs, each number off by as much as rounding makes.
-IT3_API Inputs nudged(const Inputs& inputs);
+    const std::vector<NetworkOutputs>& actual,
+    const std::vector<NetworkOutputs>& expected,
+    const Inputs& inputs,
+    const OutputsFor& actual_for,
+    const OutputsFor& expected_for);
 
 /// The same inputs in memory of their own, as forward() may write to them.
 IT3_API Inputs copies_of(const Inputs& inputs);
