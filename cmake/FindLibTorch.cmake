@@ -137,60 +137,45 @@ if(LibTorch_FOUND)
         PATHS "${_it3_root}/lib"
         NO_DEFAULT_PATH
     )
-    # Those that torch's own headers include; not every toolkit, and not every of these packages, has all.
     file(GLOB _it3_hints "${_it3_root}/../nvidia/*/include")
-    set(_it3_cuda_dirs "")
-    set(_it3_cuda_missing "")
-    foreach(
-        _it3_header
-        IN
-        ITEMS
-            crt/host_config.h
-            cuda_runtime_api.h
-            cublas_v2.h
-            cusolverDn.h
-            cusparse.h
+    find_path(
+        LibTorch_CUDA_INCLUDE_DIR
+        NAMES crt/host_config.h # which not every set of these headers has
+        HINTS ${_it3_hints}
+        ENV CUDA_HOME
+        ENV CUDA_PATH
+        PATHS /usr/local/cuda
+        PATH_SUFFIXES include
     )
-        string(MAKE_C_IDENTIFIER "LibTorch_DIR_OF_${_it3_header}" _it3_dir)
-        find_path(
-            ${_it3_dir}
-            NAMES ${_it3_header}
-            HINTS ${_it3_hints}
-            ENV CUDA_HOME
-            ENV CUDA_PATH
-            PATHS /usr/local/cuda
-            PATH_SUFFIXES include
-        )
-        mark_as_advanced(${_it3_dir})
-        if(${_it3_dir})
-            list(APPEND _it3_cuda_dirs "${${_it3_dir}}")
-        else()
-            list(APPEND _it3_cuda_missing ${_it3_header})
-        endif()
-    endforeach()
-    list(REMOVE_DUPLICATES _it3_cuda_dirs)
-    mark_as_advanced(LibTorch_torch_cuda_LIBRARY LibTorch_c10_cuda_LIBRARY)
+    find_path(
+        LibTorch_cusparse_INCLUDE_DIR
+        NAMES
+            cusparse.h # which torch's headers include, and not every toolkit has
+        HINTS "${LibTorch_CUDA_INCLUDE_DIR}" ${_it3_hints}
+        ENV CUDA_HOME
+        ENV CUDA_PATH
+        PATHS /usr/local/cuda
+        PATH_SUFFIXES include
+    )
+    mark_as_advanced(
+        LibTorch_torch_cuda_LIBRARY
+        LibTorch_c10_cuda_LIBRARY
+        LibTorch_CUDA_INCLUDE_DIR
+        LibTorch_cusparse_INCLUDE_DIR
+    )
     if(
         LibTorch_torch_cuda_LIBRARY
-        AND _it3_cuda_missing
-        AND NOT LibTorch_FIND_QUIETLY
-    )
-        list(JOIN _it3_cuda_missing ", " _it3_cuda_missing)
-        message(
-            STATUS
-            "Without CUDA graphs, as these headers of CUDA are not found: ${_it3_cuda_missing}"
-        )
-    endif()
-    if(
-        LibTorch_torch_cuda_LIBRARY
-        AND NOT _it3_cuda_missing
+        AND LibTorch_CUDA_INCLUDE_DIR
+        AND LibTorch_cusparse_INCLUDE_DIR
         AND NOT TARGET LibTorch::CUDA
     )
         add_library(LibTorch::CUDA INTERFACE IMPORTED)
         target_include_directories(
             LibTorch::CUDA
             SYSTEM
-            INTERFACE ${_it3_cuda_dirs}
+            INTERFACE
+                "${LibTorch_CUDA_INCLUDE_DIR}"
+                "${LibTorch_cusparse_INCLUDE_DIR}"
         )
         target_link_libraries(
             LibTorch::CUDA

@@ -336,10 +336,10 @@ EagerCut::Attempt EagerCut::compared(
   const py::gil_scoped_release no_gil;
   const it3::detail::FullFloat32 full_precision;
   // All draw from one random state, another than while tracing, which may have fixed what was drawn.
-  const auto outputs_from_start = [&](Network& network, const Inputs& of_network, double moved_by) {
+  const auto outputs_from_start = [&](Network& network, const Inputs& of_network, double varied_by) {
     const it3::detail::RandomStateGuard start(tensors_of(parameters), /*always=*/true);
     try {
-      return outputs_of(network, of_network, trainable, moved_by);
+      return outputs_of(network, of_network, trainable, varied_by);
     } catch (python_error& error) {
       error.persist();  // torch leaves it pending, without text, and the next of Python's functions would lose it
       throw;
@@ -368,11 +368,12 @@ EagerCut::Attempt EagerCut::compared(
     const NetworkOutputs actual = outputs_from_start(*cut, tensors, 0);
     if (writes.undo()) return failed("forward() writes to the model's parameters");
     const auto of = [&](Network& network) {
-      return [&](const Inputs& others, double moved_by) {
-        return std::vector<NetworkOutputs>{outputs_from_start(network, others, moved_by)};
+      return [&](const Inputs& others, double varied_by) {
+        return std::vector<NetworkOutputs>{outputs_from_start(network, others, varied_by)};
       };
     };
     const std::string how = difference({actual}, {expected}, tensors, of(*cut), of(hooked));
+    if (writes.undo()) return failed("forward() writes to the model's parameters");
     if (!how.empty()) return failed("the traced model " + how);
   } catch (const std::exception& error) {
     const bool writes_parameters = writes.undo();

@@ -60,7 +60,7 @@ class TurnsByRounding(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.features(x)
-        x = (x.sigmoid() + 0.1 * (x - self.turns).abs()).mean((2, 3))
+        x = (x.sigmoid() + 0.01 * (x - self.turns).abs()).mean((2, 3))
         if self.gradient != 1:
             x = ScaledGradient.apply(x, self.gradient)
         return self.last(x)
@@ -72,6 +72,37 @@ def test_networks_whose_gradients_jump_by_rounding_are_cut(gradient: float, why:
     x = torch.randn(8, 3, 32, 32)
     engine = IT3Engine(TurnsByRounding(x, gradient).eval(), "layer").eval()
     assert engine._core.setup_of(engine).why_not_cut(x) == why
+
+
+class IsSpecialAtZero(nn.Module):
+    """A layer that starts as zeros, where alone a gradient is another one than autograd's of what forward() does."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer, self.adapter, self.last = nn.Linear(6, 16), nn.Linear(16, 16), nn.Linear(16, 3)
+        nn.init.zeros_(self.adapter.weight)
+        nn.init.zeros_(self.adapter.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.layer(x).tanh()
+        return self.last(h + 0.02 * ReluWithGradientAtZero.apply(self.adapter(h)))
+
+
+class ReluWithGradientAtZero(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x):
+        ctx.save_for_backward(x)
+        return x.relu()
+
+    @staticmethod
+    def backward(ctx, gradient):
+        return gradient * (ctx.saved_tensors[0] >= 0)
+
+
+def test_a_gradient_that_is_another_one_at_zero_alone() -> None:
+    torch.manual_seed(0)
+    engine = IT3Engine(IsSpecialAtZero().eval(), "layer").eval()
+    assert engine._core.setup_of(engine).why_not_cut(torch.randn(16, 6)) == "the traced model has other gradients"
 
 
 class LosesPrecision(nn.Module):

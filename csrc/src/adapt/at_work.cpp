@@ -56,9 +56,9 @@ AtWork by_programs(
   return {std::move(weights), std::move(evaluation)};
 }
 
-/// What an evaluation gives with the weights moved by so much, and with others: a little off, as deep networks soon
+/// What an evaluation gives with the weights varied by so much, and with others: a little off, as deep networks soon
 /// overflow.
-std::vector<NetworkOutputs> outputs_of(const AtWork& work, const AdaptCall& call, double moved_by) {
+std::vector<NetworkOutputs> outputs_of(const AtWork& work, const AdaptCall& call, double varied_by) {
   const std::vector<at::Tensor>& weights = work.weights->values();
   NetworkOutputs first, moved;
   // Under autocast, numbers are no better than those that it computes with.
@@ -75,7 +75,8 @@ std::vector<NetworkOutputs> outputs_of(const AtWork& work, const AdaptCall& call
     for (const at::Tensor& gradient : step->objective.gradients) into.gradients.push_back(rounded(gradient));
     return step->first;
   };
-  if (moved_by != 0) move(weights, moved_by);
+  if (varied_by != 0) vary(weights, varied_by);
+  at::autocast::clear_cache();
   const Answer answer = work.evaluation->answer(PredictionKind::first, /*with_second=*/true);
   first.predictions = {rounded(answer.first), rounded(answer.second), prediction()};
   if (!weights.empty()) {
@@ -119,16 +120,16 @@ class Trial {
   /// Why such calls are not to be evaluated by programs; nothing where this one does not tell.
   std::optional<std::string> why_not() const {
     std::optional<FullFloat32> full_precision(std::in_place);
-    const auto of_programs = [&](const Inputs& inputs, double moved_by) {
+    const auto of_programs = [&](const Inputs& inputs, double varied_by) {
       const AdaptCall call = call_.with(call_.method, inputs);
       Online::CallState state = state_;
-      return outputs_of(by_programs(call, compiled_, adapted_, state), call, moved_by);
+      return outputs_of(by_programs(call, compiled_, adapted_, state), call, varied_by);
     };
-    const auto of_passes = [&](const Inputs& inputs, double moved_by) {
+    const auto of_passes = [&](const Inputs& inputs, double varied_by) {
       const AdaptCall call = call_.with(call_.method, inputs);
       PassInputs pass_inputs(inputs, inputs, call.network.may_write_inputs());
       Online::CallState state = state_;
-      return outputs_of(by_passes(call, adapted_, pass_inputs, state), call, moved_by);
+      return outputs_of(by_passes(call, adapted_, pass_inputs, state), call, varied_by);
     };
     const std::vector<NetworkOutputs> actual = of_programs(call_.inputs, 0), expected = of_passes(call_.inputs, 0);
     const std::vector<at::Tensor>& predictions = expected.front().predictions;

@@ -21,9 +21,9 @@ struct NetworkOutputs {
 /// Both predictions, the first one without gradients, and the gradients of all by all parameters, from the network as
 /// it is; and the first prediction with weights that have moved, and the norms that this pass leaves them with.
 ///
-/// @param moved_by  how far the parameters are moved before all of it, see move()
+/// @param varied_by  how far the parameters are moved before, see vary(); not for the prediction without gradients
 IT3_API NetworkOutputs
-outputs_of(Network& network, const Inputs& inputs, const std::vector<NamedParameter>& parameters, double moved_by = 0);
+outputs_of(Network& network, const Inputs& inputs, const std::vector<NamedParameter>& parameters, double varied_by = 0);
 
 /// Moves weights as steps do, but far enough to show what depends on their values: a limit that they already keep,
 /// which forward() holds them to by writing, or a value that a trace has fixed; and so that none of them stays zero.
@@ -31,9 +31,15 @@ outputs_of(Network& network, const Inputs& inputs, const std::vector<NamedParame
 /// @param by  how far, in parts of each
 IT3_API void move(const std::vector<at::Tensor>& weights, double by = 0.25);
 
-/// Gives what is to be compared for some inputs, with weights that are moved by so much; see move(). Where there is
-/// more than one, the later ones count if they are finite.
-using OutputsFor = std::function<std::vector<NetworkOutputs>(const Inputs& inputs, double moved_by)>;
+/// Moves weights a little, some up and some down, and those that are zero not at all: a point that is special, as one
+/// whose layers start as zeros, stays special.
+///
+/// @param by  how far at most, in parts of each
+IT3_API void vary(const std::vector<at::Tensor>& weights, double by);
+
+/// Gives what is to be compared for some inputs, with weights that are varied by so much. Where there is more than one,
+/// the later ones count if they are finite.
+using OutputsFor = std::function<std::vector<NetworkOutputs>(const Inputs& inputs, double varied_by)>;
 
 /// How outputs differ from those that are right, by more than rounding; empty if they do not.
 ///
@@ -45,8 +51,8 @@ using OutputsFor = std::function<std::vector<NetworkOutputs>(const Inputs& input
 /// mask, and allows nothing more.
 ///
 /// Gradients jump where rounding decides which side of a ReLU, or which element of a pool, a number is on. If they
-/// alone differ, the weights are moved, where other numbers are close to such a turn: what is wrong with a network is
-/// wrong there too.
+/// alone differ, and by less than a tenth, the weights are varied, where other numbers are close to such a turn: what
+/// is wrong with a network is wrong there too. What has lost half of a gradient there says nothing.
 IT3_API std::string difference(
     const std::vector<NetworkOutputs>& actual,
     const std::vector<NetworkOutputs>& expected,
