@@ -66,7 +66,6 @@ std::vector<NetworkOutputs> outputs_of(const AtWork& work, const AdaptCall& call
     return t.defined() && call.options.amp ? t.to(*call.options.amp) : t;
   };
   const auto prediction = [&] {
-    at::autocast::clear_cache();  // which has the weights of before
     return rounded(work.evaluation->answer(PredictionKind::first, /*with_second=*/false).first);
   };
   const auto take_step = [&](NetworkOutputs& into, const at::Tensor& rows) {
@@ -75,8 +74,8 @@ std::vector<NetworkOutputs> outputs_of(const AtWork& work, const AdaptCall& call
     for (const at::Tensor& gradient : step->objective.gradients) into.gradients.push_back(rounded(gradient));
     return step->first;
   };
+  at::autocast::clear_cache();  // which may have weights of other copies
   if (varied_by != 0) vary(weights, varied_by);
-  at::autocast::clear_cache();
   const Answer answer = work.evaluation->answer(PredictionKind::first, /*with_second=*/true);
   first.predictions = {rounded(answer.first), rounded(answer.second), prediction()};
   if (!weights.empty()) {
@@ -132,8 +131,7 @@ class Trial {
       return outputs_of(by_passes(call, adapted_, pass_inputs, state), call, varied_by);
     };
     const std::vector<NetworkOutputs> actual = of_programs(call_.inputs, 0), expected = of_passes(call_.inputs, 0);
-    const std::vector<at::Tensor>& predictions = expected.front().predictions;
-    if (!std::all_of(predictions.begin(), predictions.end(), are_all_finite)) return std::nullopt;
+    if (!are_all_finite(expected.front().predictions)) return std::nullopt;
     const std::string how = difference(actual, expected, call_.inputs, of_programs, of_passes);
     if (!how.empty()) return "the program " + how;
     full_precision.reset();
