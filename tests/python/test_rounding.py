@@ -74,6 +74,26 @@ def test_networks_whose_gradients_jump_by_rounding_are_cut(gradient: float, why:
     assert engine._core.setup_of(engine).why_not_cut(x) == why
 
 
+class TurnsEverywhere(TurnsByRounding):
+    """A triangle wave so fine that on any weights rounding decides on which side of it some of the numbers are."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.features(x)
+        wave = (3e4 * x).remainder(1) - 0.5
+        x = (x + wave.abs() / 3e5).mean((2, 3))
+        if self.gradient != 1:
+            x = ScaledGradient.apply(x, self.gradient)
+        return self.last(x)
+
+
+@pytest.mark.parametrize(("gradient", "why"), [(1.0, ""), (1.03, "the traced model has other gradients")])
+def test_networks_whose_gradients_jump_on_any_weights_are_cut(gradient: float, why: str) -> None:
+    torch.manual_seed(0)
+    x = torch.randn(8, 3, 32, 32)
+    engine = IT3Engine(TurnsEverywhere(x, gradient).eval(), "layer").eval()
+    assert engine._core.setup_of(engine).why_not_cut(x) == why
+
+
 class IsSpecialAtZero(nn.Module):
     """A layer that starts as zeros, where alone a gradient is another one than autograd's of what forward() does."""
 

@@ -51,9 +51,10 @@ using OutputsFor = std::function<std::vector<NetworkOutputs>(const Inputs& input
 /// mask, and allows nothing more.
 ///
 /// Gradients jump where rounding decides which side of a ReLU, or which element of a pool, a number is on. If they
-/// alone differ, and by less than a tenth, the weights are varied several times, where other numbers are close to such
+/// alone differ, and by less than a tenth, the weights are varied in eight ways, where other numbers are close to such
 /// a turn, and each output has to agree once: what is wrong with a network is wrong there too. Weights with which a
-/// gradient becomes small beside the others say nothing.
+/// gradient becomes small beside the others say nothing. Large networks have turns nearly everywhere: there, each
+/// gradient may differ, over all of these weights, by three times as much as nudges of the inputs move it.
 IT3_API std::string difference(
     const std::vector<NetworkOutputs>& actual,
     const std::vector<NetworkOutputs>& expected,
