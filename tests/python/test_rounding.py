@@ -165,3 +165,15 @@ def test_a_first_batch_that_is_not_finite_does_not_keep_later_ones_from_a_cut() 
     )
     assert engine._core.setup_of(engine).why_not_cut(x) == ""
     assert engine._core.setup_of(engine).why_not_cut(odd) == ""
+
+
+@pytest.mark.parametrize("dtype", [torch.half, torch.bfloat16])
+def test_networks_in_half_precision_are_cut_whose_features_are_more_than_such_a_number_counts(
+    dtype: torch.dtype,
+) -> None:
+    torch.manual_seed(0)
+    layers = [nn.Conv2d(3, 16, 3, padding=1), nn.ReLU(), nn.Conv2d(16, 8, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten()]
+    network = nn.Sequential(*layers, nn.Linear(8, 3)).to(dtype).eval()
+    x = torch.randn(2, 3, 64, 64, dtype=dtype)  # features of 131,072 elements
+    engine = IT3Engine(network, "0").eval()
+    assert engine._core.setup_of(engine).why_not_cut(x) == ""

@@ -61,10 +61,8 @@ AtWork by_programs(
 std::vector<NetworkOutputs> outputs_of(const AtWork& work, const AdaptCall& call, double varied_by) {
   const std::vector<at::Tensor>& weights = work.weights->values();
   NetworkOutputs first, moved;
-  // Under autocast, numbers are no better than those that it computes with.
-  const auto rounded = [&](const at::Tensor& t) {
-    return t.defined() && call.options.amp ? t.to(*call.options.amp) : t;
-  };
+  // Under autocast, numbers are no better than those that it computes with; bfloat16 has the range of float32.
+  const auto rounded = [&](const at::Tensor& t) { return t.defined() && call.options.amp ? t.to(at::kBFloat16) : t; };
   const auto prediction = [&] {
     return rounded(work.evaluation->answer(PredictionKind::first, /*with_second=*/false).first);
   };

@@ -31,7 +31,7 @@ outputs_of(Network& network, const Inputs& inputs, const std::vector<NamedParame
 /// @param by  how far, in parts of each
 IT3_API void move(const std::vector<at::Tensor>& weights, double by = 0.25);
 
-/// Moves weights a little, some up and some down, and those that are zero not at all: a point that is special, as one
+/// Moves weights a little, others by other parts, and those that are zero not at all: a point that is special, as one
 /// whose layers start as zeros, stays special.
 ///
 /// @param by  how far at most, in parts of each
@@ -46,15 +46,17 @@ using OutputsFor = std::function<std::vector<NetworkOutputs>(const Inputs& input
 /// @param actual, expected  for the inputs and the weights as they are
 /// @param actual_for, expected_for  for others
 ///
-/// A network may amplify rounding. Each tensor may differ by ten times as much as it changes for inputs that are off by
-/// rounding, at most by a hundredth of its norm. If one changes by more than a two-hundredth, that was a jump, as of a
-/// mask, and allows nothing more.
+/// Each tensor may differ by 1e-4 of its norm in float32, by 1e-2 on CUDA, where convolutions round more, by 3e-2 in
+/// half precision and by 1e-8 in double precision. A network may amplify rounding: each may also differ by ten times as
+/// much as it changes for inputs that are off by rounding, at most by a hundredth of its norm. If one changes by more
+/// than a two-hundredth, that was a jump, as of a mask, and allows nothing more.
 ///
 /// Gradients jump where rounding decides which side of a ReLU, or which element of a pool, a number is on. If they
 /// alone differ, and by less than a tenth, the weights are varied in eight ways, where other numbers are close to such
 /// a turn, and each output has to agree once: what is wrong with a network is wrong there too. Weights with which a
 /// gradient becomes small beside the others say nothing. Large networks have turns nearly everywhere: there, each
-/// gradient may differ, over all of these weights, by three times as much as nudges of the inputs move it.
+/// gradient may differ, over at least four of these, by three times as much as rounding of the inputs moves it, of
+/// which no more than a fiftieth counts.
 IT3_API std::string difference(
     const std::vector<NetworkOutputs>& actual,
     const std::vector<NetworkOutputs>& expected,
