@@ -21,8 +21,8 @@ namespace {
 
 using detail::as_real;
 
-/// Numbers between -1 and 1, of the tensor's dtype, device and number of elements. In double first, as smaller dtypes
-/// cannot count so far.
+/// Numbers between -1 and 1, of the tensor's dtype, device and number of elements. In double first, as half
+/// precision cannot count that many.
 at::Tensor waves_for(const at::Tensor& t) {
   const at::TensorOptions options = t.options().dtype(at::kDouble).requires_grad(false);
   return at::arange(t.numel(), options).cos().to(t.scalar_type());
@@ -143,7 +143,7 @@ std::size_t count_of(const std::vector<NetworkOutputs>& expected) {
   return count;
 }
 
-/// Whether gradients differ by no more than what some numbers make that are on another side.
+/// Whether gradients differ by no more than a few numbers on another side of a ReLU may make.
 bool differ_by_turns(const NetworkOutputs& actual, const NetworkOutputs& expected) {
   constexpr double most = 0.1;
   const std::vector<double> found = distances(actual.gradients, expected.gradients);

@@ -31,8 +31,8 @@ outputs_of(Network& network, const Inputs& inputs, const std::vector<NamedParame
 /// @param by  how far, in parts of each
 IT3_API void move(const std::vector<at::Tensor>& weights, double by = 0.25);
 
-/// Moves weights a little, others by other parts, and those that are zero not at all: a point that is special, as one
-/// whose layers start as zeros, stays special.
+/// Moves weights a little, by parts that differ along their last dimension, and those that are zero not at all: a point
+/// that is special, as one whose layers start as zeros, stays special.
 ///
 /// @param by  how far at most, in parts of each
 IT3_API void vary(const std::vector<at::Tensor>& weights, double by);
