@@ -21,16 +21,17 @@ namespace {
 
 using detail::as_real;
 
-/// Numbers between -1 and 1, of the tensor's dtype, device and number of elements. In double first, as half
-/// precision cannot count that many.
-at::Tensor waves_for(const at::Tensor& t) {
-  const at::TensorOptions options = t.options().dtype(at::kDouble).requires_grad(false);
-  return at::arange(t.numel(), options).cos().to(t.scalar_type());
+/// Numbers between -1 and 1 on the tensor's device, in double precision, as half precision cannot count that many.
+at::Tensor cosines(std::int64_t count, const at::Tensor& like) {
+  return at::arange(count, like.options().dtype(at::kDouble).requires_grad(false)).cos();
 }
+
+/// As many as the tensor has elements, of its dtype.
+at::Tensor cosines_for(const at::Tensor& t) { return cosines(t.numel(), t).to(t.scalar_type()); }
 
 /// Something else in the place of features, which normalization does not undo.
 at::Tensor other_features(const at::Tensor& features) {
-  return features * 1.5 + 0.1 * waves_for(features).reshape(features.sizes());
+  return features * 1.5 + 0.1 * cosines_for(features).reshape(features.sizes());
 }
 
 /// Far from rounding, and far from what dropped gradients or another precision make.
@@ -114,8 +115,8 @@ double epsilon_of(at::ScalarType type) {
 Inputs nudged(const Inputs& inputs) {
   return detail::map_tensors(inputs, [](const at::Tensor& t) {
     if (!t.is_floating_point()) return t.detach().clone();
-    const at::Tensor pattern = at::arange(t.numel(), t.options().dtype(at::kDouble).requires_grad(false)).cos();
-    return (t.detach() * (1 + 2 * epsilon_of(t.scalar_type()) * pattern.reshape(t.sizes()))).to(t.scalar_type());
+    const at::Tensor pattern = cosines(t.numel(), t).reshape(t.sizes());
+    return (t.detach() * (1 + 2 * epsilon_of(t.scalar_type()) * pattern)).to(t.scalar_type());
   });
 }
 
@@ -204,8 +205,7 @@ class Turns {
 
 /// Numbers between -1 and 1 of the weight's dtype, along its last dimension, so that they take no memory.
 at::Tensor pattern_for(const at::Tensor& weight) {
-  const at::TensorOptions options = weight.options().dtype(at::kDouble).requires_grad(false);
-  const at::Tensor pattern = at::arange(weight.dim() == 0 ? 1 : weight.size(-1), options).cos();
+  const at::Tensor pattern = cosines(weight.dim() == 0 ? 1 : weight.size(-1), weight);
   return (weight.dim() == 0 ? pattern[0] : pattern).to(weight.scalar_type());
 }
 
@@ -241,7 +241,7 @@ NetworkOutputs outputs_of(
     at::Tensor sum;
     for (const at::Tensor& prediction : outputs.predictions) {
       const at::Tensor flat = as_real(prediction).flatten();
-      const at::Tensor part = (flat * waves_for(flat)).sum();
+      const at::Tensor part = (flat * cosines_for(flat)).sum();
       sum = sum.defined() ? sum + part : part;
     }
     if (sum.requires_grad() && !parameters.empty()) {
