@@ -175,10 +175,9 @@ void bind_engine(py::module_& module) {
       .def(
           "losses",
           translated([](PythonEngine& engine, const PythonEngine::Setup& setup, const py::object& inputs,
-                        const std::optional<at::Tensor>& target, std::optional<double> target_probability) {
-            return engine.losses(setup, inputs, target, target_probability);
-          }),
-          py::arg("setup"), py::arg("inputs"), py::arg("target"), py::arg("target_probability"),
+                        const std::optional<at::Tensor>& target,
+                        const TrainingRecipe& recipe) { return engine.losses(setup, inputs, target, recipe); }),
+          py::arg("setup"), py::arg("inputs"), py::arg("target"), py::arg("recipe"),
           "(y0, loss_ttt), the two terms of ZigZag's training loss.")
       .def(
           "save",

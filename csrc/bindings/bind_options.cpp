@@ -1,13 +1,100 @@
 #include <it3/backend/plain_backward.h>
 #include <it3/options.h>
+#include <it3/training_recipe.h>
 
 #include "bindings.h"
 #include "options_from_python.h"
 #include "translated.h"
 
 namespace it3::python {
+namespace {
+
+std::optional<std::string> drawn_for_of(const TrainingRecipe& recipe) {
+  return recipe.drawn_for ? std::optional(std::string(to_string(*recipe.drawn_for))) : std::nullopt;
+}
+
+/// What a recipe is made from, in the order of the arguments.
+py::tuple values_of(const TrainingRecipe& recipe) {
+  return py::make_tuple(
+      std::string(to_string(recipe.second_pass)), recipe.weight, recipe.target_probability, drawn_for_of(recipe),
+      recipe.noise);
+}
+
+TrainingRecipe recipe_from(
+    const std::string& second_pass,
+    double weight,
+    std::optional<double> target_probability,
+    const std::optional<std::string>& drawn_for,
+    double noise) {
+  TrainingRecipe recipe{second_pass_by_name(second_pass), weight, target_probability, std::nullopt, noise};
+  if (drawn_for) recipe.drawn_for = drawn_for_by_name(*drawn_for);
+  recipe.validate();
+  return recipe;
+}
+
+void bind_training_recipe(py::module_& module) {
+  py::class_<TrainingRecipe>(
+      module, "TrainingRecipe",
+      "How the second term of the training loss, ``loss_ttt``, is made: y1 is compared with the target, where one is\n"
+      "given, whatever is fed back. Files of engines do not keep it.\n\n"
+      "Parameters\n----------\n"
+      "second_pass\n"
+      "    What the second pass is fed with. \"target\": y1 = f(x | y), as in ZigZag's loss (IT3, arXiv 2410.04201,\n"
+      "    Eq. 1). \"prediction\": y1 = f(x | y0), as at test time, with gradients through y0. "
+      "\"detached_prediction\":\n"
+      "    the same with y0 as a constant. \"drawn\": the target with ``target_probability``, else y0 as a constant.\n"
+      "    \"none\": there is one pass, as in the authors' programs, f(x | s): s is the target with\n"
+      "    ``target_probability``, else the engine's neutral signal, or nothing is injected; ``loss_ttt`` is 0.\n"
+      "weight\n"
+      "    ``loss_ttt`` is multiplied by it.\n"
+      "target_probability\n"
+      "    Of \"drawn\" and \"none\". None: 0.5.\n"
+      "drawn_for\n"
+      "    Of \"drawn\" and \"none\": whether each \"sample\" is drawn for, or the whole \"batch\". None: each sample; "
+      "the\n"
+      "    batch for \"none\" without a neutral signal.\n"
+      "noise\n"
+      "    Standard deviation of Gaussian noise on what is fed back, in its units.\n\n"
+      "Raises\n------\n"
+      "ValueError\n"
+      "    For other names, numbers out of range, and for what says more about a draw where none is made.\n\n"
+      "Examples\n--------\n"
+      ">>> recipe = it3.TrainingRecipe(second_pass=\"detached_prediction\", weight=0.5)\n"
+      ">>> engine = it3.IT3Engine(model, \"0\", training_recipe=recipe)\n")
+      .def(
+          py::init(translated(recipe_from)), py::kw_only(), py::arg("second_pass") = "target", py::arg("weight") = 1.0,
+          py::arg("target_probability") = py::none(), py::arg("drawn_for") = py::none(), py::arg("noise") = 0.0)
+      .def_property_readonly(
+          "second_pass", [](const TrainingRecipe& r) { return std::string(to_string(r.second_pass)); })
+      .def_readonly("weight", &TrainingRecipe::weight)
+      .def_readonly("target_probability", &TrainingRecipe::target_probability)
+      .def_property_readonly("drawn_for", &drawn_for_of)
+      .def_readonly("noise", &TrainingRecipe::noise)
+      .def(
+          "__eq__",
+          [](const TrainingRecipe& a, const py::object& b) {
+            return py::isinstance<TrainingRecipe>(b) && a == b.cast<TrainingRecipe>();
+          })
+      .def("__hash__", [](const TrainingRecipe& recipe) { return py::hash(values_of(recipe)); })
+      .def(
+          "__repr__",
+          [](const TrainingRecipe& recipe) {
+            return py::str(
+                       "TrainingRecipe(second_pass={!r}, weight={!r}, target_probability={!r}, drawn_for={!r}, "
+                       "noise={!r})")
+                .format(*values_of(recipe));
+          })
+      .def(py::pickle(&values_of, [](const py::tuple& state) {
+        return recipe_from(
+            state[0].cast<std::string>(), state[1].cast<double>(), state[2].cast<std::optional<double>>(),
+            state[3].cast<std::optional<std::string>>(), state[4].cast<double>());
+      }));
+}
+
+}  // namespace
 
 void bind_options(py::module_& module) {
+  bind_training_recipe(module);
   py::class_<OptionInfo>(module, "OptionInfo", "What is known of an option, for people and for other languages.")
       .def_readonly("name", &OptionInfo::name)
       .def_readonly("type", &OptionInfo::type, "As Python writes it.")

@@ -5,9 +5,9 @@ PYBIND11_MODULE(_C, module) {
   module.attr("__version__") = IT3_VERSION;
   it3::python::bind_embedder(module);
   it3::python::bind_files(module);
+  it3::python::bind_options(module);
   it3::python::bind_engine(module);
   it3::python::bind_compiled(module);
   it3::python::bind_memory(module);
-  it3::python::bind_options(module);
   it3::python::listen_for_interrupts();
 }

@@ -170,10 +170,10 @@ std::pair<at::Tensor, at::Tensor> PythonEngine::losses(
     const Setup& setup,
     const py::object& inputs,
     const std::optional<at::Tensor>& target,
-    std::optional<double> target_probability) {
-  const bool has_two_passes = !target_probability;
+    const TrainingRecipe& recipe) {
+  const bool has_two_passes = recipe.second_pass != SecondPass::none;
   return call(setup, inputs, has_two_passes ? For::training : For::looking, [&](const EngineCall& call) {
-    Losses losses = core.losses(call, target, target_probability);
+    Losses losses = core.losses(call, target, recipe);
     return std::pair(std::move(losses.prediction), std::move(losses.loss_ttt));
   });
 }

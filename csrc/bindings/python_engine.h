@@ -45,7 +45,7 @@ class PythonEngine {
       const Setup& setup,
       const py::object& inputs,
       const std::optional<at::Tensor>& target,
-      std::optional<double> target_probability);
+      const TrainingRecipe& recipe);
 
   /// Lets calls with a setup, while the face's attributes are the same, be evaluated by programs; null for none.
   void use(const Setup& setup, std::shared_ptr<const Compiled> compiled);

@@ -9,7 +9,7 @@ the adapted network's prediction is returned (Durasov, Shocher, Oner, Chechik, E
 from typing import TYPE_CHECKING, Any
 
 from it3 import _torch_check as _torch_check  # isort: skip  (before the first import of it3._C)
-from it3._C import Layout, __version__
+from it3._C import Layout, TrainingRecipe, __version__
 from it3.adaptation import Adaptation
 from it3.embedder import Embedder
 from it3.engine import IT3Engine
@@ -30,6 +30,7 @@ __all__ = [
     "IT3Engine",
     "Layout",
     "Options",
+    "TrainingRecipe",
     "Tuning",
     "__version__",
     "cmake_prefix_path",

@@ -27,7 +27,7 @@ _C.use_python_parts(Embedder, plan_of, OtherStatistics, SharedHead, ExportedMode
 
 _ARGUMENTS = (
     *("model", "features_layer_name", "embedder", "combine_fn", "distance_fn", "optimization_parameters", "neutral"),
-    *("target_probability", "output", "layer_output", "feedback", "in_dims", "prediction_layout", "features_layout"),
+    *("training_recipe", "output", "layer_output", "feedback", "in_dims", "prediction_layout", "features_layout"),
 )
 
 
@@ -68,10 +68,9 @@ class IT3Engine(EngineAttributes):
         outside the range of the labels. Its embedding is then injected for y0 too, y0 = f(x | neutral), in training and
         at test time, at the cost of a plain forward pass a call that tells the prediction's shape. Default: nothing is
         injected for y0.
-    target_probability
-        If set, training is a single pass, as in the authors' programs: for each sample the network is given its target
-        with this probability, else ``neutral``; ``prediction`` is what that pass predicts, and ``loss_ttt`` is 0.
-        Without ``neutral``, one draw decides for the whole batch whether the targets or nothing are injected.
+    training_recipe
+        What the second pass of training is fed with, and how ``loss_ttt`` counts: an :class:`it3.TrainingRecipe`.
+        Default: the target.
     output
         Which of the tensors that the model returns is the prediction: an index, a key, a path of these such as
         ``(1, "logits")``, or, where the model is eager, a function of all that it returns. May be left out where there
@@ -120,7 +119,8 @@ class IT3Engine(EngineAttributes):
 
     In train mode each of the two passes normalizes by its own batch, but the running statistics of batch normalization
     are those of the first. In layers after the named one they do not fit y1 in eval mode: name a layer after the last
-    batch normalization, or train with ``neutral`` and ``target_probability``, where one pass has both kinds of sample.
+    batch normalization, or train with ``neutral`` and ``it3.TrainingRecipe(second_pass="none")``, where one pass has
+    both kinds of sample.
 
     Examples
     --------
@@ -166,7 +166,7 @@ class IT3Engine(EngineAttributes):
         torch.Size([])
         """
         if self.training:
-            return self._core.losses(self._setup_for(inputs), inputs, target, self.target_probability)
+            return self._core.losses(self._setup_for(inputs), inputs, target, self.training_recipe)
         if target is not None:
             raise ValueError("a target was given in eval mode, where adaptation uses no labels; call train() to train")
         self._warn_if_untrained(self.optimization_parameters, stacklevel=5)  # two of torch.nn lie between

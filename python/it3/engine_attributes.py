@@ -29,7 +29,7 @@ class EngineAttributes(CopiedAndPickled):
         optimization_parameters: Mapping[str, Any] | None = None,
         *,
         neutral: Tensor | float | None = None,
-        target_probability: float | None = None,
+        training_recipe: _C.TrainingRecipe | None = None,
         output: Any = None,
         layer_output: Any = None,
         feedback: Literal["auto", "probabilities", "prediction"] = "auto",
@@ -74,7 +74,7 @@ class EngineAttributes(CopiedAndPickled):
         _C.check_in_dims(in_dims)
         self.in_dims = in_dims
         self.neutral = neutral
-        self.target_probability = target_probability
+        self.training_recipe = training_recipe
         self.notes: dict[str, Any] = {}
         """What the file that the engine was loaded from says of the network's class, inputs and outputs."""
         self._core = _C.Engine(is_trained=own is not None and own.is_built)
@@ -102,6 +102,18 @@ class EngineAttributes(CopiedAndPickled):
     @optimization_parameters.setter
     def optimization_parameters(self, options: Mapping[str, Any]) -> None:
         self._options = options if isinstance(options, dict) else dict(options)
+
+    @property
+    def training_recipe(self) -> _C.TrainingRecipe:
+        """How the second term of the training loss is made."""
+        return self._training_recipe
+
+    @training_recipe.setter
+    def training_recipe(self, recipe: _C.TrainingRecipe | None) -> None:
+        recipe = _C.TrainingRecipe() if recipe is None else recipe
+        if not isinstance(recipe, _C.TrainingRecipe):
+            raise TypeError(f"training_recipe must be an it3.TrainingRecipe, not a {type(recipe).__name__}")
+        self._training_recipe = recipe
 
     @property
     def prediction_layout(self) -> _C.Layout:

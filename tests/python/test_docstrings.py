@@ -18,6 +18,8 @@ SHOWN_ELSEWHERE = {
     *("IT3Engine.state_dict", "IT3Engine.get_extra_state", "IT3Engine.set_extra_state", "IT3Engine.is_trained"),
     *("Adaptation.loss", "Adaptation.steps", "Adaptation.uncertainty"),
     *("IT3Engine.optimization_parameters", "IT3Engine.prediction_layout", "IT3Engine.features_layout"),
+    *("IT3Engine.training_recipe", "TrainingRecipe.second_pass", "TrainingRecipe.weight", "TrainingRecipe.noise"),
+    *("TrainingRecipe.target_probability", "TrainingRecipe.drawn_for"),
     *("Layout.channel_of", "Layout.batch_of", "Layout.channel_dim", "Layout.batch_dim"),
 }
 

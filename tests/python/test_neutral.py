@@ -6,7 +6,7 @@ import pytest
 import reference
 import torch
 import torch.nn.functional as F
-from it3 import IT3Engine, load
+from it3 import IT3Engine, TrainingRecipe, load
 from kinds_of_network import NETWORKS, build, state_of
 from models import KINDS, make_case
 from torch import Tensor
@@ -53,7 +53,7 @@ def test_training_terms(network: str, device: str) -> None:
 @pytest.mark.parametrize("network", NETWORKS)
 def test_signals_are_drawn_for_each_sample(network: str, device: str) -> None:
     case = make_case("mlp", device=device)
-    engine, embed = build(case, network, neutral=9.0, target_probability=0.5)
+    engine, embed = build(case, network, neutral=9.0, training_recipe=TrainingRecipe(second_pass="none"))
     second = partial(reference.second_prediction, case.model, case.layer, embed, reference.add, case.inputs)
     with_target = second(case.target)
     with_neutral = second(torch.full_like(case.target, 9.0))
@@ -69,19 +69,19 @@ def test_signals_are_drawn_for_each_sample(network: str, device: str) -> None:
     assert 0.4 < sum(shares) / len(shares) < 0.6
     assert any(0 < share < 1 for share in shares)
     for probability, expected in ((0.0, with_neutral), (1.0, with_target)):
-        engine.target_probability = probability
+        engine.training_recipe = TrainingRecipe(second_pass="none", target_probability=probability)
         close(engine(case.inputs, target=case.target)[0], expected)
 
 
 def test_without_a_neutral_signal_the_draw_is_for_the_batch() -> None:
     case = make_case("mlp")
-    engine, embed = build(case, "traced", target_probability=0.3)
+    engine, embed = build(case, "traced", training_recipe=TrainingRecipe(second_pass="none", target_probability=0.3))
     with_target = reference.second_prediction(case.model, case.layer, embed, reference.add, case.inputs, case.target)
     plain = case.model(case.inputs)
     engine.train()
     drawn = [torch.allclose(engine(case.inputs, target=case.target)[0], with_target) for _ in range(200)]
     assert 0.2 < sum(drawn) / 200 < 0.4
-    engine.target_probability = 0.0
+    engine.training_recipe = TrainingRecipe(second_pass="none", target_probability=0.0)
     close(engine(case.inputs, target=case.target)[0], plain)
 
 
@@ -89,8 +89,8 @@ def test_running_statistics_are_updated_once_a_training_step() -> None:
     case = make_case("cnn")
     engine, _ = build(case, "traced", neutral=5.0)
     engine.train()
-    for probability in (None, 0.5):
-        engine.target_probability = probability
+    for second_pass in ("target", "prediction", "detached_prediction", "drawn", "none"):
+        engine.training_recipe = TrainingRecipe(second_pass=second_pass)
         before = int(case.model.norm.num_batches_tracked)
         engine(case.inputs, target=case.target)
         assert int(case.model.norm.num_batches_tracked) == before + 1
@@ -128,12 +128,6 @@ def test_errors() -> None:
         ValueError, match=r"neutral signal of shape \[4\] cannot be broadcast to a prediction of shape \[7, 3\]"
     ):
         engine(case.inputs)
-    engine = IT3Engine(case.model, case.layer, target_probability=0.5)
-    with pytest.raises(ValueError, match="target_probability draws from the targets"):
-        engine(case.inputs)
-    engine.target_probability = 1.5
-    with pytest.raises(ValueError, match="target_probability must be a number from 0 to 1"):
-        engine(case.inputs, target=case.target)
 
 
 def test_files_keep_it(tmp_path) -> None:

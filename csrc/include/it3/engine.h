@@ -23,6 +23,7 @@
 #include <it3/module_network.h>
 #include <it3/network.h>
 #include <it3/options.h>
+#include <it3/training_recipe.h>
 
 namespace it3 {
 
@@ -87,8 +88,8 @@ class IT3_API Engine {
   Layout prediction_layout() const;
   void set_prediction_layout(const Layout& layout);
 
-  /// If set, losses() trains with one pass, as the authors' programs do; see training_losses().
-  std::optional<double> target_probability = std::nullopt;
+  /// How losses() makes the second term of the training loss.
+  TrainingRecipe training_recipe;
 
   /// Whether the embedder was trained: by losses() of this engine, before it was saved or loaded, or elsewhere. An
   /// embedder that has its weights when the engine is made counts as trained. adapt() warns once if it was not.

@@ -31,3 +31,4 @@
 #include <it3/network.h>
 #include <it3/options.h>
 #include <it3/script_network.h>
+#include <it3/training_recipe.h>

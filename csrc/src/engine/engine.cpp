@@ -269,7 +269,7 @@ void Engine::set_neutral(at::Tensor neutral) {
 }
 
 Losses Engine::losses(const Inputs& inputs, const std::optional<at::Tensor>& target) {
-  return call(inputs, [&](const EngineCall& call) { return state_->core.losses(call, target, target_probability); });
+  return call(inputs, [&](const EngineCall& call) { return state_->core.losses(call, target, training_recipe); });
 }
 
 Adaptation Engine::adapt(const Inputs& inputs, bool with_details) {

@@ -28,12 +28,13 @@ EngineCore::EngineCore(const EngineCore& other)
       has_warned(other.has_warned.load()) {}
 
 Losses EngineCore::losses(
-    const EngineCall& call, const std::optional<at::Tensor>& target, std::optional<double> target_probability) {
+    const EngineCall& call, const std::optional<at::Tensor>& target, const TrainingRecipe& recipe) {
   // A call that fails leaves the embedder without shape, and the next one draws the same weights.
   std::optional<detail::RandomStateGuard> random_state;
   const auto& embedder = call.setup.functions.embedder;
   if (embedder != nullptr && !embedder->is_built()) random_state.emplace(tensors_of(call.network.parameters()));
-  Losses losses = training_losses(call.network, call.method, call.inputs, target, target_probability);
+  const bool is_open = call.setup.feedback == Feedback::automatic && !call.method.feeds_probabilities;
+  Losses losses = training_losses(call.network, call.method, call.inputs, target, recipe, is_open);
   is_trained = true;
   if (losses.has_class_targets && !learned_probabilities) {
     learned_probabilities = !are_probabilities(losses.prediction, call.method.prediction_layout);

@@ -16,6 +16,8 @@ namespace {
 
 using detail::PassInputs;
 
+constexpr double default_probability = 0.5;
+
 std::vector<std::int64_t> without(at::IntArrayRef sizes, std::int64_t dim) {
   std::vector<std::int64_t> rest = sizes.vec();
   rest.erase(rest.begin() + dim);
@@ -64,6 +66,22 @@ at::Tensor fit_target(const at::Tensor& target, const at::Tensor& prediction, co
 
 namespace {
 
+/// Targets for some samples, or for the whole batch, by chance, and another signal for the others.
+at::Tensor drawn(
+    const at::Tensor& target, const at::Tensor& other, const TrainingRecipe& recipe, const Layout& prediction_layout) {
+  std::vector<std::int64_t> sizes(static_cast<std::size_t>(target.dim()), 1);
+  if (recipe.drawn_for != DrawnFor::batch) {
+    const std::int64_t batch = prediction_layout.batch_of(target.dim());
+    sizes[static_cast<std::size_t>(batch)] = target.size(batch);
+  }
+  const at::Tensor draws = at::rand(sizes, target.options().dtype(at::kFloat));
+  return at::where(draws < recipe.target_probability.value_or(default_probability), target, other);
+}
+
+at::Tensor with_noise(const at::Tensor& signal, double standard_deviation) {
+  return standard_deviation > 0 ? signal + standard_deviation * at::randn_like(signal.detach()) : signal;
+}
+
 /// One pass with a drawn signal, for ZigZag's loss in one term.
 Losses drawn_losses(
     Network& network,
@@ -71,15 +89,11 @@ Losses drawn_losses(
     PassInputs& inputs,
     const at::Tensor& target,
     const at::Tensor& neutral,
-    double probability) {
-  at::Tensor signal = target;
-  if (neutral.defined()) {
-    const std::int64_t batch = method.prediction_layout.batch_of(target.dim());
-    std::vector<std::int64_t> sizes(static_cast<std::size_t>(target.dim()), 1);
-    sizes[static_cast<std::size_t>(batch)] = target.size(batch);
-    signal = at::where(at::rand(sizes, target.options().dtype(at::kFloat)) < probability, target, neutral);
-  }
-  const bool is_injected = neutral.defined() || at::rand({}).item<double>() < probability;
+    const TrainingRecipe& recipe) {
+  const at::Tensor given = with_noise(target, recipe.noise);
+  const at::Tensor signal = neutral.defined() ? drawn(given, neutral, recipe, method.prediction_layout) : given;
+  const bool is_injected =
+      neutral.defined() || at::rand({}).item<double>() < recipe.target_probability.value_or(default_probability);
   const Inject inject = detail::injection(method, signal);
   const at::Tensor prediction = network.predict(inputs.next(), is_injected ? &inject : nullptr).prediction;
   return {prediction, at::zeros({}, prediction.options().requires_grad(false))};
@@ -95,17 +109,23 @@ at::Tensor plain_prediction(Network& network, PassInputs& inputs) {
 
 Losses training_losses(
     Network& network,
-    const Method& method,
+    const Method& given_method,
     const Inputs& given_inputs,
     const std::optional<at::Tensor>& target,
-    std::optional<double> target_probability) {
+    const TrainingRecipe& recipe,
+    bool is_feedback_open) {
+  recipe.validate();
+  const bool draws = recipe.second_pass == SecondPass::drawn || recipe.second_pass == SecondPass::none;
   TORCH_CHECK_VALUE(
-      !target_probability || (*target_probability >= 0 && *target_probability <= 1),
-      "target_probability must be a number from 0 to 1, or None, not ", *target_probability);
+      !draws || target, "second_pass='", to_string(recipe.second_pass),
+      "' draws from the targets, but no target was given; give target=");
   TORCH_CHECK_VALUE(
-      !target_probability || target, "target_probability draws from the targets, but none was given; give target=");
+      recipe.second_pass != SecondPass::none || recipe.drawn_for != DrawnFor::sample || given_method.neutral.defined(),
+      "without a neutral signal nothing is injected where no target is drawn, which is for the whole batch; give "
+      "drawn_for='batch', or a neutral signal");
   const auto turn = network.take_turn();
   PassInputs inputs(given_inputs, given_inputs, network.may_write_inputs());
+  Method method = given_method;
   at::Tensor neutral;
   if (method.neutral.defined()) neutral = detail::neutral_signal(*network.checkout({}), method, inputs);
   const auto fit = [&](const at::Tensor& prediction) {
@@ -113,26 +133,37 @@ Losses training_losses(
     if (neutral.defined()) detail::check_is_no_label(neutral, fitted, method.prediction_layout);
     return fitted;
   };
+  const auto are_classes = [&](const at::Tensor& prediction) {
+    return target && are_class_indices(*target, prediction, method.prediction_layout);
+  };
   const auto distance = [&](auto function, const at::Tensor& second, const at::Tensor& reference) {
     return detail::as_scalar(detail::measured(method.distance, function, second, reference));
   };
   Losses losses;
-  if (target_probability) {
+  if (recipe.second_pass == SecondPass::none) {
     const at::Tensor fitted = fit(neutral.defined() ? neutral : plain_prediction(network, inputs));
-    losses = drawn_losses(network, method, inputs, fitted, neutral, *target_probability);
+    losses = drawn_losses(network, method, inputs, fitted, neutral, recipe);
   } else {
     const detail::Passes passes(method, inputs, neutral);
     const FirstPass first = passes.first(network);
     losses.prediction = first.prediction;
-    if (target) {
-      const at::Tensor fitted = fit(first.prediction);
-      losses.loss_ttt = distance(&Distance::to_target, passes.with_signal(network, first, fitted), fitted);
-    } else {
-      const at::Tensor second = passes.second(network, first, first.prediction);
-      losses.loss_ttt = distance(&Distance::to_prediction, second, first.prediction);
+    if (is_feedback_open && recipe.second_pass != SecondPass::target && are_classes(first.prediction)) {
+      method.feeds_probabilities = !are_probabilities(first.prediction, method.prediction_layout);
     }
+    const at::Tensor fitted = target ? fit(first.prediction) : at::Tensor();
+    at::Tensor signal;
+    switch (recipe.second_pass) {
+      case SecondPass::target: signal = target ? fitted : passes.signal(first.prediction); break;
+      case SecondPass::prediction: signal = passes.signal(first.prediction); break;
+      case SecondPass::detached_prediction: signal = passes.signal(first.prediction.detach()); break;
+      default: signal = drawn(fitted, passes.signal(first.prediction.detach()), recipe, method.prediction_layout);
+    }
+    const at::Tensor second = passes.with_signal(network, first, with_noise(signal, recipe.noise));
+    losses.loss_ttt = target ? distance(&Distance::to_target, second, fitted)
+                             : distance(&Distance::to_prediction, second, first.prediction);
+    if (recipe.weight != 1) losses.loss_ttt = losses.loss_ttt * recipe.weight;
   }
-  losses.has_class_targets = target && are_class_indices(*target, losses.prediction, method.prediction_layout);
+  losses.has_class_targets = are_classes(losses.prediction);
   inputs.finish();
   return losses;
 }

@@ -42,5 +42,37 @@ TEST(TrainingLosses, AreTheTwoTermsAndUpdateStatisticsOnce) {
   EXPECT_TRUE(close(gradient, expected));
 }
 
+class SelfFed : public testing::TestWithParam<SecondPass> {};
+
+TEST_P(SelfFed, IsGivenTheFirstPrediction) {
+  Problem problem;
+  problem.net->eval();
+  const auto target = torch::randn({6, 3}, f64);
+  const Losses losses =
+      training_losses(*problem.network, problem.method(), problem.x, target, {.second_pass = GetParam(), .weight = 2});
+  const auto y0 = problem.net->forward(problem.x);
+  const auto fed = GetParam() == SecondPass::prediction ? y0 : y0.detach();
+  const auto hidden = torch::tanh(problem.net->norm(problem.net->first(problem.x)));
+  const auto y1 = problem.net->last(torch::tanh(problem.net->middle(hidden) + fed.matmul(problem.embedding) + hidden));
+  const auto expected = 2 * (y1 - target).square().mean();
+  EXPECT_TRUE(close(losses.prediction, y0));
+  EXPECT_TRUE(close(losses.loss_ttt, expected));
+  const auto& weight = problem.net->last->weight;
+  EXPECT_TRUE(
+      close(torch::autograd::grad({losses.loss_ttt}, {weight})[0], torch::autograd::grad({expected}, {weight})[0]));
+}
+
+INSTANTIATE_TEST_SUITE_P(
+    All, SelfFed, testing::Values(SecondPass::prediction, SecondPass::detached_prediction), [](const auto& item) {
+      return std::string(to_string(item.param));
+    });
+
+TEST(TrainingRecipe, RefusesWhatSaysMoreAboutADrawWhereThereIsNone) {
+  EXPECT_THROW((TrainingRecipe{.target_probability = 0.5}.validate()), c10::ValueError);
+  EXPECT_THROW((TrainingRecipe{.drawn_for = DrawnFor::batch}.validate()), c10::ValueError);
+  EXPECT_THROW((TrainingRecipe{.weight = -1}.validate()), c10::ValueError);
+  EXPECT_NO_THROW((TrainingRecipe{.second_pass = SecondPass::drawn, .target_probability = 1}.validate()));
+}
+
 }  // namespace
 }  // namespace it3::test

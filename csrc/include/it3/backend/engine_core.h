@@ -32,8 +32,7 @@ class IT3_API EngineCore {
   EngineCore& operator=(const EngineCore&) = delete;
 
   /// See training_losses(). The engine is trained afterwards.
-  Losses losses(
-      const EngineCall& call, const std::optional<at::Tensor>& target, std::optional<double> target_probability);
+  Losses losses(const EngineCall& call, const std::optional<at::Tensor>& target, const TrainingRecipe& recipe);
 
   /// See it3::adapt(). Adapted weights are kept unless Options::copy_model says otherwise.
   Adaptation adapt(const EngineCall& call, const Options& options, bool with_details);
