@@ -5,7 +5,7 @@ from __future__ import annotations
 import collections.abc
 import torch
 import typing
-__all__: list[str] = ['Adaptation', 'Capture', 'Compiled', 'Drift', 'EmbedderHold', 'Engine', 'EngineSetup', 'LayerKind', 'Layout', 'LoadingHold', 'ModelHold', 'NewFile', 'OptionInfo', 'Origin', 'SavedPrograms', 'TracingHold', 'Watch', 'arguments_of', 'broadcast_add', 'channel_dim_of_kind', 'check_distance', 'check_feedback', 'check_in_dims', 'check_output_choice', 'chosen_output', 'copies_with_shared_memory', 'embed', 'is_elementwise', 'kind_of_layer', 'load_engine', 'machine_of', 'make_embedder_weights', 'option_infos', 'options_of', 'overridden', 'peak_memory', 'quantile_of', 'replace_at', 'sample_distances', 'submodule_of', 'untrained_warning', 'use_compiled', 'use_plain_backward', 'use_python_parts', 'use_saved_programs']
+__all__: list[str] = ['Adaptation', 'Capture', 'Compiled', 'Drift', 'EmbedderHold', 'Engine', 'EngineSetup', 'LayerKind', 'Layout', 'LoadingHold', 'ModelHold', 'NewFile', 'OptionInfo', 'Origin', 'SavedPrograms', 'TracingHold', 'TrainingRecipe', 'Watch', 'arguments_of', 'broadcast_add', 'channel_dim_of_kind', 'check_distance', 'check_feedback', 'check_in_dims', 'check_output_choice', 'chosen_output', 'copies_with_shared_memory', 'embed', 'is_elementwise', 'kind_of_layer', 'load_engine', 'machine_of', 'make_embedder_weights', 'option_infos', 'options_of', 'overridden', 'peak_memory', 'quantile_of', 'replace_at', 'sample_distances', 'submodule_of', 'untrained_warning', 'use_compiled', 'use_plain_backward', 'use_python_parts', 'use_saved_programs']
 class Layout:
     """
     Which dimensions of a tensor are its samples and its channels.
@@ -122,6 +122,91 @@ class SavedPrograms:
     def names(self) -> list[str]:
         """
         Of the tensors that they read beside what adapts, those that are not their own.
+        """
+class TrainingRecipe:
+    """
+    How the second term of the training loss, ``loss_ttt``, is made: y1 is compared with the target, where one is
+    given, whatever is fed back. Files of engines do not keep it.
+    
+    Parameters
+    ----------
+    second_pass
+        What the second pass is fed with. "target": y1 = f(x | y), as in ZigZag's loss (IT3, arXiv 2410.04201,
+        Eq. 1). "prediction": y1 = f(x | y0), as at test time, with gradients through y0. "detached_prediction":
+        the same with y0 as a constant. "drawn": the target with ``target_probability``, else y0 as a constant.
+        "none": there is one pass, as in the authors' programs, f(x | s): s is the target with
+        ``target_probability``, else the engine's neutral signal, or nothing is injected; ``loss_ttt`` is 0.
+    weight
+        ``loss_ttt`` is multiplied by it.
+    target_probability
+        Of "drawn" and "none". None: 0.5.
+    drawn_for
+        Of "drawn" and "none": whether each "sample" is drawn for, or the whole "batch". None: each sample; the
+        batch for "none" without a neutral signal.
+    noise
+        Standard deviation of Gaussian noise on what is fed back, in its units.
+    
+    Raises
+    ------
+    ValueError
+        For other names, numbers out of range, and for what says more about a draw where none is made.
+    
+    Examples
+    --------
+    >>> recipe = it3.TrainingRecipe(second_pass="detached_prediction", weight=0.5)
+    >>> engine = it3.IT3Engine(model, "0", training_recipe=recipe)
+    """
+    def __eq__(self, arg0: typing.Any) -> bool:
+        ...
+    def __getstate__(self) -> tuple:
+        ...
+    def __hash__(self) -> int:
+        ...
+    def __init__(self, *, second_pass: str = 'target', weight: typing.SupportsFloat | typing.SupportsIndex = 1.0, target_probability: typing.SupportsFloat | typing.SupportsIndex | None = None, drawn_for: str | None = None, noise: typing.SupportsFloat | typing.SupportsIndex = 0.0) -> None:
+        ...
+    def __repr__(self) -> str:
+        ...
+    def __setstate__(self, arg0: tuple) -> None:
+        ...
+    @property
+    def drawn_for(self) -> str | None:
+        ...
+    @property
+    def noise(self) -> float:
+        ...
+    @property
+    def second_pass(self) -> str:
+        ...
+    @property
+    def target_probability(self) -> float | None:
+        ...
+    @property
+    def weight(self) -> float:
+        ...
+class OptionInfo:
+    """
+    What is known of an option, for people and for other languages.
+    """
+    @property
+    def accepted(self) -> str:
+        """
+        In words.
+        """
+    @property
+    def default_text(self) -> str:
+        """
+        As Python writes it.
+        """
+    @property
+    def documentation(self) -> str:
+        ...
+    @property
+    def name(self) -> str:
+        ...
+    @property
+    def type(self) -> str:
+        """
+        As Python writes it.
         """
 class Watch:
     """
@@ -269,7 +354,7 @@ class Engine:
         """
         Settles where channels and samples are, and checks that what is injected reaches the prediction.
         """
-    def losses(self, setup: EngineSetup, inputs: typing.Any, target: torch.Tensor | None, target_probability: typing.SupportsFloat | typing.SupportsIndex | None) -> tuple[torch.Tensor, torch.Tensor]:
+    def losses(self, setup: EngineSetup, inputs: typing.Any, target: torch.Tensor | None, recipe: TrainingRecipe) -> tuple[torch.Tensor, torch.Tensor]:
         """
         (y0, loss_ttt), the two terms of ZigZag's training loss.
         """
@@ -376,31 +461,6 @@ class Compiled:
     def __init__(self, capture: Capture, constants: collections.abc.Sequence[torch.Tensor], folder: str, is_measured: bool, watch: Watch | None) -> None:
         """
         Reads programs from a folder, see Compiled::Programs::read().
-        """
-class OptionInfo:
-    """
-    What is known of an option, for people and for other languages.
-    """
-    @property
-    def accepted(self) -> str:
-        """
-        In words.
-        """
-    @property
-    def default_text(self) -> str:
-        """
-        As Python writes it.
-        """
-    @property
-    def documentation(self) -> str:
-        ...
-    @property
-    def name(self) -> str:
-        ...
-    @property
-    def type(self) -> str:
-        """
-        As Python writes it.
         """
 def arguments_of(inputs: typing.Any) -> tuple[tuple, dict]:
     """
