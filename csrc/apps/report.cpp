@@ -25,6 +25,16 @@ Json to_json(const OptionValue& value) {
       value);
 }
 
+Json to_json(const Neutral& neutral) {
+  if (const auto* const drawn = std::get_if<DrawnLabels>(&neutral)) {
+    return c10::str("one of ", drawn->labels.size(0), " labels for each sample");
+  }
+  if (std::holds_alternative<RandomOneHot>(neutral)) return "one of the classes for each sample";
+  const auto* const value = std::get_if<at::Tensor>(&neutral);
+  if (value == nullptr || !value->defined()) return nullptr;
+  return c10::str(value->flatten().sizes(), " ", value->min().item<double>(), " to ", value->max().item<double>());
+}
+
 /// What an engine is compiled for.
 Json to_json(const SavedPrograms& programs) {
   return {{"torch", programs.torch}, {"device", c10::DeviceTypeName(programs.device_type, /*lower_case=*/true)}};
@@ -43,12 +53,7 @@ std::string describe(const SavedEngine& engine) {
       {"prediction", engine.notes.prediction},
       {"features", engine.notes.features},
       {"distance", distance != nullptr ? *distance : "a function of its own"},
-      {"neutral", engine.neutral.defined()
-                      ? Json(
-                            c10::str(
-                                engine.neutral.flatten().sizes(), " ", engine.neutral.min().item<double>(), " to ",
-                                engine.neutral.max().item<double>()))
-                      : Json()},
+      {"neutral", to_json(engine.neutral)},
       {"options", options},
       {"compiled", engine.programs ? to_json(*engine.programs) : Json()}};
   return to_text(json);

@@ -90,14 +90,17 @@ void bind_embedder(py::module_& module) {
 
   module.def(
       "embed",
-      translated([](const at::Tensor& prediction, const at::Tensor& features, const at::Tensor& weight1,
-                    const at::Tensor& bias1, const at::Tensor& weight2, const at::Tensor& bias2,
-                    const Layout& prediction_layout, const Layout& features_layout) {
-        return embed(prediction, features, {weight1, bias1, weight2, bias2}, prediction_layout, features_layout);
+      translated([](const at::Tensor& prediction, const at::Tensor& features, const std::vector<at::Tensor>& weights,
+                    std::int64_t extra_channels, const Layout& prediction_layout, const Layout& features_layout) {
+        EmbedderWeights all;
+        if (extra_channels == 0) all = {weights.at(0), weights.at(1), weights.at(2), weights.at(3)};
+        all.extra_channels = extra_channels;
+        return embed(prediction, features, all, prediction_layout, features_layout);
       }),
-      py::arg("prediction"), py::arg("features"), py::arg("weight1"), py::arg("bias1"), py::arg("weight2"),
-      py::arg("bias2"), py::arg("prediction_layout"), py::arg("features_layout"),
-      "The default embedder: LeakyReLU(Linear(LeakyReLU(Linear(prediction)))) over channels.");
+      py::arg("prediction"), py::arg("features"), py::arg("weights"), py::arg("extra_channels"),
+      py::arg("prediction_layout"), py::arg("features_layout"),
+      "The default embedder: LeakyReLU(Linear(LeakyReLU(Linear(prediction)))) over channels, by (weight1, bias1, "
+      "weight2, bias2); with extra channels and no weights, the prediction in these, the last.");
 
   module.def(
       "broadcast_add", translated(broadcast_add), py::arg("features"), py::arg("embedding"), py::arg("features_layout"),

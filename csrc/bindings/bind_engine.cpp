@@ -1,5 +1,6 @@
 #include <ATen/ATen.h>
 #include <torch/csrc/autograd/python_variable.h>
+#include <torch/csrc/jit/python/pybind_utils.h>
 
 #include <it3/adapt.h>
 #include <it3/backend/feedback.h>
@@ -8,6 +9,7 @@
 #include <it3/backend/uncertainty.h>
 #include <it3/injection.h>
 #include <it3/method.h>
+#include <it3/script_input_layer.h>
 
 #include "bind_hold.h"
 #include "bindings.h"
@@ -18,6 +20,7 @@
 #include "python_engine.h"
 #include "python_parts.h"
 #include "python_values.h"
+#include "script_from_python.h"
 #include "shared_model_lock.h"
 #include "translated.h"
 
@@ -123,7 +126,7 @@ void bind_engine(py::module_& module) {
       module, "EngineSetup", "What an engine's attributes were at one moment, for the calls that begin then.")
       .def_property_readonly("is_looked_at", [](const PythonSetup& setup) { return setup.core.is_looked_at; })
       .def_property_readonly("model", [](const PythonSetup& setup) { return setup.runners->model(); })
-      .def_property_readonly("has_neutral", [](const PythonSetup& setup) { return setup.core.neutral.defined(); })
+      .def_property_readonly("has_neutral", [](const PythonSetup& setup) { return is_given(setup.core.neutral); })
       .def_property_readonly("layer_name", [](const PythonSetup& setup) { return setup.layer_name; })
       .def_property_readonly("prediction_layout", [](const PythonSetup& s) { return s.core.layouts.prediction; })
       .def_property_readonly("features_layout", [](const PythonSetup& s) { return s.core.layouts.features; })
@@ -255,6 +258,15 @@ void bind_engine(py::module_& module) {
       },
       py::arg("embedder_class"), py::arg("tracing_plan"), py::arg("other_statistics"), py::arg("shared_head"),
       py::arg("exported_model_class"), "Takes what of it3 is written in Python, and called by the core's bindings.");
+  module.def(
+      "with_input_layer",
+      translated(
+          [](const py::object& model, std::int64_t extra_channels, std::int64_t channel_dim, std::int64_t argument) {
+            return torch::jit::toPyObject(
+                with_input_layer(script_module_from(model), extra_channels, channel_dim, argument)._ivalue());
+          }),
+      py::arg("model"), py::arg("extra_channels"), py::arg("channel_dim"), py::arg("argument"),
+      "A torch._C.ScriptModule around a TorchScript module, with a layer \"input\" before it.");
   module.def(
       "check_feedback", translated([](const std::string& name) { feedback_by_name(name); }), py::arg("name"),
       "Raises ValueError for a name that is no kind of feedback.");

@@ -5,6 +5,7 @@
 #include <vector>
 
 #include <c10/util/ScopeExit.h>
+#include <pybind11/functional.h>
 
 #include <it3/backend/compiled.h>
 #include <it3/backend/machine.h>
@@ -42,8 +43,10 @@ std::string path_from(const py::object& path) {
 py::dict load(const py::object& path) {
   const SavedEngine engine = load_engine(path_from(path), c10::kCPU);
   py::object embedder = py::none(), distance = py::none();
-  if (const auto* weights = std::get_if<EmbedderWeights>(&engine.embedder)) {
-    embedder = py::make_tuple(weights->weight1, weights->bias1, weights->weight2, weights->bias2);
+  if (const auto* weights = std::get_if<EmbedderWeights>(&engine.embedder); weights != nullptr) {
+    embedder = weights->are_learned()
+                   ? py::object(py::make_tuple(weights->weight1, weights->bias1, weights->weight2, weights->bias2))
+                   : py::object(py::int_(weights->extra_channels));
   }
   if (const auto* name = std::get_if<std::string>(&engine.distance)) distance = py::str(*name);
   using py::literals::operator""_a;
@@ -51,7 +54,7 @@ py::dict load(const py::object& path) {
       "layer"_a = engine.layer, "embedder"_a = embedder, "prediction_layout"_a = engine.prediction_layout,
       "features_layout"_a = engine.features_layout, "distance"_a = distance,
       "options"_a = python::to_python(engine.options),
-      "neutral"_a = engine.neutral.defined() ? py::cast(engine.neutral) : py::none(),
+      "neutral"_a = is_given(engine.neutral) ? py::cast(engine.neutral) : py::none(),
       "output"_a = to_python(engine.output), "layer_output"_a = to_python(engine.layer_output),
       "in_dims"_a = engine.in_dims ? python::to_python(*engine.in_dims) : py::none(),
       "feedback"_a = std::string(to_string(engine.feedback)), "is_trained"_a = engine.is_trained,

@@ -94,18 +94,21 @@ Capture::Capture(PythonEngine::Setup setup, Options options, Resolved resolved)
       network_id_(network_->id()),
       method_(setup_->core.method(resolved.call.in_dims)),
       adapted_(select_parameters(network_->parameters(), options_.parameters)) {
+  TORCH_CHECK_VALUE(
+      std::holds_alternative<at::Tensor>(method_.neutral),
+      "an engine with a neutral signal that is drawn for each call cannot be compiled; give a number or a tensor");
   const Inputs of_programs = inputs_of_programs(resolved.call.inputs, method_, options_, adapted_);
   for (const auto& input : of_programs.args) inputs_.push_back(input.toTensor());
 }
 
 std::vector<at::Tensor> Capture::reads() const {
   std::vector<at::Tensor> all = method_.reads.value_or(std::vector<at::Tensor>{});
-  if (method_.neutral.defined()) all.push_back(method_.neutral);
+  if (const auto value = neutral()) all.push_back(*value);
   return all;
 }
 
 std::optional<at::Tensor> Capture::neutral() const {
-  return method_.neutral.defined() ? std::optional(method_.neutral) : std::nullopt;
+  return is_given(method_.neutral) ? std::optional(std::get<at::Tensor>(method_.neutral)) : std::nullopt;
 }
 
 std::string Capture::description() const {
@@ -113,7 +116,7 @@ std::string Capture::description() const {
   for (const Layout& layout : {setup_->core.layouts.prediction, setup_->core.layouts.features}) {
     text += c10::str(layout.batch_dim, ' ', layout.channel_dim.value_or(-100), "; ");
   }
-  text += c10::str(method_.distance.name, ' ', method_.feeds_probabilities, ' ', method_.neutral.defined());
+  text += c10::str(method_.distance.name, ' ', method_.feeds_probabilities, ' ', neutral().has_value());
   for (const auto& [name, value] : compiled_options(options_).values()) {
     std::visit([&](const auto& v) { text += "; " + name + " " + as_text(v); }, value);
   }

@@ -34,6 +34,7 @@ auto function_of_two(const char* name, py::handle function) {
 struct Names {
   PyObject* const dict = PyUnicode_InternFromString("__dict__");
   PyObject* const forward = PyUnicode_InternFromString("forward");
+  PyObject* const extra_channels = PyUnicode_InternFromString("extra_channels");
   PyObject* const parameters = PyUnicode_InternFromString("_parameters");
   PyObject* const weight1 = PyUnicode_InternFromString("weight1");
   PyObject* const bias1 = PyUnicode_InternFromString("bias1");
@@ -107,6 +108,7 @@ class PythonEmbedder : public LazyEmbedder {
 
   EmbedderWeights weights() const override {
     const py::gil_scoped_acquire gil;
+    if (const auto count = extra_channels(); count != 0) return {{}, {}, {}, {}, count};
     return {weight(names().weight1), weight(names().bias1), weight(names().weight2), weight(names().bias2)};
   }
 
@@ -118,6 +120,7 @@ class PythonEmbedder : public LazyEmbedder {
       if (PyObject_Size(item(attributes, hooks).ptr()) != 0) return false;
     }
     if (PyDict_Contains(attributes.ptr(), names().forward) != 0) return false;
+    if (extra_channels() != 0) return true;
     const auto is_own = [&](PyObject* name) { return own_weight(name).defined(); };  // not one that is computed
     return is_own(names().weight1) && is_own(names().bias1) && is_own(names().weight2) && is_own(names().bias2);
   }
@@ -134,6 +137,11 @@ class PythonEmbedder : public LazyEmbedder {
   }
   /// Past torch.nn.Module.__getattr__, which takes as long as an operation of torch. The module keeps them.
   py::handle all_attributes() const { return py::getattr(module_, names().dict).release().dec_ref(); }
+  /// 0 for one with weights.
+  std::int64_t extra_channels() const {
+    PyObject* const found = PyDict_GetItem(all_attributes().ptr(), names().extra_channels);
+    return found != nullptr ? py::handle(found).cast<std::int64_t>() : 0;
+  }
   /// A parameter; undefined where the weight is another attribute, or none.
   at::Tensor own_weight(PyObject* name) const {
     PyObject* const found = PyDict_GetItem(item(all_attributes(), names().parameters).ptr(), name);

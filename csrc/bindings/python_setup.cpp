@@ -56,8 +56,17 @@ std::string without_compile(const std::string& layer) {
   return layer.starts_with(prefix) ? layer.substr(prefix.size()) : layer;
 }
 
-at::Tensor tensor_from(const py::object& neutral) {
+/// Functions are borrowed from the attributes, as others are.
+Neutral neutral_from(const py::object& neutral) {
   if (neutral.is_none()) return {};
+  if (py::isinstance<RandomOneHot>(neutral)) return RandomOneHot();
+  if (py::isinstance<DrawnLabels>(neutral)) return neutral.cast<DrawnLabels>();
+  if (PyCallable_Check(neutral.ptr()) != 0) {
+    return NeutralFunction([function = py::handle(neutral)](const at::Tensor& prediction) {
+      const py::gil_scoped_acquire gil;
+      return py::module_::import("torch").attr("as_tensor")(function(prediction)).cast<at::Tensor>();
+    });
+  }
   const c10::InferenceMode no_inference(false);  // a tensor made in it could not be trained with
   return py::module_::import("torch").attr("as_tensor")(neutral).cast<at::Tensor>();
 }
@@ -128,7 +137,7 @@ PythonSetup::PythonSetup(Attributes given, bool learned_probabilities, std::shar
         without_compile(attributes.model), layer_name, attributes.output, attributes.layer_output);
   }
   core.layouts = given_layouts(attributes, core.functions);
-  core.neutral = tensor_from(attributes.neutral);
+  core.neutral = neutral_from(attributes.neutral);
   core.feedback = feedback_by_name(text_from("feedback", attributes.feedback));
   core.learned_probabilities = learned_probabilities;
   core.check();

@@ -5,7 +5,7 @@ from __future__ import annotations
 import collections.abc
 import torch
 import typing
-__all__: list[str] = ['Adaptation', 'Capture', 'Compiled', 'Drift', 'EmbedderHold', 'Engine', 'EngineSetup', 'LayerKind', 'Layout', 'LoadingHold', 'ModelHold', 'NewFile', 'OptionInfo', 'Origin', 'SavedPrograms', 'TracingHold', 'TrainingRecipe', 'Watch', 'arguments_of', 'broadcast_add', 'channel_dim_of_kind', 'check_distance', 'check_feedback', 'check_in_dims', 'check_output_choice', 'chosen_output', 'copies_with_shared_memory', 'embed', 'is_elementwise', 'kind_of_layer', 'load_engine', 'machine_of', 'make_embedder_weights', 'option_infos', 'options_of', 'overridden', 'peak_memory', 'quantile_of', 'replace_at', 'sample_distances', 'submodule_of', 'untrained_warning', 'use_compiled', 'use_plain_backward', 'use_python_parts', 'use_saved_programs']
+__all__: list[str] = ['Adaptation', 'Capture', 'Compiled', 'DrawnLabels', 'Drift', 'EmbedderHold', 'Engine', 'EngineSetup', 'LayerKind', 'Layout', 'LoadingHold', 'ModelHold', 'NewFile', 'OptionInfo', 'Origin', 'RandomOneHot', 'SavedPrograms', 'TracingHold', 'TrainingRecipe', 'Watch', 'arguments_of', 'broadcast_add', 'channel_dim_of_kind', 'check_distance', 'check_feedback', 'check_in_dims', 'check_output_choice', 'chosen_output', 'copies_with_shared_memory', 'embed', 'is_elementwise', 'kind_of_layer', 'load_engine', 'machine_of', 'make_embedder_weights', 'option_infos', 'options_of', 'overridden', 'peak_memory', 'quantile_of', 'replace_at', 'sample_distances', 'submodule_of', 'untrained_warning', 'use_compiled', 'use_plain_backward', 'use_python_parts', 'use_saved_programs', 'with_input_layer']
 class Layout:
     """
     Which dimensions of a tensor are its samples and its channels.
@@ -125,24 +125,26 @@ class SavedPrograms:
         """
 class TrainingRecipe:
     """
-    How the second term of the training loss, ``loss_ttt``, is made: y1 is compared with the target, where one is
-    given, whatever is fed back. Files of engines do not keep it.
+    What the two passes of a training step are fed with, and how the second term of the loss counts: y1 is compared
+    with the target, where one is given, whatever is fed back. Files of engines do not keep it.
     
     Parameters
     ----------
+    first_pass
+        What the first pass, y0, is fed with. "neutral": as at test time, the engine's neutral signal, or nothing
+        where it has none. "drawn": the target with ``target_probability``, else that, as in the authors' programs.
     second_pass
-        What the second pass is fed with. "target": y1 = f(x | y), as in ZigZag's loss (IT3, arXiv 2410.04201,
+        What the second pass, y1, is fed with. "target": y1 = f(x | y), as in ZigZag's loss (IT3, arXiv 2410.04201,
         Eq. 1). "prediction": y1 = f(x | y0), as at test time, with gradients through y0. "detached_prediction":
         the same with y0 as a constant. "drawn": the target with ``target_probability``, else y0 as a constant.
-        "none": there is one pass, as in the authors' programs, f(x | s): s is the target with
-        ``target_probability``, else the engine's neutral signal, or nothing is injected; ``loss_ttt`` is 0.
+        "none": there is no second pass, and ``loss_ttt`` is 0.
     weight
         ``loss_ttt`` is multiplied by it.
     target_probability
-        Of "drawn" and "none". None: 0.5.
+        Of "drawn". None: 0.5.
     drawn_for
-        Of "drawn" and "none": whether each "sample" is drawn for, or the whole "batch". None: each sample; the
-        batch for "none" without a neutral signal.
+        Of "drawn": whether each "sample" is drawn for, or the whole "batch". None: each sample; the batch for
+        the first pass without a neutral signal.
     noise
         Standard deviation of Gaussian noise on what is fed back, in its units.
     
@@ -162,7 +164,7 @@ class TrainingRecipe:
         ...
     def __hash__(self) -> int:
         ...
-    def __init__(self, *, second_pass: str = 'target', weight: typing.SupportsFloat | typing.SupportsIndex = 1.0, target_probability: typing.SupportsFloat | typing.SupportsIndex | None = None, drawn_for: str | None = None, noise: typing.SupportsFloat | typing.SupportsIndex = 0.0) -> None:
+    def __init__(self, *, first_pass: str = 'neutral', second_pass: str = 'target', weight: typing.SupportsFloat | typing.SupportsIndex = 1.0, target_probability: typing.SupportsFloat | typing.SupportsIndex | None = None, drawn_for: str | None = None, noise: typing.SupportsFloat | typing.SupportsIndex = 0.0) -> None:
         ...
     def __repr__(self) -> str:
         ...
@@ -170,6 +172,9 @@ class TrainingRecipe:
         ...
     @property
     def drawn_for(self) -> str | None:
+        ...
+    @property
+    def first_pass(self) -> str:
         ...
     @property
     def noise(self) -> float:
@@ -208,6 +213,53 @@ class OptionInfo:
         """
         As Python writes it.
         """
+class RandomOneHot:
+    """
+    A neutral signal: one of the classes, all as probable, drawn for each call, sample and position.
+    
+    Examples
+    --------
+    >>> it3.RandomOneHot()
+    RandomOneHot()
+    """
+    def __getstate__(self) -> tuple[()]:
+        ...
+    def __init__(self) -> None:
+        ...
+    def __repr__(self) -> str:
+        ...
+    def __setstate__(self, arg0: tuple) -> None:
+        ...
+class DrawnLabels:
+    """
+    A neutral signal: one of some labels, all as probable, drawn for each call and sample.
+    
+    Parameters
+    ----------
+    labels
+        (N, ...): class indices, or labels in the shape of a prediction, samples first; such as those of training.
+    
+    Raises
+    ------
+    ValueError
+        For labels that are not finite real numbers, or none.
+    
+    Examples
+    --------
+    >>> it3.DrawnLabels(torch.tensor([0.5, 2.0, 1.5]))
+    DrawnLabels(3 labels)
+    """
+    def __getstate__(self) -> tuple[torch.Tensor]:
+        ...
+    def __init__(self, labels: torch.Tensor) -> None:
+        ...
+    def __repr__(self) -> str:
+        ...
+    def __setstate__(self, arg0: tuple) -> None:
+        ...
+    @property
+    def labels(self) -> torch.Tensor:
+        ...
 class Watch:
     """
     What code has read of Python; see it3.reads.
@@ -498,9 +550,9 @@ def copies_with_shared_memory(tensors: collections.abc.Sequence[torch.Tensor]) -
     """
     Copies of tensors; those that lie over the same memory do so in their copies too.
     """
-def embed(prediction: torch.Tensor, features: torch.Tensor, weight1: torch.Tensor, bias1: torch.Tensor, weight2: torch.Tensor, bias2: torch.Tensor, prediction_layout: Layout, features_layout: Layout) -> torch.Tensor:
+def embed(prediction: torch.Tensor, features: torch.Tensor, weights: collections.abc.Sequence[torch.Tensor], extra_channels: typing.SupportsInt | typing.SupportsIndex, prediction_layout: Layout, features_layout: Layout) -> torch.Tensor:
     """
-    The default embedder: LeakyReLU(Linear(LeakyReLU(Linear(prediction)))) over channels.
+    The default embedder: LeakyReLU(Linear(LeakyReLU(Linear(prediction)))) over channels, by (weight1, bias1, weight2, bias2); with extra channels and no weights, the prediction in these, the last.
     """
 def is_elementwise(class_name: str) -> bool:
     """
@@ -569,6 +621,10 @@ def use_python_parts(embedder_class: typing.Any, tracing_plan: typing.Any, other
 def use_saved_programs(engine: Engine, setup: EngineSetup, inputs: typing.Any, programs: SavedPrograms, of_functions: collections.abc.Mapping[str, torch.Tensor], watch: Watch | None) -> None:
     """
     Lets calls of the kind of these be evaluated by programs. Raises RuntimeError where they do not fit the engine.
+    """
+def with_input_layer(model: typing.Any, extra_channels: typing.SupportsInt | typing.SupportsIndex, channel_dim: typing.SupportsInt | typing.SupportsIndex, argument: typing.SupportsInt | typing.SupportsIndex) -> typing.Any:
+    """
+    A torch._C.ScriptModule around a TorchScript module, with a layer "input" before it.
     """
 __version__: str = '0.1.0'
 untrained_warning: str = "this engine's embedder was never trained, so adaptation follows noise. Train the model and the embedder together first: in train mode, engine(inputs, target=y) returns the prediction and the loss term loss_ttt, as engine.losses() does in C++. If they were trained elsewhere, set engine.is_trained = True or, in C++, engine.set_trained(true)"

@@ -9,11 +9,12 @@ the adapted network's prediction is returned (Durasov, Shocher, Oner, Chechik, E
 from typing import TYPE_CHECKING, Any
 
 from it3 import _torch_check as _torch_check  # isort: skip  (before the first import of it3._C)
-from it3._C import Layout, TrainingRecipe, __version__
+from it3._C import DrawnLabels, Layout, RandomOneHot, TrainingRecipe, __version__
 from it3.adaptation import Adaptation
 from it3.embedder import Embedder
 from it3.engine import IT3Engine
 from it3.evaluation import Evaluation, evaluate
+from it3.input_layer import WithInputLayer
 from it3.loading import load
 from it3.options import Options
 from it3.paths import cmake_prefix_path
@@ -25,13 +26,16 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Adaptation",
+    "DrawnLabels",
     "Embedder",
     "Evaluation",
     "IT3Engine",
     "Layout",
     "Options",
+    "RandomOneHot",
     "TrainingRecipe",
     "Tuning",
+    "WithInputLayer",
     "__version__",
     "cmake_prefix_path",
     "compile",

@@ -25,6 +25,12 @@ def eager(model: nn.Module) -> nn.Module:
     return inner if isinstance(inner, nn.Module) else model
 
 
+def check_count(name: str, value: object) -> None:
+    """Raise ValueError for what is no whole number from 0."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+        raise ValueError(f"{name} must be a whole number from 0, not {value!r}")
+
+
 def check_model(model: object) -> None:
     """Raise TypeError or ValueError for what is no model, and for a model that is wrapped to run in parallel."""
     if not isinstance(model, nn.Module):

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from it3 import _C
+from it3.checks import check_count
 
 _WEIGHTS = ("weight1", "bias1", "weight2", "bias2")
 
@@ -24,6 +25,15 @@ class Embedder(nn.Module):
         Where the channels and samples are. By default the engine settles it at the first call. In an embedder that is
         used by itself, predictions and features of up to three dimensions have their channels last, others in
         dimension 1.
+    extra_channels
+        If above 0, it has no weights: the embedding is the prediction itself, of so many channels, in the last of the F
+        channels, behind zeros. Added to features whose last channels are zeros, as the extra ones of an
+        :class:`it3.WithInputLayer` are, it is concatenated to the others.
+
+    Raises
+    ------
+    ValueError
+        For ``extra_channels`` other than a whole number from 0.
 
     Examples
     --------
@@ -39,18 +49,26 @@ class Embedder(nn.Module):
     weight2: nn.Parameter
     bias2: nn.Parameter
 
-    def __init__(self, prediction_layout: _C.Layout | None = None, features_layout: _C.Layout | None = None) -> None:
+    def __init__(
+        self,
+        prediction_layout: _C.Layout | None = None,
+        features_layout: _C.Layout | None = None,
+        *,
+        extra_channels: int = 0,
+    ) -> None:
         super().__init__()
+        check_count("extra_channels", extra_channels)
+        self.extra_channels = extra_channels
         self.prediction_layout = prediction_layout
         self.features_layout = features_layout
         self._layouts = (prediction_layout or _C.Layout(), features_layout or _C.Layout())
-        for name in _WEIGHTS:
+        for name in self._names():
             self.register_parameter(name, nn.Parameter(torch.empty(0)))
 
     @property
     def is_built(self) -> bool:
-        """Whether the parameters have their shapes."""
-        return self.weight1.numel() != 0
+        """Whether the parameters, if it has any, have their shapes."""
+        return self.extra_channels > 0 or self.weight1.numel() != 0
 
     def settle_layouts(self, prediction_layout: _C.Layout, features_layout: _C.Layout) -> None:
         """Set where channels and samples are, for an engine that has found out.
@@ -70,7 +88,7 @@ class Embedder(nn.Module):
         >>> embedder
         Embedder(not built)
         """
-        for name in _WEIGHTS:
+        for name in self._names():
             parameter = getattr(self, name)
             parameter.data = parameter.data.new_empty(0)
 
@@ -107,11 +125,16 @@ class Embedder(nn.Module):
             made = _C.make_embedder_weights(prediction, features, *layouts)
             for name, weight in zip(_WEIGHTS, made, strict=True):
                 getattr(self, name).data = weight
-        return _C.embed(prediction, features, self.weight1, self.bias1, self.weight2, self.bias2, *layouts)
+        weights = [getattr(self, name) for name in self._names()]
+        return _C.embed(prediction, features, weights, self.extra_channels, *layouts)
+
+    def _names(self) -> tuple[str, ...]:
+        """Return the names of its weights."""
+        return () if self.extra_channels else _WEIGHTS
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
         # One of the two sides may be empty; the shapes are then those of the saved embedder.
-        for name in _WEIGHTS:
+        for name in self._names():
             saved = state_dict.get(prefix + name)
             own = getattr(self, name)
             if saved is not None and 0 in (saved.numel(), own.numel()):
@@ -120,6 +143,8 @@ class Embedder(nn.Module):
 
     def extra_repr(self) -> str:
         """Return the sizes, for print()."""
+        if self.extra_channels:
+            return f"extra_channels={self.extra_channels}"
         if not self.is_built:
             return "not built"
         features, channels = self.weight1.shape

@@ -50,13 +50,16 @@ class IT3Engine(EngineAttributes):
         cannot be traced runs whole, with a forward hook on the layer; :meth:`explain` says which happens, and why. The
         prediction is what the model returns, or the first tensor in a tuple, list or mapping.
     features_layer_name
-        The dotted name of the layer at whose output y0 is fed back, or the layer itself. If it is called several times,
-        y0 is injected at each call. A program of ``torch.export`` does not tell everything of a layer: one that the
-        model calls by several names, or in several ways, is refused, where it has parameters; and what a layer hands on
-        otherwise than by returning it, as in an attribute, may count as its output.
+        The dotted name of the layer at whose output y0 is fed back, or the layer itself; or "input", for the model's
+        first argument: the engine's model is then an :class:`it3.WithInputLayer` around the one that is given. If the
+        layer is called several times, y0 is injected at each call. A program of ``torch.export`` does not tell
+        everything of a layer: one that the model calls by several names, or in several ways, is refused, where it has
+        parameters; and what a layer hands on otherwise than by returning it, as in an attribute, may count as its
+        output.
     embedder
         A module that turns a prediction into what is combined with the features, or an :class:`it3.Embedder`, which is
-        the default. ``embeder`` is torch-ttt's spelling, as an argument and as an attribute.
+        the default: one without weights where there are ``extra_channels``.
+        ``embeder`` is torch-ttt's spelling, as an argument and as an attribute.
     combine_fn
         ``combine_fn(features, embedding)``, the features to go on with. Default: addition, the embedding spread over
         the dimensions that it lacks.
@@ -66,11 +69,16 @@ class IT3Engine(EngineAttributes):
     neutral
         The signal that stands for "no prediction yet": a number, or a tensor in the shape of one sample's prediction,
         outside the range of the labels. Its embedding is then injected for y0 too, y0 = f(x | neutral), in training and
-        at test time, at the cost of a plain forward pass a call that tells the prediction's shape. Default: nothing is
-        injected for y0.
+        at test time, at the cost of a plain forward pass a call that tells the prediction's shape. Or it is drawn once
+        a call, for each sample: an :class:`it3.RandomOneHot`, :class:`it3.DrawnLabels`, or a function that is given a
+        prediction and returns signals of its shape. Default: nothing is injected for y0.
     training_recipe
         What the second pass of training is fed with, and how ``loss_ttt`` counts: an :class:`it3.TrainingRecipe`.
         Default: the target.
+    extra_channels
+        With "input": how many channels of zeros follow those of the model's first argument, whose first layer is that
+        much wider than the data. They take y0 itself, as further columns, channels or node features: give as many as y0
+        has channels. Default: none, y0's embedding is added to the input.
     output
         Which of the tensors that the model returns is the prediction: an index, a key, a path of these such as
         ``(1, "logits")``, or, where the model is eager, a function of all that it returns. May be left out where there
@@ -119,8 +127,8 @@ class IT3Engine(EngineAttributes):
 
     In train mode each of the two passes normalizes by its own batch, but the running statistics of batch normalization
     are those of the first. In layers after the named one they do not fit y1 in eval mode: name a layer after the last
-    batch normalization, or train with ``neutral`` and ``it3.TrainingRecipe(second_pass="none")``, where one pass has
-    both kinds of sample.
+    batch normalization, or train with ``neutral`` and ``it3.TrainingRecipe(first_pass="drawn", second_pass="none")``,
+    where one pass has both kinds of sample.
 
     Examples
     --------

@@ -11,9 +11,11 @@ from it3.checks import callable_or_none, check_model, eager, like_of
 from it3.embedder import Embedder
 from it3.engine_copies import CopiedAndPickled
 from it3.exported_model import model_of
+from it3.input_layer import with_input_layer
 from it3.layer_names import layer_name_of
 
 TensorFunction = Callable[[Tensor, Tensor], Tensor]
+Neutral = Tensor | float | _C.RandomOneHot | _C.DrawnLabels | Callable[[Tensor], Tensor]
 
 
 class EngineAttributes(CopiedAndPickled):
@@ -28,8 +30,9 @@ class EngineAttributes(CopiedAndPickled):
         distance_fn: TensorFunction | str | None = None,
         optimization_parameters: Mapping[str, Any] | None = None,
         *,
-        neutral: Tensor | float | None = None,
+        neutral: Neutral | None = None,
         training_recipe: _C.TrainingRecipe | None = None,
+        extra_channels: int = 0,
         output: Any = None,
         layer_output: Any = None,
         feedback: Literal["auto", "probabilities", "prediction"] = "auto",
@@ -47,6 +50,19 @@ class EngineAttributes(CopiedAndPickled):
         if isinstance(model, EngineAttributes):
             raise TypeError("model is an IT3Engine, which adapts by itself; give the model in it, engine.model")
         features_layer_name = layer_name_of(model, features_layer_name)
+        if features_layer_name == "input" and "input" not in dict(model.named_modules()):
+            channel_dim = (
+                1 if features_layout is None or features_layout.channel_dim is None else features_layout.channel_dim
+            )
+            model = with_input_layer(model, extra_channels, channel_dim)
+            features_layout = features_layout or _C.Layout(channel_dim)
+            if embedder is None and extra_channels > 0:
+                embedder = Embedder(extra_channels=extra_channels)
+        elif extra_channels != 0:
+            raise ValueError(
+                f"extra_channels={extra_channels} is for features_layer_name='input', where the engine puts a layer "
+                f"before the model, not for the layer {features_layer_name!r}; leave it out"
+            )
         _C.check_output_choice(output, layer_output)
         self.model = model
         self.features_layer_name = features_layer_name
@@ -77,7 +93,7 @@ class EngineAttributes(CopiedAndPickled):
         self.training_recipe = training_recipe
         self.notes: dict[str, Any] = {}
         """What the file that the engine was loaded from says of the network's class, inputs and outputs."""
-        self._core = _C.Engine(is_trained=own is not None and own.is_built)
+        self._core = _C.Engine(is_trained=own is not None and own.is_built and not own.extra_channels)
 
     @property
     def embeder(self) -> Any:

@@ -1,6 +1,7 @@
 """Eager models and functions as TorchScript or exported programs, compared with what they were made from."""
 
 import copy
+import inspect
 import keyword
 import warnings
 from collections import OrderedDict
@@ -14,6 +15,7 @@ from torch.utils import _pytree as pytree
 
 from it3 import _C
 from it3.exported_model import ExportedModel
+from it3.input_layer import WithInputLayer, scripted
 from it3.kept import own_copy
 
 Method = Literal["script", "trace"]
@@ -170,7 +172,8 @@ def _torchscript(model: nn.Module, example_inputs: Any, method: Method) -> torch
     with quiet_torchscript():
         if method == "script":
             _check_norms(model)
-            script = torch.jit.script(model)
+            inner = torch.jit.script(model.model if isinstance(model, WithInputLayer) else model)
+            script = scripted(model, inner) if isinstance(model, WithInputLayer) else inner
         elif kwargs:
             # Not strict: a mapping may be returned.
             script = torch.jit.trace(model, example_kwarg_inputs=kwargs, strict=False)
@@ -223,13 +226,23 @@ def to_exported_program(
             return None
         return {dim % leaf.dim(): torch.export.Dim.AUTO for dim in open_dims if -leaf.dim() <= dim < leaf.dim()}
 
-    shapes = pytree.tree_map(any_batch, kwargs or args)
+    shapes = pytree.tree_map(any_batch, _by_parameter(model, args, kwargs))
     try:
         return torch.export.export(
             model, args, kwargs, dynamic_shapes=shapes, strict=False, preserve_module_call_signature=tuple(kept_calls)
         )
     except Exception as error:
         raise ValueError(f"{name} cannot be exported by torch.export ({_first_line(error)}); {advice}") from error
+
+
+def _by_parameter(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
+    """Return what forward() is called with by its parameters, as torch.export tells open sizes."""
+    signature = inspect.signature(model.forward)
+    given = dict(signature.bind(*args, **kwargs).arguments)
+    for parameter in signature.parameters.values():
+        if parameter.kind is parameter.VAR_KEYWORD:
+            given |= given.pop(parameter.name, {})
+    return given
 
 
 def first_tensor(value: Any) -> Tensor:

@@ -37,7 +37,8 @@ class Options(GivenOptions):
     anchor
         The network F of y1 = F(x | y0) while f adapts: ``"self"`` is f itself, so that both predictions are pulled
         toward one another, as in torch-ttt; ``"frozen"`` is f as it was at the start, so that f cannot learn to accept
-        a wrong y0 (the paper's choice); ``"ema"`` is a moving average of f's weights, F ← ``ema_decay`` F + (1 -
+        a wrong y0 (the paper's choice); ``"frozen_tail"`` is that behind the layer alone, on f's own features, where
+        the network is cut at its layer; ``"ema"`` is a moving average of f's weights, F ← ``ema_decay`` F + (1 -
         ``ema_decay``) f after each step (the paper's online variant, with ``copy_model=False``).
     ema_decay
         Of ``anchor="ema"``. None: 0.99.
@@ -106,7 +107,7 @@ class Options(GivenOptions):
     momentum: float | None = None
     max_grad_norm: float | None = None
     parameters: str | Sequence[str] = "all"
-    anchor: Literal["self", "frozen", "ema"] = "self"
+    anchor: Literal["self", "frozen", "frozen_tail", "ema"] = "self"
     ema_decay: float | None = None
     norm_statistics: Literal["running", "batch", "blend"] = "running"
     norm_prior: float | None = None

@@ -141,6 +141,8 @@ def _over_moved(
 
 
 def _default_embedder(saved: dict[str, Any], device: torch.device | str) -> Embedder:
+    if isinstance(saved["embedder"], int):
+        return Embedder(saved["prediction_layout"], saved["features_layout"], extra_channels=saved["embedder"])
     weights = dict(zip(("weight1", "bias1", "weight2", "bias2"), saved["embedder"], strict=True))
     # Its dtype comes first, as loading a state dict rounds to it.
     embedder = Embedder(saved["prediction_layout"], saved["features_layout"]).to(weights["weight1"].dtype)

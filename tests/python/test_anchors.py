@@ -7,7 +7,7 @@ import pytest
 import reference
 import torch
 from it3 import IT3Engine
-from kinds_of_network import NETWORKS, build, state_of
+from kinds_of_network import NETWORKS, build, hooked, state_of
 from models import KINDS, make_case
 from torch import Tensor, nn
 
@@ -124,3 +124,46 @@ def test_distance_that_ignores_the_predictions() -> None:
     engine = IT3Engine(case.model, case.layer, distance_fn=lambda a, b: (a.detach() - b.detach()).mean()).eval()
     with pytest.raises(ValueError, match="does not depend on any parameter"):
         engine.adapt(case.inputs, anchor="frozen")
+
+
+@pytest.mark.parametrize("way", ["eager", "script", "program", "whole"])
+def test_a_frozen_tail_on_adapted_features(way: str) -> None:
+    """y1 = tail0(head(x) + embed(y0)): gradients go through y0 and through the features."""
+    torch.manual_seed(0)
+    head = nn.Sequential(nn.Linear(5, 8), nn.Tanh())
+    tail = nn.Sequential(nn.Linear(8, 8), nn.Tanh(), nn.Linear(8, 3))
+    model = nn.Sequential(head, tail).double()
+    x = torch.randn(6, 5, dtype=torch.double)
+    given = copy.deepcopy(model)
+    if way == "script":
+        given = torch.jit.script(given)
+    if way == "program":
+        given = torch.export.export(given, (x,))
+    if way == "whole":
+        given = hooked(given)
+    options = {"num_steps": 4, "lr": 1e-2, "anchor": "frozen_tail"}
+    engine = IT3Engine(given, "0", optimization_parameters=options).eval()
+    if way == "whole":
+        before = state_of(engine)
+        with pytest.raises(ValueError, match="anchor='frozen_tail' is for a network that is cut at its layer"):
+            engine.adapt(x)
+        close(state_of(engine.model), {n.removeprefix("model."): v for n, v in before.items() if n.startswith("model")})
+        return
+    engine.uncertainty(x)
+    weights = [p.detach() for p in engine.embedder.parameters()]
+    head, tail, start = copy.deepcopy(head), copy.deepcopy(tail), copy.deepcopy(tail).requires_grad_(False)
+    optimizer = torch.optim.Adam([*head.parameters(), *tail.parameters()], lr=1e-2)
+    losses = []
+    for _ in range(4):
+        features = head(x)
+        y0 = tail(features)
+        loss = nn.functional.mse_loss(start(features + reference.embed(y0, features, *weights)), y0)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    adaptation = engine.adapt(x)
+    close(adaptation.losses.tolist(), losses)
+    close(adaptation.prediction, tail(head(x)).detach())
+    if way != "program":  # which is for six samples
+        close(engine.adapt(x, per_sample=True).prediction[:1], engine.adapt(x[:1]).prediction)

@@ -19,7 +19,8 @@ SHOWN_ELSEWHERE = {
     *("Adaptation.loss", "Adaptation.steps", "Adaptation.uncertainty"),
     *("IT3Engine.optimization_parameters", "IT3Engine.prediction_layout", "IT3Engine.features_layout"),
     *("IT3Engine.training_recipe", "TrainingRecipe.second_pass", "TrainingRecipe.weight", "TrainingRecipe.noise"),
-    *("TrainingRecipe.target_probability", "TrainingRecipe.drawn_for"),
+    *("TrainingRecipe.target_probability", "TrainingRecipe.drawn_for", "TrainingRecipe.first_pass"),
+    *("DrawnLabels.labels", "WithInputLayer.forward"),
     *("Layout.channel_of", "Layout.batch_of", "Layout.channel_dim", "Layout.batch_dim"),
 }
 

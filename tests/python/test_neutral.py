@@ -1,12 +1,13 @@
 """The neutral signal, at test time and in training."""
 
 from functools import partial
+from pathlib import Path
 
 import pytest
 import reference
 import torch
 import torch.nn.functional as F
-from it3 import IT3Engine, TrainingRecipe, load
+from it3 import DrawnLabels, IT3Engine, RandomOneHot, TrainingRecipe, load
 from kinds_of_network import NETWORKS, build, state_of
 from models import KINDS, make_case
 from torch import Tensor
@@ -53,7 +54,9 @@ def test_training_terms(network: str, device: str) -> None:
 @pytest.mark.parametrize("network", NETWORKS)
 def test_signals_are_drawn_for_each_sample(network: str, device: str) -> None:
     case = make_case("mlp", device=device)
-    engine, embed = build(case, network, neutral=9.0, training_recipe=TrainingRecipe(second_pass="none"))
+    engine, embed = build(
+        case, network, neutral=9.0, training_recipe=TrainingRecipe(first_pass="drawn", second_pass="none")
+    )
     second = partial(reference.second_prediction, case.model, case.layer, embed, reference.add, case.inputs)
     with_target = second(case.target)
     with_neutral = second(torch.full_like(case.target, 9.0))
@@ -69,19 +72,21 @@ def test_signals_are_drawn_for_each_sample(network: str, device: str) -> None:
     assert 0.4 < sum(shares) / len(shares) < 0.6
     assert any(0 < share < 1 for share in shares)
     for probability, expected in ((0.0, with_neutral), (1.0, with_target)):
-        engine.training_recipe = TrainingRecipe(second_pass="none", target_probability=probability)
+        engine.training_recipe = TrainingRecipe(first_pass="drawn", second_pass="none", target_probability=probability)
         close(engine(case.inputs, target=case.target)[0], expected)
 
 
 def test_without_a_neutral_signal_the_draw_is_for_the_batch() -> None:
     case = make_case("mlp")
-    engine, embed = build(case, "traced", training_recipe=TrainingRecipe(second_pass="none", target_probability=0.3))
+    engine, embed = build(
+        case, "traced", training_recipe=TrainingRecipe(first_pass="drawn", second_pass="none", target_probability=0.3)
+    )
     with_target = reference.second_prediction(case.model, case.layer, embed, reference.add, case.inputs, case.target)
     plain = case.model(case.inputs)
     engine.train()
     drawn = [torch.allclose(engine(case.inputs, target=case.target)[0], with_target) for _ in range(200)]
     assert 0.2 < sum(drawn) / 200 < 0.4
-    engine.training_recipe = TrainingRecipe(second_pass="none", target_probability=0.0)
+    engine.training_recipe = TrainingRecipe(first_pass="drawn", second_pass="none", target_probability=0.0)
     close(engine(case.inputs, target=case.target)[0], plain)
 
 
@@ -139,3 +144,109 @@ def test_files_keep_it(tmp_path) -> None:
     assert loaded.optimization_parameters["anchor"] == "ema"
     with pytest.raises(ValueError, match="injecting a neutral signal"):
         engine.adapt(case.inputs).save(tmp_path / "adapted.pt", case.inputs)
+
+
+def first_signals(engine: IT3Engine, inputs: Tensor, calls: int) -> Tensor:
+    """Return the neutral signals of some calls, (calls, B, ...), as an embedder of one's own is given them."""
+    given: list[Tensor] = []
+
+    def embedder(prediction: Tensor) -> Tensor:
+        given.append(prediction.detach().clone())
+        return torch.tanh(prediction.sum(1, keepdim=True))
+
+    engine.embedder = embedder
+    engine.uncertainty(inputs)
+    signals = []
+    for _ in range(calls):
+        given.clear()
+        engine.adapt(inputs, num_steps=0)
+        signals.append(given[0])
+    return torch.stack(signals)
+
+
+@pytest.mark.parametrize("network", NETWORKS)
+def test_a_neutral_signal_can_be_a_random_class(network: str) -> None:
+    case = make_case("mlp")
+    engine, _ = build(case, network, neutral=RandomOneHot())
+    signals = first_signals(engine, case.inputs, 100)
+    close(signals.sum(-1), torch.ones_like(signals[..., 0]))
+    assert ((signals == 0) | (signals == 1)).all()
+    draws = signals.shape[0] * signals.shape[1]
+    assert ((signals.mean((0, 1)) - 1 / 3).abs() < 5 * (2 / 9 / draws) ** 0.5).all()
+    assert len({tuple(signal.flatten().tolist()) for signal in signals}) > 50
+
+
+def test_a_neutral_signal_can_be_drawn_from_labels() -> None:
+    case = make_case("mlp")
+    engine, _ = build(case, "traced", neutral=DrawnLabels(torch.tensor([0, 0, 0, 2])))
+    shares = first_signals(engine, case.inputs, 100).mean((0, 1))
+    assert abs(shares[0] - 0.75) < 0.1
+    assert shares[1] == 0
+    labels = torch.randn(5, 3, dtype=torch.double)
+    engine.neutral = DrawnLabels(labels)
+    signals = first_signals(engine, case.inputs, 20).flatten(0, 1)
+    assert (signals[:, None] == labels).all(-1).any(-1).all()
+
+
+def test_a_neutral_signal_can_be_a_function() -> None:
+    case = make_case("mlp")
+    engine, embed = build(case, "traced", neutral=lambda prediction: torch.full_like(prediction, -3.0))
+    expected, losses, _ = reference.adapt(
+        case.model, case.layer, embed, case.inputs, neutral=torch.full_like(case.target, -3.0)
+    )
+    adaptation = engine.adapt(case.inputs)
+    close(adaptation.prediction, expected)
+    close(adaptation.losses.tolist(), losses)
+    engine.neutral = lambda prediction: prediction[:2]
+    with pytest.raises(ValueError, match=r"a neutral signal of shape \[2, 3\] cannot be broadcast"):
+        engine.adapt(case.inputs)
+    engine.neutral = lambda prediction: "nothing"
+    with pytest.raises((TypeError, RuntimeError)):
+        engine.adapt(case.inputs)
+
+
+@pytest.mark.parametrize("network", NETWORKS)
+def test_one_draw_holds_for_a_whole_call(network: str) -> None:
+    case = make_case("mlp")
+    engine, embed = build(case, network, neutral=RandomOneHot())
+    engine.uncertainty(case.inputs)
+    torch.manual_seed(3)
+    adaptation = engine.adapt(case.inputs)
+    torch.manual_seed(3)
+    classes = torch.randint(3, (len(case.inputs), 1))
+    neutral = torch.zeros_like(case.target).scatter(1, classes, 1.0)
+    expected, losses, _ = reference.adapt(case.model, case.layer, embed, case.inputs, neutral=neutral)
+    close(adaptation.prediction, expected)
+    close(adaptation.losses.tolist(), losses)
+    if network == "hooks":
+        return  # where samples adapt one after another, and draw so
+    torch.manual_seed(3)
+    each = engine.adapt(case.inputs, per_sample=True).prediction
+    for sample in range(len(case.inputs)):
+        rows = slice(sample, sample + 1)
+        alone = reference.adapt(case.model, case.layer, embed, case.inputs[rows], neutral=neutral[rows])[0]
+        close(each[rows], alone)
+
+
+def test_drawn_signals_in_files(tmp_path: Path) -> None:
+    case = make_case("mlp")
+    for neutral in (RandomOneHot(), DrawnLabels(torch.tensor([2, 1]))):
+        engine, _ = build(case, "traced", neutral=neutral)
+        path = tmp_path / "engine.pt"
+        engine.save(path, case.inputs)
+        read = load(path)
+        assert repr(read.neutral) == repr(neutral)
+        predictions = []
+        for each in (engine, read):
+            torch.manual_seed(5)
+            predictions.append(each.adapt(case.inputs).prediction)
+        close(*predictions)
+    engine.neutral = lambda prediction: prediction
+    with pytest.raises(ValueError, match="neutral is a function, which a file cannot hold"):
+        engine.save(path, case.inputs)
+
+
+@pytest.mark.parametrize("labels", [torch.zeros(0), torch.tensor(1.0), torch.tensor([float("nan")])])
+def test_labels_that_cannot_be_drawn_from(labels: Tensor) -> None:
+    with pytest.raises(ValueError, match=r"labels to draw from|finite"):
+        DrawnLabels(labels)

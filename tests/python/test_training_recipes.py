@@ -91,6 +91,39 @@ def test_a_second_pass_that_is_drawn(drawn_for: str | None, device: str) -> None
     assert any(0 < share < 1 for share in shares) == (drawn_for != "batch")
 
 
+@pytest.mark.parametrize("second_pass", ["prediction", "target", "none"])
+@pytest.mark.parametrize("network", NETWORKS)
+def test_a_first_pass_that_is_drawn(network: str, second_pass: str) -> None:
+    """As in the authors' program for MNIST, y0 = f(x | label or neutral), and y1 = f(x | y0)."""
+    case = make_case("mlp")
+    recipe = TrainingRecipe(first_pass="drawn", second_pass=second_pass, target_probability=0.75)
+    engine, _ = build(case, network, neutral=9.0, training_recipe=recipe)
+    engine.train()
+    with_target, with_neutral = (pass_with(case, engine, s) for s in (case.target, torch.full_like(case.target, 9.0)))
+    shares = []
+    for _ in range(200):
+        y0, loss = engine(case.inputs, target=case.target)
+        has_target = torch.isclose(y0, with_target).all(1)
+        shares.append(has_target.double().mean().item())
+        right = torch.where(has_target[:, None], with_target, with_neutral)
+        close(y0, right)
+        signal = {"prediction": right, "target": case.target}.get(second_pass)
+        expected = 0 * loss if signal is None else F.mse_loss(pass_with(case, engine, signal), case.target)
+        close(loss, expected)
+    assert 0.65 < sum(shares) / len(shares) < 0.85
+    if second_pass != "none":
+        for actual, right in zip(gradients(engine, loss), gradients(engine, expected), strict=True):
+            close(actual, right)
+
+
+def test_a_recipe_without_a_second_term() -> None:
+    case = make_case("mlp")
+    engine, _ = build(case, "traced", training_recipe=TrainingRecipe(second_pass="none"))
+    y0, loss = engine.train()(case.inputs, target=case.target)
+    close(y0, case.model(case.inputs))
+    assert loss.item() == 0
+
+
 def test_noise_is_on_what_is_fed_back_and_nowhere_else() -> None:
     case = make_case("mlp")
     recipe = TrainingRecipe(second_pass="detached_prediction", noise=0.5)
@@ -170,14 +203,12 @@ def test_a_recipe_is_a_value() -> None:
         ({"second_pass": "none", "weight": 2.0}, "weight multiplies the second term"),
         ({"noise": float("inf")}, "noise must be a standard deviation, 0 or more"),
         (
-            {"second_pass": "none", "target_probability": 1.5},
+            {"first_pass": "drawn", "target_probability": 1.5},
             "target_probability must be a number from 0 to 1, not 1.5",
         ),
-        ({"target_probability": 0.5}, "second_pass='target' draws nothing"),
-        (
-            {"second_pass": "prediction", "drawn_for": "batch"},
-            "drawn_for says how .*second_pass='prediction' draws nothing",
-        ),
+        ({"target_probability": 0.5}, "target_probability says how .*; give 'drawn' for one of the two"),
+        ({"second_pass": "prediction", "drawn_for": "batch"}, "drawn_for says how .*second_pass='prediction'"),
+        ({"first_pass": "target"}, "first_pass must be one of neutral, drawn, not 'target'"),
         ({"second_pass": "drawn", "drawn_for": "samples"}, "drawn_for must be one of sample, batch, not 'samples'"),
     ],
 )
@@ -188,12 +219,12 @@ def test_what_no_recipe_can_be(arguments: dict[str, object], message: str) -> No
 
 def test_recipes_that_do_not_fit_the_call() -> None:
     case = make_case("mlp")
-    engine, _ = build(case, "traced", training_recipe=TrainingRecipe(second_pass="none"))
+    engine, _ = build(case, "traced", training_recipe=TrainingRecipe(first_pass="drawn", second_pass="none"))
     engine.train()
     before = state_of(engine)
-    with pytest.raises(ValueError, match="second_pass='none' draws from the targets, but no target was given"):
+    with pytest.raises(ValueError, match="the training recipe draws from the targets, but no target was given"):
         engine(case.inputs)
-    engine.training_recipe = TrainingRecipe(second_pass="none", drawn_for="sample")
+    engine.training_recipe = TrainingRecipe(first_pass="drawn", second_pass="none", drawn_for="sample")
     with pytest.raises(ValueError, match="without a neutral signal nothing is injected"):
         engine(case.inputs, target=case.target)
     with pytest.raises(TypeError, match=r"training_recipe must be an it3\.TrainingRecipe, not a dict"):

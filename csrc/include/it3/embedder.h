@@ -1,5 +1,7 @@
 #pragma once
 
+#include <cstdint>
+
 #include <torch/nn/cloneable.h>
 #include <torch/nn/pimpl.h>
 
@@ -9,9 +11,13 @@
 namespace it3 {
 
 /// The weights of the default embedder, a two-layer perceptron over channels: (F, C), (F), (F, F), (F) for predictions
-/// of C channels and features of F channels.
+/// of C channels and features of F channels. Or none, where the prediction itself is the embedding.
 struct EmbedderWeights {
   at::Tensor weight1, bias1, weight2, bias2;
+  /// Without weights: how many channels of the features, the last ones, take the prediction.
+  std::int64_t extra_channels = 0;
+
+  bool are_learned() const { return extra_channels == 0; }
 };
 
 /// New weights for these two tensors, on the features' device and dtype (float32 under autocast), drawn as
@@ -29,6 +35,10 @@ IT3_API EmbedderWeights make_embedder_weights(
 /// with positions, such as (B, C, H, W), is resized to the features' positions by adaptive average pooling and gives
 /// the features' shape; where the features have no positions, (B, F), it is averaged over its own. Raises
 /// c10::ValueError, naming both shapes, if the two cannot be brought together.
+///
+/// Without weights the embedding is the prediction itself, in the last of the F channels, behind zeros: added to
+/// features whose last channels are zeros, as behind an InputLayer, it is concatenated to the others. Raises
+/// c10::ValueError unless the prediction has that many channels.
 IT3_API at::Tensor embed(
     const at::Tensor& prediction,
     const at::Tensor& features,
@@ -47,7 +57,8 @@ IT3_API at::Tensor broadcast_add(
 /// Threads may call it at once, the first time too.
 class IT3_API EmbedderImpl : public torch::nn::Cloneable<EmbedderImpl> {
  public:
-  explicit EmbedderImpl(Layout prediction_layout = {}, Layout features_layout = {});
+  /// @param extra_channels  0 for one with weights; else see EmbedderWeights
+  explicit EmbedderImpl(Layout prediction_layout = {}, Layout features_layout = {}, std::int64_t extra_channels = 0);
 
   /// Registers the parameters anew, empty; clone() needs it.
   void reset() override;
@@ -55,7 +66,7 @@ class IT3_API EmbedderImpl : public torch::nn::Cloneable<EmbedderImpl> {
 
   at::Tensor forward(const at::Tensor& prediction, const at::Tensor& features);
 
-  /// Whether the parameters have their shapes.
+  /// Whether the parameters, if it has any, have their shapes.
   bool is_built() const;
 
   const EmbedderWeights& weights() const { return weights_; }

@@ -96,10 +96,10 @@ class IT3_API Engine {
   bool is_trained() const;
   void set_trained(bool is_trained);
 
-  /// The signal that stands for "no prediction yet", in training and at test time; see Method::neutral.
-  at::Tensor neutral() const;
-  /// Undefined for none. Raises c10::ValueError unless it is finite real numbers.
-  void set_neutral(at::Tensor neutral);
+  /// The signal that stands for "no prediction yet", in training and at test time; see Neutral.
+  Neutral neutral() const;
+  /// Raises what check_neutral() raises.
+  void set_neutral(Neutral neutral);
 
   /// The default embedder, null if another is used. Its parameters belong into the training optimizer, beside the
   /// model's.

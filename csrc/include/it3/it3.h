@@ -10,7 +10,6 @@
 #include <it3/backend/layout.h>
 #include <it3/backend/losses.h>
 #include <it3/backend/model_lock.h>
-#include <it3/backend/neutral.h>
 #include <it3/backend/normalization.h>
 #include <it3/backend/online.h>
 #include <it3/backend/optimizer.h>
@@ -26,9 +25,12 @@
 #include <it3/engine.h>
 #include <it3/exported_network.h>
 #include <it3/injection.h>
+#include <it3/input_layer.h>
 #include <it3/method.h>
 #include <it3/module_network.h>
 #include <it3/network.h>
+#include <it3/neutral.h>
 #include <it3/options.h>
+#include <it3/script_input_layer.h>
 #include <it3/script_network.h>
 #include <it3/training_recipe.h>

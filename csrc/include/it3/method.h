@@ -13,6 +13,7 @@
 #include <it3/backend/export.h>
 #include <it3/backend/layout.h>
 #include <it3/backend/samples.h>
+#include <it3/neutral.h>
 
 namespace it3 {
 
@@ -69,9 +70,8 @@ struct Method {
   Distance distance;
   /// Whether embed and combine are right for features of any memory layout, as the default ones are.
   bool takes_any_layout = false;
-  /// The signal that stands for "no prediction yet": y0 = f(x | combine(features, embed(neutral))). A number, or a
-  /// tensor that spreads over the prediction's shape. Undefined: y0 = f(x), nothing is injected.
-  at::Tensor neutral = {};
+  /// The signal that stands for "no prediction yet"; see Neutral.
+  Neutral neutral = {};
   /// The tensors that the functions read beside their arguments, if all that they do is to compute with torch's
   /// operations, always the same ones; nothing for functions that may do more. Only such can be part of a CUDA graph.
   std::optional<std::vector<at::Tensor>> reads = std::nullopt;

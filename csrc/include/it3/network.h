@@ -107,6 +107,10 @@ class IT3_API WorkingCopy : public TwoPass, public AdaptedWeights {
 
   /// Whether what prepare() gives depends on nothing that changes here: not on the leaves, nor on chance.
   virtual bool has_fixed_head() const { return false; }
+
+  /// Whether resume(), of this copy and of with_constants(), goes on from what the first pass carried, and does not run
+  /// again what comes before the layer.
+  virtual bool resumes_behind_layer() const { return false; }
 };
 
 /// What a network's passes depend on beside their inputs.

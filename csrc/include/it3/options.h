@@ -23,9 +23,11 @@ enum class OptimizerKind { adam, adamw, sgd, rmsprop, adagrad };
 /// - self: f itself, so that both predictions are pulled toward one another (torch-ttt).
 /// - frozen: f as it was before anything adapted. Gradients reach f through y0 alone, so that it cannot learn to accept
 ///   a wrong y0 (IT3, arXiv 2410.04201).
+/// - frozen_tail: f as it was behind the layer, on the features of f as it is: gradients reach f through the features
+///   too (the authors' program for MNIST freezes its tail alone).
 /// - ema: a moving average of f's weights, F <- ema_decay F + (1 - ema_decay) f after each step (the paper's online
 ///   variant).
-enum class AnchorKind { self, frozen, ema };
+enum class AnchorKind { self, frozen, frozen_tail, ema };
 
 /// Which of the adapted network's predictions is the answer: y0, y1, or their mean.
 enum class PredictionKind { first, second, mean };

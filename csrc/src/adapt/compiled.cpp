@@ -38,7 +38,7 @@ std::vector<std::int64_t> kind_of(const AdaptCall& call) {
 Options compiled_options(const Options& options) {
   Options which;
   which.parameters = options.parameters;
-  which.anchor = options.anchor == AnchorKind::self ? AnchorKind::self : AnchorKind::frozen;
+  which.anchor = options.anchor == AnchorKind::ema ? AnchorKind::frozen : options.anchor;
   which.norm_statistics = options.norm_statistics;
   which.norm_prior = options.norm_prior;
   which.per_sample = options.per_sample;

@@ -79,6 +79,17 @@ LossAndGradients Objective::operator()(const FirstPass& first, const at::Tensor&
   if (options_.anchor == AnchorKind::self) {
     return differentiate(passes_.second(copy_, first, prediction), prediction, rows, copy_.leaves());
   }
+  if (options_.anchor == AnchorKind::frozen_tail) {
+    TORCH_CHECK_VALUE(
+        copy_.resumes_behind_layer(),
+        "anchor='frozen_tail' is for a network that is cut at its layer, and this one runs whole; explain() says why. "
+        "Use anchor='frozen'");
+    const at::Tensor second = [&] {
+      const auto anchor = copy_.with_constants(state_.start);
+      return passes_.second(*anchor, first, prediction);
+    }();
+    return differentiate(second, prediction, rows, copy_.leaves());
+  }
   // By the chain rule in two parts, as the anchor's weights may lie where the network's do: first the loss by y0, which
   // is all that the anchor's pass depends on, then y0 by the network's weights.
   const at::Tensor y0 = prediction.detach().requires_grad_();

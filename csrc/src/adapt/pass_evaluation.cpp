@@ -14,7 +14,7 @@ PassEvaluation::PassEvaluation(
     : call_(call),
       copy_(copy),
       state_(state),
-      neutral_(neutral_signal(copy, call.method, inputs)),
+      neutral_(neutral_signal(copy, call.method, inputs, call.samples.has_value())),
       passes_(call.method, inputs, neutral_, call.options.amp.has_value(), call.samples.has_value()),
       objective_(call.options, call.method, passes_, copy, state) {
   if (adapts && copy.has_fixed_head()) passes_.fix_head(copy);

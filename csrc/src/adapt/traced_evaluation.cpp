@@ -69,6 +69,7 @@ class FunctionCopy : public WorkingCopy {
   std::unique_ptr<TwoPass> with_constants(const std::vector<at::Tensor>& values) override {
     return std::make_unique<FunctionPasses>(functions_, values, are_stacked_);
   }
+  bool resumes_behind_layer() const override { return true; }
   void commit() override { TORCH_INTERNAL_ASSERT(false); }
 
  private:

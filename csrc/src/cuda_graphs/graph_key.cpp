@@ -86,7 +86,7 @@ std::variant<std::string, GraphKey> graph_key(
   if (!options.copy_model) return "copy_model is False, so each call starts from different weights";
   if (options.tolerance || options.threshold)
     return "tolerance or threshold is set, so what is computed depends on the data";
-  if (method.neutral.defined()) return "neutral is set";
+  if (is_given(method.neutral)) return "neutral is set";
   const auto dependencies = network.dependencies(options.normalization());
   if (!dependencies) return "the model is not cut at the layer (it runs in Python, or is a torch::nn module)";
   if (dependencies->writes_inputs) return "the model writes to its inputs";

@@ -64,8 +64,9 @@ ScriptNetwork& script_of(const std::shared_ptr<Network>& network) {
 
 Embed embed_of(const SavedEngine& saved) {
   if (const auto* function = std::get_if<SavedModule>(&saved.embedder)) return function_of(*function);
-  Embedder embedder(saved.prediction_layout, saved.features_layout);
-  embedder->set_weights(std::get<EmbedderWeights>(saved.embedder));
+  const auto& weights = std::get<EmbedderWeights>(saved.embedder);
+  Embedder embedder(saved.prediction_layout, saved.features_layout, weights.extra_channels);
+  if (weights.are_learned()) embedder->set_weights(weights);
   return embedder;
 }
 
@@ -114,7 +115,7 @@ EngineSetup setup_of(const Embedder& embedder, Embed embed, Combine combine, std
 /// What stays between calls, and the setup of the next one.
 struct Engine::State {
   explicit State(EngineSetup first)
-      : core(first.functions.embedder != nullptr && first.functions.embedder->is_built()),
+      : core(first.functions.embedder != nullptr && first.functions.embedder->has_trained_weights()),
         setup(std::make_shared<EngineSetup>(std::move(first))) {}
 
   /// The setup of a call with this feedback.
@@ -197,12 +198,9 @@ Engine::Engine(SavedEngine saved)
     try {
       std::map<std::string, at::Tensor> of_functions = saved.tensors_of_functions();
       if (!embedder_.is_empty()) {
-        const auto [weight1, bias1, weight2, bias2] = embedder_->weights();
-        of_functions.insert(
-            {{"embedder.weight1", weight1},
-             {"embedder.bias1", bias1},
-             {"embedder.weight2", weight2},
-             {"embedder.bias2", bias2}});
+        for (const auto& each : embedder_->named_parameters()) {
+          of_functions.emplace("embedder." + each.key(), each.value());
+        }
       }
       const auto compiled = saved.programs->bind(*network_, state_->setup_for(feedback)->method(in_dims), of_functions);
       state_->change_setup([&](EngineSetup& setup) { setup.compiled = {compiled}; });
@@ -262,9 +260,9 @@ bool Engine::is_trained() const { return state_->core.is_trained; }
 
 void Engine::set_trained(bool is_trained) { state_->core.is_trained = is_trained; }
 
-at::Tensor Engine::neutral() const { return state_->setup_for(feedback)->neutral; }
+Neutral Engine::neutral() const { return state_->setup_for(feedback)->neutral; }
 
-void Engine::set_neutral(at::Tensor neutral) {
+void Engine::set_neutral(Neutral neutral) {
   state_->change_setup([&](EngineSetup& setup) { setup.neutral = std::move(neutral); });
 }
 
@@ -371,7 +369,7 @@ Engine Engine::load(const std::string& path, std::optional<c10::Device> device) 
 
 void Engine::save_adapted(const Adaptation& adaptation, const std::string& path) const {
   TORCH_CHECK_VALUE(
-      !neutral().defined(),
+      !is_given(neutral()),
       "this engine predicts by injecting a neutral signal, which the plain network does not; save the engine instead");
   TORCH_CHECK_VALUE(
       adaptation.steps() == 0 || !adaptation.weights.empty(),

@@ -71,6 +71,9 @@ SavedEngine EngineCore::saved(
   saved.features_layout = call.setup.layouts.features;
   saved.options = options;
   saved.neutral = call.setup.neutral;
+  TORCH_CHECK_VALUE(
+      !std::holds_alternative<NeutralFunction>(saved.neutral),
+      "neutral is a function, which a file cannot hold; give a tensor, a RandomOneHot, or DrawnLabels");
   saved.notes = take_notes(network, call.method, call.inputs);
   saved.output = network.output();
   saved.layer_output = network.layer_output();

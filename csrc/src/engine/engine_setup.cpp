@@ -4,7 +4,7 @@
 
 #include <c10/util/Exception.h>
 
-#include <it3/backend/neutral.h>
+#include <it3/neutral.h>
 
 namespace it3 {
 void EngineSetup::check() const {
@@ -14,7 +14,7 @@ void EngineSetup::check() const {
   TORCH_CHECK_VALUE(
       functions.distance.to_prediction != nullptr && functions.distance.to_target != nullptr,
       "the distance of an it3::Engine is null; give a function of two predictions, or leave it out");
-  if (neutral.defined()) check_neutral(neutral);
+  check_neutral(neutral);
 }
 
 bool EngineSetup::feeds_probabilities() const {
@@ -29,8 +29,9 @@ bool EngineSetup::needs_classes() const {
 }
 
 bool EngineSetup::computes_as(const EngineSetup& other) const {
-  return layouts == other.layouts && neutral.is_same(other.neutral) &&
-         feeds_probabilities() == other.feeds_probabilities();
+  const auto *const value = std::get_if<at::Tensor>(&neutral), *const its = std::get_if<at::Tensor>(&other.neutral);
+  const bool is_same_neutral = value != nullptr && its != nullptr && value->is_same(*its);  // others are not compiled
+  return layouts == other.layouts && is_same_neutral && feeds_probabilities() == other.feeds_probabilities();
 }
 
 Method EngineSetup::method(const std::optional<InDims>& in_dims) const {
@@ -51,7 +52,8 @@ Method EngineSetup::method(const std::optional<InDims>& in_dims) const {
       return it3::embed(prediction, features, weights, where.prediction, where.features);
     };
     if (combine == nullptr && is_named) {
-      method.reads = {weights.weight1, weights.bias1, weights.weight2, weights.bias2};
+      method.reads.emplace();
+      if (weights.are_learned()) method.reads = {weights.weight1, weights.bias1, weights.weight2, weights.bias2};
     }
   } else if (embedder != nullptr) {
     method.embed = [lazy = embedder](const at::Tensor& prediction, const at::Tensor& features) {

@@ -33,6 +33,7 @@ namespace {
 // The archive's extra file that makes it an engine: a pickled dictionary.
 constexpr const char* record = "it3_engine";
 constexpr std::int64_t format = 2;
+constexpr const char* extra_channels = "embedder_extra_channels";  // of one without weights
 
 using Dictionary = c10::impl::GenericDict;
 
@@ -139,6 +140,19 @@ std::optional<SavedPrograms> programs_from(const Dictionary& d, const detail::Ar
   return programs;
 }
 
+constexpr const char *neutral_value = "neutral", *neutral_one_hot = "neutral_one_hot",
+                     *neutral_labels = "neutral_labels";
+
+void describe(const Dictionary& d, const Neutral& neutral) {
+  if (const auto* const value = std::get_if<at::Tensor>(&neutral); value != nullptr && value->defined()) {
+    d.insert(neutral_value, value->detach().cpu());
+  }
+  if (std::holds_alternative<RandomOneHot>(neutral)) d.insert(neutral_one_hot, true);
+  if (const auto* const drawn = std::get_if<DrawnLabels>(&neutral)) {
+    d.insert(neutral_labels, drawn->labels.detach().cpu());
+  }
+}
+
 Dictionary describe(const SavedEngine& engine) {
   Dictionary d(c10::StringType::get(), c10::AnyType::get());
   d.insert("format", format);
@@ -146,8 +160,10 @@ Dictionary describe(const SavedEngine& engine) {
   if (const auto* name = std::get_if<std::string>(&engine.distance); name != nullptr && !name->empty()) {
     d.insert("distance", *name);
   }
-  if (const auto* weights = std::get_if<EmbedderWeights>(&engine.embedder);
-      weights != nullptr && weights->weight1.defined()) {
+  const auto* const weights = std::get_if<EmbedderWeights>(&engine.embedder);
+  if (weights != nullptr && !weights->are_learned()) {
+    d.insert(extra_channels, weights->extra_channels);
+  } else if (weights != nullptr) {
     d.insert("weight1", weights->weight1.detach().cpu());
     d.insert("bias1", weights->bias1.detach().cpu());
     d.insert("weight2", weights->weight2.detach().cpu());
@@ -159,7 +175,7 @@ Dictionary describe(const SavedEngine& engine) {
   };
   insert_layout("prediction", engine.prediction_layout);
   insert_layout("features", engine.features_layout);
-  if (engine.neutral.defined()) d.insert("neutral", engine.neutral.detach().cpu());
+  describe(d, engine.neutral);
   for (const auto& [name, value] : engine.options.values()) d.insert("option_" + name, to_ivalue(value));
   if (engine.output) d.insert("output", to_text(*engine.output));
   if (engine.layer_output) d.insert("layer_output", to_text(*engine.layer_output));
@@ -195,7 +211,9 @@ SavedEngine undescribe(
   engine.prediction_layout = layout("prediction");
   engine.features_layout = layout("features");
   engine.combine = function_in(combine_record, on);
-  if (d.contains("neutral")) engine.neutral = tensor("neutral");
+  if (d.contains(neutral_value)) engine.neutral = tensor(neutral_value);
+  if (d.contains(neutral_one_hot)) engine.neutral = RandomOneHot();
+  if (d.contains(neutral_labels)) engine.neutral = DrawnLabels{tensor(neutral_labels)};
   engine.notes.model = d.at("note_model").toStringRef();
   engine.notes.inputs = d.at("note_inputs").to<std::vector<std::string>>();
   engine.notes.prediction = d.at("note_prediction").toStringRef();
@@ -208,6 +226,11 @@ SavedEngine undescribe(
   engine.learned_probabilities = d.at("learned_probabilities").toBool();
   if (auto embedder = function_in(embedder_record, on)) {
     engine.embedder = std::move(*embedder);
+  } else if (d.contains(extra_channels)) {
+    EmbedderWeights none;
+    none.extra_channels = d.at(extra_channels).toInt();
+    TORCH_CHECK_VALUE(none.extra_channels > 0, "its embedder has no extra channels");
+    engine.embedder = none;
   } else {
     engine.embedder = EmbedderWeights{tensor("weight1"), tensor("bias1"), tensor("weight2"), tensor("bias2")};
   }

@@ -17,7 +17,8 @@ namespace {
 std::map<std::string, at::Tensor> tensors_by_name(
     const Network& network, const Method& method, std::map<std::string, at::Tensor> tensors) {
   for (const auto& [name, tensor] : network.named_tensors()) tensors.emplace("model." + name, tensor);
-  if (method.neutral.defined()) tensors.emplace("neutral", method.neutral);
+  const auto* const neutral = std::get_if<at::Tensor>(&method.neutral);
+  if (neutral != nullptr && neutral->defined()) tensors.emplace("neutral", *neutral);
   return tensors;
 }
 

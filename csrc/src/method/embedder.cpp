@@ -38,6 +38,19 @@ at::Tensor resize_positions(const at::Tensor& channels, c10::SymIntArrayRef posi
   }
 }
 
+/// What the two linear maps make of a prediction's channels.
+at::Tensor mapped(const at::Tensor& channels, const EmbedderWeights& weights) {
+  const at::Tensor hidden = at::leaky_relu(pointwise(channels, weights.weight1, weights.bias1));
+  return at::leaky_relu(pointwise(hidden, weights.weight2, weights.bias2));
+}
+
+/// A prediction's channels as the last of so many, behind zeros.
+at::Tensor in_last_channels(const at::Tensor& channels, const c10::SymInt& count) {
+  std::vector<c10::SymInt> sizes = channels.sym_sizes().vec();
+  sizes[1] = count - sizes[1];
+  return at::cat({channels.new_zeros_symint(sizes), channels}, 1);
+}
+
 std::string misfit(const at::Tensor& prediction, const at::Tensor& features) {
   return c10::str(
       "the default embedder cannot bring a prediction of shape ", prediction.sizes(), " to features of shape ",
@@ -90,21 +103,31 @@ at::Tensor embed(
   if (prediction.dim() == 1 && features.dim() == 1) {  // one sample without a batch dimension
     return embed(prediction.unsqueeze(0), features.unsqueeze(0), weights).squeeze(0);
   }
-  const at::Tensor same_type = prediction.to(weights.weight1.device(), weights.weight1.scalar_type());
-  const at::Tensor from = channels_second(same_type, prediction_layout);
+  const at::Tensor& like = weights.are_learned() ? weights.weight1 : features;
+  const at::Tensor from = channels_second(prediction.to(like.device(), like.scalar_type()), prediction_layout);
   const at::Tensor to = channels_second(features, features_layout);
-  TORCH_CHECK_VALUE(
-      from.sym_size(1) == weights.weight1.size(1) && to.sym_size(1) == weights.weight1.size(0),
-      misfit(prediction, features), ": it has its weights for predictions of ", weights.weight1.size(1),
-      " and features of ", weights.weight1.size(0),
-      " channels; give another embedder, or clear() this one and train it anew");
+  if (weights.are_learned()) {
+    TORCH_CHECK_VALUE(
+        from.sym_size(1) == weights.weight1.size(1) && to.sym_size(1) == weights.weight1.size(0),
+        misfit(prediction, features), ": it has its weights for predictions of ", weights.weight1.size(1),
+        " and features of ", weights.weight1.size(0),
+        " channels; give another embedder, or clear() this one and train it anew");
+  } else {
+    TORCH_CHECK_VALUE(
+        from.sym_size(1) == weights.extra_channels && from.sym_size(1) < to.sym_size(1), misfit(prediction, features),
+        ": it puts it into ", weights.extra_channels, " extra channels of the features, but the prediction has ",
+        from.size(1), "; give the input layer, and the embedder, that many extra_channels");
+    TORCH_CHECK_VALUE(
+        features.is_floating_point() || features.is_complex(), "a prediction is fed back as it is, but the input has ",
+        "the dtype ", features.scalar_type(), ", which would round it; name a layer with a floating-point output");
+  }
   TORCH_CHECK_VALUE(
       from.sym_size(0) == to.sym_size(0) || from.sym_size(0) == 1, misfit(prediction, features),
       ": the prediction has ", from.size(0), " samples, the features ", to.size(0),
       "; give an embedder and a combine_fn");
 
-  at::Tensor embedding = at::leaky_relu(pointwise(from, weights.weight1, weights.bias1));
-  embedding = at::leaky_relu(pointwise(embedding, weights.weight2, weights.bias2)).to(features.scalar_type());
+  at::Tensor embedding =
+      weights.are_learned() ? mapped(from, weights).to(features.scalar_type()) : in_last_channels(from, to.sym_size(1));
   const auto from_positions = positions_of(from), to_positions = positions_of(to);
   if (!from_positions.empty() && to_positions.empty()) embedding = embedding.flatten(2).mean(2);
   if (features.dim() < 2) return embedding.reshape_symint(features.sym_sizes());
@@ -137,21 +160,27 @@ at::Tensor broadcast_add(const at::Tensor& features, const at::Tensor& embedding
   return features + spread;
 }
 
-EmbedderImpl::EmbedderImpl(Layout prediction_layout, Layout features_layout)
+EmbedderImpl::EmbedderImpl(Layout prediction_layout, Layout features_layout, std::int64_t extra_channels)
     : prediction_layout_(prediction_layout), features_layout_(features_layout) {
+  TORCH_CHECK_VALUE(extra_channels >= 0, "extra_channels must be a whole number from 0, not ", extra_channels);
+  weights_.extra_channels = extra_channels;
   EmbedderImpl::reset();
 }
 
 void EmbedderImpl::reset() {
+  if (!weights_.are_learned()) return;
   weights_.weight1 = register_parameter("weight1", at::empty({0}));
   weights_.bias1 = register_parameter("bias1", at::empty({0}));
   weights_.weight2 = register_parameter("weight2", at::empty({0}));
   weights_.bias2 = register_parameter("bias2", at::empty({0}));
 }
 
-void EmbedderImpl::pretty_print(std::ostream& stream) const { stream << "it3::Embedder()"; }
+void EmbedderImpl::pretty_print(std::ostream& stream) const {
+  stream << "it3::Embedder(" << (weights_.are_learned() ? "" : c10::str("extra_channels=", weights_.extra_channels))
+         << ")";
+}
 
-bool EmbedderImpl::is_built() const { return weights_.weight1.numel() != 0; }
+bool EmbedderImpl::is_built() const { return !weights_.are_learned() || weights_.weight1.numel() != 0; }
 
 void EmbedderImpl::set_layouts(Layout prediction_layout, Layout features_layout) {
   prediction_layout_ = prediction_layout;
@@ -166,6 +195,7 @@ void EmbedderImpl::set_weights(const EmbedderWeights& weights) {
 }
 
 void EmbedderImpl::clear() {
+  if (!weights_.are_learned()) return;
   const auto none = at::empty({0}, weights_.weight1.options().requires_grad(false));
   set_weights({none, none.clone(), none.clone(), none.clone()});
 }

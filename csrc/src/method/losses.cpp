@@ -82,21 +82,12 @@ at::Tensor with_noise(const at::Tensor& signal, double standard_deviation) {
   return standard_deviation > 0 ? signal + standard_deviation * at::randn_like(signal.detach()) : signal;
 }
 
-/// One pass with a drawn signal, for ZigZag's loss in one term.
-Losses drawn_losses(
-    Network& network,
-    const Method& method,
-    PassInputs& inputs,
-    const at::Tensor& target,
-    const at::Tensor& neutral,
-    const TrainingRecipe& recipe) {
-  const at::Tensor given = with_noise(target, recipe.noise);
-  const at::Tensor signal = neutral.defined() ? drawn(given, neutral, recipe, method.prediction_layout) : given;
-  const bool is_injected =
-      neutral.defined() || at::rand({}).item<double>() < recipe.target_probability.value_or(default_probability);
-  const Inject inject = detail::injection(method, signal);
-  const at::Tensor prediction = network.predict(inputs.next(), is_injected ? &inject : nullptr).prediction;
-  return {prediction, at::zeros({}, prediction.options().requires_grad(false))};
+/// What the first pass is fed with: drawn of targets and the neutral signal; undefined where nothing is.
+at::Tensor drawn_first(
+    const at::Tensor& target, const at::Tensor& neutral, const TrainingRecipe& recipe, const Layout& layout) {
+  if (neutral.defined()) return drawn(with_noise(target, recipe.noise), neutral, recipe, layout);
+  const bool is_target = at::rand({}).item<double>() < recipe.target_probability.value_or(default_probability);
+  return is_target ? with_noise(target, recipe.noise) : at::Tensor();
 }
 
 /// What a plain pass predicts, without a trace of it.
@@ -115,22 +106,21 @@ Losses training_losses(
     const TrainingRecipe& recipe,
     bool is_feedback_open) {
   recipe.validate();
-  const bool draws = recipe.second_pass == SecondPass::drawn || recipe.second_pass == SecondPass::none;
   TORCH_CHECK_VALUE(
-      !draws || target, "second_pass='", to_string(recipe.second_pass),
-      "' draws from the targets, but no target was given; give target=");
+      !recipe.draws() || target, "the training recipe draws from the targets, but no target was given; give target=");
   TORCH_CHECK_VALUE(
-      recipe.second_pass != SecondPass::none || recipe.drawn_for != DrawnFor::sample || given_method.neutral.defined(),
+      recipe.first_pass != FirstSignal::drawn || recipe.drawn_for != DrawnFor::sample || is_given(given_method.neutral),
       "without a neutral signal nothing is injected where no target is drawn, which is for the whole batch; give "
       "drawn_for='batch', or a neutral signal");
   const auto turn = network.take_turn();
   PassInputs inputs(given_inputs, given_inputs, network.may_write_inputs());
   Method method = given_method;
   at::Tensor neutral;
-  if (method.neutral.defined()) neutral = detail::neutral_signal(*network.checkout({}), method, inputs);
+  if (is_given(method.neutral)) neutral = detail::neutral_signal(*network.checkout({}), method, inputs);
   const auto fit = [&](const at::Tensor& prediction) {
     const at::Tensor fitted = fit_target(*target, prediction, method.prediction_layout);
-    if (neutral.defined()) detail::check_is_no_label(neutral, fitted, method.prediction_layout);
+    const bool is_one_value = neutral.defined() && std::holds_alternative<at::Tensor>(method.neutral);
+    if (is_one_value) detail::check_is_no_label(neutral, fitted, method.prediction_layout);
     return fitted;
   };
   const auto are_classes = [&](const at::Tensor& prediction) {
@@ -139,14 +129,15 @@ Losses training_losses(
   const auto distance = [&](auto function, const at::Tensor& second, const at::Tensor& reference) {
     return detail::as_scalar(detail::measured(method.distance, function, second, reference));
   };
-  Losses losses;
-  if (recipe.second_pass == SecondPass::none) {
+  at::Tensor of_first = neutral;
+  if (recipe.first_pass == FirstSignal::drawn) {
     const at::Tensor fitted = fit(neutral.defined() ? neutral : plain_prediction(network, inputs));
-    losses = drawn_losses(network, method, inputs, fitted, neutral, recipe);
-  } else {
-    const detail::Passes passes(method, inputs, neutral);
-    const FirstPass first = passes.first(network);
-    losses.prediction = first.prediction;
+    of_first = drawn_first(fitted, neutral, recipe, method.prediction_layout);
+  }
+  const detail::Passes passes(method, inputs, of_first);
+  const FirstPass first = passes.first(network);
+  Losses losses{first.prediction, at::zeros({}, first.prediction.options().requires_grad(false))};
+  if (recipe.second_pass != SecondPass::none) {
     if (is_feedback_open && recipe.second_pass != SecondPass::target && are_classes(first.prediction)) {
       method.feeds_probabilities = !are_probabilities(first.prediction, method.prediction_layout);
     }

@@ -10,7 +10,9 @@ namespace it3::detail {
 
 /// Method::neutral in the shape of this batch's prediction, which a plain pass without gradients tells; undefined if
 /// the method has none. Raises c10::ValueError, naming both shapes, if it does not spread over the prediction.
-at::Tensor neutral_signal(TwoPass& network, const Method& method, PassInputs& inputs);
+///
+/// @param are_stacked  whether predictions are those of samples by themselves, see Network::checkout_per_sample()
+at::Tensor neutral_signal(TwoPass& network, const Method& method, PassInputs& inputs, bool are_stacked = false);
 
 /// Raises c10::ValueError if the neutral signal could be a label: then the network could not tell "no prediction yet"
 /// from a prediction. Labels of 0 and 1 can be 0s and 1s, with one 1 among the channels if all have one; others, what

@@ -150,7 +150,7 @@ Option choice(const char* name, Kind Options::* member, const Names& names, cons
 
 /// A choice that has earlier spellings.
 Option anchor(const char* name, const char* documentation) {
-  Option option = choice(name, &Options::anchor, {"self", "frozen", "ema"}, documentation);
+  Option option = choice(name, &Options::anchor, {"self", "frozen", "frozen_tail", "ema"}, documentation);
   option.set = [set = option.set](Options& options, const OptionValue& value) {
     const auto* const spelling = std::get_if<std::string>(&value);
     const bool is_earlier = is_none(value) || (spelling != nullptr && *spelling == "none");
@@ -253,7 +253,9 @@ const std::vector<Option>& option_table() {
           "anchor",
           "The network F of y1 = F(x | y0) while f adapts: `\"self\"` is f itself, so that both predictions are pulled "
           "toward one another, as in torch-ttt; `\"frozen\"` is f as it was at the start, so that f cannot learn to "
-          "accept a wrong y0 (the paper's choice); `\"ema\"` is a moving average of f's weights, F ← `ema_decay` F + "
+          "accept a wrong y0 (the paper's choice); `\"frozen_tail\"` is that behind the layer alone, on f's own "
+          "features, "
+          "where the network is cut at its layer; `\"ema\"` is a moving average of f's weights, F ← `ema_decay` F + "
           "(1 − `ema_decay`) f after each step (the paper's online variant, with `copy_model=False`)."),
       number("ema_decay", &Options::ema_decay, share, "Of `anchor=\"ema\"`. None: 0.99."),
       choice(

@@ -11,6 +11,7 @@
 namespace it3 {
 namespace {
 
+constexpr std::array<std::string_view, 2> first_signal_names = {"neutral", "drawn"};
 constexpr std::array<std::string_view, 5> second_pass_names = {
     "target", "prediction", "detached_prediction", "drawn", "none"};
 constexpr std::array<std::string_view, 2> drawn_for_names = {"sample", "batch"};
@@ -24,6 +25,14 @@ std::size_t place_of(const Names& names, const char* what, std::string_view name
 }
 
 }  // namespace
+
+FirstSignal first_signal_by_name(std::string_view name) {
+  return static_cast<FirstSignal>(place_of(first_signal_names, "first_pass", name));
+}
+
+std::string_view to_string(FirstSignal first_pass) {
+  return first_signal_names.at(static_cast<std::size_t>(first_pass));
+}
 
 SecondPass second_pass_by_name(std::string_view name) {
   return static_cast<SecondPass>(place_of(second_pass_names, "second_pass", name));
@@ -48,11 +57,10 @@ void TrainingRecipe::validate() const {
         *target_probability >= 0 && *target_probability <= 1, "target_probability must be a number from 0 to 1, not ",
         *target_probability);
   }
-  const bool draws = second_pass == SecondPass::drawn || second_pass == SecondPass::none;
   TORCH_CHECK_VALUE(
-      draws || (!target_probability && !drawn_for), target_probability ? "target_probability" : "drawn_for",
-      " says how targets are drawn, but second_pass='", to_string(second_pass),
-      "' draws nothing; give second_pass='drawn' or 'none', or leave it out");
+      draws() || (!target_probability && !drawn_for), target_probability ? "target_probability" : "drawn_for",
+      " says how targets are drawn, but none are with first_pass='", to_string(first_pass), "' and second_pass='",
+      to_string(second_pass), "'; give 'drawn' for one of the two, or leave it out");
   TORCH_CHECK_VALUE(
       second_pass != SecondPass::none || weight == 1,
       "weight multiplies the second term, which second_pass='none' does not have; leave it out");

@@ -40,6 +40,7 @@ class ScriptWorkingCopy : public WorkingCopy {
   const std::vector<at::Tensor>& values() const override { return values_; }
   bool has_plain_graphs() const override { return true; }
   bool has_fixed_head() const override;
+  bool resumes_behind_layer() const override { return !cut_->repeats_head; }
   std::unique_ptr<TwoPass> with_constants(const std::vector<at::Tensor>& values) override;
   void commit() override;
 

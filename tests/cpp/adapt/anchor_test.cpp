@@ -141,7 +141,8 @@ TEST(Neutral, IsInjectedForTheFirstPrediction) {
   const auto losses = training_losses(*problem.network, method, problem.x, target);
   EXPECT_TRUE(close(losses.prediction, y0));
   const auto drawn = training_losses(
-      *problem.network, method, problem.x, target, {.second_pass = SecondPass::none, .target_probability = 1.0});
+      *problem.network, method, problem.x, target,
+      {.first_pass = FirstSignal::drawn, .second_pass = SecondPass::none, .target_probability = 1.0});
   EXPECT_TRUE(close(drawn.prediction, second_of(*problem.net, problem.x, target.matmul(problem.embedding))));
   EXPECT_EQ(drawn.loss_ttt.item<double>(), 0);
   EXPECT_THROW(training_losses(*problem.network, method, problem.x, target * 10 - 5), c10::ValueError);

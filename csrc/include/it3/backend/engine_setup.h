@@ -28,8 +28,11 @@ class IT3_API LazyEmbedder {
   LazyEmbedder(const LazyEmbedder&) = delete;
   LazyEmbedder& operator=(const LazyEmbedder&) = delete;
 
-  /// Whether its weights have their shapes.
+  /// Whether its weights, if it has any, have their shapes.
   virtual bool is_built() const = 0;
+
+  /// Whether it has weights that come from elsewhere, where training may have made them.
+  bool has_trained_weights() const { return is_built() && weights().are_learned(); }
 
   /// Makes ready, while it has no shape, what makes the weights empty again: that must not fail, and so takes no
   /// memory.
@@ -69,8 +72,7 @@ struct IT3_API EngineSetup {
   EngineFunctions functions;
   /// Where channels and samples are: as given, else as look_at_first() settles it.
   Layouts layouts = {};
-  /// See Method.
-  at::Tensor neutral = {};
+  Neutral neutral = {};
   Feedback feedback = Feedback::automatic;
   /// Whether training had class indices as targets for predictions that are no probabilities by themselves.
   bool learned_probabilities = false;
@@ -83,7 +85,7 @@ struct IT3_API EngineSetup {
   /// What calls keep that adapt the network for good.
   std::shared_ptr<Online> online = std::make_shared<Online>();
 
-  /// Raises c10::ValueError where the embedder or the distance is null, or the neutral signal is not finite.
+  /// Raises c10::ValueError where the embedder or the distance is null, and what check_neutral() raises.
   void check() const;
 
   /// See Feedback.

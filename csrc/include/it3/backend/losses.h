@@ -14,7 +14,7 @@ namespace it3 {
 
 /// What a training step needs, attached to the graph.
 struct Losses {
-  /// y0 = f(x), for the user's own criterion: the first term of ZigZag's loss. With SecondPass::none, f(x | s).
+  /// y0 = f(x), for the user's own criterion: the first term of ZigZag's loss. With FirstSignal::drawn, f(x | s).
   at::Tensor prediction;
   /// The second term: distance(y1, target), times the recipe's weight, with y1 = f(x | s) and s as the recipe's
   /// SecondPass says. Without a target, distance(y1, y0), and y0 is fed back. 0 with SecondPass::none.

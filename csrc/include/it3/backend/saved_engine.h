@@ -51,7 +51,7 @@ using SavedModule = std::variant<torch::jit::Module, ExportedGraph>;
 struct SavedEngine {
   SavedModule network;
   std::string layer = {};
-  /// The default embedder's weights, shaped; or another embedder, see function_of().
+  /// The default embedder's weights, shaped, or none; or another embedder, see function_of().
   std::variant<EmbedderWeights, SavedModule> embedder = {};
   Layout prediction_layout = {};
   Layout features_layout = {};
@@ -60,8 +60,8 @@ struct SavedEngine {
   /// One of distance_names(), or a function.
   std::variant<std::string, SavedModule> distance = {};
   Options options = {};
-  /// See Method::neutral.
-  at::Tensor neutral = {};
+  /// No function.
+  Neutral neutral = {};
   Notes notes = {};
   /// See ScriptNetwork.
   std::optional<OutputPath> output = std::nullopt;
