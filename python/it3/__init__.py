@@ -17,6 +17,7 @@ from it3.evaluation import Evaluation, evaluate
 from it3.loading import load
 from it3.options import Options
 from it3.paths import cmake_prefix_path
+from it3.repairs import clip_to, impute, median_filter
 from it3.saving import save
 
 if TYPE_CHECKING:
@@ -32,10 +33,13 @@ __all__ = [
     "Options",
     "Tuning",
     "__version__",
+    "clip_to",
     "cmake_prefix_path",
     "compile",
     "evaluate",
+    "impute",
     "load",
+    "median_filter",
     "save",
     "tune",
 ]
