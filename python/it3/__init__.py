@@ -13,7 +13,8 @@ from it3._C import Layout, __version__
 from it3.adaptation import Adaptation
 from it3.embedder import Embedder
 from it3.engine import IT3Engine
-from it3.evaluation import Evaluation, evaluate
+from it3.evaluating import evaluate
+from it3.evaluation import Evaluation
 from it3.loading import load
 from it3.options import Options
 from it3.paths import cmake_prefix_path
