@@ -20,6 +20,7 @@ from it3.options import Options
 from it3.paths import cmake_prefix_path
 from it3.repairs import clip_to, impute, median_filter
 from it3.saving import save
+from it3.streams import Stream, stream
 
 if TYPE_CHECKING:
     from it3.compilation import compile  # noqa: A004  (as torch.compile)
@@ -32,6 +33,7 @@ __all__ = [
     "IT3Engine",
     "Layout",
     "Options",
+    "Stream",
     "Tuning",
     "__version__",
     "clip_to",
@@ -42,6 +44,7 @@ __all__ = [
     "load",
     "median_filter",
     "save",
+    "stream",
     "tune",
 ]
 
