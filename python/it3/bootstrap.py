@@ -21,7 +21,7 @@ class Gain:
     value
         The difference of the scores.
     low, high
-        Its interval; nan where there is nothing to draw.
+        Its interval; nan where there is nothing to draw, or a row has no score.
     p
         How probable a difference as large or larger would be, in either direction, if there were none; nan as above.
     level
@@ -89,7 +89,7 @@ class Bootstrap:
     def difference(self, row: int, other: int, level: float = 0.95) -> Gain:
         """Return how much greater the mean score of one row is than another's."""
         value = float(self._means[row] - self._means[other])
-        if max(self._drawn) == 1:
+        if max(self._drawn) == 1 or math.isnan(value):
             return Gain(value, math.nan, math.nan, math.nan, level)
         both, networks, parts = (float((of[:, row] - of[:, other]).var(correction=0)) for of in self._draws)
         variance, squares = both, 0.0

@@ -44,8 +44,8 @@ def evaluate(
     The controls are the same network with 0 steps; its unadapted y1; if it has batch normalization, 0 steps with the
     batch's statistics, and with others that a variant uses; for classes, entropy minimization (TENT: Wang et al., ICLR
     2021, arXiv 2006.10726) with the steps, learning rate, optimizer, parameters and statistics of each variant; and, if
-    given, 0 steps on repaired inputs, networks that were trained without the second term of the loss, and what can be
-    predicted without a network. Engines, models and random generators are left as they are.
+    given, 0 steps on repaired inputs, networks that were trained without the second term of the loss, other methods,
+    and what can be predicted without a network. Engines, models and random generators are left as they are.
 
     Parameters
     ----------
@@ -87,13 +87,13 @@ def evaluate(
         a copy of it in any case.
     clusters
         What hangs together in the data, such as the photo that crops are of: a list with a label for each batch, the
-        same for every run, or a function of the run's number that gives one. Intervals draw clusters, in the place of
-        batches.
+        same for every run, or a function of the run's number that gives one. A label in two runs is one cluster.
+        Intervals draw clusters, in the place of batches.
     groups
         What ``worst_group`` is chosen from, such as shifts or sub-populations: a list with an entry for each batch, a
         label or one for each of its samples, or a function of the run's number that gives one.
     resamples
-        Of the bootstrap.
+        Of the bootstrap, 100 at least.
 
     Raises
     ------
@@ -101,6 +101,12 @@ def evaluate(
         For an unknown metric, no batches, predictions and targets that do not fit, scores that are not finite, a model
         that cannot be copied where it has to be, another number of labels than batches, and what options, repairs and
         other methods raise.
+
+    Notes
+    -----
+    Entropy minimization is run by the engine, with another loss: its time and memory are those of two passes a step,
+    of which it needs one. Controls that nobody asked for, y1, statistics and entropy minimization, have the score nan
+    where they fail, as by predictions that are not finite; the verdict says why.
 
     Examples
     --------
@@ -111,8 +117,8 @@ def evaluate(
     plain = [without_second_term] if isinstance(without_second_term, IT3Engine) else list(without_second_term)
     measure = metric_of(metric, higher_is_better)
     control = None if reference is None else Reference.of(reference, measure)
-    if isinstance(resamples, bool) or not isinstance(resamples, int) or resamples < 1:
-        raise ValueError(f"resamples must be a whole number from 1, not {resamples!r}")
+    if isinstance(resamples, bool) or not isinstance(resamples, int) or resamples < 100:
+        raise ValueError(f"resamples must be a whole number from 100, not {resamples!r}")
     methods = OtherMethods(others)
     rows: dict[str, Row] = {}
     data = _Data()
@@ -132,18 +138,11 @@ def evaluate(
             if run == 0:
                 for name, row in methods.rows().items():
                     add_row(rows, name, row, "a method of others")
-            counts: list[int] = []
-            for name, row in rows.items():
-                with _saying(name, run), KeptRandomState():
-                    torch.manual_seed(run)  # so that rows do not depend on one another
-                    predictor = row.prepare(engine, run, first)
-                    of_row = _measure(predictor, batches, measure, row, of_groups)
-                    counts = counts or of_row
-                    if of_row != counts:
-                        raise ValueError(
-                            f"predicts for {of_row} samples of the batches, where 0 steps does for {counts}"
-                        )
+            counts = _measure_rows(rows, engine, run, batches, measure, of_groups)
             data.add(engine, counts, of_clusters)
+    for row in rows.values():
+        if row.failure:
+            row.give_up([len(of_run) for of_run in data.counts])
     controls_first = dict(sorted(rows.items(), key=lambda item: not item[1].is_control))
     return Evaluation(controls_first, data.counts, measure, data.bootstrap(controls_first, resamples))
 
@@ -201,6 +200,29 @@ def _runs_of(engines: object, seeds: int) -> list[IT3Engine]:
     if isinstance(seeds, bool) or not isinstance(seeds, int) or seeds < 1:
         raise ValueError(f"seeds must be a whole number from 1, not {seeds!r}")
     return given * seeds
+
+
+def _measure_rows(
+    rows: Mapping[str, Row], engine: IT3Engine, run: int, batches: Batches, metric: Metric, groups: list[Any] | None
+) -> list[int]:
+    """Append a run to all rows, and count the samples of its batches."""
+    counts: list[int] = []
+    for name, row in rows.items():
+        if row.failure:
+            continue
+        with _saying(name, run), KeptRandomState():
+            torch.manual_seed(run)  # so that rows do not depend on one another
+            try:
+                of_row = _measure(row.prepare(engine, run, batches[0][0]), batches, metric, row, groups)
+            except ValueError as error:
+                if not row.may_fail:
+                    raise
+                row.failure = str(error)
+                continue
+            counts = counts or of_row
+            if of_row != counts:
+                raise ValueError(f"predicts for {of_row} samples of the batches, where 0 steps does for {counts}")
+    return counts
 
 
 @contextmanager

@@ -52,9 +52,10 @@ class Evaluation:
         self._places = {name: place for place, name in enumerate(rows)}
         self._sign = 1 if metric.higher_is_better else -1
         described = {name: self._describe(name, row, counts) for name, row in rows.items()}
-        controls = [name for name, row in rows.items() if row.is_control]
+        self._failures = {name: row.failure for name, row in rows.items() if row.failure}
+        controls = [name for name, row in rows.items() if row.is_control and not row.failure]
         self.best_control = max(controls, key=lambda name: self._sign * described[name]["score"])
-        variants = [name for name in rows if name not in controls]
+        variants = [name for name, row in rows.items() if not row.is_control]
         p_values, levels = holm([self.compare(name, self.best_control).p for name in variants])
         self._beyond = {
             name: self.compare(name, self.best_control, 1 - level) for name, level in zip(variants, levels, strict=True)
@@ -101,14 +102,15 @@ class Evaluation:
 
     @property
     def verdict(self) -> str:
-        """Return a sentence on each variant: whether it is better than the best control.
+        """Return a sentence on each variant, whether it is better than the best control, and on controls that failed.
 
         Examples
         --------
         >>> evaluation.verdict.split(":")[0]
         '3 steps'
         """
-        return "\n".join(self._verdict_of(row) for row in self.rows if row["name"] in self._beyond)
+        of_variants = [self._verdict_of(row) for row in self.rows if row["name"] in self._beyond]
+        return "\n".join([*of_variants, *(f"{name}: failed; {why}" for name, why in self._failures.items())])
 
     def to_frame(self) -> "pd.DataFrame":
         """Return the rows as a pandas.DataFrame, by name.
@@ -151,7 +153,7 @@ class Evaluation:
         return {
             "name": name,
             "score": sum(map(sum, row.sums)) / sum(map(sum, counts)),
-            "sd": statistics.stdev(of_runs) if len(of_runs) > 1 else NAN,
+            "sd": statistics.stdev(of_runs) if len(of_runs) > 1 and not row.failure else NAN,
             "gain": gain.value,
             "low": gain.low,
             "high": gain.high,

@@ -19,14 +19,16 @@ def labels_of(given: Labels | None, run: int, batches: int, name: str) -> list[A
     if given is None:
         return None
     labels = given(run) if callable(given) else given
-    if isinstance(labels, str) or not isinstance(labels, Sequence | Tensor):
+    if hasattr(labels, "tolist"):  # a tensor's, array's or column's
+        labels = labels.tolist()
+    if isinstance(labels, str) or not isinstance(labels, Sequence):
         raise TypeError(
             f"{name} must be a list with an entry for each batch, or a function of the run's number that returns one, "
             f"not a {type(labels).__name__}"
         )
     if len(labels) != batches:
         raise ValueError(f"{name} has {len(labels)} entries for the {batches} batches of run {run}; give one for each")
-    return labels.tolist() if isinstance(labels, Tensor) else list(labels)
+    return list(labels)
 
 
 def label_of(entry: Any, name: str) -> Hashable:

@@ -1,5 +1,6 @@
 """The rows of an evaluation: what predicts in each, and what came of it."""
 
+import math
 import statistics
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -42,6 +43,10 @@ class Row:
         Makes what predicts, of a run's engine, the run's number and its first inputs.
     is_control
         Whether it is what a gain has to beat, rather than a variant.
+    may_fail
+        Whether the evaluation goes on without it, as nobody asked for it and nobody can leave it out.
+    failure
+        Why it has no score; "" if it has one.
     sums
         Of the samples' scores, [run][batch].
     by_group
@@ -52,11 +57,13 @@ class Row:
 
     prepare: Callable[[IT3Engine, int, Any], Predictor]
     is_control: bool = True
+    may_fail: bool = False
+    failure: str = ""
     sums: list[list[float]] = field(default_factory=list)
     by_group: dict[Hashable, tuple[float, int]] = field(default_factory=dict)
     calibration: list[CalibrationError] = field(default_factory=list)
     seconds: list[float] = field(default_factory=list)
-    megabytes: float = float("nan")
+    megabytes: float = math.nan
 
     def count_groups(self, scores: Tensor, labels: Sequence[Hashable]) -> None:
         """Count a batch's scores, (B,) or a scalar, for the groups of its samples.
@@ -77,15 +84,20 @@ class Row:
             total, count = self.by_group.get(label, (0.0, 0))
             self.by_group[label] = total + score, count + 1
 
+    def give_up(self, batches: Sequence[int]) -> None:
+        """Have no score, in runs of so many batches."""
+        self.sums = [[math.nan] * of_run for of_run in batches]
+        self.by_group, self.calibration, self.seconds, self.megabytes = {}, [], [], math.nan
+
     @property
     def milliseconds(self) -> float:
         """The median of a batch."""
-        return 1e3 * statistics.median(self.seconds) if self.seconds else float("nan")
+        return 1e3 * statistics.median(self.seconds) if self.seconds else math.nan
 
     @property
     def calibration_error(self) -> float:
         """The mean over runs, as each has a network of its own."""
-        return statistics.fmean(of.value for of in self.calibration) if self.calibration else float("nan")
+        return statistics.fmean(of.value for of in self.calibration) if self.calibration else math.nan
 
 
 def rows_of(
@@ -113,11 +125,11 @@ def rows_of(
     ValueError, TypeError
         For variants and repairs that are no such, or are called like another row.
     """
-    rows = {BASE: _adapted(UNADAPTED), f"{BASE}, y1": _adapted(UNADAPTED, answer="second")}
+    rows = {BASE: _adapted(UNADAPTED), f"{BASE}, y1": _adapted(UNADAPTED, answer="second", may_fail=True)}
     for statistics_used in _statistics_to_try(engine, inputs, variants):
         kind, prior = statistics_used["norm_statistics"], statistics_used["norm_prior"]
         of = "" if prior is None else f", prior {prior:g}"
-        rows[f"{BASE}, {kind} statistics{of}"] = _adapted({**UNADAPTED, **statistics_used})
+        rows[f"{BASE}, {kind} statistics{of}"] = _adapted({**UNADAPTED, **statistics_used}, may_fail=True)
     for name, repair in (repairs or {}).items():
         if not callable(repair):
             raise TypeError(f"the repair {name!r} must be a function of the inputs, not a {type(repair).__name__}")
@@ -140,8 +152,10 @@ def add_row(rows: dict[str, Row], name: str, row: Row, what: str) -> None:
     rows[name] = row
 
 
-def _adapted(options: Mapping[str, Any], answer: str = "prediction", *, is_control: bool = True) -> Row:
-    return Row(lambda engine, _run, inputs: _of_options(engine, options, inputs, answer), is_control)
+def _adapted(
+    options: Mapping[str, Any], answer: str = "prediction", *, is_control: bool = True, may_fail: bool = False
+) -> Row:
+    return Row(lambda engine, _run, inputs: _of_options(engine, options, inputs, answer), is_control, may_fail)
 
 
 def _of_options(engine: IT3Engine, options: Mapping[str, Any], inputs: Any, answer: str = "prediction") -> Predictor:
@@ -227,7 +241,7 @@ def _entropy_budgets(
         spelled_out = _C.options_of(budget)
         if spelled_out["num_steps"] and spelled_out not in seen:
             seen.append(spelled_out)
-            rows[name] = _adapted({**budget, "distance_fn": loss})
+            rows[name] = _adapted({**budget, "distance_fn": loss}, may_fail=True)
     return rows
 
 

@@ -5,6 +5,8 @@ from functools import partial
 from typing import Any
 
 import it3
+import numpy as np
+import pandas as pd
 import pytest
 import torch
 from it3 import IT3Engine
@@ -75,7 +77,7 @@ def test_what_clusters_says_is_drawn_together() -> None:
     labels = [f"photo {place // 6}" for place in range(24)]
     of_photos = gains.view(4, 6).mean(1).numpy()
     expected = stats.ttest_1samp(of_photos, 0).confidence_interval()
-    for clusters in (labels, lambda _run: labels, torch.arange(24) // 6):
+    for clusters in (labels, lambda _run: labels, torch.arange(24) // 6, np.array(labels), pd.Series(labels)):
         row = rows_of(made_up({"a": gains}, clusters=clusters))["a"]
         width = expected.high - expected.low
         assert (row["low"], row["high"]) == pytest.approx((expected.low, expected.high), abs=0.05 * width)
@@ -203,7 +205,7 @@ def test_errors() -> None:
         evaluate(clusters=list(torch.zeros(4, 2)))
     with pytest.raises(ValueError, match=r"an entry of groups must be one label .* each of its 2 samples; it has 3"):
         evaluate(groups=[["a", "b", "c"], "b", "c", "d"])
-    with pytest.raises(ValueError, match="resamples must be a whole number from 1, not 0"):
+    with pytest.raises(ValueError, match="resamples must be a whole number from 100, not 0"):
         evaluate(resamples=0)
     with pytest.raises(KeyError, match="no row is called '4 steps'; the rows are '0 steps', '0 steps, y1', 'adapted'"):
         evaluate().compare("4 steps", "0 steps")

@@ -120,6 +120,26 @@ def test_entropy_minimization_keeps_weights_where_the_variant_does() -> None:
     )
 
 
+def test_a_control_that_nobody_asked_for_may_fail() -> None:
+    """The variant's loss has no gradient, so that its weights stay, whatever the learning rate."""
+    engine, batches = classifier("mlp")
+    still = {"num_steps": 9, "lr": 1.7e307, "distance_fn": lambda y1, y0: 0 * (y1 + y0).sum()}
+    labels = [0] * len(batches)
+    evaluation = it3.evaluate(engine, batches, "accuracy", {"still": still}, groups=labels, seeds=2)
+    rows = rows_of(evaluation)
+    failed = rows["entropy minimization, still"]
+    assert rows["still"]["score"] == rows["0 steps"]["score"]
+    numbers = ("score", "sd", "gain", "low", "high", "ece", "worst", "milliseconds", "megabytes")
+    assert all(math.isnan(failed[name]) for name in numbers)
+    assert evaluation.best_control in ("0 steps", "0 steps, y1")
+    last = evaluation.verdict.splitlines()[-1]
+    assert last.startswith("entropy minimization, still: failed; ")
+    assert "the loss at step 2 of 9 is nan" in last
+    with pytest.raises(ValueError, match="the loss at step") as caught:
+        it3.evaluate(engine, batches, "accuracy", {"wild": {"num_steps": 9, "lr": 1.7e307}})
+    assert caught.value.__notes__ == ["in the row 'wild', run 0"]
+
+
 def test_networks_that_have_learned_classes_have_it_with_any_metric() -> None:
     engine, batches = classifier("mlp")
     assert not [name for name in rows_of(it3.evaluate(engine, batches, squares)) if "entropy" in name]
