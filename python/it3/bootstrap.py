@@ -10,6 +10,7 @@ from torch import Tensor
 from it3.student_t import p_value, quantile
 
 _CHUNK = 500  # draws at a time, for which weights of all batches are held
+_ROUNDING = 1e-9  # a standard error that is this share of the gain, or less, is none
 
 
 @dataclass(frozen=True)
@@ -21,9 +22,11 @@ class Gain:
     value
         The difference of the scores.
     low, high
-        Its interval; nan where there is nothing to draw, or a row has no score.
+        Its interval; nan where there is nothing to draw, a row has no score, or the difference is the same in all
+        batches and these are fewer than a sign test needs.
     p
-        How probable a difference as large or larger would be, in either direction, if there were none; nan as above.
+        How probable a difference as large or larger would be, in either direction, if there were none; nan without
+        draws.
     level
         The share of such intervals that hold the true difference.
     """
@@ -97,10 +100,10 @@ class Bootstrap:
             if n > 1:
                 variance += alone / (n - 1)
                 squares += alone**2 / (n - 1)
-        if variance == 0:  # all differences are the same
-            return Gain(value, value, value, 1.0 if value == 0 else 0.0, level)
-        degrees = max(1, math.floor((networks + parts) ** 2 / squares)) if squares else 1
         error = math.sqrt(variance)
+        if error <= _ROUNDING * abs(value):
+            return _without_variation(value, max(self._drawn), level)
+        degrees = max(1, math.floor((networks + parts) ** 2 / squares)) if squares else 1
         half = quantile(1 - level, degrees) * error
         return Gain(value, value - half, value + half, p_value(value / error, degrees), level)
 
@@ -128,6 +131,16 @@ def holm(p_values: Sequence[float], alpha: float = 0.05) -> tuple[list[float], l
         most = max(most, min(1.0, factor * p))
         corrected[place] = math.nan if math.isnan(p) else most
     return corrected, levels
+
+
+def _without_variation(value: float, drawn: int, level: float) -> Gain:
+    """Return a gain that is the same in all networks and data, of which by chance alone few may be alike.
+
+    Its p-value is that of the sign test: all are of one sign. If that is not significant there is no interval.
+    """
+    p = 1.0 if value == 0 else 2.0 ** (1 - drawn)
+    bound = value if value == 0 or p <= 1 - level else math.nan
+    return Gain(value, bound, bound, p, level)
 
 
 def _numbered(labels: Sequence[Hashable]) -> Tensor:

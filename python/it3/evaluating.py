@@ -9,14 +9,13 @@ import torch
 from torch import Tensor
 
 from it3 import _C
-from it3.bootstrap import Bootstrap
-from it3.checks import eager
 from it3.class_scores import CalibrationError
 from it3.controls import Reference
+from it3.dependence import Dependence
 from it3.engine import IT3Engine
 from it3.evaluation import Evaluation
 from it3.kept import KeptRandomState, own_copy, seeded_runs
-from it3.labels import Labels, label_of, labels_of, labels_of_samples
+from it3.labels import Labels, labels_of, labels_of_samples
 from it3.looking import Batches, Loader, batches_of
 from it3.metrics import Metric, metric_of, right_classes
 from it3.other_methods import OtherMethods, Others
@@ -121,7 +120,7 @@ def evaluate(
         raise ValueError(f"resamples must be a whole number from 100, not {resamples!r}")
     methods = OtherMethods(others)
     rows: dict[str, Row] = {}
-    data = _Data()
+    data = Dependence()
     with seeded_runs(), torch.inference_mode(False):  # else copies of networks could not adapt
         if isinstance(loader, Iterator):  # there is one pass
             loader = batches_of(loader, 0)
@@ -139,52 +138,12 @@ def evaluate(
                 for name, row in methods.rows().items():
                     add_row(rows, name, row, "a method of others")
             counts = _measure_rows(rows, engine, run, batches, measure, of_groups)
-            data.add(engine, counts, of_clusters)
+            data.add(engine, batches, counts, of_clusters)
     for row in rows.values():
         if row.failure:
             row.give_up([len(of_run) for of_run in data.counts])
     controls_first = dict(sorted(rows.items(), key=lambda item: not item[1].is_control))
     return Evaluation(controls_first, data.counts, measure, data.bootstrap(controls_first, resamples))
-
-
-class _Data:
-    """How many samples each batch of each run has, and what hangs together in them."""
-
-    def __init__(self) -> None:
-        self.counts: list[list[int]] = []
-        self._models: list[int] = []
-        self._parts: list[list[Any]] = []
-
-    def add(self, engine: IT3Engine, counts: list[int], clusters: list[Any] | None) -> None:
-        """Add a run."""
-        self.counts.append(counts)
-        self._models.append(id(eager(engine.model)))
-        labels = range(len(counts)) if clusters is None else [label_of(label, "clusters") for label in clusters]
-        self._parts.append(list(labels))
-
-    def bootstrap(self, rows: Mapping[str, Row], resamples: int) -> Bootstrap:
-        """Make the draws for an evaluation's rows: of networks, or of the runs of the one that there is, and of data.
-
-        Runs that share weights are drawn together. So are runs of one network that are the same to the bit, as nothing
-        was drawn there.
-        """
-        networks = self._models
-        if len(set(networks)) == 1:
-            first: dict[Any, int] = {}
-            networks = [
-                first.setdefault(tuple(tuple(row.sums[run]) for row in rows.values()), run)
-                for run in range(len(self.counts))
-            ]
-        cells = [(network, part) for network, of in zip(networks, self._parts, strict=True) for part in of]
-        sums = [[score for of_run in row.sums for score in of_run] for row in rows.values()]
-        counts = [count for of_run in self.counts for count in of_run]
-        return Bootstrap(
-            torch.tensor(sums, dtype=torch.double),
-            torch.tensor(counts, dtype=torch.double),
-            [network for network, _ in cells],
-            [part for _, part in cells],
-            resamples,
-        )
 
 
 def _runs_of(engines: object, seeds: int) -> list[IT3Engine]:

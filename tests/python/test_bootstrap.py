@@ -84,9 +84,15 @@ def test_by_hand_where_every_draw_can_be_counted() -> None:
     assert gain.p == pytest.approx(2 * stats.t.sf(3.5 / error, 1), rel=0.01)
 
 
-def test_gains_that_are_all_the_same() -> None:
-    gain = bootstrap_of(torch.full((3, 4), 0.5, dtype=torch.double)).difference(0, 1)
-    assert (gain.value, gain.low, gain.high, gain.p) == (0.5, 0.5, 0.5, 0.0)
+@pytest.mark.parametrize("value", [0.1, -3.0])
+def test_gains_that_are_all_the_same(value: float) -> None:
+    """They are tested by their sign, as a coin that falls on one side each time."""
+    for batches in range(2, 12):
+        gain = bootstrap_of(torch.full((1, batches), value, dtype=torch.double)).difference(0, 1)
+        assert gain.value == pytest.approx(value)
+        assert gain.p == stats.binomtest(batches, batches).pvalue
+        assert math.isnan(gain.low) == (gain.p > 0.05)
+        assert gain.low == pytest.approx(value) or gain.p > 0.05
     none = bootstrap_of(torch.zeros(3, 4, dtype=torch.double)).difference(0, 1)
     assert (none.low, none.high, none.p) == (0, 0, 1)
 

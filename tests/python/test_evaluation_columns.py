@@ -85,6 +85,18 @@ def test_what_clusters_says_is_drawn_together() -> None:
     assert row["high"] - row["low"] > 2 * (alone["high"] - alone["low"])
 
 
+def test_runs_that_shuffle_the_same_samples_are_warned_of() -> None:
+    engine, batches = engine_and_batches()
+    x, y = (torch.cat(parts) for parts in zip(*batches, strict=True))
+    data = torch.utils.data.TensorDataset(x, y)
+    shuffled = torch.utils.data.DataLoader(data, 3, shuffle=True)
+    with pytest.warns(UserWarning, match="the runs have the same targets in different orders"):
+        it3.evaluate(engine, shuffled, "mse", seeds=3)
+    it3.evaluate(engine, shuffled, "mse", seeds=3, clusters=["a", "b", "c"])
+    it3.evaluate(engine, torch.utils.data.DataLoader(data, 3), "mse", seeds=3)
+    it3.evaluate(engine, lambda _run: [(x, y + torch.randn_like(y)) for x, y in batches], "mse", seeds=2)
+
+
 def test_engines_around_one_network_are_drawn_together() -> None:
     """They share weights: two of them tell no more of how networks differ than one."""
     first, batches = engine_and_batches()
