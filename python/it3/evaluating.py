@@ -198,7 +198,7 @@ def _measure(predictor: Predictor, batches: Batches, metric: Metric, row: Row, g
     """Append a run to a row, and count the samples of its batches."""
     is_network = predictor.again is not None
     sums, counts = [], []
-    calibration = CalibrationError()
+    calibration = CalibrationError() if is_network and metric.is_accuracy else None
     for place, (inputs, targets) in enumerate(batches):
         given = own_copy(inputs)
         start = time.perf_counter()
@@ -212,11 +212,11 @@ def _measure(predictor: Predictor, batches: Batches, metric: Metric, row: Row, g
         counts.append(samples)
         if groups is not None:
             row.count_groups(scores, labels_of_samples(groups[place], samples, "groups"))
-        if is_network and metric.name == "accuracy":
+        if calibration is not None:
             right = right_classes(answer, targets.to(answer.device), predictor.layout)
             calibration.add(answer, right, predictor.layout)
     row.sums.append(sums)
-    if is_network and metric.name == "accuracy":
+    if calibration is not None:
         row.calibration.append(calibration)
     if predictor.again is not None and len(row.sums) == 1:
         row.megabytes = _peak_megabytes(predictor.again, own_copy(batches[0][0]))

@@ -25,6 +25,11 @@ class Metric:
     of: Callable[[Tensor, Any, _C.Layout], Any]
     higher_is_better: bool
 
+    @property
+    def is_accuracy(self) -> bool:
+        """Whether it is this module's :func:`accuracy`, rather than a function that may be called so too."""
+        return self.of is accuracy
+
     def scores(self, prediction: Tensor, targets: Any, layout: _C.Layout = ANY_LAYOUT) -> tuple[Tensor, int]:
         """Return the samples' scores, (B,), or the batch's, a scalar, in double precision; and how many samples.
 

@@ -138,8 +138,8 @@ def rows_of(
         rows[PLAIN] = Row(lambda _engine, run, inputs: _of_options(plain[run % len(plain)], UNADAPTED, inputs))
     if reference is not None:
         rows[reference.name] = _of_reference(reference)
-    for name, budget in _entropy_budgets(engine, inputs, metric, variants).items():
-        rows[f"{ENTROPY}, {name}"] = budget
+    for name, row in _entropy_rows(engine, inputs, metric, variants).items():
+        rows[f"{ENTROPY}, {name}"] = row
     for name, options in variants.items():
         add_row(rows, name, _adapted(options, is_control=False), "a variant")
     return rows
@@ -204,13 +204,13 @@ def _statistics_to_try(
     engine: IT3Engine, inputs: Any, variants: Mapping[str, Mapping[str, Any]]
 ) -> list[dict[str, Any]]:
     """Return the batch's statistics where there is batch normalization, and what else variants normalize by."""
-    to_try = []
+    of_batch: dict[str, Any] = {"norm_statistics": "batch", "norm_prior": None}
+    to_try = [of_batch]
     try:
-        with_settings(engine, {**UNADAPTED, "norm_statistics": "batch"}).adapt(own_copy(inputs))
-        to_try.append({"norm_statistics": "batch", "norm_prior": None})
+        with_settings(engine, {**UNADAPTED, **of_batch}).adapt(own_copy(inputs))
     except ValueError as error:
-        if "no batch normalization" not in str(error):
-            raise
+        if "no batch normalization" in str(error):
+            to_try = []
     for options in variants.values():
         if not isinstance(options, Mapping):
             raise TypeError(f"a variant must be a mapping of options, not a {type(options).__name__}")
@@ -221,28 +221,39 @@ def _statistics_to_try(
     return to_try
 
 
-def _entropy_budgets(
+def _entropy_rows(
     engine: IT3Engine, inputs: Any, metric: Metric, variants: Mapping[str, Mapping[str, Any]]
 ) -> dict[str, Row]:
     """Return entropy minimization with what each variant may spend, by the first variant that may spend that."""
-    prediction = with_settings(engine, UNADAPTED).adapt(own_copy(inputs)).prediction
-    layout = engine.prediction_layout
-    is_probable = are_probabilities(prediction, layout)
-    if metric.name != "accuracy" and not is_probable and not _predicts_classes(engine):
+    if not (metric.is_accuracy or _predicts_classes(engine) or _predicts_probabilities(engine, inputs)):
         return {}
-    loss = entropy_of_first(is_probable, layout)
     seen: list[dict[str, Any]] = []
     rows = {}
     for name, options in variants.items():
-        # Without what is about y1: anchors, and the choice between the two predictions or between samples.
-        budget = _C.overridden(
-            options_with(engine, options), {"anchor": "self", "prediction": "first", "threshold": None}
-        )
-        spelled_out = _C.options_of(budget)
-        if spelled_out["num_steps"] and spelled_out not in seen:
-            seen.append(spelled_out)
-            rows[name] = _adapted({**budget, "distance_fn": loss}, may_fail=True)
+        budget = _C.options_of(_budget_of(engine, options))  # in one spelling
+        if budget["num_steps"] and budget not in seen:
+            seen.append(budget)
+            rows[name] = _minimizing_entropy(options)
     return rows
+
+
+def _minimizing_entropy(options: Mapping[str, Any]) -> Row:
+    def prepare(engine: IT3Engine, _run: int, inputs: Any) -> Predictor:
+        loss = entropy_of_first(_predicts_probabilities(engine, inputs), engine.prediction_layout)
+        return _of_options(engine, {**_budget_of(engine, options), "distance_fn": loss}, inputs)
+
+    return Row(prepare, may_fail=True)
+
+
+def _budget_of(engine: IT3Engine, options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a variant's options without what is about y1: anchors, and the choice of the answer and of samples."""
+    without = {"anchor": "self", "prediction": "first", "threshold": None}
+    return _C.overridden(options_with(engine, options), without)
+
+
+def _predicts_probabilities(engine: IT3Engine, inputs: Any) -> bool:
+    prediction = with_settings(engine, UNADAPTED).adapt(own_copy(inputs)).prediction
+    return are_probabilities(prediction, engine.prediction_layout)
 
 
 def _predicts_classes(engine: IT3Engine) -> bool:

@@ -182,6 +182,18 @@ def test_calibration_is_that_of_each_network() -> None:
     assert row["ece"] == pytest.approx((abs(sure[0] - 0.75) + abs(sure[1] - 0.75)) / 2, rel=1e-6)
 
 
+def test_a_function_called_accuracy_is_not_taken_for_ours() -> None:
+    engine, batches = classifier("mlp")
+
+    def accuracy(prediction: Tensor, targets: dict[str, Tensor]) -> Tensor:
+        return (prediction.argmax(1) == targets["classes"]).double()
+
+    named = [(x, {"classes": y}) for x, y in batches]
+    rows = rows_of(it3.evaluate(engine, named, accuracy))
+    assert rows["0 steps"]["score"] == rows_of(it3.evaluate(engine, batches, "accuracy"))["0 steps"]["score"]
+    assert math.isnan(rows["0 steps"]["ece"])
+
+
 def test_columns_that_say_nothing_are_left_out() -> None:
     engine, batches = engine_and_batches()
     evaluation = it3.evaluate(engine, batches, "mse")

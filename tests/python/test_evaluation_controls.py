@@ -120,6 +120,19 @@ def test_entropy_minimization_keeps_weights_where_the_variant_does() -> None:
     )
 
 
+def test_entropy_minimization_of_engines_that_differ() -> None:
+    """In their options, and in whether they predict logits or probabilities."""
+    first, batches = classifier("mlp", optimization_parameters=BUDGET)
+    second, _ = classifier("mlp", probable=True, optimization_parameters={**BUDGET, "parameters": "0.4*"})
+    rows = rows_of(it3.evaluate([first, second], batches, "accuracy"))
+
+    def right(engine: IT3Engine, *how: Any) -> Tensor:
+        return torch.cat([minimized(engine.model, x, *how).argmax(1) == y for x, y in batches]).double()
+
+    expected = torch.cat([right(first, False), right(second, True, "0.4")]).mean().item()
+    close(rows["entropy minimization, adapted"]["score"], expected)
+
+
 def test_a_control_that_nobody_asked_for_may_fail() -> None:
     """The variant's loss has no gradient, so that its weights stay, whatever the learning rate."""
     engine, batches = classifier("mlp")
