@@ -126,7 +126,7 @@ def draw(study: Study, evaluation: it3.Evaluation, engine: IT3Engine, path: Path
     figure, (left, middle, right) = plt.subplots(1, 3, figsize=(14, 4), layout="constrained", width_ratios=(1.4, 1, 1))
     rows = [row for row in evaluation.rows if row["name"] != "0 steps"][::-1]
     for place, row in enumerate(rows):
-        color = {"helps": "tab:green", "hurts": "tab:red"}.get(row["verdict"], "tab:gray")  # gray: "helps, but ..."
+        color = "tab:green" if row["low"] > 0 else "tab:red" if row["high"] < 0 else "tab:gray"
         left.plot([row["low"], row["high"]], [place, place], color=color, linewidth=3)
         left.plot(row["gain"], place, "o", color=color)
     left.axvline(0, color="black", linewidth=0.8)

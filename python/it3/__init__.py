@@ -13,12 +13,15 @@ from it3._C import DrawnLabels, Layout, RandomOneHot, TrainingRecipe, __version_
 from it3.adaptation import Adaptation
 from it3.embedder import Embedder
 from it3.engine import IT3Engine
-from it3.evaluation import Evaluation, evaluate
+from it3.evaluating import evaluate
+from it3.evaluation import Evaluation
 from it3.input_layer import WithInputLayer
 from it3.loading import load
 from it3.options import Options
 from it3.paths import cmake_prefix_path
+from it3.repairs import clip_to, impute, median_filter
 from it3.saving import save
+from it3.streams import Stream, stream
 
 if TYPE_CHECKING:
     from it3.compilation import compile  # noqa: A004  (as torch.compile)
@@ -33,15 +36,20 @@ __all__ = [
     "Layout",
     "Options",
     "RandomOneHot",
+    "Stream",
     "TrainingRecipe",
     "Tuning",
     "WithInputLayer",
     "__version__",
+    "clip_to",
     "cmake_prefix_path",
     "compile",
     "evaluate",
+    "impute",
     "load",
+    "median_filter",
     "save",
+    "stream",
     "tune",
 ]
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from it3 import _C
-from it3.metrics import Metric, _class_dim, _class_indices
+from it3.metrics import Metric, class_dim, class_indices
 
 _NAMES = {"accuracy": "majority class", "mse": "training mean", "mae": "training median"}
 
@@ -72,7 +72,7 @@ class Reference:
         if self.name == "reference":
             return self._expand(given, like)
         given = given if given.is_complex() else given.double()
-        value = given.mean(0) if self.name == "training mean" else _median(given)
+        value = given.mean(0) if self.name == "training mean" else median(given)
         if [n for n in value.shape if n != 1] == [n for n in like.shape[1:] if n != 1]:
             value = value.reshape(like.shape[1:])
         return self._expand(value, like)
@@ -88,7 +88,7 @@ class Reference:
             ) from error
 
 
-def _median(values: Tensor) -> Tensor:
+def median(values: Tensor) -> Tensor:
     """Return the median over the samples, the mean of the two in the middle of an even number."""
     ordered = values.sort(0).values
     return (ordered[(len(values) - 1) // 2] + ordered[len(values) // 2]) / 2
@@ -96,7 +96,7 @@ def _median(values: Tensor) -> Tensor:
 
 def _most_frequent(targets: Tensor, like: Tensor, layout: _C.Layout) -> Tensor:
     """Return one-hot scores of the class that most targets have, over all samples and positions."""
-    dim = _class_dim(like, layout)
+    dim = class_dim(like, layout)
     classes = like.shape[dim]
     if targets.dim() == like.dim() and targets.shape[layout.channel_of(targets.dim())] == classes:
         targets = targets.argmax(dim)  # scores, such as one-hot ones
@@ -105,7 +105,7 @@ def _most_frequent(targets: Tensor, like: Tensor, layout: _C.Layout) -> Tensor:
             f"reference: training targets of shape {tuple(targets.shape)} do not fit predictions of shape "
             f"{tuple(like.shape)} with classes in dimension {dim}: they must be class indices, or scores like those"
         )
-    most = int(torch.bincount(_class_indices(targets, classes).flatten(), minlength=classes).argmax())
+    most = int(torch.bincount(class_indices(targets, classes).flatten(), minlength=classes).argmax())
     scores = torch.zeros_like(like)
     scores.select(dim, most).fill_(1)
     return scores

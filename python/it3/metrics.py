@@ -25,8 +25,13 @@ class Metric:
     of: Callable[[Tensor, Any, _C.Layout], Any]
     higher_is_better: bool
 
-    def sum(self, prediction: Tensor, targets: Any, layout: _C.Layout = ANY_LAYOUT) -> tuple[float, int]:
-        """Return the sum of the samples' scores, and how many samples there are.
+    @property
+    def is_accuracy(self) -> bool:
+        """Whether it is this module's :func:`accuracy`, rather than a function that may be called so too."""
+        return self.of is accuracy
+
+    def scores(self, prediction: Tensor, targets: Any, layout: _C.Layout = ANY_LAYOUT) -> tuple[Tensor, int]:
+        """Return the samples' scores, (B,), or the batch's, a scalar, in double precision; and how many samples.
 
         Parameters
         ----------
@@ -62,6 +67,11 @@ class Metric:
             bad = (~scores.isfinite()).nonzero().flatten().tolist()
             where = f" for samples {_listed(bad)} of the batch" if scores.dim() else ""
             raise NotFiniteError(f"{self.name} is not finite{where}, so it cannot be averaged")
+        return scores, samples
+
+    def sum(self, prediction: Tensor, targets: Any, layout: _C.Layout = ANY_LAYOUT) -> tuple[float, int]:
+        """Return the sum of the samples' scores, and how many samples there are; see :meth:`scores`."""
+        scores, samples = self.scores(prediction, targets, layout)
         return float(scores * samples) if scores.dim() == 0 else float(scores.sum()), samples
 
 
@@ -86,8 +96,16 @@ def accuracy(prediction: Tensor, targets: Tensor, layout: _C.Layout = ANY_LAYOUT
     NotFiniteError
         Where no score of a class is the greatest.
     """
+    return _means_of_samples(right_classes(prediction, targets, layout), layout)
+
+
+def right_classes(prediction: Tensor, targets: Tensor, layout: _C.Layout = ANY_LAYOUT) -> Tensor:
+    """Return where the greatest score is that of the right class, in the prediction's shape with 1 class.
+
+    See :func:`accuracy`.
+    """
     _check_tensor("accuracy", targets)
-    dim = _class_dim(prediction, layout)
+    dim = class_dim(prediction, layout)
     one = list(prediction.shape)
     classes, one[dim] = one[dim], 1
     found = prediction.argmax(dim, keepdim=True)
@@ -104,8 +122,8 @@ def accuracy(prediction: Tensor, targets: Tensor, layout: _C.Layout = ANY_LAYOUT
                 f"{without}, or scores of the prediction's shape. If the classes are elsewhere, make the engine with "
                 "prediction_layout=it3.Layout(channel_dim=...)"
             )
-        right = _class_indices(targets, classes).reshape(one)
-    return _means_of_samples(found == right, layout)
+        right = class_indices(targets, classes).reshape(one)
+    return found == right
 
 
 def mse(prediction: Tensor, targets: Tensor, layout: _C.Layout = ANY_LAYOUT) -> Tensor:
@@ -118,7 +136,14 @@ def mae(prediction: Tensor, targets: Tensor, layout: _C.Layout = ANY_LAYOUT) -> 
     return _means_of_samples(_distances("mae", prediction, targets, layout), layout)
 
 
-def _class_dim(prediction: Tensor, layout: _C.Layout) -> int:
+def class_dim(prediction: Tensor, layout: _C.Layout) -> int:
+    """Return the dimension of a prediction's classes, of which accuracy needs two at least.
+
+    Raises
+    ------
+    ValueError
+        If there is none.
+    """
     shape = tuple(prediction.shape)
     needed = f"accuracy needs scores of two classes or more, such as (B, C), not a prediction of shape {shape}"
     if prediction.dim() < 2 or prediction.is_complex():
@@ -136,7 +161,8 @@ def _class_dim(prediction: Tensor, layout: _C.Layout) -> int:
     return dim
 
 
-def _class_indices(targets: Tensor, classes: int) -> Tensor:
+def class_indices(targets: Tensor, classes: int) -> Tensor:
+    """Return targets as integers. Raises ValueError unless they are class indices."""
     if targets.is_complex():
         raise ValueError("accuracy: targets must be class indices, not complex numbers")
     indices = targets.long()

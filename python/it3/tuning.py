@@ -12,10 +12,10 @@ from torch import Tensor
 
 from it3 import _C
 from it3.engine import IT3Engine
-from it3.evaluation import UNADAPTED
 from it3.kept import own_copy, seeded_runs
 from it3.looking import Batches, Loader, batches_of, check_separate, sibling, with_settings
 from it3.metrics import Metric, NotFiniteError, metric_of
+from it3.rows import UNADAPTED
 
 Values = list[Any] | tuple[float, float]
 

@@ -98,7 +98,7 @@ def test_variants_may_undo_what_the_engine_refines() -> None:
     engine.optimization_parameters = {"norm_statistics": "blend", "norm_prior": 4.0, "num_steps": 1, "lr": 0.01}
     evaluation = it3.evaluate(engine, batches, "mse", {"own": {}, "batch": {"norm_statistics": "batch"}})
     rows = {row["name"]: row for row in evaluation.rows}
-    assert list(rows)[2:4] == ["0 steps, blend statistics, prior 4", "0 steps, batch statistics"]
+    assert list(rows)[2:4] == ["0 steps, batch statistics", "0 steps, blend statistics, prior 4"]
     plain = IT3Engine(engine.model, engine.features_layer_name, engine.embedder).eval()
     options = {"norm_statistics": "batch", "num_steps": 1, "lr": 0.01}
     close(rows["batch"]["score"], mean_score(lambda x: plain.adapt(x, **options).prediction, batches, squares))
@@ -158,12 +158,13 @@ def test_intervals_hold_the_truth_as_often_as_they_say() -> None:
 
 
 @pytest.mark.parametrize(
-    ("shift", "verdict"), [(1.0, "adapted: helps"), (-1.0, "adapted: hurts"), (0.0, "adapted: no clear effect")]
+    ("shift", "verdict"), [(1.0, "adapted: helps"), (-1.0, "adapted: worse"), (0.0, "adapted: no clear gain")]
 )
 def test_verdicts(shift: float, verdict: str) -> None:
     torch.manual_seed(0)
     evaluation = made_up(0.1 * torch.randn(3, 10, dtype=torch.double) + shift)
     assert evaluation.verdict.startswith(verdict)
+    assert evaluation.verdict.endswith("against the best control, 0 steps.")
     assert verdict in str(evaluation)
     assert evaluation.to_frame().loc["adapted", "verdict"] in verdict
 
@@ -172,15 +173,18 @@ def test_verdict_names_the_control_that_does_as_well() -> None:
     engine, batches = engine_and_batches("cnn")
     better = [(x, engine.adapt(x, num_steps=0, norm_statistics="batch").prediction) for x, _ in batches]
     evaluation = it3.evaluate(engine, better, "mse", {"batch, 0 lr": {"norm_statistics": "batch", "lr": 0.0}})
-    assert "helps" in evaluation.verdict
-    assert "But without adapting, as much may come from '0 steps, batch statistics'" in evaluation.verdict
+    assert evaluation.best_control == "0 steps, batch statistics"
+    assert evaluation.verdict.startswith("batch, 0 lr: no clear gain; mse +0 (95 % interval +0 to +0) against the best")
+    assert "control, '0 steps, batch statistics', and +" in evaluation.verdict
+    assert evaluation.compare("batch, 0 lr", "0 steps").low > 0
 
 
 def test_one_batch_has_no_interval() -> None:
     engine, batches = engine_and_batches()
     row = it3.evaluate(engine, batches[:1], "mse").rows[-1]
     assert row["low"] != row["low"]
-    assert row["verdict"] == "no clear effect"
+    assert row["p"] != row["p"]
+    assert row["verdict"] == "no clear gain"
 
 
 def test_metrics_of_whole_batches() -> None:
@@ -208,11 +212,12 @@ def test_several_engines_take_turns_over_seeds() -> None:
 
 def test_runs_that_repeat_one_another_do_not_narrow_the_interval() -> None:
     engine, batches = engine_and_batches()
-    once = it3.evaluate(engine, batches, "mse", {"a": {}}).compare("a", "0 steps")
-    assert it3.evaluate(engine, batches, "mse", {"a": {}}, seeds=9).compare("a", "0 steps") == once
+    once, often = (it3.evaluate(engine, batches, "mse", {"a": {}}, seeds=seeds) for seeds in (1, 9))
+    once, often = (evaluation.compare("a", "0 steps") for evaluation in (once, often))
+    close((often.value, often.low, often.high, often.p), (once.value, once.low, once.high, once.p))
     one = it3.evaluate(engine, batches[:1], "mse", {"a": {}}, seeds=3).rows[-1]
     assert one["low"] != one["low"]
-    assert one["verdict"] == "no clear effect"
+    assert one["verdict"] == "no clear gain"
 
 
 def test_rows_do_not_depend_on_one_another() -> None:

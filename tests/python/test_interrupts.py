@@ -121,7 +121,7 @@ CALLS: dict[str, Callable[[IT3Engine, Case], object]] = {
     "constructor": lambda engine, case: IT3Engine(engine.model, engine.features_layer_name),
     "deepcopy": lambda engine, case: copy.deepcopy(engine),
     "evaluate": lambda engine, case: it3.evaluate(
-        engine, [(case.inputs, case.target)], "mse", {"a": {"num_steps": 1}}, resamples=9
+        engine, [(case.inputs, case.target)], "mse", {"a": {"num_steps": 1}}, resamples=100
     ),
 }
 
