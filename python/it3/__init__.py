@@ -9,6 +9,7 @@ the adapted network's prediction is returned (Durasov, Shocher, Oner, Chechik, E
 from typing import TYPE_CHECKING, Any
 
 from it3 import _torch_check as _torch_check  # isort: skip  (before the first import of it3._C)
+from it3 import recipes
 from it3._C import DrawnLabels, Layout, RandomOneHot, TrainingRecipe, __version__
 from it3.adaptation import Adaptation
 from it3.embedder import Embedder
@@ -48,6 +49,7 @@ __all__ = [
     "impute",
     "load",
     "median_filter",
+    "recipes",
     "save",
     "stream",
     "tune",

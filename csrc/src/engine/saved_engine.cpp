@@ -18,6 +18,7 @@
 #include <it3/backend/exported_function.h>
 #include <it3/backend/script_function.h>
 
+#include "engine/options_in_files.h"
 #include "exported/exported_program.h"
 #include "files/archive.h"
 #include "files/input_notes.h"
@@ -37,35 +38,6 @@ constexpr const char* extra_channels = "embedder_extra_channels";  // of one wit
 
 using Dictionary = c10::impl::GenericDict;
 
-c10::IValue to_ivalue(const OptionValue& value) {
-  return std::visit(
-      [](const auto& v) {
-        if constexpr (std::is_same_v<std::decay_t<decltype(v)>, std::monostate>) {
-          return c10::IValue();
-        } else {
-          return c10::IValue(v);
-        }
-      },
-      value);
-}
-
-OptionValue to_option(const c10::IValue& value) {
-  if (value.isNone()) return std::monostate{};
-  if (value.isBool()) return value.toBool();
-  if (value.isInt()) return value.toInt();
-  if (value.isDouble()) return value.toDouble();
-  if (value.isString()) return value.toStringRef();
-  if (value.isDoubleList()) return value.toDoubleVector();
-  return value.to<std::vector<std::string>>();
-}
-
-void take_options(const Dictionary& d, std::string_view prefix, Options& options) {
-  for (const auto& item : d) {
-    const std::string& key = item.key().toStringRef();
-    if (key.starts_with(prefix)) options.set(key.substr(prefix.size()), to_option(item.value()));
-  }
-}
-
 // The same in a file of torch.export's.
 constexpr const char* record_beside_program = "it3/engine";
 constexpr const char* programs_folder = "it3/";
@@ -80,7 +52,7 @@ std::string record_of_script(const char* function) { return c10::str("it3_", fun
 
 void describe(const Dictionary& d, const SavedPrograms& programs) {
   d.insert("programs_layer", programs.layer);
-  for (const auto& [name, value] : programs.options.values()) d.insert("programs_option_" + name, to_ivalue(value));
+  detail::insert_options(d, "programs_option_", programs.options);
   d.insert("programs_are_measured", programs.is_measured);
   d.insert("programs_adapted", programs.adapted);
   const c10::impl::GenericList constants(c10::AnyType::get());
@@ -123,7 +95,7 @@ std::optional<SavedPrograms> programs_from(const Dictionary& d, const detail::Ar
   if (!d.contains("programs_layer")) return std::nullopt;
   SavedPrograms programs;
   programs.layer = d.at("programs_layer").toStringRef();
-  take_options(d, "programs_option_", programs.options);
+  detail::take_options(d, "programs_option_", programs.options);
   programs.is_measured = d.at("programs_are_measured").toBool();
   programs.adapted = d.at("programs_adapted").to<std::vector<std::string>>();
   for (const c10::IValue& constant : d.at("programs_constants").toListRef()) {
@@ -176,7 +148,7 @@ Dictionary describe(const SavedEngine& engine) {
   insert_layout("prediction", engine.prediction_layout);
   insert_layout("features", engine.features_layout);
   describe(d, engine.neutral);
-  for (const auto& [name, value] : engine.options.values()) d.insert("option_" + name, to_ivalue(value));
+  detail::insert_options(d, "option_", engine.options);
   if (engine.output) d.insert("output", to_text(*engine.output));
   if (engine.layer_output) d.insert("layer_output", to_text(*engine.layer_output));
   if (engine.in_dims) d.insert("in_dims", *engine.in_dims);
@@ -239,7 +211,7 @@ SavedEngine undescribe(
   } else {
     engine.distance = d.at("distance").toStringRef();
   }
-  take_options(d, "option_", engine.options);
+  detail::take_options(d, "option_", engine.options);
   return engine;
 }
 

@@ -70,7 +70,16 @@ TEST_F(SavedEngine, KeepsTheNeutralSignalAndEveryOption) {
   engine.save(file("engine.pt"), x);
   Engine loaded = Engine::load(file("engine.pt"));
   EXPECT_EQ(loaded.options.values(), options.values());
-  EXPECT_TRUE(torch::equal(loaded.neutral(), engine.neutral()));
+  EXPECT_TRUE(torch::equal(std::get<at::Tensor>(loaded.neutral()), std::get<at::Tensor>(engine.neutral())));
+  engine.set_neutral(RandomOneHot());
+  engine.save(file("drawn.pt"), x);
+  EXPECT_TRUE(std::holds_alternative<RandomOneHot>(Engine::load(file("drawn.pt")).neutral()));
+  engine.set_neutral(DrawnLabels{torch::tensor({2, 0})});
+  engine.save(file("labels.pt"), x);
+  const auto labels = std::get<DrawnLabels>(Engine::load(file("labels.pt")).neutral()).labels;
+  EXPECT_TRUE(torch::equal(labels, torch::tensor({2, 0})));
+  engine.set_neutral(NeutralFunction([](const at::Tensor& prediction) { return prediction; }));
+  EXPECT_THROW(engine.save(file("function.pt"), x), c10::ValueError);
   engine.options = loaded.options = {.anchor = AnchorKind::frozen};
   const auto expected = engine.adapt(x);
   EXPECT_TRUE(torch::equal(loaded.adapt(x).prediction, expected.prediction));
