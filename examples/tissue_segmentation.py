@@ -1,5 +1,6 @@
 """Gray and white matter on slices of a brain template, under noise and a bias field; chosen on blur and contrast."""
 
+import it3
 import torch
 import torch.nn.functional as F
 from it3 import IT3Engine
@@ -86,7 +87,8 @@ def build() -> Study:
         reference=F.one_hot(seen, CLASSES).float().mean(0).movedim(-1, 0),  # how often each tissue is at each place
         validation=batches_of(blurred_and_dulled(slices[choose]), labels[choose], BATCH),
         clean=batches_of(slices[test], labels[test], BATCH),
-        test=batches_of(noisy_and_biased(slices[test]), labels[test], BATCH),
+        shifts={"noise and bias": batches_of(noisy_and_biased(slices[test]), labels[test], BATCH)},
+        repairs={"filtered": it3.median_filter(3)},
         epochs=25,
         batch=8,
         learning_rate=2e-3,

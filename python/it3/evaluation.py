@@ -23,8 +23,9 @@ class Evaluation:
         One dictionary a row, the controls first, then other methods, then the variants. Those of all rows: ``name``;
         ``score``, the mean over all runs' samples; ``sd``, the standard deviation of the runs' scores, nan for one run;
         ``gain``, ``low`` and ``high``, how much better it is than the same runs' 0 steps, above 0 for better, with its
-        95 % interval; ``ece``, for accuracy the expected calibration error, the mean over runs, else nan; ``worst`` and
-        ``worst_group``, the score of the group with the worst one, and its name, nan and "" without groups;
+        95 % interval; ``ece``, for accuracy the expected calibration error, the mean over runs, else nan; ``groups``,
+        the score of each group by its label; ``worst`` and ``worst_group``, the worst of them, and its name, nan and ""
+        without groups;
         ``milliseconds``, the median of a batch; and ``megabytes``, the 10^6 bytes that a batch takes at its peak beyond
         what was there before. The last two, and ``ece``, are nan for the reference.
 
@@ -163,6 +164,7 @@ class Evaluation:
             "p": NAN,
             "verdict": "",
             "ece": row.calibration_error,
+            "groups": means,
             "worst": means[worst] if means else NAN,
             "worst_group": str(worst) if means else "",
             "milliseconds": row.milliseconds,

@@ -121,6 +121,7 @@ def test_the_worst_group_of_samples_and_of_batches() -> None:
         row = it3.evaluate(engine, batches, "mse", groups=groups).rows[0]
         assert row["worst_group"] == worst
         close(row["worst"], sum(means[worst]) / len(means[worst]))
+        close(row["groups"], {label: sum(scores) / len(scores) for label, scores in means.items()})
     of_batches = [0, 1, 0, 1]
     numbered = [torch.tensor([0, 1]), torch.tensor([1, 1]), torch.tensor([2, 0]), torch.tensor([2])]
     assert it3.evaluate(engine, batches, "mse", groups=numbered).rows[0]["worst"] == row["worst"]

@@ -71,6 +71,16 @@ TEST_F(SavedEngine, KeepsTheNeutralSignalAndEveryOption) {
   Engine loaded = Engine::load(file("engine.pt"));
   EXPECT_EQ(loaded.options.values(), options.values());
   EXPECT_TRUE(torch::equal(std::get<at::Tensor>(loaded.neutral()), std::get<at::Tensor>(engine.neutral())));
+  engine.options = loaded.options = {.anchor = AnchorKind::frozen};
+  const auto expected = engine.adapt(x);
+  EXPECT_TRUE(torch::equal(loaded.adapt(x).prediction, expected.prediction));
+  EXPECT_THROW(engine.save_adapted(expected, file("adapted.pt")), c10::ValueError);
+  engine.set_neutral({});
+  EXPECT_FALSE(torch::allclose(engine.adapt(x).prediction, expected.prediction));
+}
+
+TEST_F(SavedEngine, KeepsHowTheNeutralSignalIsDrawn) {
+  Engine engine(std::make_shared<ScriptNetwork>(network(), "layer"));
   engine.set_neutral(RandomOneHot());
   engine.save(file("drawn.pt"), x);
   EXPECT_TRUE(std::holds_alternative<RandomOneHot>(Engine::load(file("drawn.pt")).neutral()));
@@ -80,12 +90,6 @@ TEST_F(SavedEngine, KeepsTheNeutralSignalAndEveryOption) {
   EXPECT_TRUE(torch::equal(labels, torch::tensor({2, 0})));
   engine.set_neutral(NeutralFunction([](const at::Tensor& prediction) { return prediction; }));
   EXPECT_THROW(engine.save(file("function.pt"), x), c10::ValueError);
-  engine.options = loaded.options = {.anchor = AnchorKind::frozen};
-  const auto expected = engine.adapt(x);
-  EXPECT_TRUE(torch::equal(loaded.adapt(x).prediction, expected.prediction));
-  EXPECT_THROW(engine.save_adapted(expected, file("adapted.pt")), c10::ValueError);
-  engine.set_neutral({});
-  EXPECT_FALSE(torch::allclose(engine.adapt(x).prediction, expected.prediction));
 }
 
 torch::jit::Module function(const char* source) {

@@ -74,7 +74,7 @@ TEST(Options, AreValidatedHoweverTheyAreSet) {
   says({.max_grad_norm = nan}, "max_grad_norm must be a number above 0, or None, not nan");
   says({.parameters = {}}, "parameters must be 'all', 'norm', or one or more patterns");
   says({.optimizer_name = static_cast<OptimizerKind>(9)}, "optimizer_name must be one of adam, adamw, sgd, rmsprop");
-  says({.anchor = static_cast<AnchorKind>(-1)}, "anchor must be one of self, frozen, ema, not -1");
+  says({.anchor = static_cast<AnchorKind>(-1)}, "anchor must be one of self, frozen, frozen_tail, ema, not -1");
   says({.prediction = static_cast<PredictionKind>(3)}, "prediction must be one of first, second, mean, not 3");
   says({.norm_statistics = static_cast<NormStatistics>(7)}, "norm_statistics must be one of running, batch, blend");
   says({.momentum = 0.9}, "momentum is for sgd and rmsprop");
@@ -143,7 +143,7 @@ TEST(Options, AreDescribedByOneTable) {
   EXPECT_EQ(info_of("momentum").type, "float | None");
   EXPECT_EQ(info_of("copy_model").default_text, "True");
   EXPECT_EQ(info_of("anchor").default_text, "'self'");
-  EXPECT_EQ(info_of("anchor").type, R"(Literal["self", "frozen", "ema"])");
+  EXPECT_EQ(info_of("anchor").type, R"(Literal["self", "frozen", "frozen_tail", "ema"])");
   EXPECT_EQ(info_of("recovery_factor").accepted, "a number above 1, or None");
 }
 

@@ -1,4 +1,4 @@
-"""Regression on three tables with a fifth of the entries zeroed; settings chosen on entries with noise."""
+"""Regression on three tables with missing entries, which hold the training mean; settings chosen on noisy entries."""
 
 import importlib.util
 from collections.abc import Callable
@@ -14,7 +14,8 @@ from mlxtend.data import boston_housing_data
 from study import Study, batches_of, run
 from torch import Tensor, nn
 
-SHARE = 0.2
+SHARES = (0.1, 0.2, 0.3, 0.4)  # of the entries that are missing
+NOISY = 0.2  # of the validation's entries
 BATCH = 32
 
 
@@ -57,41 +58,57 @@ class TableNet(nn.Module):
 
 
 def study_of(name: str, title: str, read: Callable[[], tuple[np.ndarray, np.ndarray]], epochs: int) -> Study:
-    """Split, scale by the training part, and corrupt a table."""
+    """Split, scale by the training part, and take entries away."""
     features, values = read()
     generator = torch.Generator().manual_seed(0)
     order = torch.randperm(len(features), generator=generator)
     x = torch.tensor(features, dtype=torch.float32)[order]
     y = torch.tensor(values, dtype=torch.float32)[order, None]
     end, middle = int(0.6 * len(x)), int(0.75 * len(x))
-    mean, sd = x[:end].mean(0), x[:end].std(0)
+    x = (x - x[:end].mean(0)) / x[:end].std(0)
     y = (y - y[:end].mean()) / y[:end].std()
-    scaled = (x - mean) / sd
-
-    def chosen(part: Tensor) -> Tensor:
-        return torch.rand(part.shape, generator=generator) < SHARE
-
-    noise = torch.randn(scaled[end:middle].shape, generator=generator)
-    noisy = scaled[end:middle] + 2 * noise * chosen(noise)
-    test = x[middle:]
-    zeroed = (test.masked_fill(chosen(test), 0) - mean) / sd
+    draws = torch.rand(x[middle:].shape, generator=generator)
+    noise = torch.randn(x[end:middle].shape, generator=generator)
+    is_noisy = torch.rand(noise.shape, generator=generator) < NOISY
     width = BATCH if len(x) < 5000 else 128
     return Study(
-        script="tabular_zeroed",
+        script="tabular_missing",
         part=name,
-        title=f"{title}, {SHARE:.0%} of the entries zeroed",
+        title=f"{title}, entries missing",
         make_engine=lambda: IT3Engine(TableNet(x.shape[1]), "hidden"),
-        inputs=scaled[:end],
+        inputs=x[:end],
         targets=y[:end],
         criterion=F.mse_loss,
         metric="mse",
         higher_is_better=False,
-        validation=batches_of(noisy, y[end:middle], width),
-        clean=batches_of(scaled[middle:], y[middle:], width),
-        test=batches_of(zeroed, y[middle:], width),
+        validation=batches_of(x[end:middle] + noise * is_noisy, y[end:middle], width),
+        clean=batches_of(x[middle:], y[middle:], width),
+        # Entries that hold the mean, which is 0, are those that are missing.
+        shifts={f"{share:.0%}": batches_of(x[middle:] * (draws >= share), y[middle:], width) for share in SHARES},
+        repairs={"imputed from the other columns": from_other_columns(x[:end])},
         epochs=epochs,
         batch=width,
     )
+
+
+def from_other_columns(training: Tensor) -> Callable[[Tensor], Tensor]:
+    """Return a function that fills entries of 0, (B, F), with their expectation given the others.
+
+    Under a normal distribution with the training features' covariance.
+    """
+    covariance = torch.cov(training.T.double())
+    ridge = 1e-3 * torch.eye(len(covariance), dtype=torch.double)
+
+    def filled(row: Tensor) -> Tensor:
+        is_missing = row == 0
+        known = ~is_missing
+        if not is_missing.any() or not known.any():
+            return row
+        within = (covariance + ridge)[known][:, known]
+        expected = covariance[is_missing][:, known] @ torch.linalg.solve(within, row[known].double())
+        return row.masked_scatter(is_missing, expected.to(row.dtype))
+
+    return lambda inputs: torch.stack([filled(row) for row in inputs])
 
 
 def build() -> list[Study]:

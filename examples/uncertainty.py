@@ -1,0 +1,106 @@
+"""How well ‖y1 - y0‖ tells shifted inputs and errors, beside what others would use: entropy, dropout, an ensemble."""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from it3 import IT3Engine
+from sklearn.metrics import roc_auc_score
+from torch import Tensor, nn
+
+Batches = list[tuple[Any, Tensor]]
+DRAWS, RATE = 20, 0.2  # of dropout on the layer that y0 is fed back at
+
+
+def measures(
+    engines: Sequence[IT3Engine], clean: Batches, shifted: Batches, errors_of: Callable[[Tensor, Tensor], Tensor]
+) -> list[dict[str, Any]]:
+    """Return a row for each kind of uncertainty: the means over networks.
+
+    Parameters
+    ----------
+    engines
+        Of several seeds; together they are the ensemble.
+    clean, shifted
+        Batches (inputs, targets) without and with the shift.
+    errors_of
+        Gives each sample's error, (B,), for a prediction and targets: 0 or 1 for classes.
+    """
+    kinds: dict[str, Callable[[IT3Engine, Any], Tensor]] = {"‖y1 - y0‖": lambda engine, x: engine.uncertainty(x)}
+    if are_classes(engines[0], clean[0][0]):
+        kinds["entropy"] = lambda engine, x: entropy(predicted(engine, x))
+    kinds["dropout"] = by_dropout
+    if len(engines) > 1:
+        kinds["ensemble"] = lambda _, x: spread([predicted(engine, x) for engine in engines])
+    rows = []
+    for name, of in kinds.items():
+        found = [of_network(engine, of, clean, shifted, errors_of) for engine in engines]
+        rows.append({"uncertainty": name} | {key: sum(each[key] for each in found) / len(found) for key in found[0]})
+    return rows
+
+
+def of_network(
+    engine: IT3Engine,
+    of: Callable[[IT3Engine, Any], Tensor],
+    clean: Batches,
+    shifted: Batches,
+    errors_of: Callable[[Tensor, Tensor], Tensor],
+) -> dict[str, float]:
+    """Return how well one kind of uncertainty of one network tells the shift, and its errors under the shift."""
+    of_clean, of_shifted = (torch.cat([of(engine, x) for x, _ in batches]) for batches in (clean, shifted))
+    errors = torch.cat([errors_of(predicted(engine, x), y) for x, y in shifted])
+    is_shifted = torch.cat([torch.zeros(len(of_clean)), torch.ones(len(of_shifted))])
+    is_error = (errors > errors.median()) if len(errors.unique()) > 2 else errors.bool()
+    has_both = 0 < int(is_error.sum()) < len(is_error)
+    # Risk and coverage: the mean error of the surest samples, averaged over how many they are.
+    order = of_shifted.argsort()
+    risk = errors[order].cumsum(0) / torch.arange(1, len(errors) + 1)
+    return {
+        "auroc_shift": float(roc_auc_score(is_shifted, torch.cat([of_clean, of_shifted]))),
+        "auroc_error": float(roc_auc_score(is_error, of_shifted)) if has_both else float("nan"),
+        "area_risk_coverage": float(risk.mean()),
+        "risk": float(errors.mean()),
+    }
+
+
+@torch.no_grad()
+def predicted(engine: IT3Engine, inputs: Any) -> Tensor:
+    """Return y0 without adapting."""
+    return engine.adapt(inputs, num_steps=0, threshold=None, prediction="first").prediction
+
+
+def are_classes(engine: IT3Engine, inputs: Any) -> bool:
+    """Return whether predictions are class probabilities."""
+    prediction = predicted(engine, inputs)
+    sums = prediction.sum(1)
+    return prediction.shape[1] > 1 and bool((prediction >= 0).all()) and torch.allclose(sums, torch.ones_like(sums))
+
+
+def entropy(probabilities: Tensor) -> Tensor:
+    """Return the Shannon entropy of class probabilities, (B, C, ...), the mean over positions: (B,)."""
+    return -torch.xlogy(probabilities, probabilities).sum(1).reshape(len(probabilities), -1).mean(1)
+
+
+def spread(predictions: list[Tensor]) -> Tensor:
+    """Return the standard deviation of several predictions, the mean over what they predict: (B,)."""
+    return torch.stack(predictions).std(0).reshape(len(predictions[0]), -1).mean(1)
+
+
+def by_dropout(engine: IT3Engine, inputs: Any) -> Tensor:
+    """Return how predictions spread with dropout on the layer's output (Monte Carlo dropout: Gal, Ghahramani 2016)."""
+    torch.manual_seed(0)
+    layer = engine.model.get_submodule(engine.features_layer_name)
+    with dropped(layer), torch.no_grad():
+        return spread([engine.model.eval()(inputs) for _ in range(DRAWS)])
+
+
+@contextmanager
+def dropped(layer: nn.Module) -> Iterator[None]:
+    """Let dropout follow a layer."""
+    handle = layer.register_forward_hook(lambda _module, _given, output: F.dropout(output, RATE))
+    try:
+        yield
+    finally:
+        handle.remove()
