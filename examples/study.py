@@ -257,7 +257,7 @@ def compare(study: Study, arguments: argparse.Namespace, console: Console) -> No
         )
     variants = {
         CHOSEN: tuning.choice,
-        "adapted, lr 1e-3, 3 steps": {"lr": 1e-3, "num_steps": 3},
+        "adapted, the defaults": {},
         "adapted, frozen anchor, lr 1e-3, 3 steps": {"lr": 1e-3, "num_steps": 3, "anchor": "frozen"},
     }
     clusters, groups = study.labels()
