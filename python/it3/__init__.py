@@ -6,6 +6,7 @@ the adapted network's prediction is returned (Durasov, Shocher, Oner, Chechik, E
 2410.04201).
 """
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from it3 import _torch_check as _torch_check  # isort: skip  (before the first import of it3._C)
@@ -21,6 +22,7 @@ from it3.saving import save
 
 if TYPE_CHECKING:
     from it3.compilation import compile  # noqa: A004  (as torch.compile)
+    from it3.searching import Search, search
     from it3.tuning import Tuning, tune
 
 __all__ = [
@@ -30,6 +32,7 @@ __all__ = [
     "IT3Engine",
     "Layout",
     "Options",
+    "Search",
     "Tuning",
     "__version__",
     "cmake_prefix_path",
@@ -37,6 +40,7 @@ __all__ = [
     "evaluate",
     "load",
     "save",
+    "search",
     "tune",
 ]
 
@@ -46,11 +50,11 @@ def __getattr__(name: str) -> Any:
         from it3 import compilation  # noqa: PLC0415
 
         return compilation.compile
-    # Optuna is needed by those alone who tune.
-    if name in ("Tuning", "tune"):
+    # Optuna is needed by those alone who search.
+    module = {"Search": "searching", "search": "searching", "Tuning": "tuning", "tune": "tuning"}.get(name)
+    if module is not None:
         try:
-            from it3 import tuning  # noqa: PLC0415
+            return getattr(import_module(f"it3.{module}"), name)
         except ModuleNotFoundError as error:
             raise ModuleNotFoundError(f"it3.{name} needs Optuna: pip install optuna") from error
-        return getattr(tuning, name)
     raise AttributeError(f"module 'it3' has no attribute {name!r}")

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
-from typing import Any
+from typing import Any, Literal
 
 import optuna
 import torch
@@ -103,7 +103,7 @@ class Judge:
             names = list(engines)
             name = trial.suggest_categorical("engine", names) if len(names) > 1 else names[0]
             places = suggest(trial, space, lambda option: _counts(option) and has_whole_ends(space[option]))
-            settings = _without_idle(engines[name][0], values_at(space, places))
+            settings = _without_idle(engines[name][0].optimization_parameters, values_at(space, places))
             trial.set_user_attr("name", name)
             trial.set_user_attr("choice", plain(settings))
             try:
@@ -116,8 +116,7 @@ class Judge:
 
         with quiet_optuna():
             study = optuna.create_study(
-                direction="maximize" if self.metric.higher_is_better else "minimize",
-                sampler=optuna.samplers.TPESampler(seed=self.seed),
+                direction=direction_of(self.metric), sampler=optuna.samplers.TPESampler(seed=self.seed)
             )
             study.optimize(objective, n_trials=budget)
         if not chosen:
@@ -126,6 +125,11 @@ class Judge:
                 "finite, search lower learning rates, or check the inputs"
             )
         return Choice(*chosen[study.best_trial.number], study)
+
+
+def direction_of(metric: Metric) -> Literal["maximize", "minimize"]:
+    """Return which way is better, as Optuna calls it."""
+    return "maximize" if metric.higher_is_better else "minimize"
 
 
 def in_one_spelling(space: Space) -> Space:
@@ -138,8 +142,15 @@ def in_one_spelling(space: Space) -> Space:
     return {option: values for option, values in space.items() if option != "online"} | {"copy_model": choices}
 
 
-def check_space(space: Space, engine: IT3Engine) -> None:
+def check_space(space: Space, own: dict[str, Any]) -> None:
     """Check that each option exists, has choices or a range, and is of use with what is chosen beside it.
+
+    Parameters
+    ----------
+    space
+        What is searched.
+    own
+        The options that an engine has otherwise.
 
     Raises
     ------
@@ -153,8 +164,8 @@ def check_space(space: Space, engine: IT3Engine) -> None:
         beside: list[dict[str, Any]] = [
             {other: value} for other in space if other not in (option, "distance_fn") for value in space[other]
         ]
-        if not any(option in _without_idle(engine, {option: values[0], **others}) for others in ({}, *beside)):
-            _C.overridden(engine.optimization_parameters, {option: values[0]})  # raises
+        if not any(option in _without_idle(own, {option: values[0], **others}) for others in ({}, *beside)):
+            _C.overridden(own, {option: values[0]})  # raises
 
 
 def usable(engine: IT3Engine, inputs: Any) -> dict[str, Values]:
@@ -180,11 +191,10 @@ def usable(engine: IT3Engine, inputs: Any) -> dict[str, Values]:
     return kept_of
 
 
-def _without_idle(engine: IT3Engine, choice: Mapping[str, Any]) -> dict[str, Any]:
+def _without_idle(own: dict[str, Any], choice: Mapping[str, Any]) -> dict[str, Any]:
     """Leave out what says more about a choice that is not made, such as ``ema_decay`` without the anchor "ema"."""
     options = {option: value for option, value in choice.items() if option != "distance_fn"}
-    own = _C.overridden(engine.optimization_parameters, {})  # in one spelling
-    used = _C.overridden({**own, **options}, {})
+    used = _C.overridden({**_C.overridden(own, {}), **options}, {})  # the inner one for one spelling
     return {option: value for option, value in choice.items() if option == "distance_fn" or option in used}
 
 

@@ -119,7 +119,7 @@ def tune(
             search = usable(next(iter(by_name.values())), judge.batches[0][0])
         search = in_one_spelling(search)
         for engine in by_name.values():
-            check_space(search, engine)
+            check_space(search, engine.optimization_parameters)
 
         def score(name: str, choice: Mapping[str, Any]) -> float:
             return judge.scores([by_name[name]], choice)[0]
