@@ -26,6 +26,9 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
+_CONTROLS = {"unadapted": "0 steps", "second": "y1", "batch_statistics": "0 steps with the batch's statistics"}
+
+
 @dataclass(frozen=True)
 class Search:
     """What :func:`it3.search` chose.
@@ -104,7 +107,13 @@ class Search:
         failed = sum(bool(trial["failure"]) for trial in self.trials)
         count = f"{len(self.trials)} trials" + (f", of which {failed} failed" if failed else "")
         sign = 1 if self.study.direction == optuna.study.StudyDirection.MAXIMIZE else -1
-        plain_best = max((t for t in self.trials if not t["failure"]), key=lambda t: sign * t["unadapted"])
+        without = [
+            (sign * trial[control], said, trial["number"])
+            for trial in self.trials
+            for control, said in _CONTROLS.items()
+            if math.isfinite(trial[control])
+        ]
+        best, said, number = max(without)
         return "\n".join(
             [
                 f"score {self.score:.4g} on the validation data, {self.unadapted:.4g} with 0 steps; {count}",
@@ -112,7 +121,7 @@ class Search:
                 *lines_of(self.choice, {}),
                 "adapted with",
                 *lines_of(self.adaptation, {}),
-                f"The best score with 0 steps is {plain_best['unadapted']:.4g}, of trial {plain_best['number']}.",
+                f"The best score of a trial without adapting is {sign * best:.4g}: {said}, trial {number}.",
             ]
         )
 

@@ -380,8 +380,9 @@ def test_a_metric_of_which_more_is_better() -> None:
 
     found = search(validation=lambda _seed: searched.batches(), metric=closeness)
     assert (found.choice, found.adaptation) == (PLANTED, PLANTED_ADAPTATION)
-    best = max(trial["unadapted"] for trial in found.trials)
-    assert f"The best score with 0 steps is {best:.4g}, of trial " in str(found)
+    best, number = max((trial["second"], trial["number"]) for trial in found.trials)
+    assert best > max(trial["unadapted"] for trial in found.trials)
+    assert str(found).endswith(f"The best score of a trial without adapting is {best:.4g}: y1, trial {number}.")
 
 
 def test_a_range_of_whole_numbers_ends_when_all_were_tried() -> None:
