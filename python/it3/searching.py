@@ -79,6 +79,11 @@ class Search:
         seeds
             How many.
 
+        Raises
+        ------
+        ValueError
+            Unless this is a whole number from 1; and whatever the function that trains raises.
+
         Examples
         --------
         >>> engines = found.retrain(seeds=2)
