@@ -6,6 +6,7 @@ the adapted network's prediction is returned (Durasov, Shocher, Oner, Chechik, E
 2410.04201).
 """
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from it3 import _torch_check as _torch_check  # isort: skip  (before the first import of it3._C)
@@ -26,6 +27,7 @@ from it3.streams import Stream, stream
 
 if TYPE_CHECKING:
     from it3.compilation import compile  # noqa: A004  (as torch.compile)
+    from it3.searching import Search, search
     from it3.tuning import Tuning, tune
 
 __all__ = [
@@ -37,6 +39,7 @@ __all__ = [
     "Layout",
     "Options",
     "RandomOneHot",
+    "Search",
     "Stream",
     "TrainingRecipe",
     "Tuning",
@@ -51,6 +54,7 @@ __all__ = [
     "median_filter",
     "recipes",
     "save",
+    "search",
     "stream",
     "tune",
 ]
@@ -61,11 +65,11 @@ def __getattr__(name: str) -> Any:
         from it3 import compilation  # noqa: PLC0415
 
         return compilation.compile
-    # Optuna is needed by those alone who tune.
-    if name in ("Tuning", "tune"):
+    # Optuna is needed by those alone who search.
+    module = {"Search": "searching", "search": "searching", "Tuning": "tuning", "tune": "tuning"}.get(name)
+    if module is not None:
         try:
-            from it3 import tuning  # noqa: PLC0415
+            return getattr(import_module(f"it3.{module}"), name)
         except ModuleNotFoundError as error:
             raise ModuleNotFoundError(f"it3.{name} needs Optuna: pip install optuna") from error
-        return getattr(tuning, name)
     raise AttributeError(f"module 'it3' has no attribute {name!r}")

@@ -46,6 +46,14 @@ def seeded_runs() -> Iterator[None]:
         yield
 
 
+def seed_all(seed: int) -> None:
+    """Seed the global random generators that :class:`KeptRandomState` puts back."""
+    torch.manual_seed(seed)
+    random.seed(seed)
+    if "numpy" in sys.modules:
+        sys.modules["numpy"].random.seed(seed % 2**32)  # it takes no more
+
+
 def own_copy(inputs: Any) -> Any:
     """Copy the tensors in inputs, as a model may write into what it is called with."""
 

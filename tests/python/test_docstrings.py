@@ -61,12 +61,12 @@ def test_every_public_docstring_has_an_example() -> None:
 def test_the_examples_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> None:
     if request.config.getoption("--without-torchscript"):
         pytest.skip("some of the examples are of TorchScript")
-    """Each goes on from that of the engine's class."""
+    """Each goes on from that of the engine's class, and those of Search from that of search()."""
     pytest.importorskip("optuna")
     monkeypatch.chdir(tmp_path)
     torch.manual_seed(0)
     parts = dict(documented())
-    order = ["IT3Engine", *(name for name in parts if name.startswith("IT3Engine.")), *parts]
+    order = ["IT3Engine", *(name for name in parts if name.startswith("IT3Engine.")), "search", *parts]
     names: dict[str, Any] = {"it3": it3, "torch": torch, "nn": nn, "F": F}
     failed = []
     for name in dict.fromkeys(order):

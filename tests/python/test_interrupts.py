@@ -168,6 +168,26 @@ def test_tune(ours: bool) -> None:
         before.check()
 
 
+def test_search(tmp_path: Path) -> None:
+    """And the search goes on from there. Elsewhere, as in Optuna, files may stay open until they are collected."""
+    engine, case = build("script")
+    batches = [(case.inputs, case.target)]
+    given: dict[str, Any] = {"adaptation": {"lr": [1e-3, 1e-2]}, "adaptation_budget": 1, "budget": 2, "seeds": 1}
+    path = tmp_path / "search.log"
+
+    def search(engine: IT3Engine) -> it3.Search:
+        def train(settings: dict[str, Any], _seed: int) -> IT3Engine:
+            engine.optimization_parameters["num_steps"] = settings["steps"]
+            return engine
+
+        return it3.search(train, batches, "mse", {"steps": [2, 1]}, path=path, **given)
+
+    for _, before in interruptions(lambda: engine, search, 4 * FEW, ours=True):
+        assert world() == before.world
+        assert len(search(engine).trials) == 2
+        path.unlink()
+
+
 @pytest.mark.parametrize("network", NETWORKS)
 @pytest.mark.parametrize("own", [True, False])
 @OURS
