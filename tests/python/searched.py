@@ -50,15 +50,6 @@ def search(train: Any = make, **arguments: Any) -> Search:
     return it3.search(train, **given | arguments)
 
 
-def results(found: Search) -> list[dict[str, Any]]:
-    """What of the trials does not depend on when and how they ran, without nan, which is equal to nothing."""
-    other = ("number", "training_seconds", "adaptation_seconds")
-    return [
-        {name: None if str(value) == "nan" else value for name, value in trial.items() if name not in other}
-        for trial in found.trials
-    ]
-
-
 def make_until_killed(settings: dict[str, Any], seed: int) -> IT3Engine:
     """Be killed in the fourth trial."""
     if len(CALLS) == 3:
