@@ -15,6 +15,7 @@ LONG = {
     "test_installed.py",
     "test_differential.py",
     "test_readme.py",
+    "test_search_goes_on.py",
     "test_compilation.py",
     "test_saved_programs.py",
     "test_compiled_functions.py",

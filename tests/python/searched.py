@@ -50,6 +50,19 @@ def search(train: Any = make, **arguments: Any) -> Search:
     return it3.search(train, **given | arguments)
 
 
+def results(found: Search) -> list[dict[str, Any]]:
+    """What of the trials does not depend on when and how they ran, without nan, which is equal to nothing."""
+    other = ("number", "training_seconds", "adaptation_seconds")
+    return [
+        {name: None if str(value) == "nan" else value for name, value in trial.items() if name not in other}
+        for trial in found.trials
+    ]
+
+
+def of_settings(found: Search) -> list[dict[str, Any]]:
+    return sorted(results(found), key=lambda trial: sorted(map(str, trial["settings"].items())))
+
+
 def make_until_killed(settings: dict[str, Any], seed: int) -> IT3Engine:
     """Be killed in the fourth trial."""
     if len(CALLS) == 3:
@@ -67,7 +80,7 @@ def make_or_interrupt(settings: dict[str, Any], seed: int) -> IT3Engine:
     """Press Ctrl-C, for the process that searches."""
     if settings["gain"] == 1.0:
         os.kill(os.getppid(), signal.SIGINT)
-        time.sleep(60)
+        time.sleep(600)
     return make(settings, seed)
 
 
@@ -78,7 +91,7 @@ def make_nothing(settings: dict[str, Any], _seed: int) -> Any:
 def make_slowly(_settings: dict[str, Any], _seed: int) -> IT3Engine:
     """Say who is at it, and stay."""
     Path(os.environ["IT3_TEST_FOLDER"], str(os.getpid())).touch()
-    time.sleep(60)
+    time.sleep(600)
     raise AssertionError
 
 
