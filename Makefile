@@ -67,7 +67,7 @@ zoo: .venv/.it3 .venv/.test
 bench: .venv/.it3 .venv/.test .venv/.demo .venv/.studies
 	PATH=$(abspath $(BIN)):$$PATH $(BIN)/python benchmarks/speed.py $(ARGS)
 
-STUDIES := mnist_noise fashion_corruptions tabular_missing airfoil_graph tissue_segmentation efficientnet_photos
+STUDIES := authors_programs mnist_noise fashion_corruptions tabular_missing airfoil_graph tissue_segmentation efficientnet_photos
 
 studies: $(addprefix study-,$(STUDIES))
 

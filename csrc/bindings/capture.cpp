@@ -95,6 +95,9 @@ Capture::Capture(PythonEngine::Setup setup, Options options, Resolved resolved)
       method_(setup_->core.method(resolved.call.in_dims)),
       adapted_(select_parameters(network_->parameters(), options_.parameters)) {
   TORCH_CHECK_VALUE(
+      options_.anchor != AnchorKind::frozen_tail,
+      "an engine with anchor='frozen_tail' cannot be compiled; use anchor='frozen'");
+  TORCH_CHECK_VALUE(
       std::holds_alternative<at::Tensor>(method_.neutral),
       "an engine with a neutral signal that is drawn for each call cannot be compiled; give a number or a tensor");
   const Inputs of_programs = inputs_of_programs(resolved.call.inputs, method_, options_, adapted_);

@@ -70,8 +70,9 @@ class IT3Engine(EngineAttributes):
         The signal that stands for "no prediction yet": a number, or a tensor in the shape of one sample's prediction,
         outside the range of the labels. Its embedding is then injected for y0 too, y0 = f(x | neutral), in training and
         at test time, at the cost of a plain forward pass a call that tells the prediction's shape. Or it is drawn once
-        a call, for each sample: an :class:`it3.RandomOneHot`, :class:`it3.DrawnLabels`, or a function that is given a
-        prediction and returns signals of its shape. Default: nothing is injected for y0.
+        a call, with ``per_sample`` once a chunk, for each sample: an :class:`it3.RandomOneHot`,
+        :class:`it3.DrawnLabels`, or a function that is given a prediction and returns signals of its shape. Default:
+        nothing is injected for y0.
     training_recipe
         What the second pass of training is fed with, and how ``loss_ttt`` counts: an :class:`it3.TrainingRecipe`.
         Default: the target.
@@ -347,7 +348,9 @@ class IT3Engine(EngineAttributes):
     def _warn_if_untrained(self, options: dict[str, Any], stacklevel: int) -> None:
         if not self._core.takes_warning(options):
             return
-        if isinstance(self.embedder, nn.Module) and next(self.embedder.parameters(), None) is not None:
+        embedder = self.embedder
+        has_weights = isinstance(embedder, nn.Module) and next(embedder.parameters(), None) is not None
+        if has_weights or isinstance(embedder, Embedder):
             warnings.warn(_C.untrained_warning, stacklevel=stacklevel)
 
     def _with(self, **parts: Any) -> "IT3Engine":

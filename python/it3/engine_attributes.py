@@ -11,7 +11,7 @@ from it3.checks import callable_or_none, check_model, eager, like_of
 from it3.embedder import Embedder
 from it3.engine_copies import CopiedAndPickled
 from it3.exported_model import model_of
-from it3.input_layer import with_input_layer
+from it3.input_layer import for_the_input
 from it3.layer_names import layer_name_of
 
 TensorFunction = Callable[[Tensor, Tensor], Tensor]
@@ -50,14 +50,8 @@ class EngineAttributes(CopiedAndPickled):
         if isinstance(model, EngineAttributes):
             raise TypeError("model is an IT3Engine, which adapts by itself; give the model in it, engine.model")
         features_layer_name = layer_name_of(model, features_layer_name)
-        if features_layer_name == "input" and "input" not in dict(model.named_modules()):
-            channel_dim = (
-                1 if features_layout is None or features_layout.channel_dim is None else features_layout.channel_dim
-            )
-            model = with_input_layer(model, extra_channels, channel_dim)
-            features_layout = features_layout or _C.Layout(channel_dim)
-            if embedder is None and extra_channels > 0:
-                embedder = Embedder(extra_channels=extra_channels)
+        if features_layer_name == "input":
+            model, features_layout, embedder = for_the_input(model, extra_channels, features_layout, embedder)
         elif extra_channels != 0:
             raise ValueError(
                 f"extra_channels={extra_channels} is for features_layer_name='input', where the engine puts a layer "
@@ -106,6 +100,9 @@ class EngineAttributes(CopiedAndPickled):
         Of functions, torch would let only modules take the place of modules.
         """
         name = "embedder" if name == "embeder" else name
+        if name == "neutral":  # past torch.nn, as its weights are not trained here
+            self.__dict__[name] = value
+            return
         if name in ("embedder", "combine_fn", "distance_fn") and not isinstance(value, nn.Module):
             self._modules.pop(name, None)
         super().__setattr__(name, value)

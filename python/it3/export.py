@@ -168,12 +168,14 @@ def _first_line(error: Exception) -> str:
 
 def _torchscript(model: nn.Module, example_inputs: Any, method: Method) -> torch.jit.ScriptModule:
     args, kwargs = _C.arguments_of(own_copy(example_inputs))
+    if isinstance(model, WithInputLayer):
+        args, kwargs = model.widened(args, kwargs)
+        return scripted(model, _torchscript(model.model, kwargs or args, method))
     script: torch.jit.ScriptModule
     with quiet_torchscript():
         if method == "script":
             _check_norms(model)
-            inner = torch.jit.script(model.model if isinstance(model, WithInputLayer) else model)
-            script = scripted(model, inner) if isinstance(model, WithInputLayer) else inner
+            script = torch.jit.script(model)
         elif kwargs:
             # Not strict: a mapping may be returned.
             script = torch.jit.trace(model, example_kwarg_inputs=kwargs, strict=False)

@@ -7,7 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from it3 import _C
-from it3.checks import check_count, check_model
+from it3.checks import check_count, check_model, eager
+from it3.embedder import Embedder
 
 
 class InputLayer(nn.Module):
@@ -72,20 +73,37 @@ class WithInputLayer(nn.Module):
         self.model = model
         self.argument = argument
         self._parameter = _parameter_of(model, argument)
-        self.train(model.training)
+        self.training = self.input.training = getattr(model, "training", False)  # modules in the model keep theirs
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Call the model."""
+        args, kwargs = self.widened(args, kwargs)
+        return self.model(*args, **kwargs)
+
+    def widened(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """Return what the model is called with where this is called with these arguments.
+
+        Raises
+        ------
+        TypeError
+            If the argument that the layer takes is not among them, or no tensor.
+
+        Examples
+        --------
+        >>> args, kwargs = it3.WithInputLayer(nn.Linear(3 + 2, 2), 2).widened((torch.randn(4, 3),), {})
+        >>> args[0].shape
+        torch.Size([4, 5])
+        """
         if len(args) > self.argument:
             given = list(args)
             given[self.argument] = self.input(self._checked(given[self.argument]))
-            return self.model(*given, **kwargs)
+            return tuple(given), kwargs
         if self._parameter not in kwargs:
             raise TypeError(
                 f"the input layer takes argument {self.argument} of the model, but it was called with "
                 f"{len(args)} positional arguments and the keywords {', '.join(kwargs) or 'none'}"
             )
-        return self.model(*args, **{**kwargs, self._parameter: self.input(self._checked(kwargs[self._parameter]))})
+        return args, {**kwargs, self._parameter: self.input(self._checked(kwargs[self._parameter]))}
 
     def _checked(self, value: Any) -> Tensor:
         if not isinstance(value, Tensor):
@@ -96,12 +114,55 @@ class WithInputLayer(nn.Module):
         return value
 
 
-def with_input_layer(
-    model: nn.Module, extra_channels: int = 0, channel_dim: int = 1, argument: int = 0
-) -> WithInputLayer | torch.jit.ScriptModule:
-    """Put the layer before a model: TorchScript stays TorchScript."""
-    around = WithInputLayer(model, extra_channels, channel_dim, argument)
-    return scripted(around, model) if isinstance(model, torch.jit.ScriptModule) else around
+def for_the_input(
+    model: nn.Module, extra_channels: int, features_layout: _C.Layout | None, embedder: Any
+) -> tuple[nn.Module, _C.Layout | None, Any]:
+    """Return the model behind an input layer, where its input has its channels, and the embedder for it.
+
+    A model that has a layer called "input" stays as it is, and so does an :class:`it3.WithInputLayer`. TorchScript
+    stays TorchScript; a wrapper of torch.compile, which no engine runs, is taken off.
+
+    Raises
+    ------
+    ValueError
+        For extra channels of a model that has such a layer, or other ones than its; and for samples and channels in one
+        dimension.
+    """
+    inner = eager(model)
+    own = inner.input if isinstance(inner, WithInputLayer) else None
+    if own is None and "input" in dict(inner.named_modules()):
+        if extra_channels != 0:
+            raise ValueError(
+                f"extra_channels={extra_channels} is for a layer before the model, but the model has a layer called "
+                "'input', at which y0 is fed back; rename that layer, or give an it3.WithInputLayer around the model"
+            )
+        return model, features_layout, embedder
+    if own is not None and extra_channels not in (0, own.extra_channels):
+        raise ValueError(
+            f"extra_channels={extra_channels} contradicts the it3.WithInputLayer, which has {own.extra_channels}; "
+            "leave it out"
+        )
+    of_embedder = embedder.features_layout if isinstance(embedder, Embedder) else None
+    layout = features_layout or of_embedder or _C.Layout(1 if own is None else own.channel_dim)
+    channel_dim = layout.channel_dim if layout.channel_dim is not None else 1
+    if own is not None and channel_dim != own.channel_dim:
+        raise ValueError(
+            f"features_layout has channel_dim={channel_dim}, but the it3.WithInputLayer has {own.channel_dim}; "
+            "leave it out"
+        )
+    if channel_dim == layout.batch_dim:
+        raise ValueError(
+            f"features_layout has both the samples and the channels of the input in dimension {channel_dim}; give "
+            "it3.Layout(channel_dim=..., batch_dim=...) with two different ones"
+        )
+    if own is not None:
+        extra_channels = own.extra_channels
+    else:
+        around = WithInputLayer(inner, extra_channels, channel_dim)
+        model = scripted(around, inner) if isinstance(inner, torch.jit.ScriptModule) else around
+    if embedder is None and extra_channels > 0:
+        embedder = Embedder(extra_channels=extra_channels)
+    return model, _C.Layout(channel_dim, layout.batch_dim), embedder
 
 
 def scripted(model: WithInputLayer, inner: torch.jit.ScriptModule) -> torch.jit.ScriptModule:

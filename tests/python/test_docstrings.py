@@ -57,7 +57,7 @@ def test_every_public_docstring_has_an_example() -> None:
     assert without == SHOWN_ELSEWHERE
 
 
-@pytest.mark.filterwarnings("ignore:this engine's embedder was never trained")
+@pytest.mark.filterwarnings("ignore:this engine was never trained")
 def test_the_examples_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> None:
     if request.config.getoption("--without-torchscript"):
         pytest.skip("some of the examples are of TorchScript")

@@ -7,7 +7,8 @@ import pytest
 import reference
 import torch
 import torch.nn.functional as F
-from it3 import DrawnLabels, IT3Engine, RandomOneHot, TrainingRecipe, load
+from it3 import DrawnLabels, IT3Engine, Layout, RandomOneHot, TrainingRecipe, load
+from it3 import compile as compile_engine
 from kinds_of_network import NETWORKS, build, state_of
 from models import KINDS, make_case
 from torch import Tensor
@@ -95,7 +96,8 @@ def test_running_statistics_are_updated_once_a_training_step() -> None:
     engine, _ = build(case, "traced", neutral=5.0)
     engine.train()
     for second_pass in ("target", "prediction", "detached_prediction", "drawn", "none"):
-        engine.training_recipe = TrainingRecipe(second_pass=second_pass)
+        first_pass = "drawn" if second_pass in ("prediction", "none") else "neutral"
+        engine.training_recipe = TrainingRecipe(first_pass=first_pass, second_pass=second_pass)
         before = int(case.model.norm.num_batches_tracked)
         engine(case.inputs, target=case.target)
         assert int(case.model.norm.num_batches_tracked) == before + 1
@@ -250,3 +252,65 @@ def test_drawn_signals_in_files(tmp_path: Path) -> None:
 def test_labels_that_cannot_be_drawn_from(labels: Tensor) -> None:
     with pytest.raises(ValueError, match=r"labels to draw from|finite"):
         DrawnLabels(labels)
+
+
+def test_labels_are_drawn_for_samples_wherever_these_are() -> None:
+    """Of sequences, (T, B, C), as many steps as samples: a label holds for all steps of its sample."""
+    model = torch.nn.Linear(3, 4).double()
+    labels = torch.tensor([[0] * 5, [1] * 5, [3] * 5])
+    engine = IT3Engine(model, "", neutral=DrawnLabels(labels), prediction_layout=Layout(channel_dim=-1, batch_dim=1))
+    engine.eval()
+    seen = []
+
+    def embedder(prediction: Tensor) -> Tensor:
+        seen.append(prediction.detach())
+        return prediction
+
+    engine.embedder = embedder
+    x = torch.randn(5, 5, 3, dtype=torch.double)
+    for _ in range(20):
+        seen.clear()
+        engine.adapt(x, num_steps=0)
+        classes = seen[0].argmax(-1)  # (T, B)
+        assert (classes == classes[:1]).all()
+    pixels = DrawnLabels(torch.randint(3, (6, 2, 2)))
+    segmenting = IT3Engine(torch.nn.Conv2d(1, 3, 1).double(), "", neutral=pixels).eval()
+    segmenting.embedder = embedder
+    seen.clear()
+    segmenting.adapt(torch.randn(4, 1, 2, 2, dtype=torch.double), num_steps=0)
+    drawn = seen[0].argmax(1)
+    assert (drawn[:, None] == pixels.labels).flatten(2).all(-1).any(-1).all()
+
+
+def test_a_random_class_needs_several() -> None:
+    engine = IT3Engine(torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.Linear(4, 1)), "0", neutral=RandomOneHot())
+    with pytest.raises(ValueError, match="for predictions of two classes or more"):
+        engine.eval().adapt(torch.randn(5, 3))
+
+
+def test_a_neutral_signal_may_be_a_module_and_be_replaced() -> None:
+    class Nothing(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.value = torch.nn.Parameter(torch.zeros(3))
+
+        def forward(self, prediction: Tensor) -> Tensor:
+            return self.value - 3
+
+    case = make_case("mlp")
+    engine, _ = build(case, "traced", neutral=Nothing().double())
+    assert all("neutral" not in name for name, _ in engine.named_parameters())
+    with_module = engine.adapt(case.inputs).prediction
+    engine.neutral = -3.0
+    close(engine.adapt(case.inputs).prediction, with_module)
+
+
+def test_what_cannot_be_compiled() -> None:
+    case = make_case("mlp")
+    engine, _ = build(case, "traced", neutral=RandomOneHot())
+    with pytest.raises(ValueError, match="a neutral signal that is drawn for each call cannot be compiled"):
+        compile_engine(engine, case.inputs)
+    engine.neutral = None
+    engine.optimization_parameters["anchor"] = "frozen_tail"
+    with pytest.raises(ValueError, match="anchor='frozen_tail' cannot be compiled"):
+        compile_engine(engine, case.inputs)

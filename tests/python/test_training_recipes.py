@@ -201,6 +201,7 @@ def test_a_recipe_is_a_value() -> None:
         ({"weight": -1.0}, "weight must be a number, 0 or more, not -1"),
         ({"weight": float("nan")}, "weight must be a number"),
         ({"second_pass": "none", "weight": 2.0}, "weight multiplies the second term"),
+        ({"second_pass": "none", "noise": 1.0}, "noise is on what is fed back, but nothing is"),
         ({"noise": float("inf")}, "noise must be a standard deviation, 0 or more"),
         (
             {"first_pass": "drawn", "target_probability": 1.5},

@@ -14,9 +14,9 @@ namespace it3 {
 /// Returns whether the inputs could tell; an empty batch cannot.
 IT3_API bool check_injection(Network& network, const Method& method, const Inputs& inputs);
 
-/// What users are told about an engine whose embedder was never trained.
+/// What users are told about an engine that was never trained.
 inline constexpr const char* untrained_warning =
-    "this engine's embedder was never trained, so adaptation follows noise. Train the model and the embedder together "
+    "this engine was never trained, so adaptation follows noise. Train the model and the embedder together "
     "first: in train mode, engine(inputs, target=y) returns the prediction and the loss term loss_ttt, as "
     "engine.losses() "
     "does in C++. If they were trained elsewhere, set engine.is_trained = True or, in C++, engine.set_trained(true)";

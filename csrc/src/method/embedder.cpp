@@ -120,6 +120,10 @@ at::Tensor embed(
     TORCH_CHECK_VALUE(
         features.is_floating_point() || features.is_complex(), "a prediction is fed back as it is, but the input has ",
         "the dtype ", features.scalar_type(), ", which would round it; name a layer with a floating-point output");
+    TORCH_CHECK_VALUE(
+        features.is_complex() || !prediction.is_complex(),
+        "a complex prediction cannot be fed back as it is at a real "
+        "input; give a combine_fn and an embedder of your own");
   }
   TORCH_CHECK_VALUE(
       from.sym_size(0) == to.sym_size(0) || from.sym_size(0) == 1, misfit(prediction, features),

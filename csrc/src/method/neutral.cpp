@@ -60,8 +60,8 @@ at::Tensor spread(const at::Tensor& value, const at::Tensor& prediction) {
 
 at::Tensor one_hot_like(const at::Tensor& prediction, const Layout& layout) {
   TORCH_CHECK_VALUE(
-      prediction.dim() >= 2, "a random one-hot signal is for predictions with classes, not for those of shape ",
-      prediction.sizes());
+      prediction.dim() >= 2 && prediction.size(layout.channel_of(prediction.dim())) >= 2,
+      "a random one-hot signal is for predictions of two classes or more, not for those of shape ", prediction.sizes());
   const std::int64_t channel = layout.channel_of(prediction.dim());
   std::vector<std::int64_t> sizes = prediction.sizes().vec();
   sizes[static_cast<std::size_t>(channel)] = 1;
@@ -75,7 +75,10 @@ at::Tensor drawn_of(const at::Tensor& labels, const at::Tensor& prediction, cons
   const auto places =
       at::randint(labels.size(0), {prediction.size(batch)}, at::TensorOptions(labels.device()).dtype(at::kLong));
   at::Tensor drawn = labels.index_select(0, places);
-  if (drawn.dim() == prediction.dim()) drawn = drawn.movedim(0, batch);
+  // Labels have their samples first, predictions have them where the layout says.
+  const bool lacks_channels = drawn.dim() + 1 == prediction.dim();
+  const bool is_behind_channels = lacks_channels && layout.channel_of(prediction.dim()) < batch;
+  if (lacks_channels || drawn.dim() == prediction.dim()) drawn = drawn.movedim(0, batch - (is_behind_channels ? 1 : 0));
   return fit_target(drawn, prediction, layout);
 }
 
@@ -88,7 +91,8 @@ at::Tensor signal_like(const at::Tensor& prediction, const Method& method) {
     const at::Tensor signal = (*function)(prediction);
     TORCH_CHECK_VALUE(signal.defined(), "the function of a neutral signal returned an undefined tensor");
     check_values(signal, "the function of a neutral signal must return real numbers");
-    return spread(signal.detach(), prediction);
+    // A tensor that was made in inference mode could not be trained with.
+    return spread(signal.is_inference() ? signal.clone() : signal.detach(), prediction);
   }
   return one_hot_like(prediction, method.prediction_layout);
 }

@@ -64,6 +64,9 @@ void TrainingRecipe::validate() const {
   TORCH_CHECK_VALUE(
       second_pass != SecondPass::none || weight == 1,
       "weight multiplies the second term, which second_pass='none' does not have; leave it out");
+  TORCH_CHECK_VALUE(
+      noise == 0 || second_pass != SecondPass::none || first_pass == FirstSignal::drawn,
+      "noise is on what is fed back, but nothing is with first_pass='neutral' and second_pass='none'; leave it out");
 }
 
 }  // namespace it3

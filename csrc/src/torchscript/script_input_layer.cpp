@@ -1,5 +1,9 @@
 #include <it3/script_input_layer.h>
 
+#include <cmath>
+#include <exception>
+#include <iomanip>
+#include <limits>
 #include <memory>
 #include <sstream>
 #include <string>
@@ -7,18 +11,31 @@
 
 #include <c10/util/Exception.h>
 
+#include "support/error_text.h"
 #include "support/nearest_name.h"
 
 namespace it3 {
 namespace {
 
-/// As forward() is declared with it: "x: Tensor", "scale: float = 1.0".
+/// A number as TorchScript reads it: of repr(), some are whole numbers, and others names.
+bool write_number(std::ostream& text, const c10::IValue& value) {
+  if (!value.isDouble()) return false;
+  const double number = value.toDouble();
+  if (std::isfinite(number)) {
+    text << std::scientific << std::setprecision(std::numeric_limits<double>::max_digits10) << number;
+  } else {
+    text << "float('" << number << "')";
+  }
+  return true;
+}
+
+/// As forward() is declared with it: "x: Tensor", "scale: Optional[float] = None".
 std::string declaration_of(const c10::Argument& argument) {
   std::ostringstream text;
   text << argument.name() << ": " << argument.type()->annotation_str();
   if (argument.default_value()) {
     text << " = ";
-    argument.default_value()->repr(text, [](std::ostream&, const c10::IValue&) { return false; });
+    argument.default_value()->repr(text, write_number);
   }
   return text.str();
 }
@@ -64,11 +81,18 @@ torch::jit::Module with_input_layer(
   torch::jit::Module around = module_of_class("WithInputLayer", unit);
   around.register_module("input", layer);
   around.register_module("model", module);
-  around.define(
-      c10::str(
-          "def forward(self, ", detail::join(declared), "):\n  return self.model.forward(", detail::join(given),
-          ")\n"));
-  if (module.is_training()) around.train();
+  const std::string code = c10::str(
+      "def forward(self, ", detail::join(declared), "):\n  return self.model.forward(", detail::join(given), ")\n");
+  try {
+    around.define(code);
+  } catch (const std::exception& error) {
+    TORCH_CHECK_VALUE(
+        false, "the input layer cannot be put before a forward() that takes ", detail::join(declared), ": ",
+        detail::first_line_of(error), "; wrap the model in one that takes tensors, numbers and lists of them");
+  }
+  // The modules in the model keep the modes that they are in.
+  const bool is_training = module.hasattr("training") && module.is_training();
+  for (torch::jit::Module* const own : {&layer, &around}) own->setattr("training", is_training);
   return around;
 }
 
