@@ -4,6 +4,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import it3
 import pytest
@@ -66,11 +67,20 @@ def test_the_python_snippet_runs_by_itself(tmp_path: Path) -> None:
     run(sys.executable, "-W", "error", "-c", snippet + "\nassert logits.shape == (4, 3)")
 
 
+def test_the_input_snippet_runs() -> None:
+    namespace: dict[str, Any] = {"it3": it3, "nn": torch.nn}
+    exec(snippets("python", "Python")[1], namespace)
+    engine = namespace["engine"].train()
+    prediction, _ = engine(torch.randn(4, 8), target=torch.randn(4, 1))
+    assert prediction.shape == (4, 1)
+    assert engine.eval().adapt(torch.randn(4, 8)).steps == 3
+
+
 def test_the_compiling_snippet_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("IT3_CACHE_DIR", str(tmp_path))
     namespace: dict[str, object] = {}
     exec(snippets("python", "Python")[0], namespace)
-    exec(snippets("python", "Python")[1], namespace | {"it3": it3, "example_inputs": torch.randn(1, 13)})
+    exec(snippets("python", "Python")[2], namespace | {"it3": it3, "example_inputs": torch.randn(1, 13)})
     assert len(list(tmp_path.glob("*/gradients.pt2"))) == 1
     x = torch.randn(4, 13)
     save = snippets("python", "From Python to C++")[1].replace("engine.pt2", str(tmp_path / "engine.pt2"))
@@ -83,7 +93,7 @@ def test_the_compiling_snippet_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 def test_the_online_snippet_runs() -> None:
     namespace: dict[str, object] = {}
     exec(snippets("python", "Python")[0], namespace)
-    exec(snippets("python", "Python")[2], namespace | {"stream": torch.randn(3, 8, 13)})
+    exec(snippets("python", "Python")[3], namespace | {"stream": torch.randn(3, 8, 13)})
 
 
 @pytest.mark.parametrize("path", ["/usr/bin:/bin"])
