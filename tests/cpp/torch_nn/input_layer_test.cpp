@@ -85,7 +85,8 @@ TEST(InputLayer, RefusesWhatItCannotTake) {
   const Concatenating problem;
   EXPECT_NE(error_of([&] { with_input_layer(problem.script(), -1); }).find("extra_channels"), std::string::npos);
   const std::string error = error_of([&] { with_input_layer(problem.script(), 1, 1, 1); });
-  EXPECT_NE(error.find("x: Tensor, scale: float = 1., *, shift: Optional[float] = None"), std::string::npos) << error;
+  EXPECT_NE(error.find("x: Tensor, scale: float = 1."), std::string::npos) << error;
+  EXPECT_NE(error.find("*, shift: Optional[float] = None"), std::string::npos) << error;
   EXPECT_THROW(InputLayer(-1), c10::ValueError);
   EXPECT_THROW(InputLayer(1)->forward(torch::zeros({3})), c10::ValueError);
   EXPECT_THROW(InputLayer(1)->forward(torch::zeros({3, 2}, torch::kLong)), c10::ValueError);
