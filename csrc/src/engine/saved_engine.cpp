@@ -135,7 +135,7 @@ Dictionary describe(const SavedEngine& engine) {
   const auto* const weights = std::get_if<EmbedderWeights>(&engine.embedder);
   if (weights != nullptr && !weights->are_learned()) {
     d.insert(extra_channels, weights->extra_channels);
-  } else if (weights != nullptr) {
+  } else if (weights != nullptr && weights->weight1.defined()) {  // else a function beside the description
     d.insert("weight1", weights->weight1.detach().cpu());
     d.insert("bias1", weights->bias1.detach().cpu());
     d.insert("weight2", weights->weight2.detach().cpu());
