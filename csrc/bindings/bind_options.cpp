@@ -39,7 +39,7 @@ TrainingRecipe recipe_from(
   return recipe;
 }
 
-void bind_training_recipe(py::module_& module) {
+void bind_training_recipe(const py::module_& module) {
   py::class_<TrainingRecipe>(
       module, "TrainingRecipe",
       "What the two passes of a training step are fed with, and how the second term of the loss counts: y1 is "
