@@ -25,10 +25,10 @@ def eager(model: nn.Module) -> nn.Module:
     return inner if isinstance(inner, nn.Module) else model
 
 
-def check_count(name: str, value: object) -> None:
-    """Raise ValueError for what is no whole number from 0."""
-    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
-        raise ValueError(f"{name} must be a whole number from 0, not {value!r}")
+def check_count(name: str, value: object, least: int) -> None:
+    """Raise ValueError for what is no whole number, or less than the least."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise ValueError(f"{name} must be a whole number from {least}, not {value!r}")
 
 
 def check_model(model: object) -> None:

@@ -57,7 +57,7 @@ class Embedder(nn.Module):
         extra_channels: int = 0,
     ) -> None:
         super().__init__()
-        check_count("extra_channels", extra_channels)
+        check_count("extra_channels", extra_channels, 0)
         self.extra_channels = extra_channels
         self.prediction_layout = prediction_layout
         self.features_layout = features_layout

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from it3 import _C
+from it3.checks import check_count
 from it3.class_scores import CalibrationError
 from it3.controls import Reference
 from it3.dependence import Dependence
@@ -116,8 +117,7 @@ def evaluate(
     plain = [without_second_term] if isinstance(without_second_term, IT3Engine) else list(without_second_term)
     measure = metric_of(metric, higher_is_better)
     control = None if reference is None else Reference.of(reference, measure)
-    if isinstance(resamples, bool) or not isinstance(resamples, int) or resamples < 100:
-        raise ValueError(f"resamples must be a whole number from 100, not {resamples!r}")
+    check_count("resamples", resamples, 100)
     methods = OtherMethods(others)
     rows: dict[str, Row] = {}
     data = Dependence()
@@ -156,8 +156,7 @@ def _runs_of(engines: object, seeds: int) -> list[IT3Engine]:
         raise TypeError(f"engines must be an IT3Engine, or a list of them, not {type(engines).__name__}")
     if not given:
         raise ValueError("there are no engines to evaluate")
-    if isinstance(seeds, bool) or not isinstance(seeds, int) or seeds < 1:
-        raise ValueError(f"seeds must be a whole number from 1, not {seeds!r}")
+    check_count("seeds", seeds, 1)
     return given * seeds
 
 

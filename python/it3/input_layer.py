@@ -67,8 +67,8 @@ class WithInputLayer(nn.Module):
     def __init__(self, model: nn.Module, extra_channels: int = 0, channel_dim: int = 1, argument: int = 0) -> None:
         super().__init__()
         check_model(model)
-        check_count("extra_channels", extra_channels)
-        check_count("argument", argument)
+        check_count("extra_channels", extra_channels, 0)
+        check_count("argument", argument, 0)
         self.input = InputLayer(extra_channels, channel_dim)
         self.model = model
         self.argument = argument

@@ -11,6 +11,7 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState
 from torch import Tensor
 
+from it3.checks import check_count
 from it3.choosing import check_space, direction_of, in_one_spelling
 from it3.engine import IT3Engine
 from it3.kept import seed_all, seeded_runs
@@ -18,7 +19,7 @@ from it3.looking import Loader, batches_of, sibling
 from it3.metrics import metric_of
 from it3.proposals import COUNTED, ask
 from it3.search_journal import opened_study
-from it3.spaces import Space, check_count, check_values, lines_of, plain, quiet_optuna, values_at
+from it3.spaces import Space, check_values, lines_of, plain, quiet_optuna, values_at
 from it3.training_trials import Experiment, Train
 from it3.trial_processes import Processes, ThisProcess
 
@@ -89,7 +90,7 @@ class Search:
         >>> engines = found.retrain(seeds=2)
         >>> evaluation = it3.evaluate(engines, [(x + 2, y)], "mse")
         """
-        check_count("seeds", seeds)
+        check_count("seeds", seeds, 1)
         first = self._experiment.seeds.stop
         with seeded_runs():
             engines = [self._experiment.engine(self.choice, seed) for seed in range(first, first + seeds)]
@@ -231,7 +232,7 @@ def search(
         check_space(adaptation, {})
     counts = {"budget": budget, "adaptation_budget": adaptation_budget, "seeds": seeds, "processes": processes}
     for name, count in counts.items():
-        check_count(name, count)
+        check_count(name, count, 1)
     check_count("seed", seed, 0)
     with seeded_runs(), quiet_optuna():
         seed_all(seed)

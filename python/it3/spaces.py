@@ -15,18 +15,6 @@ Space = Mapping[str, Values]
 Places = Mapping[str, Any]
 
 
-def check_count(name: str, value: object, least: int = 1) -> None:
-    """Check a number of things.
-
-    Raises
-    ------
-    ValueError
-        Unless it is a whole one, and the least at least.
-    """
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise ValueError(f"{name} must be a whole number from {least}, not {value!r}")
-
-
 def check_values(space: Space) -> None:
     """Check that each setting has choices or a range.
 

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
+from it3.checks import check_count
 from it3.kept import seeded_runs
 
 Order = Literal["continual", "gradual", "mixed", "correlated"]
@@ -164,8 +165,7 @@ def _batch_of(shifts: Mapping[Any, tuple[Any, Tensor]], samples: list[tuple[Hash
 def _check(shifts: object, order: object, batch_size: object, concentration: object) -> None:
     if order not in get_args(Order):
         raise ValueError(f"order must be one of {', '.join(get_args(Order))}, not {order!r}")
-    if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
-        raise ValueError(f"batch_size must be a whole number from 1, not {batch_size!r}")
+    check_count("batch_size", batch_size, 1)
     if concentration is not None:
         if order != "correlated":
             raise ValueError(f"concentration is about the order 'correlated', not {order!r}; leave it out")

@@ -1,3 +1,4 @@
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -62,6 +63,14 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     can_run = [item for item in items if all(n <= devices or not item.get_closest_marker(m) for m, n in needs.items())]
     config.hook.pytest_deselected(items=[item for item in items if item not in can_run])
     items[:] = sorted(can_run, key=lambda item: item.path.name not in LONG)
+
+
+@pytest.fixture
+def in_double_precision() -> Iterator[None]:
+    torch.set_default_dtype(torch.float64)
+    torch.manual_seed(0)
+    yield
+    torch.set_default_dtype(torch.float32)
 
 
 @pytest.fixture(scope="session")

@@ -1,10 +1,8 @@
 """Feeding y0 back at the input of a model, by concatenation or addition, against the formula."""
 
 import copy
-import warnings
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import it3
 import pytest
@@ -14,20 +12,10 @@ from input_cases import CASES, LR, STEPS, WAYS, Case, close, engine_of, expected
 from it3 import TrainingRecipe
 from torch import nn
 
-
-@pytest.fixture(autouse=True)
-def _doubles() -> Any:
-    torch.set_default_dtype(torch.float64)
-    torch.manual_seed(0)
-    yield
-    torch.set_default_dtype(torch.float32)
-
-
-@pytest.fixture(autouse=True)
-def _quiet() -> Any:
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "this engine was never trained")
-        yield
+pytestmark = [
+    pytest.mark.usefixtures("in_double_precision"),
+    pytest.mark.filterwarnings("ignore:this engine was never trained"),
+]
 
 
 @pytest.mark.parametrize("neutral", [None, -3.0])

@@ -1,7 +1,6 @@
 """Feeding y0 back at the input: calls, files, layouts, models of all kinds, and what is refused."""
 
 import copy
-import warnings
 from pathlib import Path
 from typing import Any
 
@@ -12,20 +11,10 @@ from input_cases import LR, STEPS, close, engine_of, expected, graph, table, tok
 from it3 import IT3Engine, WithInputLayer
 from torch import Tensor, nn
 
-
-@pytest.fixture(autouse=True)
-def _doubles() -> Any:
-    torch.set_default_dtype(torch.float64)
-    torch.manual_seed(0)
-    yield
-    torch.set_default_dtype(torch.float32)
-
-
-@pytest.fixture(autouse=True)
-def _quiet() -> Any:
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "this engine was never trained")
-        yield
+pytestmark = [
+    pytest.mark.usefixtures("in_double_precision"),
+    pytest.mark.filterwarnings("ignore:this engine was never trained"),
+]
 
 
 def test_keywords() -> None:
