@@ -136,6 +136,7 @@ std::optional<Checkpoint> CheckpointFile::read() const {
     inputs = texts_from(dict.at("inputs"));
     checkpoint.results = results_from(dict.at("results"));
     checkpoint.threshold = dict.at("threshold").toOptional<double>();
+    checkpoint.calibrated_range = prediction_range_from(dict.at("calibrated_range"));
     checkpoint.predictions = dict.at("predictions");
     checkpoint.uncertainty = dict.at("uncertainty");
     checkpoint.engine = dict.at("engine");
@@ -171,6 +172,7 @@ void CheckpointFile::write(const std::function<Checkpoint()>& take) {
   dict.insert("inputs", to_ivalue(inputs_));
   dict.insert("results", to_ivalue(checkpoint.results));
   dict.insert("threshold", checkpoint.threshold);
+  dict.insert("calibrated_range", to_ivalue(checkpoint.calibrated_range));
   dict.insert("predictions", checkpoint.predictions);
   dict.insert("uncertainty", checkpoint.uncertainty);
   dict.insert("engine", checkpoint.engine);

@@ -11,6 +11,8 @@
 #include <ATen/core/ivalue.h>
 #include <c10/core/Device.h>
 
+#include <it3/backend/prediction_range.h>
+
 #include "report.h"
 
 namespace it3::apps {
@@ -22,6 +24,7 @@ struct Checkpoint {
   Results results = {};
   /// The engine's, which may have been calibrated.
   std::optional<double> threshold = {};
+  std::optional<PredictionRange> calibrated_range = {};
   /// See TensorFile::progress(); the second is none without --uncertainty, and both where the outputs are complete.
   c10::IValue predictions = {};
   c10::IValue uncertainty = {};

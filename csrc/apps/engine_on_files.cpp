@@ -60,13 +60,12 @@ EngineOnFiles::EngineOnFiles(const SavedEngine& saved)
       saved_with_(saved.notes.inputs) {}
 
 void EngineOnFiles::calibrate(Batches batches, double quantile) {
-  std::vector<at::Tensor> distances;
-  distances.reserve(static_cast<std::size_t>(batches.count()));
+  Calibration calibration;
   for (std::int64_t i = 0; i < batches.count(); ++i) {
-    distances.push_back(call(batches[i], [&](const Inputs& batch) { return engine_.uncertainty(batch); }));
+    call(batches[i], [&](const Inputs& batch) { engine_.add_to(calibration, batch); });
     check_not_asked_to_end();
   }
-  engine_.options.threshold = quantile_of(distances, quantile);
+  engine_.calibrate(calibration, quantile);
 }
 
 Results EngineOnFiles::adapt(
@@ -105,6 +104,7 @@ Checkpoint EngineOnFiles::checkpoint(const Results& results, Outputs* outputs) c
   Checkpoint checkpoint;
   checkpoint.results = results;
   checkpoint.threshold = engine_.options.threshold;
+  checkpoint.calibrated_range = engine_.calibrated_range();
   checkpoint.buffers_of_functions = buffers_of_functions_;
   if (outputs != nullptr) {
     checkpoint.predictions = outputs->predictions.progress();
@@ -119,6 +119,7 @@ void EngineOnFiles::go_on_from(const Checkpoint& checkpoint, Batches& batches) {
   // What an engine finds out at its first call is found out from the same batch.
   call(batches[0], [&](const Inputs& batch) { return engine_.uncertainty(batch); });
   engine_.options.threshold = checkpoint.threshold;
+  engine_.set_calibrated_range(checkpoint.calibrated_range);
   if (!checkpoint.engine.isNone()) engine_.set_state(state_from(checkpoint.engine));
   const at::NoGradGuard no_grad;
   for (std::size_t i = 0; i < buffers_of_functions_.size(); ++i) {

@@ -154,6 +154,14 @@ void bind_engine(py::module_& module) {
       "Waits until no thread gives a setup's embedder its shape or looks at it, and keeps it so.")
       .def(py::init<const PythonEngine::Setup&>(), py::arg("setup"));
 
+  py::class_<Calibration>(module, "Calibration", "What batches that need no adaptation tell.")
+      .def(py::init<>())
+      .def(
+          "add",
+          translated([](Calibration& calibration, const PythonEngine::Setup& setup, const py::object& inputs,
+                        const py::dict& options) { add_to(calibration, setup, inputs, options); }),
+          py::arg("setup"), py::arg("inputs"), py::arg("options"), "Takes one more batch in.");
+
   py::class_<PythonEngine, std::shared_ptr<PythonEngine>>(
       module, "Engine", "The engine behind an it3.IT3Engine, its face.", py::custom_type_setup(collect_engines))
       .def(py::init<bool>(), py::arg("is_trained"))
@@ -226,6 +234,19 @@ void bind_engine(py::module_& module) {
           "learned_probabilities", [](const PythonEngine& engine) { return engine.core.learned_probabilities.load(); },
           [](PythonEngine& engine, bool learned) { engine.core.learned_probabilities = learned; })
       .def(
+          "calibrate", translated([](PythonEngine& engine, const Calibration& calibration, double quantile) {
+            const double threshold = calibration.threshold(quantile);
+            engine.core.set_calibrated_range(calibration.range());
+            return threshold;
+          }),
+          py::arg("calibration"), py::arg("quantile"), "The threshold; from then on the engine knows the range.")
+      .def_property(
+          "calibrated_range",
+          [](const PythonEngine& engine) { return range_to_python(engine.core.calibrated_range()); },
+          translated([](PythonEngine& engine, const py::object& range) {
+            engine.core.set_calibrated_range(range_from_python(range));
+          }))
+      .def(
           py::pickle(
               [](const PythonEngine& engine) { return engine.state(); },
               [](const py::tuple& state) { return PythonEngine::from_state(state); }));
@@ -245,9 +266,6 @@ void bind_engine(py::module_& module) {
   module.def(
       "copies_with_shared_memory", translated(copies_with_shared_memory), py::arg("tensors"),
       "Copies of tensors; those that lie over the same memory do so in their copies too.");
-  module.def(
-      "quantile_of", translated(quantile_of), py::arg("values"), py::arg("quantile"),
-      "A quantile of the values of some tensors together.");
   module.def(
       "use_python_parts",
       [](py::object embedder_class, py::object tracing_plan, py::object other_statistics, py::object shared_head,

@@ -16,6 +16,7 @@
 #include "files/new_file.h"
 #include "in_dims_from_python.h"
 #include "options_from_python.h"
+#include "python_engine.h"
 #include "translated.h"
 
 namespace it3::python {
@@ -43,7 +44,7 @@ std::string path_from(const py::object& path) {
 py::dict load(const py::object& path) {
   const SavedEngine engine = load_engine(path_from(path), c10::kCPU);
   py::object embedder = py::none(), distance = py::none();
-  if (const auto* weights = std::get_if<EmbedderWeights>(&engine.embedder); weights != nullptr) {
+  if (const auto* weights = std::get_if<EmbedderWeights>(&engine.embedder)) {
     embedder = weights->are_learned()
                    ? py::object(py::make_tuple(weights->weight1, weights->bias1, weights->weight2, weights->bias2))
                    : py::object(py::int_(weights->extra_channels));
@@ -58,7 +59,8 @@ py::dict load(const py::object& path) {
       "output"_a = to_python(engine.output), "layer_output"_a = to_python(engine.layer_output),
       "in_dims"_a = engine.in_dims ? python::to_python(*engine.in_dims) : py::none(),
       "feedback"_a = std::string(to_string(engine.feedback)), "is_trained"_a = engine.is_trained,
-      "learned_probabilities"_a = engine.learned_probabilities, "notes"_a = to_python(engine.notes),
+      "learned_probabilities"_a = engine.learned_probabilities,
+      "calibrated_range"_a = range_to_python(engine.calibrated_range), "notes"_a = to_python(engine.notes),
       "is_script"_a = std::holds_alternative<torch::jit::Module>(engine.network),
       "programs"_a =
           engine.programs ? py::cast(std::make_shared<SavedPrograms>(*engine.programs)) : py::object(py::none()));

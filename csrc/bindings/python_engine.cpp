@@ -269,7 +269,8 @@ py::tuple PythonEngine::state() const {
     layouts = {known_->layouts.prediction, known_->layouts.features};
   }
   return py::make_tuple(
-      core.is_trained.load(), core.learned_probabilities.load(), core.has_warned.load(), layouts, state_of(*online_));
+      core.is_trained.load(), core.learned_probabilities.load(), core.has_warned.load(), layouts, state_of(*online_),
+      range_to_python(core.calibrated_range()));
 }
 
 std::shared_ptr<PythonEngine> PythonEngine::from_state(const py::tuple& state) {
@@ -280,6 +281,7 @@ std::shared_ptr<PythonEngine> PythonEngine::from_state(const py::tuple& state) {
     engine->restored_ = {layouts->first, layouts->second};
   }
   engine->online_ = std::make_shared<Online>(online_from(state[4]));
+  engine->core.set_calibrated_range(range_from_python(state[5]));
   return engine;
 }
 
@@ -305,6 +307,25 @@ at::Tensor uncertainty_of(const Setup& setup, const py::object& inputs, const py
   return call(setup, inputs, for_adapting(parsed), [&](const EngineCall& call) {
     return uncertainty(call.network, call.method, call.inputs, parsed, &call.setup.compiled);
   });
+}
+
+void add_to(Calibration& calibration, const Setup& setup, const py::object& inputs, const py::dict& options) {
+  const Options parsed = options_from(options);
+  look_at_functions(*setup);
+  const EmbedderBuffers buffers(*setup);
+  call(setup, inputs, for_adapting(parsed), [&](const EngineCall& call) { calibration.add(call, parsed); });
+}
+
+py::object range_to_python(const std::optional<PredictionRange>& range) {
+  if (!range) return py::none();
+  const auto value = to_ivalue(range).toTuple()->elements().vec();
+  return py::make_tuple(value.at(0).toStringRef(), value.at(1).toDouble(), value.at(2).toInt());
+}
+
+std::optional<PredictionRange> range_from_python(const py::object& range) {
+  if (range.is_none()) return std::nullopt;
+  const auto [kind, extreme, samples] = range.cast<std::tuple<std::string, double, std::int64_t>>();
+  return prediction_range_from(c10::ivalue::Tuple::create(kind, extreme, samples));
 }
 
 std::string explain(const Setup& setup, const py::object& inputs, const py::dict& options) {

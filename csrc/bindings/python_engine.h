@@ -7,6 +7,7 @@
 
 #include <torch/csrc/utils/pybind.h>
 
+#include <it3/backend/calibration.h>
 #include <it3/backend/engine_core.h>
 #include <it3/backend/saved_engine.h>
 #include <it3/backend/saved_programs.h>
@@ -103,6 +104,14 @@ class PythonEngine {
 
 /// See it3::uncertainty().
 at::Tensor uncertainty_of(const PythonEngine::Setup& setup, const py::object& inputs, const py::dict& options);
+
+/// See Calibration.
+void add_to(
+    Calibration& calibration, const PythonEngine::Setup& setup, const py::object& inputs, const py::dict& options);
+
+/// What an engine compares predictions with after adapting, as a tuple or None, see to_ivalue(); and back.
+py::object range_to_python(const std::optional<PredictionRange>& range);
+std::optional<PredictionRange> range_from_python(const py::object& range);
 
 /// How a call would run, whether it is replayed as a CUDA graph, and where channels and samples are.
 std::string explain(const PythonEngine::Setup& setup, const py::object& inputs, const py::dict& options);

@@ -5,7 +5,7 @@ from __future__ import annotations
 import collections.abc
 import torch
 import typing
-__all__: list[str] = ['Adaptation', 'Capture', 'Compiled', 'DrawnLabels', 'Drift', 'EmbedderHold', 'Engine', 'EngineSetup', 'LayerKind', 'Layout', 'LoadingHold', 'ModelHold', 'NewFile', 'OptionInfo', 'Origin', 'RandomOneHot', 'SavedPrograms', 'TracingHold', 'TrainingRecipe', 'Watch', 'arguments_of', 'broadcast_add', 'channel_dim_of_kind', 'check_distance', 'check_feedback', 'check_in_dims', 'check_output_choice', 'chosen_output', 'copies_with_shared_memory', 'embed', 'is_elementwise', 'kind_of_layer', 'load_engine', 'machine_of', 'make_embedder_weights', 'option_infos', 'options_of', 'overridden', 'peak_memory', 'quantile_of', 'replace_at', 'sample_distances', 'submodule_of', 'untrained_warning', 'use_compiled', 'use_plain_backward', 'use_python_parts', 'use_saved_programs', 'with_input_layer']
+__all__: list[str] = ['Adaptation', 'Calibration', 'Capture', 'Compiled', 'DrawnLabels', 'Drift', 'EmbedderHold', 'Engine', 'EngineSetup', 'LayerKind', 'Layout', 'LoadingHold', 'ModelHold', 'NewFile', 'OptionInfo', 'Origin', 'RandomOneHot', 'SavedPrograms', 'TracingHold', 'TrainingRecipe', 'Watch', 'arguments_of', 'broadcast_add', 'channel_dim_of_kind', 'check_distance', 'check_feedback', 'check_in_dims', 'check_output_choice', 'chosen_output', 'copies_with_shared_memory', 'embed', 'is_elementwise', 'kind_of_layer', 'load_engine', 'machine_of', 'make_embedder_weights', 'option_infos', 'options_of', 'overridden', 'peak_memory', 'replace_at', 'sample_distances', 'submodule_of', 'untrained_warning', 'use_compiled', 'use_plain_backward', 'use_python_parts', 'use_saved_programs', 'with_input_layer']
 class Layout:
     """
     Which dimensions of a tensor are its samples and its channels.
@@ -374,10 +374,21 @@ class EmbedderHold:
         ...
     def __init__(self, setup: EngineSetup) -> None:
         ...
+class Calibration:
+    """
+    What batches that need no adaptation tell.
+    """
+    def __init__(self) -> None:
+        ...
+    def add(self, setup: EngineSetup, inputs: typing.Any, options: dict) -> None:
+        """
+        Takes one more batch in.
+        """
 class Engine:
     """
     The engine behind an it3.IT3Engine, its face.
     """
+    calibrated_range: typing.Any
     is_trained: bool
     learned_probabilities: bool
     def __getstate__(self) -> tuple:
@@ -389,6 +400,10 @@ class Engine:
     def adapt(self, setup: EngineSetup, inputs: typing.Any, options: dict, with_details: bool = False) -> Adaptation:
         """
         The inner loop of IT3 on one batch; keeps what it adapted if copy_model is False.
+        """
+    def calibrate(self, calibration: Calibration, quantile: typing.SupportsFloat | typing.SupportsIndex) -> float:
+        """
+        The threshold; from then on the engine knows the range.
         """
     def description(self, setup: EngineSetup, inputs: typing.Any, options: dict, programs: SavedPrograms) -> bytes:
         """
@@ -589,10 +604,6 @@ def overridden(options: dict, others: dict) -> dict:
 def peak_memory(call: typing.Any) -> int:
     """
     The bytes that a call takes from torch's allocators at its peak, beyond what was held before.
-    """
-def quantile_of(values: collections.abc.Sequence[torch.Tensor], quantile: typing.SupportsFloat | typing.SupportsIndex) -> float:
-    """
-    A quantile of the values of some tensors together.
     """
 def replace_at(output: typing.Any, chosen: typing.Any, replace: collections.abc.Callable, tensor_type: typing.Any, layer_name: str) -> typing.Any:
     """

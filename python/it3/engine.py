@@ -233,7 +233,10 @@ class IT3Engine(EngineAttributes):
     def calibrate(self, clean: Iterable[Any], quantile: float = 0.95, *, has_targets: bool | None = None) -> float:
         """Set the option ``threshold`` to a quantile of :meth:`uncertainty` over data that need no adaptation.
 
-        Nothing else changes: no weights, no inputs and no random generators.
+        From then on the engine also warns, once, where adapting has made the predictions of a batch far more extreme
+        than those of all these batches: of classes less than half the least mean entropy, else more than twice the
+        greatest mean Euclidean norm. Batches with fewer samples than the smallest of these are not judged, so give
+        batches of the size that will adapt. No weights, inputs or random generators change.
 
         Parameters
         ----------
@@ -263,11 +266,11 @@ class IT3Engine(EngineAttributes):
         >>> engine.adapt(x).adapted_samples.sum()
         tensor(4)
         """
-        distances = []
+        calibration = _C.Calibration()
         with KeptRandomState():
             for inputs in calibration_inputs(clean, eager(self.model), has_targets):
-                distances.append(self.uncertainty(own_copy(inputs)))
-        threshold = _C.quantile_of(distances, quantile)
+                calibration.add(self._setup_for(inputs), own_copy(inputs), self.optimization_parameters)
+        threshold = self._core.calibrate(calibration, quantile)
         self.optimization_parameters["threshold"] = threshold
         return threshold
 
@@ -357,6 +360,7 @@ class IT3Engine(EngineAttributes):
         """Make an engine like this one, of other parts."""
         other = IT3Engine(**{name: getattr(self, name) for name in _ARGUMENTS} | parts)
         other.set_extra_state(self.get_extra_state())
+        other._core.calibrated_range = self._core.calibrated_range
         return other
 
     @staticmethod
@@ -364,5 +368,6 @@ class IT3Engine(EngineAttributes):
         """Make the engine that a file holds, in eval mode, without compiled programs."""
         engine = IT3Engine(**saved.arguments)
         engine.set_extra_state(torch.tensor([saved.is_trained, saved.learned_probabilities]))
+        engine._core.calibrated_range = saved.calibrated_range
         engine.notes = saved.notes
         return engine.eval()

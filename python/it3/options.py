@@ -18,7 +18,7 @@ class Options(GivenOptions):
     num_steps
         Optimizer steps a call; 0 gives the plain prediction.
     lr
-        Learning rate; 1e-4 to 1e-3 is usual. torch-ttt's default is 1e-2, which ruins many networks.
+        Learning rate; 1e-5 to 1e-3 is usual. torch-ttt's default is 1e-2, which ruins many networks.
     betas
         Decay rates of the two moments of adam and adamw. None: (0.9, 0.999).
     eps
@@ -100,7 +100,7 @@ class Options(GivenOptions):
 
     optimizer_name: Literal["adam", "adamw", "sgd", "rmsprop", "adagrad"] = "adam"
     num_steps: int = 3
-    lr: float = 0.0001
+    lr: float = 1e-05
     betas: tuple[float, float] | None = None
     eps: float | None = None
     weight_decay: float | None = None

@@ -29,6 +29,8 @@ class SavedEngine:
     """Of :class:`it3.IT3Engine`."""
     is_trained: bool
     learned_probabilities: bool
+    calibrated_range: tuple[str, float, int] | None
+    """What the engine compares predictions with after adapting."""
     notes: dict[str, Any]
     programs: _C.SavedPrograms | None
     """Compiled ones."""
@@ -62,6 +64,7 @@ def read_engine(path: str | os.PathLike[str], device: torch.device | str | None 
         arguments,
         saved["is_trained"],
         saved["learned_probabilities"],
+        saved["calibrated_range"],
         saved["notes"],
         saved["programs"],
         example_inputs,

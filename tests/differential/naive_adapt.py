@@ -81,7 +81,7 @@ class Memory:
 
 DEFAULTS: dict[str, Any] = {
     "num_steps": 3,
-    "lr": 1e-4,
+    "lr": 1e-5,
     "optimizer_name": "adam",
     "prediction": "first",
     "anchor": "self",

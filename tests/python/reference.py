@@ -74,7 +74,7 @@ def adapt(
     model = copy.deepcopy(model)
     other = copy.deepcopy(model).requires_grad_(False)
     adapted = [p for name, p in model.named_parameters() if p.requires_grad and parameters(name)]
-    optimizer = OPTIMIZERS[optimizer_name](adapted, **{"lr": 1e-4, **optimizer_options})
+    optimizer = OPTIMIZERS[optimizer_name](adapted, **{"lr": 1e-5, **optimizer_options})
     losses = []
     for _ in range(num_steps):
         optimizer.zero_grad()

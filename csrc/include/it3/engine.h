@@ -11,6 +11,7 @@
 #include <c10/core/Device.h>
 
 #include <it3/adapt.h>
+#include <it3/backend/calibration.h>
 #include <it3/backend/engine_state.h>
 #include <it3/backend/export.h>
 #include <it3/backend/feedback.h>
@@ -117,9 +118,20 @@ class IT3_API Engine {
   /// See it3::uncertainty(); normalizes as Options says.
   at::Tensor uncertainty(const Inputs& inputs);
 
-  /// Sets Options::threshold to a quantile of uncertainty() over batches that need no adaptation, and gives it. Raises
-  /// c10::ValueError for a quantile outside [0, 1] or no batches.
+  /// Sets Options::threshold to a quantile of uncertainty() over batches that need no adaptation, and gives it. From
+  /// then on adapt() warns, once, where it made the predictions of a batch more extreme than those of all these
+  /// batches: of classes less in mean entropy, else greater in mean norm. Batches with fewer samples than the smallest
+  /// of these are not judged, so let them be of the size that will adapt. Raises c10::ValueError for a quantile outside
+  /// [0, 1], no batches, or distances that are not finite.
   double calibrate(const std::vector<Inputs>& clean, double quantile = 0.95);
+
+  /// The same for batches that come one by one: each is added, and then the calibration is used.
+  void add_to(Calibration& calibration, const Inputs& clean);
+  double calibrate(const Calibration& calibration, double quantile = 0.95);
+
+  /// What calibrate() found beside the threshold; nothing before it.
+  std::optional<PredictionRange> calibrated_range() const;
+  void set_calibrated_range(std::optional<PredictionRange> range);
 
   /// Goes back to the weights from before the first call that kept adapted ones.
   void reset();

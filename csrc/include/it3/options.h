@@ -42,7 +42,7 @@ using OptionValue = std::
 struct IT3_API Options {
   OptimizerKind optimizer_name = OptimizerKind::adam;
   std::int64_t num_steps = 3;
-  double lr = 1e-4;
+  double lr = 1e-5;
   std::optional<std::pair<double, double>> betas = std::nullopt;
   std::optional<double> eps = std::nullopt;
   std::optional<double> weight_decay = std::nullopt;

@@ -186,6 +186,7 @@ Engine::Engine(SavedEngine saved)
   feedback = saved.feedback;
   state_->core.is_trained = saved.is_trained;
   state_->core.learned_probabilities = saved.learned_probabilities;
+  state_->core.set_calibrated_range(saved.calibrated_range);
   state_->change_setup([&](EngineSetup& setup) {
     setup.layouts = {saved.prediction_layout, saved.features_layout};
     setup.neutral = saved.neutral;
@@ -286,14 +287,26 @@ at::Tensor Engine::uncertainty(const Inputs& inputs) {
   });
 }
 
-double Engine::calibrate(const std::vector<Inputs>& clean, double quantile) {
-  std::vector<at::Tensor> distances;
-  distances.reserve(clean.size());
-  for (const auto& inputs : clean) distances.push_back(uncertainty(inputs));
-  const double threshold = quantile_of(distances, quantile);
+void Engine::add_to(Calibration& calibration, const Inputs& clean) {
+  call(clean, [&](const EngineCall& call) { calibration.add(call, options); });
+}
+
+double Engine::calibrate(const Calibration& calibration, double quantile) {
+  const double threshold = calibration.threshold(quantile);
+  state_->core.set_calibrated_range(calibration.range());
   options.threshold = threshold;
   return threshold;
 }
+
+double Engine::calibrate(const std::vector<Inputs>& clean, double quantile) {
+  Calibration calibration;
+  for (const auto& inputs : clean) add_to(calibration, inputs);
+  return calibrate(calibration, quantile);
+}
+
+std::optional<PredictionRange> Engine::calibrated_range() const { return state_->core.calibrated_range(); }
+
+void Engine::set_calibrated_range(std::optional<PredictionRange> range) { state_->core.set_calibrated_range(range); }
 
 void Engine::reset() {
   Online::check_outside_of_calls(*network_);

@@ -1,9 +1,12 @@
 #include <it3/backend/engine_core.h>
 
+#include <utility>
+
 #include <c10/util/Exception.h>
 
 #include <it3/backend/script_function.h>
 #include <it3/backend/selection.h>
+#include <it3/backend/uncertainty.h>
 
 #include "adapt/program_evaluation.h"
 #include "support/random_state_guard.h"
@@ -25,7 +28,11 @@ const torch::jit::Module& module_of(const Function& function, const char* name, 
 EngineCore::EngineCore(const EngineCore& other)
     : is_trained(other.is_trained.load()),
       learned_probabilities(other.learned_probabilities.load()),
-      has_warned(other.has_warned.load()) {}
+      has_warned(other.has_warned.load()) {
+  const std::scoped_lock lock(other.mutex_);
+  range_ = other.range_;
+  watches_range_ = other.watches_range_;
+}
 
 Losses EngineCore::losses(
     const EngineCall& call, const std::optional<at::Tensor>& target, const TrainingRecipe& recipe) {
@@ -43,7 +50,7 @@ Losses EngineCore::losses(
 }
 
 Adaptation EngineCore::adapt(const EngineCall& call, const Options& options, bool with_details) {
-  return it3::adapt(
+  Adaptation result = it3::adapt(
       {.network = call.network,
        .method = call.method,
        .options = options,
@@ -52,6 +59,45 @@ Adaptation EngineCore::adapt(const EngineCall& call, const Options& options, boo
        .with_details = with_details,
        .graphs = call.setup.graphs.get(),
        .compiled = &call.setup.compiled});
+  if (result.steps() > 0) compare_with_range(call, options, result.first);
+  return result;
+}
+
+void EngineCore::compare_with_range(const EngineCall& call, const Options& options, const at::Tensor& first) {
+  std::unique_lock lock(mutex_);
+  if (!watches_range_) return;
+  const PredictionRange range = *range_;
+  lock.unlock();
+  const Layout& layout = call.method.prediction_layout;
+  if (PredictionRange::samples_of(first, layout) < range.samples) return;
+  const double adapted = range.measure(first, layout);
+  if (!range.is_exceeded_by(adapted)) return;
+  if (options.copy_model) {  // else the weights from before the first call are not at hand
+    const Adaptation unadapted = predict_twice(call.network, call.method, call.inputs, options, &call.setup.compiled);
+    if (range.is_exceeded_by(range.measure(unadapted.first, layout))) return;
+  }
+  lock.lock();
+  if (!std::exchange(watches_range_, false)) return;
+  lock.unlock();
+  const bool is_norm = range.kind == PredictionRange::Kind::numbers;
+  TORCH_WARN(
+      "adaptation has made predictions far more extreme than those of every batch that the engine was calibrated with: "
+      "their mean ",
+      is_norm ? "norm is " : "entropy is ", adapted, is_norm ? "" : " nats", ", where it was ", range.most_extreme,
+      is_norm ? " at most" : " at least",
+      ". They may have collapsed: compare them with those of num_steps=0, and lower lr or num_steps. The engine warns "
+      "of this once");
+}
+
+std::optional<PredictionRange> EngineCore::calibrated_range() const {
+  const std::scoped_lock lock(mutex_);
+  return range_;
+}
+
+void EngineCore::set_calibrated_range(std::optional<PredictionRange> range) {
+  const std::scoped_lock lock(mutex_);
+  range_ = range;
+  watches_range_ = range.has_value();
 }
 
 bool EngineCore::takes_warning(const Options& options) {
@@ -81,6 +127,7 @@ SavedEngine EngineCore::saved(
   saved.feedback = call.setup.feedback;
   saved.is_trained = is_trained;
   saved.learned_probabilities = learned_probabilities;
+  saved.calibrated_range = calibrated_range();
   if (const auto& embedder = call.setup.functions.embedder) saved.embedder = embedder->weights();  // shaped by now
   saved.distance = call.setup.functions.distance.name;
   return saved;

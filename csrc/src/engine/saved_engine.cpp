@@ -33,7 +33,7 @@ namespace {
 
 // The archive's extra file that makes it an engine: a pickled dictionary.
 constexpr const char* record = "it3_engine";
-constexpr std::int64_t format = 2;
+constexpr std::int64_t format = 3;
 constexpr const char* extra_channels = "embedder_extra_channels";  // of one without weights
 
 using Dictionary = c10::impl::GenericDict;
@@ -155,6 +155,7 @@ Dictionary describe(const SavedEngine& engine) {
   d.insert("feedback", std::string(to_string(engine.feedback)));
   d.insert("is_trained", engine.is_trained);
   d.insert("learned_probabilities", engine.learned_probabilities);
+  d.insert("calibrated_range", to_ivalue(engine.calibrated_range));
   d.insert("note_model", engine.notes.model);
   d.insert("note_inputs", engine.notes.inputs);
   d.insert("note_prediction", engine.notes.prediction);
@@ -196,6 +197,7 @@ SavedEngine undescribe(
   engine.feedback = feedback_by_name(d.at("feedback").toStringRef());
   engine.is_trained = d.at("is_trained").toBool();
   engine.learned_probabilities = d.at("learned_probabilities").toBool();
+  engine.calibrated_range = prediction_range_from(d.at("calibrated_range"));
   if (auto embedder = function_in(embedder_record, on)) {
     engine.embedder = std::move(*embedder);
   } else if (d.contains(extra_channels)) {

@@ -231,7 +231,7 @@ const std::vector<Option>& option_table() {
       whole_number("num_steps", &Options::num_steps, 0, "Optimizer steps a call; 0 gives the plain prediction."),
       number(
           "lr", &Options::lr, from_zero,
-          "Learning rate; 1e-4 to 1e-3 is usual. torch-ttt's default is 1e-2, which ruins many networks."),
+          "Learning rate; 1e-5 to 1e-3 is usual. torch-ttt's default is 1e-2, which ruins many networks."),
       betas("betas", "Decay rates of the two moments of adam and adamw. None: (0.9, 0.999)."),
       number(
           "eps", &Options::eps, from_zero,

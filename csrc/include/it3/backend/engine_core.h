@@ -1,6 +1,7 @@
 #pragma once
 
 #include <atomic>
+#include <mutex>
 #include <optional>
 
 #include <ATen/core/Tensor.h>
@@ -9,6 +10,7 @@
 #include <it3/backend/engine_setup.h>
 #include <it3/backend/export.h>
 #include <it3/backend/losses.h>
+#include <it3/backend/prediction_range.h>
 #include <it3/backend/samples.h>
 #include <it3/backend/saved_engine.h>
 #include <it3/options.h>
@@ -27,14 +29,15 @@ class IT3_API EngineCore {
   /// @param was_trained  whether the embedder was trained elsewhere
   explicit EngineCore(bool was_trained) : is_trained(was_trained) {}
 
-  /// Takes over whether the other one is trained, what it learned, and whether it has warned.
+  /// Takes over whether the other one is trained, what it learned, its range, and whether it has warned.
   EngineCore(const EngineCore& other);
   EngineCore& operator=(const EngineCore&) = delete;
 
   /// See training_losses(). The engine is trained afterwards.
   Losses losses(const EngineCall& call, const std::optional<at::Tensor>& target, const TrainingRecipe& recipe);
 
-  /// See it3::adapt(). Adapted weights are kept unless Options::copy_model says otherwise.
+  /// See it3::adapt(). Adapted weights are kept unless Options::copy_model says otherwise. Warns once where adapting
+  /// has made predictions more extreme than all in calibrated_range().
   Adaptation adapt(const EngineCall& call, const Options& options, bool with_details);
 
   /// What a file holds of an engine around the call's network, which is `network`; its module as
@@ -59,6 +62,10 @@ class IT3_API EngineCore {
   /// True once, where `options` adapt an engine that was never trained: then people are to be told `untrained_warning`.
   bool takes_warning(const Options& options);
 
+  /// What predictions are compared with after adapting; nothing for none. A new one is warned of anew.
+  std::optional<PredictionRange> calibrated_range() const;
+  void set_calibrated_range(std::optional<PredictionRange> range);
+
   /// Whether the embedder was trained, by this engine or elsewhere.
   std::atomic<bool> is_trained;
 
@@ -67,6 +74,14 @@ class IT3_API EngineCore {
 
   /// Whether takes_warning() was true.
   std::atomic<bool> has_warned = false;
+
+ private:
+  /// See adapt().
+  void compare_with_range(const EngineCall& call, const Options& options, const at::Tensor& first);
+
+  mutable std::mutex mutex_;
+  std::optional<PredictionRange> range_;
+  bool watches_range_ = false;  // until it has warned
 };
 
 /// Which of some programs evaluate a call, or why none do, in words that end in "; "; nothing where there are none.

@@ -15,6 +15,7 @@
 #include <it3/backend/feedback.h>
 #include <it3/backend/layout.h>
 #include <it3/backend/output_path.h>
+#include <it3/backend/prediction_range.h>
 #include <it3/backend/samples.h>
 #include <it3/backend/saved_programs.h>
 #include <it3/embedder.h>
@@ -71,6 +72,7 @@ struct SavedEngine {
   Feedback feedback = Feedback::automatic;
   bool is_trained = false;
   bool learned_probabilities = false;
+  std::optional<PredictionRange> calibrated_range = std::nullopt;
   std::optional<SavedPrograms> programs = std::nullopt;
 
   /// Of the network, which can have none.
