@@ -45,9 +45,10 @@ class Search:
         the engines of the trial. They were chosen by these data, so that both are on the bright side.
     trials
         One dictionary a trial: its ``number`` in the study, ``settings``, ``adaptation``, ``score``, the engines'
-        ``scores``, ``unadapted``, ``second`` (the unadapted y1), ``batch_statistics`` (0 steps with the statistics of
-        the batch; nan for a model without batch normalization), ``training_seconds`` and ``adaptation_seconds`` (of all
-        its engines together) and ``failure``: why there is no score, "" if there is.
+        ``scores``, ``adaptations`` (all that were tried, each with its ``settings`` and ``score``), ``unadapted``,
+        ``second`` (the unadapted y1), ``batch_statistics`` (0 steps with the statistics of the batch; nan for a model
+        without batch normalization), ``training_seconds`` and ``adaptation_seconds`` (of all its engines together) and
+        ``failure``: why there is no score, "" if there is.
     study
         Optuna's record, in which a setting from a list is its place there.
 
@@ -310,6 +311,7 @@ def _described(trial: FrozenTrial, experiment: Experiment) -> dict[str, Any]:
         "settings": values_at(experiment.space, trial.params),
         "adaptation": values_at(experiment.choices, record.get("adaptation", {})),
         "scores": record.get("scores", []),
+        "adaptations": record.get("adaptations", []),
         **{name: record.get(name, math.nan) for name in numbers},
         "failure": record.get("failure", ""),
     }

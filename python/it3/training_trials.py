@@ -110,6 +110,10 @@ class Experiment:
             "second": _mean_or_nan(judge, engines, {**UNADAPTED, "prediction": "second"}),
             "batch_statistics": _mean_or_nan(judge, engines, {**UNADAPTED, "norm_statistics": "batch"}),
             "adaptation": places_of(self.choices, best.settings),
+            "adaptations": [
+                {"settings": trial.user_attrs["choice"], "score": math.nan if trial.value is None else trial.value}
+                for trial in best.study.trials
+            ],
             "adaptation_seconds": time.perf_counter() - start,
         }
 
