@@ -4,6 +4,7 @@ The truth is NeuralFoil, a network fitted to XFoil, at an angle of attack of 4 d
 Settings are chosen on NACA profiles that are thicker and more cambered than those of training.
 """
 
+import functools
 from pathlib import Path
 
 import aerosandbox as asb
@@ -12,8 +13,8 @@ import neuralfoil
 import numpy as np
 import torch
 import torch.nn.functional as F
-from it3 import IT3Engine
-from study import Study, batches_of, run
+from study import Study, batches_of
+from study_run import run
 from torch import Tensor, nn
 
 SIDE = 25  # points on each side of an outline
@@ -119,7 +120,9 @@ def build() -> Study:
     return Study(
         script="airfoil_graph",
         title="Lift and drag of unusual airfoils",
-        make_engine=lambda: IT3Engine(AirfoilNet(x.shape[1]), "encoder"),
+        make_network=functools.partial(AirfoilNet, x.shape[1]),
+        layers=["encoder", "layers.1", "head.0"],
+        neutral=10.0,
         inputs=x[:TRAIN],
         targets=y[:TRAIN],
         criterion=F.mse_loss,

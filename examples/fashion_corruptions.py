@@ -8,8 +8,8 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from imagecorruptions import corrupt, get_corruption_names
-from it3 import IT3Engine
-from study import Batches, Study, batches_of, cross_entropy, run
+from study import Batches, Study, batches_of
+from study_run import run
 from torch import Tensor, nn
 
 FOLDER = Path("/usr/share/datasets/fashion-mnist")
@@ -32,7 +32,7 @@ class ClothesCNN(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Return scores, (B, 10), for pictures, (B, 1, 32, 32)."""
         features = self.hidden(self.block3(self.block2(self.block1(x))).flatten(1))
-        scores: Tensor = self.head(features.relu()).softmax(1)
+        scores: Tensor = self.head(features.relu())
         return scores
 
 
@@ -72,10 +72,10 @@ def build() -> Study:
     return Study(
         script="fashion_corruptions",
         title="Fashion-MNIST under ImageNet-C's 15 corruptions",
-        make_engine=lambda: IT3Engine(ClothesCNN(), "hidden", distance_fn=cross_entropy),
+        make_network=ClothesCNN,
+        layers=["hidden", "block1.0", "block2", "block3"],
         inputs=to_tensor(images[:TRAIN]),
         targets=classes[:TRAIN],
-        criterion=cross_entropy,
         metric="accuracy",
         validation=[batch for batches in validation.values() for batch in batches],
         clean=clean,

