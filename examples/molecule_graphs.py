@@ -10,7 +10,8 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 from rdkit import Chem
-from study import Batches, Study, batches_of, run
+from study import Batches, Study, batches_of
+from study_run import run
 from torch import Tensor, nn
 
 SMALL = 14  # heavy atoms that training's molecules have at most
@@ -46,9 +47,9 @@ class MoleculeNet(nn.Module):
         for own, messages in zip(self.own, self.messages, strict=True):
             received = torch.einsum("bnkm,bmkc->bnc", bonds, messages(h).unflatten(2, (len(BONDS), -1)))
             h = h + (own(h) + received).relu() * is_atom
-        mean = h.sum(1) / is_atom.sum(1)
-        greatest = h.masked_fill(is_atom == 0, -torch.inf).amax(1)
-        prediction: Tensor = self.head(self.hidden(torch.cat([mean, greatest], dim=1)).relu())
+        total = h.sum(1)
+        mean = total / is_atom.sum(1)
+        prediction: Tensor = self.head(self.hidden(torch.cat([mean, total / SMALL], dim=1)).relu())
         return prediction
 
 
@@ -121,6 +122,8 @@ def build() -> Study:
         validation=batches(between(1, SMALL, halogenated)),
         clean=batches(small[:CLEAN]),
         shifts={name: batches(between(*sizes, others)) for name, sizes in SIZES.items()},
+        shifts_share_samples=False,
+        neutral=10.0,
         epochs=60,
         batch=32,
     )

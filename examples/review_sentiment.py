@@ -1,8 +1,8 @@
 """Is a sentence positive or negative: trained on film reviews, tested on tweets and newspaper editorials.
 
-At least 15 people rated each sentence from -4 to 4 for VADER (Hutto and Gilbert, ICWSM 2014); those with a mean between
--1 and 1 are left out. Settings are chosen on sentences of product reviews. There are as many
-positive as negative ones of each kind, so that half are right by chance.
+People rated each sentence from -4 to 4 for VADER (Hutto and Gilbert, ICWSM 2014); those with a mean between -1 and 1
+are left out. Settings are chosen on sentences of product reviews. There are as many positive as negative ones of each
+kind, so that half are right by chance.
 """
 
 import re
@@ -14,7 +14,8 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from study import Study, batches_of, cross_entropy, run
+from study import Study, batches_of
+from study_run import run
 from torch import Tensor, nn
 
 ARCHIVE = Path(sys.prefix) / "share" / "vaderSentiment-3.3.2.tar.gz"
@@ -29,7 +30,7 @@ Sentences = list[tuple[str, int]]
 
 
 class SentimentTransformer(nn.Module):
-    """Words, (B, L) of integers, to the probabilities of negative and positive, (B, 2)."""
+    """Words, (B, L) of integers, to scores of negative and positive, (B, 2)."""
 
     def __init__(self, words: int) -> None:
         super().__init__()
@@ -45,14 +46,14 @@ class SentimentTransformer(nn.Module):
         self.head = nn.Linear(32, 2)
 
     def forward(self, words: Tensor) -> Tensor:
-        """Return probabilities."""
+        """Return scores."""
         is_word = words != PADDING
         x = self.dropout(self.embedding(words)) + self.positions
         query, key, value = self.attention(self.norm(x)).chunk(3, dim=-1)
         x = x + self.mixed(F.scaled_dot_product_attention(query, key, value, attn_mask=is_word[:, None]))
         mean = (x * is_word[..., None]).sum(1) / is_word.sum(1, keepdim=True)
-        probabilities: Tensor = self.head(self.hidden(mean).relu()).softmax(1)
-        return probabilities
+        scores: Tensor = self.head(self.hidden(mean).relu())
+        return scores
 
 
 def read(name: str) -> Sentences:
@@ -116,14 +117,13 @@ def build() -> Study:
         title="Sentiment of tweets and editorials, learned from film reviews",
         make_network=partial(SentimentTransformer, FIRST + len(vocabulary)),
         layers=["hidden", "embedding", "mixed"],
-        distance_fn=cross_entropy,
         inputs=words[:TRAIN],
         targets=classes[:TRAIN],
-        criterion=cross_entropy,
         metric="accuracy",
         validation=shifts.pop("products"),
         clean=batches_of(words[TRAIN:], classes[TRAIN:], BATCH),
         shifts=shifts,
+        shifts_share_samples=False,
         repairs={"without unknown words": without_unknown_words},
         epochs=5,
         learning_rate=2e-3,

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from study import Batches, Study, batches_of, cross_entropy, run
+from study import Batches, Study, batches_of
+from study_run import run
 from torch import Tensor, nn
 
 TRAIN_OF_EACH = 20  # of 30 utterances of each speaker; the others are for validation
@@ -25,7 +26,7 @@ Change = Callable[[Tensor], Tensor]
 
 
 class SpeakerCNN(nn.Module):
-    """Cepstra, (B, T, 12), to the probabilities of 9 speakers; frames of zeros are padding."""
+    """Cepstra, (B, T, 12), to scores of 9 speakers; frames of zeros are padding."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -35,11 +36,11 @@ class SpeakerCNN(nn.Module):
         self.head = nn.Linear(48, 9)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return probabilities, (B, 9)."""
+        """Return scores, (B, 9)."""
         is_frame = is_frame_of(x).transpose(1, 2)
         features = self.block2(self.block1(x.transpose(1, 2)) * is_frame) * is_frame
-        probabilities: Tensor = self.head(self.hidden(features.sum(2) / is_frame.sum(2)).relu()).softmax(1)
-        return probabilities
+        scores: Tensor = self.head(self.hidden(features.sum(2) / is_frame.sum(2)).relu())
+        return scores
 
 
 def is_frame_of(x: Tensor) -> Tensor:
@@ -147,10 +148,8 @@ def build() -> Study:
         title="Speakers under noise and other microphones",
         make_network=SpeakerCNN,
         layers=["hidden", "block1", "block2"],
-        distance_fn=cross_entropy,
         inputs=inputs,
         targets=speakers[training],
-        criterion=cross_entropy,
         metric="accuracy",
         validation=[batch for batches in validation for batch in batches],
         clean=test(lambda cepstra: cepstra),

@@ -60,8 +60,10 @@ class Study:
     reference: Tensor | None = None
     #: Cheap repairs of the inputs by name, see it3.evaluate.
     repairs: Mapping[str, Callable[[Any], Any]] = field(default_factory=dict)
-    #: What hangs together: a label for each batch of a shift, the same for all shifts. By default its place, as the
-    #: shifts are of the same samples.
+    #: Whether all shifts are of the same samples, in the same batches.
+    shifts_share_samples: bool = True
+    #: What hangs together: a label for each batch of a shift, the same for all shifts. By default its place if they
+    #: share samples, else each batch is by itself.
     clusters: list[Any] | None = None
     #: Of several in one script.
     part: str = ""
@@ -88,8 +90,10 @@ class Study:
 
     def labels(self) -> tuple[list[Any], list[str]]:
         """Return the cluster, and the shift, of each batch of the test."""
-        clusters = [label for of in self.shifts.values() for label in (self.clusters or range(len(of)))]
-        return clusters, [name for name, of in self.shifts.items() for _ in of]
+        names = [name for name, of in self.shifts.items() for _ in of]
+        if not self.shifts_share_samples:
+            return list(range(len(names))), names
+        return [label for of in self.shifts.values() for label in (self.clusters or range(len(of)))], names
 
 
 def batches_of(inputs: Tensor, targets: Tensor, size: int) -> Batches:
