@@ -1,10 +1,10 @@
-"""Entropy and calibration are those of the formulas, for logits and for probabilities."""
+"""Entropy, balance and calibration are those of the formulas, for logits and for probabilities."""
 
 import numpy as np
 import pytest
 import torch
 from it3 import Layout
-from it3.class_scores import CalibrationError, are_probabilities, entropy_of_first
+from it3.class_scores import CalibrationError, are_probabilities, balanced, entropy_of_first
 from it3.metrics import right_classes
 from scipy import stats
 from torch import Tensor
@@ -44,6 +44,68 @@ def test_gradients_of_the_entropy_are_those_of_logits_and_finite_where_a_class_i
     hopeless = torch.tensor([[1e4, -1e4, 0.0]], requires_grad=True)
     gradient = torch.autograd.grad(entropy_of_first(True, Layout())(hopeless, hopeless.softmax(1)), hopeless)[0]
     assert gradient.isfinite().all()
+
+
+@pytest.mark.parametrize(
+    ("shape", "layout"),
+    [
+        ((6, 4), Layout()),
+        ((3, 5, 4), Layout()),
+        ((2, 4, 3, 5), Layout()),
+        ((2, 3, 5, 4), Layout(channel_dim=-1)),
+        ((4, 3, 2), Layout(channel_dim=0, batch_dim=1)),
+    ],
+)
+def test_diversity_and_balance_against_numpy(shape: tuple[int, ...], layout: Layout) -> None:
+    torch.manual_seed(0)
+    dim = layout.channel_of(len(shape))
+    logits = 3 * torch.randn(shape, dtype=torch.double)
+    p = np.moveaxis(logits.softmax(dim).numpy(), dim, -1)
+    mean = p.reshape(-1, 4).mean(0)
+    information = stats.entropy(p, axis=-1).mean() - stats.entropy(mean)
+    right = p / mean / (p / mean).sum(-1, keepdims=True)
+    for first, probable in ((logits, False), (logits.softmax(dim), True)):
+        loss = entropy_of_first(probable, layout, is_diverse=True)
+        assert loss(torch.randn(shape), first).item() == pytest.approx(information, rel=1e-9)
+        found = balanced(first, probable, layout)
+        np.testing.assert_allclose(
+            np.moveaxis((found if probable else found.softmax(dim)).numpy(), dim, -1), right, rtol=1e-9
+        )
+        assert are_probabilities(found, layout) == probable
+        if not probable:
+            np.testing.assert_allclose(np.moveaxis((logits - found).numpy(), dim, -1), np.log(mean) + 0 * p, rtol=1e-9)
+
+
+@pytest.mark.parametrize("probable", [True, False])
+@pytest.mark.parametrize("shape", [(1, 4), (1, 4, 1, 1)])
+def test_one_prediction_alone_has_no_diversity(shape: tuple[int, ...], probable: bool) -> None:
+    """Nor a slope, which Adam would make a step of, however small it were by rounding."""
+    torch.manual_seed(0)
+    logits = (3 * torch.randn(shape)).requires_grad_()
+    loss = entropy_of_first(probable, Layout(), is_diverse=True)(logits, logits.softmax(1) if probable else logits)
+    assert loss.item() == 0
+    assert not torch.autograd.grad(loss, logits)[0].any()
+
+
+def test_balance_by_hand() -> None:
+    """Divided by the means 0.75 and 0.25, the second sample turns to the second class."""
+    p = torch.tensor([[0.9, 0.1], [0.6, 0.4]])
+    right = torch.tensor([[1.2 / 1.6, 0.4 / 1.6], [0.8 / 2.4, 1.6 / 2.4]])
+    torch.testing.assert_close(balanced(p, True, Layout()), right)
+    torch.testing.assert_close(balanced(p.log() + 5, False, Layout()).softmax(1), right)
+    found = balanced(p.half(), True, Layout())
+    assert found.dtype == torch.float32
+    torch.testing.assert_close(found, right, rtol=1e-2, atol=0)
+    torch.testing.assert_close(balanced(p[:1], True, Layout()), torch.full((1, 2), 0.5))
+
+
+def test_classes_that_are_impossible_stay_so_when_balanced() -> None:
+    p = torch.tensor([[0.9, 0.1, 0.0], [0.6, 0.4, 0.0]])
+    for found in (balanced(p, True, Layout()), balanced(p.log(), False, Layout()).softmax(1)):
+        assert found.argmax(1).tolist() == [0, 1]
+        assert not found[:, 2].any()
+    with pytest.raises(ValueError, match="two classes or more"):
+        balanced(torch.ones(3), False, Layout())
 
 
 @pytest.mark.parametrize(("shape", "dim"), SHAPES)
