@@ -42,10 +42,20 @@ def evaluate(
     """Compare adapted predictions with those that a gain has to beat, on the same inputs.
 
     The controls are the same network with 0 steps; its unadapted y1; if it has batch normalization, 0 steps with the
-    batch's statistics, and with others that a variant uses; for classes, entropy minimization (TENT: Wang et al., ICLR
-    2021, arXiv 2006.10726) with the steps, learning rate, optimizer, parameters and statistics of each variant; and, if
-    given, 0 steps on repaired inputs, networks that were trained without the second term of the loss, other methods,
-    and what can be predicted without a network. Engines, models and random generators are left as they are.
+    batch's statistics, and with others that a variant uses; for classes, those below; and, if given, 0 steps on
+    repaired inputs, networks that were trained without the second term of the loss, other methods, and what can be
+    predicted without a network. Engines, models and random generators are left as they are.
+
+    Predictions are of classes if the metric is accuracy, if they are probabilities, which sum to 1, or if the engine's
+    distance or training says so. Then these are controls too:
+
+    - "entropy minimization, NAME" (TENT: Wang et al., ICLR 2021, arXiv 2006.10726), with the steps, learning rate,
+      optimizer, parameters and statistics of the variant NAME;
+    - "entropy and diversity, NAME": with the same, the entropy of the predictions minus that of the batch's mean
+      prediction is minimized (SHOT: Liang et al., ICML 2020, arXiv 2002.08546, eq. 4);
+    - "0 steps, balanced classes", and the same with the batch's statistics: the probabilities are divided by their mean
+      over the batch and normalized again (Saerens et al., Neural Computation 2002). Like diversity, it helps where the
+      batches have all classes about equally often, and hurts where they do not.
 
     Parameters
     ----------
@@ -104,9 +114,9 @@ def evaluate(
 
     Notes
     -----
-    Entropy minimization is run by the engine, with another loss: its time and memory are those of two passes a step,
-    of which it needs one. Controls that nobody asked for, y1, statistics and entropy minimization, have the score nan
-    where they fail, as by predictions that are not finite; the verdict says why.
+    Entropy, with diversity or without, is minimized by the engine, with another loss: its time and memory are those of
+    two passes a step, of which it needs one. Controls that nobody asked for, y1, statistics and those of classes, have
+    the score nan where they fail, as by predictions that are not finite; the verdict says why.
 
     Examples
     --------

@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from it3 import _C
-from it3.class_scores import CalibrationError, are_probabilities, entropy_of_first
+from it3.class_scores import CalibrationError, are_probabilities, balanced, entropy_of_first
 from it3.controls import Reference
 from it3.engine import IT3Engine
 from it3.kept import own_copy
@@ -19,7 +19,10 @@ from it3.metrics import Metric
 BASE = "0 steps"
 PLAIN = "no second term, 0 steps"
 ENTROPY = "entropy minimization"
-RUNNING = {"norm_statistics": "running", "norm_prior": None}
+DIVERSITY = "entropy and diversity"
+BALANCED = "balanced classes"
+RUNNING: dict[str, Any] = {"norm_statistics": "running", "norm_prior": None}
+OF_BATCH: dict[str, Any] = {"norm_statistics": "batch", "norm_prior": None}
 UNADAPTED = {"num_steps": 0, "threshold": None, "prediction": "first", "copy_model": True, **RUNNING}
 
 
@@ -126,10 +129,16 @@ def rows_of(
         For variants and repairs that are no such, or are called like another row.
     """
     rows = {BASE: _adapted(UNADAPTED), f"{BASE}, y1": _adapted(UNADAPTED, answer="second", may_fail=True)}
-    for statistics_used in _statistics_to_try(engine, inputs, variants):
+    to_try = _statistics_to_try(engine, inputs, variants)
+    for statistics_used in to_try:
         kind, prior = statistics_used["norm_statistics"], statistics_used["norm_prior"]
         of = "" if prior is None else f", prior {prior:g}"
         rows[f"{BASE}, {kind} statistics{of}"] = _adapted({**UNADAPTED, **statistics_used}, may_fail=True)
+    of_classes = metric.is_accuracy or _predicts_classes(engine) or _predicts_probabilities(engine, inputs)
+    if of_classes:
+        rows[f"{BASE}, {BALANCED}"] = _balanced(RUNNING)
+        if OF_BATCH in to_try:
+            rows[f"{BASE}, batch statistics, {BALANCED}"] = _balanced(OF_BATCH)
     for name, repair in (repairs or {}).items():
         if not callable(repair):
             raise TypeError(f"the repair {name!r} must be a function of the inputs, not a {type(repair).__name__}")
@@ -138,8 +147,8 @@ def rows_of(
         rows[PLAIN] = Row(lambda _engine, run, inputs: _of_options(plain[run % len(plain)], UNADAPTED, inputs))
     if reference is not None:
         rows[reference.name] = _of_reference(reference)
-    for name, row in _entropy_rows(engine, inputs, metric, variants).items():
-        rows[f"{ENTROPY}, {name}"] = row
+    if of_classes:
+        rows.update(_entropy_rows(engine, variants))
     for name, options in variants.items():
         add_row(rows, name, _adapted(options, is_control=False), "a variant")
     return rows
@@ -188,6 +197,19 @@ def _repaired(repair: Callable[[Any], Any]) -> Row:
     return Row(prepare)
 
 
+def _balanced(statistics_used: Mapping[str, Any]) -> Row:
+    def prepare(engine: IT3Engine, _run: int, inputs: Any) -> Predictor:
+        of_probabilities = _predicts_probabilities(engine, inputs)
+        plain = _of_options(engine, {**UNADAPTED, **statistics_used}, inputs)
+
+        def predict(inputs: Any) -> Tensor:
+            return balanced(plain.predict(inputs), of_probabilities, plain.layout)
+
+        return Predictor(predict, plain.layout, predict)
+
+    return Row(prepare, may_fail=True)
+
+
 def _of_reference(reference: Reference) -> Row:
     def prepare(engine: IT3Engine, _run: int, inputs: Any) -> Predictor:
         plain = _of_options(engine, UNADAPTED, inputs)
@@ -204,10 +226,9 @@ def _statistics_to_try(
     engine: IT3Engine, inputs: Any, variants: Mapping[str, Mapping[str, Any]]
 ) -> list[dict[str, Any]]:
     """Return the batch's statistics where there is batch normalization, and what else variants normalize by."""
-    of_batch: dict[str, Any] = {"norm_statistics": "batch", "norm_prior": None}
-    to_try = [of_batch]
+    to_try = [OF_BATCH]
     try:
-        with_settings(engine, {**UNADAPTED, **of_batch}).adapt(own_copy(inputs))
+        with_settings(engine, {**UNADAPTED, **OF_BATCH}).adapt(own_copy(inputs))
     except ValueError as error:
         if "no batch normalization" in str(error):
             to_try = []
@@ -221,25 +242,26 @@ def _statistics_to_try(
     return to_try
 
 
-def _entropy_rows(
-    engine: IT3Engine, inputs: Any, metric: Metric, variants: Mapping[str, Mapping[str, Any]]
-) -> dict[str, Row]:
-    """Return entropy minimization with what each variant may spend, by the first variant that may spend that."""
-    if not (metric.is_accuracy or _predicts_classes(engine) or _predicts_probabilities(engine, inputs)):
-        return {}
+def _entropy_rows(engine: IT3Engine, variants: Mapping[str, Mapping[str, Any]]) -> dict[str, Row]:
+    """Return what minimizes entropy with what each variant may spend, by the first variant that may spend that."""
     seen: list[dict[str, Any]] = []
-    rows = {}
+    firsts = {}
     for name, options in variants.items():
         budget = _C.options_of(_budget_of(engine, options))  # in one spelling
         if budget["num_steps"] and budget not in seen:
             seen.append(budget)
-            rows[name] = _minimizing_entropy(options)
-    return rows
+            firsts[name] = options
+    return {
+        f"{title}, {name}": _minimizing_entropy(options, is_diverse)
+        for title, is_diverse in ((ENTROPY, False), (DIVERSITY, True))
+        for name, options in firsts.items()
+    }
 
 
-def _minimizing_entropy(options: Mapping[str, Any]) -> Row:
+def _minimizing_entropy(options: Mapping[str, Any], is_diverse: bool) -> Row:
     def prepare(engine: IT3Engine, _run: int, inputs: Any) -> Predictor:
-        loss = entropy_of_first(_predicts_probabilities(engine, inputs), engine.prediction_layout)
+        of_probabilities = _predicts_probabilities(engine, inputs)
+        loss = entropy_of_first(of_probabilities, engine.prediction_layout, is_diverse=is_diverse)
         return _of_options(engine, {**_budget_of(engine, options), "distance_fn": loss}, inputs)
 
     return Row(prepare, may_fail=True)

@@ -96,7 +96,8 @@ def test_entropy_minimization_has_each_budget_once() -> None:
         "blend": {"norm_statistics": "blend"},
     }
     names = [name for name in rows_of(it3.evaluate(engine, batches, "accuracy", variants)) if "entropy" in name]
-    assert names == [f"entropy minimization, {name}" for name in ("a", "more", "blend")]
+    kinds = ("entropy minimization", "entropy and diversity")
+    assert names == [f"{kind}, {name}" for kind in kinds for name in ("a", "more", "blend")]
     score = rows_of(it3.evaluate(engine, batches, "accuracy", {"a": {}}))["entropy minimization, a"]["score"]
     right = [minimized(engine.model, x, False).argmax(1) == y for x, y in batches]
     assert score == torch.cat(right).double().mean().item()
@@ -145,9 +146,10 @@ def test_a_control_that_nobody_asked_for_may_fail() -> None:
     numbers = ("score", "sd", "gain", "low", "high", "ece", "worst", "milliseconds", "megabytes")
     assert all(math.isnan(failed[name]) for name in numbers)
     assert evaluation.best_control in ("0 steps", "0 steps, y1")
-    last = evaluation.verdict.splitlines()[-1]
-    assert last.startswith("entropy minimization, still: failed; ")
-    assert "the loss at step 2 of 9 is nan" in last
+    minimization, diversity = evaluation.verdict.splitlines()[-2:]
+    assert minimization.startswith("entropy minimization, still: failed; ")
+    assert "the loss at step 2 of 9 is nan" in minimization
+    assert diversity.startswith("entropy and diversity, still: failed; ")
     with pytest.raises(ValueError, match="the loss at step") as caught:
         it3.evaluate(engine, batches, "accuracy", {"wild": {"num_steps": 9, "lr": 1.7e307}})
     assert caught.value.__notes__ == ["in the row 'wild', run 0"]
