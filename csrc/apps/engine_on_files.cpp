@@ -65,7 +65,7 @@ void EngineOnFiles::calibrate(Batches batches, double quantile) {
     call(batches[i], [&](const Inputs& batch) { engine_.add_to(calibration, batch); });
     check_not_asked_to_end();
   }
-  engine_.calibrate(calibration, quantile);
+  engine_.calibrate_by(calibration, quantile);
 }
 
 Results EngineOnFiles::adapt(

@@ -127,7 +127,7 @@ class IT3_API Engine {
 
   /// The same for batches that come one by one: each is added, and then the calibration is used.
   void add_to(Calibration& calibration, const Inputs& clean);
-  double calibrate(const Calibration& calibration, double quantile = 0.95);
+  double calibrate_by(const Calibration& calibration, double quantile = 0.95);
 
   /// What calibrate() found beside the threshold; nothing before it.
   std::optional<PredictionRange> calibrated_range() const;

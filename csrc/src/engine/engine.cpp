@@ -291,7 +291,7 @@ void Engine::add_to(Calibration& calibration, const Inputs& clean) {
   call(clean, [&](const EngineCall& call) { calibration.add(call, options); });
 }
 
-double Engine::calibrate(const Calibration& calibration, double quantile) {
+double Engine::calibrate_by(const Calibration& calibration, double quantile) {
   const double threshold = calibration.threshold(quantile);
   state_->core.set_calibrated_range(calibration.range());
   options.threshold = threshold;
@@ -301,7 +301,7 @@ double Engine::calibrate(const Calibration& calibration, double quantile) {
 double Engine::calibrate(const std::vector<Inputs>& clean, double quantile) {
   Calibration calibration;
   for (const auto& inputs : clean) add_to(calibration, inputs);
-  return calibrate(calibration, quantile);
+  return calibrate_by(calibration, quantile);
 }
 
 std::optional<PredictionRange> Engine::calibrated_range() const { return state_->core.calibrated_range(); }

@@ -24,7 +24,7 @@ TEST(Calibration, BatchesThatComeOneByOneGiveTheSame) {
   Calibration calibration;
   for (const Inputs& batch : batches) one_by_one.add_to(calibration, batch);
   EXPECT_FALSE(one_by_one.calibrated_range());
-  EXPECT_EQ(one_by_one.calibrate(calibration, 0.9), at_once.calibrate(batches, 0.9));
+  EXPECT_EQ(one_by_one.calibrate_by(calibration, 0.9), at_once.calibrate(batches, 0.9));
   EXPECT_EQ(one_by_one.options.threshold, at_once.options.threshold);
   ASSERT_TRUE(one_by_one.calibrated_range());
   EXPECT_EQ(*one_by_one.calibrated_range(), *at_once.calibrated_range());
