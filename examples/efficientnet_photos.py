@@ -107,6 +107,7 @@ def build() -> Study:
         epochs=2,
         batch=BATCH,
         learning_rate=1e-4,
+        adaptations=10,
     )
 
 

@@ -65,6 +65,8 @@ class Study:
     #: What hangs together: a label for each batch of a shift, the same for all shifts. By default its place if they
     #: share samples, else each batch is by itself.
     clusters: list[Any] | None = None
+    #: Settings of test time that a search tries on the networks of each way to train.
+    adaptations: int = 40
     #: Of several in one script.
     part: str = ""
 

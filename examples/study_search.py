@@ -17,7 +17,6 @@ from study import RECIPES, Study, train
 
 CHOSEN = Path(__file__).parent / "chosen"
 TRIALS = Path(__file__).parent.parent / "docs" / "trials"
-ADAPTATIONS = 40  # tried on the networks of each trial
 OF_TEST_TIME: dict[str, Any] = {
     "num_steps": [1, 2, 3, 5, 10],
     "lr": (1e-5, 1e-2),
@@ -60,7 +59,7 @@ def search(study: Study, trials: int, processes: int, journal: Path) -> None:
         {"layer": study.layers, "recipe": list(RECIPES), "weight": (0.1, 3.0), "neutral": [False, True]},
         adaptation={**OF_TEST_TIME, "distance_fn": distances},
         budget=trials,
-        adaptation_budget=ADAPTATIONS,
+        adaptation_budget=study.adaptations,
         processes=processes,
         path=journal,
         higher_is_better=study.higher_is_better,

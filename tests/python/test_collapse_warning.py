@@ -8,8 +8,10 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import it3
+import numpy as np
 import pytest
 import torch
+from binary import needs_binary, run
 from it3 import IT3Engine
 from torch import Tensor, nn
 
@@ -145,3 +147,22 @@ def test_a_failed_calibration_changes_nothing() -> None:
     with pytest.raises(ValueError, match="quantile must be"):
         engine.calibrate([torch.randn(4, 5)], quantile=2)
     assert engine._core.calibrated_range == before
+
+
+@needs_binary
+def test_the_binary_warns_too(tmp_path: Path) -> None:
+    x = torch.randn(32, 5)
+    engine = engine_of(mlp(), distance_fn="js")
+    np.save(tmp_path / "x.npy", x.numpy())
+    engine.save(tmp_path / "plain.pt", example_inputs=x)
+    engine.calibrate([x])
+    engine.optimization_parameters = {}
+    engine.save(tmp_path / "calibrated.pt", example_inputs=x)
+    given = ["--input", tmp_path / "x.npy", "--output", tmp_path / "y.npy", "--steps", 20, "--lr", 0.5]
+    assert run(tmp_path / "plain.pt", *given).stderr == ""
+    calibrated = run(tmp_path / "calibrated.pt", *given)
+    by_file = run(tmp_path / "plain.pt", *given, "--calibrate", tmp_path / "x.npy", "--quantile", 0)
+    for done in (calibrated, by_file):
+        assert done.returncode == 0
+        assert done.stderr.startswith(f"it3-adapt: warning: {MESSAGE}")
+        assert done.stderr.count("\n") == 1
