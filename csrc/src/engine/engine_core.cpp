@@ -65,7 +65,7 @@ Adaptation EngineCore::adapt(const EngineCall& call, const Options& options, boo
 
 void EngineCore::compare_with_range(const EngineCall& call, const Options& options, const at::Tensor& first) {
   std::unique_lock lock(mutex_);
-  if (!watches_range_) return;
+  if (!watches_range_ || !range_) return;
   const PredictionRange range = *range_;
   lock.unlock();
   const Layout& layout = call.method.prediction_layout;
