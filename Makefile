@@ -27,7 +27,7 @@ CMAKE_FILES := CMakeLists.txt $(shell find cmake csrc examples tests benchmarks 
 .DELETE_ON_ERROR:
 
 demo: .venv/.it3 .venv/.demo
-	$(BIN)/python examples/mnist_noise.py
+	$(BIN)/python examples/mnist_noise.py --seeds 3
 
 # Python's tests in a process for each core, and in each on one thread: their networks are so small that threads only
 # wait for one another.
@@ -68,7 +68,7 @@ bench: .venv/.it3 .venv/.test .venv/.demo .venv/.studies
 	PATH=$(abspath $(BIN)):$$PATH $(BIN)/python benchmarks/speed.py $(ARGS)
 
 STUDIES := authors_programs mnist_noise fashion_corruptions tabular_missing airfoil_graph tissue_segmentation \
-  efficientnet_photos review_sentiment spoken_vowels molecule_graphs
+  efficientnet_photos review_sentiment spoken_vowels molecule_graphs streams
 # Its source archive holds sentences with ratings, which its wheel lacks.
 SENTENCES := .venv/share/vaderSentiment-3.3.2.tar.gz
 
