@@ -10,6 +10,7 @@ from unittest.mock import MagicMock
 import torch
 from it3 import IT3Engine
 from study import Study, batches_of
+from study_search import Choice
 from torch import Tensor, nn
 
 # torch-ttt imports torchvision for augmentations, which are not used here.
@@ -29,16 +30,17 @@ finally:
         del sys.modules[_name]
 
 
-def methods_of_torch_ttt(
-    study: Study, layer: str, adaptation: dict[str, Any]
-) -> Callable[[IT3Engine], dict[str, nn.Module]]:
+def methods_of_torch_ttt(study: Study, choice: Choice) -> Callable[[IT3Engine], dict[str, nn.Module]]:
     """Return a function that makes the methods that can run a study's networks, for it3.evaluate.
 
     They take the steps and the learning rate that were chosen for IT3. torch-ttt's TENT and EATA adapt the weights of
     2-D batch normalization, and predict classes; its MEMO cannot run batch normalization. ActMAD compares activations
     with those of training, and needs neither.
     """
-    budget = {name: adaptation[name] for name in ("num_steps", "lr")}
+    budget = {name: choice.adaptation[name] for name in ("num_steps", "lr")}
+    layer = choice.training["layer"]
+    if layer == "input":  # whose output depends on no weights
+        layer = study.layers[0]
 
     def make(engine: IT3Engine) -> dict[str, nn.Module]:
         kinds = {type(module) for module in engine.model.modules()}

@@ -83,7 +83,7 @@ def compare(study: Study, seeds: int, console: Console) -> Comparison:
                 without_second_term=plain,
                 reference=study.targets if study.reference is None else study.reference,
                 repairs=study.repairs,
-                others=methods_of_torch_ttt(study, choice.training["layer"], choice.adaptation),
+                others=methods_of_torch_ttt(study, choice),
             ),
             evaluate(defaults, {DEFAULTS: {}}),
             measures(study, chosen, errors_of(study)),
