@@ -90,6 +90,9 @@ def test_all_scores_are_those_of_a_plain_loop() -> None:
         best = min(ways, key=lambda way: fmean(ways[way]))
         assert trial["adaptation"] == {"num_steps": best[0], "lr": best[1]}
         close(trial["scores"], ways[best])
+        assert len(trial["adaptations"]) == 20
+        for tried in trial["adaptations"]:
+            close(tried["score"], fmean(ways[tried["settings"]["num_steps"], tried["settings"]["lr"]]))
         close(trial["score"], fmean(ways[best]))
         close(trial["unadapted"], fmean(errors(lambda engine, x: engine.model(x).detach())))
         close(trial["second"], fmean(errors(lambda engine, x: engine.adapt(x, num_steps=0).second)))
