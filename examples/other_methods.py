@@ -9,7 +9,7 @@ from unittest.mock import MagicMock
 
 import torch
 from it3 import IT3Engine
-from study import Study, batches_of
+from study import Study, batches_of, first_layer_in
 from study_search import Choice
 from torch import Tensor, nn
 
@@ -38,9 +38,6 @@ def methods_of_torch_ttt(study: Study, choice: Choice) -> Callable[[IT3Engine], 
     with those of training, and needs neither.
     """
     budget = {name: choice.adaptation[name] for name in ("num_steps", "lr")}
-    layer = choice.training["layer"]
-    if layer == "input":  # whose output depends on no weights
-        layer = study.layers[0]
 
     def make(engine: IT3Engine) -> dict[str, nn.Module]:
         kinds = {type(module) for module in engine.model.modules()}
@@ -57,6 +54,9 @@ def methods_of_torch_ttt(study: Study, choice: Choice) -> Callable[[IT3Engine], 
         }
 
     def actmad(model: nn.Module) -> Any:
+        layer = choice.training["layer"]
+        if layer == "input":  # whose output depends on no weights
+            layer = first_layer_in(study, model)
         method = ActMADEngine(model, [layer], budget)
         method.compute_statistics(batches_of(study.inputs, study.targets, study.batch))
         return method

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import it3
 import torch
 import torch.nn.functional as F
 from it3 import IT3Engine, TrainingRecipe
@@ -96,6 +97,11 @@ class Study:
         if not self.shifts_share_samples:
             return list(range(len(names))), names
         return [label for of in self.shifts.values() for label in (self.clusters or range(len(of)))], names
+
+
+def first_layer_in(study: Study, model: nn.Module) -> str:
+    """Return what the first of a study's layers is called in an engine's model, which may have a layer before it."""
+    return f"model.{study.layers[0]}" if isinstance(model, it3.WithInputLayer) else study.layers[0]
 
 
 def batches_of(inputs: Tensor, targets: Tensor, size: int) -> Batches:

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from it3 import IT3Engine
 from sklearn.metrics import roc_auc_score
-from study import Batches, Study, TensorFunction
+from study import Batches, Study, TensorFunction, first_layer_in
 from torch import Tensor, nn
 
 DRAWS, RATE = 20, 0.2  # of dropout on a study's first layer
@@ -33,7 +33,9 @@ def measures(study: Study, engines: Sequence[IT3Engine], errors_of: TensorFuncti
     kinds: dict[str, Callable[[IT3Engine, Any], Tensor]] = {"‖y1 - y0‖": lambda engine, x: engine.uncertainty(x)}
     if study.is_of_classes:
         kinds["entropy"] = lambda engine, x: entropy(numbers(predicted(engine, x)))
-    kinds["dropout"] = lambda engine, x: spread([numbers(p) for p in with_dropout(engine, study.layers[0], x)])
+    kinds["dropout"] = lambda engine, x: spread(
+        [numbers(p) for p in with_dropout(engine, first_layer_in(study, engine.model), x)]
+    )
     if len(engines) > 1:
         kinds["ensemble"] = lambda _, x: spread([numbers(predicted(engine, x)) for engine in engines])
     rows = []
