@@ -32,6 +32,7 @@ def measures(study: Study, engines: Sequence[IT3Engine], errors_of: TensorFuncti
 
     kinds: dict[str, Callable[[IT3Engine, Any], Tensor]] = {"‖y1 - y0‖": lambda engine, x: engine.uncertainty(x)}
     if study.is_of_classes:
+        kinds["the same of probabilities"] = between_probabilities
         kinds["entropy"] = lambda engine, x: entropy(numbers(predicted(engine, x)))
     kinds["dropout"] = lambda engine, x: spread(
         [numbers(p) for p in with_dropout(engine, first_layer_in(study, engine.model), x)]
@@ -73,6 +74,13 @@ def of_network(
 def predicted(engine: IT3Engine, inputs: Any) -> Tensor:
     """Return y0 without adapting."""
     return engine.adapt(inputs, num_steps=0, threshold=None, prediction="first").prediction
+
+
+def between_probabilities(engine: IT3Engine, inputs: Any) -> Tensor:
+    """Return ‖softmax(y1) - softmax(y0)‖ of logits, (B, C, ...), over classes and positions: (B,)."""
+    unadapted = engine.adapt(inputs, num_steps=0, threshold=None)
+    difference = unadapted.second.softmax(1) - unadapted.first.softmax(1)
+    return difference.flatten(1).norm(dim=1)
 
 
 def entropy(probabilities: Tensor) -> Tensor:

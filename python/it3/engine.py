@@ -223,6 +223,10 @@ class IT3Engine(EngineAttributes):
     def uncertainty(self, inputs: Any) -> Tensor:
         """Return the distance ‖y1 - y0‖ of each sample, (B,), without adapting: larger where the model is less sure.
 
+        Of logits it is not: there it is larger where logits are, which is where the model is surer. Compare
+        probabilities then, ``second.softmax(1)`` with ``first.softmax(1)`` of ``engine.adapt(inputs, num_steps=0)``, or
+        have the model return them; the option ``threshold`` is of use for such models only.
+
         Examples
         --------
         >>> engine.uncertainty(x).shape
