@@ -137,7 +137,7 @@ TEST(Options, AreDescribedByOneTable) {
   const auto info_of = [&](const std::string& name) {
     return option_infos()[static_cast<std::size_t>(std::find(names.begin(), names.end(), name) - names.begin())];
   };
-  EXPECT_EQ(info_of("lr").default_text, "0.0001");
+  EXPECT_EQ(info_of("lr").default_text, "1e-05");
   EXPECT_EQ(info_of("num_steps").default_text, "3");
   EXPECT_EQ(info_of("momentum").default_text, "None");
   EXPECT_EQ(info_of("momentum").type, "float | None");
