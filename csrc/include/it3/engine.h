@@ -115,14 +115,15 @@ class IT3_API Engine {
   /// See it3::adapt(). With Options::copy_model false, adapted weights stay until reset().
   Adaptation adapt(const Inputs& inputs, bool with_details = false);
 
-  /// See it3::uncertainty(); normalizes as Options says.
+  /// See it3::uncertainty(); normalizes as Options says. Of logits it is larger where these are, which is where the
+  /// network is surer: compare probabilities there.
   at::Tensor uncertainty(const Inputs& inputs);
 
   /// Sets Options::threshold to a quantile of uncertainty() over batches that need no adaptation, and gives it. From
-  /// then on adapt() warns, once, where it made the predictions of a batch more extreme than those of all these
-  /// batches: of classes less in mean entropy, else greater in mean norm. Batches with fewer samples than the smallest
-  /// of these are not judged, so let them be of the size that will adapt. Raises c10::ValueError for a quantile outside
-  /// [0, 1], no batches, or distances that are not finite.
+  /// then on adapt() warns, once, where it made the predictions of a batch far more extreme than those of all these
+  /// batches: of classes less than half the least mean entropy, else more than twice the greatest mean norm. Batches
+  /// with fewer samples than the smallest of these are not judged, so let them be of the size that will adapt. Raises
+  /// c10::ValueError for a quantile outside [0, 1], no batches, or distances that are not finite.
   double calibrate(const std::vector<Inputs>& clean, double quantile = 0.95);
 
   /// The same for batches that come one by one: each is added, and then the calibration is used.

@@ -37,7 +37,7 @@ class IT3_API EngineCore {
   Losses losses(const EngineCall& call, const std::optional<at::Tensor>& target, const TrainingRecipe& recipe);
 
   /// See it3::adapt(). Adapted weights are kept unless Options::copy_model says otherwise. Warns once where adapting
-  /// has made predictions more extreme than all in calibrated_range().
+  /// has made predictions exceed calibrated_range().
   Adaptation adapt(const EngineCall& call, const Options& options, bool with_details);
 
   /// What a file holds of an engine around the call's network, which is `network`; its module as
