@@ -1,6 +1,6 @@
 # make demo    set up, build, and adapt networks to noisy digits
 # make test    set up, build, and run all tests
-# make study-NAME   one of the studies: examples/NAME.py, on real data, under 10 minutes each; make studies runs all
+# make study-NAME   one of the studies: examples/NAME.py, on real data, 1 to 30 minutes each; make studies runs all
 # make differential   draw uses of the engine and compare each with the method written plainly; SECONDS=600 SEED=1 COMPILED=1
 # make fuzz SECONDS=600   damaged files, command lines and options: an error, no crash and no wrong result
 # make endurance   10,000 calls of each kind: memory and handles stay flat; CALLS=1000 for fewer
