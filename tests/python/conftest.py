@@ -1,4 +1,3 @@
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -82,13 +81,8 @@ def consumer(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where compiled programs are kept, for all tests together, in however many processes they run."""
-    base = tmp_path_factory.getbasetemp()
-    if "PYTEST_XDIST_WORKER" in os.environ:
-        base = base.parent
-    folder = base / "compiled"
-    folder.mkdir(exist_ok=True)
-    return folder
+    """Where compiled programs are kept, for all tests together."""
+    return tmp_path_factory.mktemp("compiled")
 
 
 @pytest.fixture
