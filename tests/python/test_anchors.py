@@ -114,7 +114,9 @@ def test_a_model_that_keeps_its_weights_elsewhere_too() -> None:
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_an_average_of_half_precision_weights_moves(dtype: torch.dtype) -> None:
     case = make_case("mlp", dtype)
-    engine, _ = build(case, "traced", optimization_parameters={"anchor": "ema", "ema_decay": 0.999, "num_steps": 50})
+    engine, _ = build(
+        case, "traced", optimization_parameters={"anchor": "ema", "ema_decay": 0.999, "num_steps": 50, "lr": 1e-4}
+    )
     frozen = engine.adapt(case.inputs, anchor="frozen", ema_decay=None)
     assert not torch.equal(engine.adapt(case.inputs).losses, frozen.losses)
 

@@ -50,7 +50,7 @@ class WithMask(nn.Module):
 def test_transformers_with_padding(layer: str) -> None:
     mask = torch.arange(4)[None] >= torch.tensor([4, 2, 3, 1, 4])[:, None]
     model = Padded().double().eval()
-    engine = IT3Engine(model, layer, optimization_parameters={"lr": 1e-4}).eval()
+    engine = IT3Engine(model, layer).eval()
     actual = engine.adapt((X, mask))
     weights = [w.detach() for w in engine.embedder.parameters()]
 
@@ -137,7 +137,7 @@ class TakesPacked(nn.Module):
 def test_packed_sequences_stay_whole(kind: str) -> None:
     packed = pack_padded_sequence(X, torch.tensor([4, 2, 3, 1, 4]), batch_first=True, enforce_sorted=False)
     model = TakesPacked().double().eval()
-    engine = IT3Engine(model, "layer", optimization_parameters={"lr": 1e-4}).eval()
+    engine = IT3Engine(model, "layer").eval()
     inputs = {"alone": packed, "in a tuple": (packed, torch.ones(())), "keyword": {"packed": packed}}[kind]
     actual = engine.adapt(inputs)
     weights = [w.detach() for w in engine.embedder.parameters()]
@@ -149,7 +149,7 @@ def test_packed_sequences_stay_whole(kind: str) -> None:
 @pytest.mark.parametrize("norm", [nn.InstanceNorm1d(4), nn.BatchNorm1d(4, track_running_stats=False)])
 def test_normalization_without_running_statistics_is_no_chance(norm: nn.Module) -> None:
     model = nn.Sequential(norm, nn.Flatten(), nn.Linear(24, 8), nn.Tanh(), nn.Linear(8, 3)).double().eval()
-    engine = IT3Engine(model, "2", optimization_parameters={"lr": 1e-4}).eval()
+    engine = IT3Engine(model, "2").eval()
     engine.adapt(X)
     assert engine._core.setup_of(engine).why_not_cut(X) == ""
     weights = [w.detach() for w in engine.embedder.parameters()]

@@ -269,7 +269,7 @@ def test_containers_of_layers_keep_their_types(pack: Callable) -> None:
             assert type(output) in (Pair, Record, ModelOutput)
             return self.last(output.logits.tanh()) + output.aux.sum()
 
-    engine = IT3Engine(Model().double(), "layer", layer_output="logits", optimization_parameters={"lr": 1e-4}).eval()
+    engine = IT3Engine(Model().double(), "layer", layer_output="logits").eval()
     engine.adapt(X[:, 0])
     weights = [w.detach() for w in engine.embedder.parameters()]
 

@@ -215,7 +215,7 @@ def test_a_parameter_and_a_transposed_buffer() -> None:
     close(engine.adapt(x, num_steps=0).prediction, model(x), rtol=1e-5, atol=1e-6)
     weights = {name: p.detach().clone() for name, p in model.named_parameters()}
     adaptation = engine.adapt(x)
-    optimizer = torch.optim.Adam(model.parameters(), lr=1e-4)
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-5)
     for _ in range(3):
         y0 = model(x)
         h = model.layer(x @ model.w) + y0 @ embed.weight.detach()
