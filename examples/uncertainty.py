@@ -80,7 +80,8 @@ def between_probabilities(engine: IT3Engine, inputs: Any) -> Tensor:
     """Return ‖softmax(y1) - softmax(y0)‖ of logits, (B, C, ...), over classes and positions: (B,)."""
     unadapted = engine.adapt(inputs, num_steps=0, threshold=None)
     difference = unadapted.second.softmax(1) - unadapted.first.softmax(1)
-    return difference.flatten(1).norm(dim=1)
+    distances: Tensor = difference.flatten(1).norm(dim=1)
+    return distances
 
 
 def entropy(probabilities: Tensor) -> Tensor:
