@@ -32,7 +32,7 @@ def measures(study: Study, engines: Sequence[IT3Engine], errors_of: TensorFuncti
 
     kinds: dict[str, Callable[[IT3Engine, Any], Tensor]] = {"‖y1 - y0‖": lambda engine, x: engine.uncertainty(x)}
     if study.is_of_classes:
-        kinds["the same of probabilities"] = between_probabilities
+        kinds["the same of logits"] = between_logits
         kinds["entropy"] = lambda engine, x: entropy(numbers(predicted(engine, x)))
     kinds["dropout"] = lambda engine, x: spread(
         [numbers(p) for p in with_dropout(engine, first_layer_in(study, engine.model), x)]
@@ -76,11 +76,10 @@ def predicted(engine: IT3Engine, inputs: Any) -> Tensor:
     return engine.adapt(inputs, num_steps=0, threshold=None, prediction="first").prediction
 
 
-def between_probabilities(engine: IT3Engine, inputs: Any) -> Tensor:
-    """Return ‖softmax(y1) - softmax(y0)‖ of logits, (B, C, ...), over classes and positions: (B,)."""
+def between_logits(engine: IT3Engine, inputs: Any) -> Tensor:
+    """Return ‖y1 - y0‖ of logits as they are, (B, C, ...), over classes and positions: (B,)."""
     unadapted = engine.adapt(inputs, num_steps=0, threshold=None)
-    difference = unadapted.second.softmax(1) - unadapted.first.softmax(1)
-    distances: Tensor = difference.flatten(1).norm(dim=1)
+    distances: Tensor = (unadapted.second - unadapted.first).flatten(1).norm(dim=1)
     return distances
 
 

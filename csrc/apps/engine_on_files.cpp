@@ -9,8 +9,6 @@
 #include <ATen/ATen.h>
 #include <boost/timer/progress_display.hpp>
 
-#include <it3/backend/uncertainty.h>
-
 namespace it3::apps {
 namespace {
 
@@ -79,7 +77,7 @@ Results EngineOnFiles::adapt(
         "the prediction is one number for a whole batch, so that it cannot be told which samples it belongs to; leave "
         "--batch-size out");
     const std::int64_t batch_dim = engine_.prediction_layout().batch_of(adapted.prediction.dim());
-    const at::Tensor uncertainty = sample_distances(adapted.second, adapted.first, batch_dim);
+    const at::Tensor uncertainty = adapted.uncertainty();
     const std::int64_t samples = uncertainty.size(0);
     outputs.predictions.add(adapted.prediction, batch_dim, batches.share(i));
     if (outputs.uncertainty) outputs.uncertainty->add(uncertainty, 0, batches.share(i));

@@ -12,7 +12,7 @@ namespace it3::apps {
 struct Results {
   std::int64_t samples = 0;
   std::int64_t batches = 0;
-  /// Sums over samples: of |y1 - y0|, and of the loss before the first and before the last step.
+  /// Sums over samples: of Adaptation::uncertainty(), and of the loss before the first and before the last step.
   double uncertainty = 0;
   double first_loss = 0;
   double last_loss = 0;

@@ -5,8 +5,8 @@
 #include <it3/adapt.h>
 #include <it3/backend/feedback.h>
 #include <it3/backend/online.h>
+#include <it3/backend/sample_distances.h>
 #include <it3/backend/swapped_weights.h>
-#include <it3/backend/uncertainty.h>
 #include <it3/injection.h>
 #include <it3/method.h>
 #include <it3/script_input_layer.h>
@@ -109,6 +109,8 @@ void bind_engine(py::module_& module) {
             return a.adapted_samples.defined() ? std::optional(a.adapted_samples) : std::nullopt;
           })
       .def_readonly("recovered", &Adaptation::recovered)
+      .def_readonly("prediction_layout", &Adaptation::prediction_layout)
+      .def_readonly("feeds_probabilities", &Adaptation::feeds_probabilities)
       .def("loss", &Adaptation::loss);
 
   py::class_<Drift>(module, "Drift", "How far weights have moved from their start: Euclidean norms.")
@@ -235,9 +237,7 @@ void bind_engine(py::module_& module) {
           [](PythonEngine& engine, bool learned) { engine.core.learned_probabilities = learned; })
       .def(
           "calibrate", translated([](PythonEngine& engine, const Calibration& calibration, double quantile) {
-            const double threshold = calibration.threshold(quantile);
-            engine.core.set_calibrated_range(calibration.range());
-            return threshold;
+            return engine.core.calibrate(calibration, quantile);
           }),
           py::arg("calibration"), py::arg("quantile"), "The threshold; from then on the engine knows the range.")
       .def_property(
@@ -261,8 +261,8 @@ void bind_engine(py::module_& module) {
       }),
       py::arg("inputs"), "The positional and keyword arguments that a model is called with for these inputs.");
   module.def(
-      "sample_distances", translated(sample_distances), py::arg("second"), py::arg("first"), py::arg("batch_dim") = 0,
-      "The Euclidean distance between two predictions of each sample: (B,).");
+      "sample_distances", translated(sample_distances), py::arg("second"), py::arg("first"), py::arg("layout"),
+      py::arg("of_probabilities"), "The Euclidean distance between two predictions of each sample: (B,).");
   module.def(
       "copies_with_shared_memory", translated(copies_with_shared_memory), py::arg("tensors"),
       "Copies of tensors; those that lie over the same memory do so in their copies too.");

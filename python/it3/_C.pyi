@@ -282,6 +282,9 @@ class Adaptation:
     def adapted_samples(self) -> torch.Tensor | None:
         ...
     @property
+    def feeds_probabilities(self) -> bool:
+        ...
+    @property
     def first(self) -> torch.Tensor:
         ...
     @property
@@ -289,6 +292,9 @@ class Adaptation:
         ...
     @property
     def prediction(self) -> torch.Tensor:
+        ...
+    @property
+    def prediction_layout(self) -> Layout:
         ...
     @property
     def recovered(self) -> bool:
@@ -609,7 +615,7 @@ def replace_at(output: typing.Any, chosen: typing.Any, replace: collections.abc.
     """
     What a layer returned with the tensor that is injected into replaced.
     """
-def sample_distances(second: torch.Tensor, first: torch.Tensor, batch_dim: typing.SupportsInt | typing.SupportsIndex = 0) -> torch.Tensor:
+def sample_distances(second: torch.Tensor, first: torch.Tensor, layout: Layout, of_probabilities: bool) -> torch.Tensor:
     """
     The Euclidean distance between two predictions of each sample: (B,).
     """

@@ -69,6 +69,7 @@ class Adaptation:
     _source: nn.Module
     _has_neutral: bool
     _prediction_layout: _C.Layout
+    _feeds_probabilities: bool
     _marks: "dict[str, _Mark]" = field(init=False)
 
     def __post_init__(self) -> None:
@@ -90,8 +91,8 @@ class Adaptation:
 
     @cached_property
     def uncertainty(self) -> Tensor:
-        """The Euclidean distance of y1 from y0 for each sample, (B,)."""
-        return _C.sample_distances(self.second, self.first, self._prediction_layout.batch_of(self.first.dim()))
+        """How little sure the adapted network is of each sample, (B,); see :meth:`it3.IT3Engine.uncertainty`."""
+        return _C.sample_distances(self.second, self.first, self._prediction_layout, self._feeds_probabilities)
 
     @property
     def loss(self) -> Tensor:

@@ -217,15 +217,16 @@ class IT3Engine(EngineAttributes):
             _weights=dict(result.weights),
             _source=setup.model,
             _has_neutral=setup.has_neutral,
-            _prediction_layout=setup.prediction_layout,
+            _prediction_layout=result.prediction_layout,
+            _feeds_probabilities=result.feeds_probabilities,
         )
 
     def uncertainty(self, inputs: Any) -> Tensor:
         """Return the distance ‖y1 - y0‖ of each sample, (B,), without adapting: larger where the model is less sure.
 
-        Of logits it is not: there it is larger where logits are, which is where the model is surer. Compare
-        probabilities then, ``second.softmax(1)`` with ``first.softmax(1)`` of ``engine.adapt(inputs, num_steps=0)``, or
-        have the model return them; the option ``threshold`` is of use for such models only.
+        Where class probabilities are fed back (see ``feedback``) it is ‖softmax(y1) - softmax(y0)‖, the softmax over
+        the classes: logits differ most where they are large, which is where a model is sure. The norm is the Euclidean
+        one, over all dimensions but that of samples.
 
         Examples
         --------

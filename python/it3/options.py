@@ -57,8 +57,8 @@ class Options(GivenOptions):
     patience
         Of ``tolerance``. None: 1.
     threshold
-        Only samples with ‖y1 - y0‖ above it adapt; the others reach neither loss nor gradient. Samples whose distance
-        or inputs are not finite never adapt (but -∞ in inputs, as of attention masks, is allowed).
+        Only samples whose uncertainty is above it adapt; the others reach neither loss nor gradient. Samples whose
+        distance or inputs are not finite never adapt (but -∞ in inputs, as of attention masks, is allowed).
         ``engine.calibrate(clean_batches)`` sets it. None: all adapt.
     per_sample
         Whether each sample of the batch adapts weights of its own, as if it were alone: all together where the model

@@ -28,6 +28,7 @@ from it3.looking import sibling
 from it3.saved_file import read_engine
 
 if TYPE_CHECKING:
+    from it3.adaptation import Adaptation
     from it3.engine import IT3Engine
 
 
@@ -141,7 +142,9 @@ def check_embedder(engine: "IT3Engine", eager: "IT3Engine", example_inputs: Any)
                 "own that does what they do"
             )
     elif isinstance(embedder, nn.Module) and any(module.training for module in embedder.modules()):
-        in_train_mode, in_eval_mode = (e.uncertainty(own_copy(example_inputs)) for e in (engine, eager))
+        in_train_mode, in_eval_mode = (
+            _distances(e, e.adapt(own_copy(example_inputs), num_steps=0, threshold=None)) for e in (engine, eager)
+        )
         if not torch.allclose(in_train_mode, in_eval_mode, rtol=1e-3, atol=1e-5):
             raise ValueError(
                 "the embedder is in train mode, in which it gives other embeddings than in eval mode, "
@@ -212,13 +215,17 @@ def check_same(saved: "IT3Engine", eager: "IT3Engine", example_inputs: Any, how:
         for name in ("prediction", "second"):
             check_close(getattr(actual, name), getattr(expected, name), what)
         # Small beside predictions, but all of adaptation; what is left of rounding is neither.
-        eps = torch.finfo(expected.uncertainty.dtype).eps
+        distances, expected_distances = (_distances(eager, adaptation) for adaptation in (actual, expected))
+        eps = torch.finfo(distances.dtype).eps
         sizes = expected.prediction.detach().abs()
         noise = 100 * eps * float(sizes[sizes.isfinite()].max()) if sizes.isfinite().any() else 0.0
-        of = {"uncertainty": "another ‖y1 - y0‖", "losses": "another loss"}
-        for name, other in of.items():
-            said = f"{how} has {other} than the eager one"
-            check_close(getattr(actual, name), getattr(expected, name), said, 1e-2, noise)
+        check_close(distances, expected_distances, f"{how} has another ‖y1 - y0‖ than the eager one", 1e-2, noise)
+        check_close(actual.losses, expected.losses, f"{how} has another loss than the eager one", 1e-2, noise)
+
+
+def _distances(engine: "IT3Engine", adaptation: "Adaptation") -> Tensor:
+    """Return ‖y1 - y0‖ of predictions as they are, (B,): between a sure model's probabilities it is always near 0."""
+    return _C.sample_distances(adaptation.second, adaptation.first, engine.prediction_layout, of_probabilities=False)
 
 
 def of_parts(engine: "IT3Engine", model: nn.Module, embedder: Any, combine_fn: Any, distance_fn: Any) -> "IT3Engine":

@@ -194,7 +194,11 @@ class Method:
         return self.run(model, inputs, y0.softmax(classes))
 
     def distances(self, y1: Tensor, y0: Tensor) -> Tensor:
-        """The Euclidean distance of each sample, (B,)."""
+        """The Euclidean distance of each sample, (B,), of probabilities where these are fed back."""
+        if self.feeds_probabilities:
+            classes = self.prediction.classes(y0)
+            finite = y0.isfinite() & y1.isfinite()
+            y0, y1 = (y.softmax(classes).where(finite, torch.nan) for y in (y0, y1))
         difference = (y1 - y0).movedim(self.prediction.batch, 0) if y1.dim() > 1 else (y1 - y0)
         return (
             difference.reshape(len(difference), difference[:1].numel()).norm(dim=1)

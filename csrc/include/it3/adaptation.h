@@ -8,6 +8,7 @@
 #include <ATen/core/Tensor.h>
 
 #include <it3/backend/export.h>
+#include <it3/backend/layout.h>
 
 namespace it3 {
 
@@ -29,10 +30,19 @@ struct IT3_API Adaptation {
   /// The adapted parameters, by name; only with details. None with Options::per_sample, where each sample had its own.
   std::vector<std::pair<std::string, at::Tensor>> weights;
 
+  /// Where the predictions have their samples and their channels.
+  Layout prediction_layout;
+  /// Whether softmax(y0) was fed back in y0's place, see Feedback.
+  bool feeds_probabilities = false;
+
   std::int64_t steps() const { return losses.size(0); }
 
   /// The loss before the last step, a scalar, or (B,) with Options::per_sample; 0 where there was no step.
   at::Tensor loss() const;
+
+  /// ‖y1 − y0‖ of each sample, (B,), or ‖softmax(y1) − softmax(y0)‖ where probabilities are fed back: larger where the
+  /// adapted network is less sure. See sample_distances(). Raises c10::ValueError without `second`.
+  at::Tensor uncertainty() const;
 };
 
 }  // namespace it3

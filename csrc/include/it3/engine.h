@@ -115,8 +115,7 @@ class IT3_API Engine {
   /// See it3::adapt(). With Options::copy_model false, adapted weights stay until reset().
   Adaptation adapt(const Inputs& inputs, bool with_details = false);
 
-  /// See it3::uncertainty(); normalizes as Options says. Of logits it is larger where these are, which is where the
-  /// network is surer: compare probabilities there.
+  /// See it3::uncertainty(); normalizes as Options says.
   at::Tensor uncertainty(const Inputs& inputs);
 
   /// Sets Options::threshold to a quantile of uncertainty() over batches that need no adaptation, and gives it. From

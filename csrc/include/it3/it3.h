@@ -13,6 +13,7 @@
 #include <it3/backend/normalization.h>
 #include <it3/backend/online.h>
 #include <it3/backend/optimizer.h>
+#include <it3/backend/sample_distances.h>
 #include <it3/backend/samples.h>
 #include <it3/backend/saved_engine.h>
 #include <it3/backend/script_function.h>

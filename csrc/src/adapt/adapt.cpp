@@ -24,16 +24,21 @@ Adaptation adapt(const AdaptCall& call) {
       return adapt_by(call, parameters);  // by passes, which raise what is to be raised
     }
   };
+  const auto labelled = [&](Adaptation result) {
+    result.prediction_layout = call.method.prediction_layout;
+    result.feeds_probabilities = call.method.feeds_probabilities;
+    return result;
+  };
   if (!call.network.runs_without_cudnn()) {
     try {
-      return once();
+      return labelled(once());
     } catch (const std::exception& error) {
       if (!detail::is_cudnn_in_eval_mode(error)) throw;
       call.network.run_without_cudnn();
     }
   }
   const detail::WithoutCudnn without_cudnn;
-  return once();
+  return labelled(once());
 }
 
 }  // namespace it3

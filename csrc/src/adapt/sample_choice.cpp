@@ -6,8 +6,8 @@
 #include <ATen/ATen.h>
 #include <c10/util/Exception.h>
 
+#include <it3/backend/sample_distances.h>
 #include <it3/backend/samples.h>
-#include <it3/backend/uncertainty.h>
 
 #include "adapt/finite_check.h"
 #include "adapt/stopped_samples.h"
@@ -44,13 +44,21 @@ Inputs with_finite_samples(const AdaptCall& call, const at::Tensor& distances, c
   return samples->select(at::where(non_finite, rows[0], at::arange(distances.size(0), rows.options())));
 }
 
+/// Where stacked batches of one sample have their samples and channels.
+Layout of_stacked(const Layout& layout, std::int64_t rank) {
+  return {.channel_dim = rank > 1 ? std::optional(layout.channel_of(rank - 1) + 1) : std::nullopt};
+}
+
 }  // namespace
 
 SampleChoice::SampleChoice(const AdaptCall& call, Evaluation& evaluation) : call_(call), evaluation_(evaluation) {
   if (!call.options.threshold) return;
   before_ = evaluation.answer(call.options.prediction, /*with_second=*/true);
-  if (!call.samples) batch_dim_ = call.method.prediction_layout.batch_of(before_.first.dim());
-  at::Tensor distances = sample_distances(before_.second, before_.first, batch_dim_);
+  const std::int64_t rank = before_.first.dim();
+  const Layout& of_one = call.method.prediction_layout;
+  const Layout layout = call.samples ? of_stacked(of_one, rank) : of_one;
+  batch_dim_ = layout.batch_of(rank);
+  at::Tensor distances = sample_distances(before_.second, before_.first, layout, call.method.feeds_probabilities);
   distances = without_non_finite_inputs(distances, call);
   adapted_ = distances > *call.options.threshold;
   has_any_ = adapted_.any().item<bool>();

@@ -1,19 +1,10 @@
 #include <it3/backend/uncertainty.h>
 
-#include <ATen/ATen.h>
-
 #include <it3/adapt.h>
 
 #include "support/random_state_guard.h"
 
 namespace it3 {
-
-at::Tensor sample_distances(const at::Tensor& second, const at::Tensor& first, std::int64_t batch_dim) {
-  at::Tensor difference = second - first;
-  if (at::isReducedFloatingType(difference.scalar_type())) difference = difference.to(at::kFloat);
-  if (difference.dim() == 0) difference = difference.unsqueeze(0);
-  return difference.movedim(batch_dim, 0).unsqueeze(1).flatten(1).norm(2, 1);
-}
 
 Adaptation predict_twice(
     Network& network,
@@ -42,8 +33,7 @@ at::Tensor uncertainty(
     const Inputs& inputs,
     const Options& options,
     const CompiledKinds* compiled) {
-  const Adaptation unadapted = predict_twice(network, method, inputs, options, compiled);
-  return sample_distances(unadapted.second, unadapted.first, method.prediction_layout.batch_of(unadapted.first.dim()));
+  return predict_twice(network, method, inputs, options, compiled).uncertainty();
 }
 
 }  // namespace it3

@@ -23,11 +23,9 @@ Kind kind_of(const at::Tensor& prediction, const Method& method) {
 
 void Calibration::add(const EngineCall& call, const Options& options) {
   const Adaptation unadapted = predict_twice(call.network, call.method, call.inputs, options, &call.setup.compiled);
-  const Layout& layout = call.method.prediction_layout;
-  distances_.push_back(
-      sample_distances(unadapted.second, unadapted.first, layout.batch_of(unadapted.first.dim())).to(at::kCPU));
+  distances_.push_back(unadapted.uncertainty().to(at::kCPU));
   if (range_.samples == 0) range_.kind = kind_of(unadapted.first, call.method);
-  range_.widen(unadapted.first, layout);
+  range_.widen(unadapted.first, call.method.prediction_layout);
 }
 
 double Calibration::threshold(double quantile) const {
@@ -39,7 +37,7 @@ double Calibration::threshold(double quantile) const {
   const at::Tensor all = at::cat(flat);
   const at::Tensor non_finite = all.isfinite().logical_not();
   TORCH_CHECK_VALUE(
-      !non_finite.any().item<bool>(), "‖y1 − y0‖ is not finite for ", detail::names_of_samples(non_finite),
+      !non_finite.any().item<bool>(), "the uncertainty is not finite for ", detail::names_of_samples(non_finite),
       ", counted from 0 over all batches to calibrate with; leave these out, or check them for NaN and infinity");
   const at::Tensor sorted = std::get<0>(at::sort(all));
   TORCH_CHECK_VALUE(sorted.numel() > 0, "there are no samples to calibrate with");

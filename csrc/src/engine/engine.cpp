@@ -292,8 +292,7 @@ void Engine::add_to(Calibration& calibration, const Inputs& clean) {
 }
 
 double Engine::calibrate_by(const Calibration& calibration, double quantile) {
-  const double threshold = calibration.threshold(quantile);
-  state_->core.set_calibrated_range(calibration.range());
+  const double threshold = state_->core.calibrate(calibration, quantile);
   options.threshold = threshold;
   return threshold;
 }

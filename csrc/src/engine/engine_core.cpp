@@ -89,6 +89,12 @@ void EngineCore::compare_with_range(const EngineCall& call, const Options& optio
       "of this once");
 }
 
+double EngineCore::calibrate(const Calibration& calibration, double quantile) {
+  const double threshold = calibration.threshold(quantile);
+  set_calibrated_range(calibration.range());
+  return threshold;
+}
+
 std::optional<PredictionRange> EngineCore::calibrated_range() const {
   const std::scoped_lock lock(mutex_);
   return range_;

@@ -277,7 +277,7 @@ const std::vector<Option>& option_table() {
       whole_number("patience", &Options::patience, 1, "Of `tolerance`. None: 1."),
       number(
           "threshold", &Options::threshold, from_zero,
-          "Only samples with ‖y1 − y0‖ above it adapt; the others reach neither loss nor gradient. Samples whose "
+          "Only samples whose uncertainty is above it adapt; the others reach neither loss nor gradient. Samples whose "
           "distance or inputs are not finite never adapt (but −∞ in inputs, as of attention masks, is allowed). "
           "`engine.calibrate(clean_batches)` sets it. None: all adapt."),
       boolean(

@@ -1,3 +1,4 @@
+#include <cmath>
 #include <limits>
 #include <stdexcept>
 
@@ -47,7 +48,7 @@ TEST(Adapt, AgreesWithTheFormula) {
     const auto y1 =
         problem.net->last(torch::tanh(problem.net->middle(hidden) + expected.matmul(problem.embedding) + hidden));
     EXPECT_TRUE(close(result.second, y1));
-    EXPECT_TRUE(close(sample_distances(result.second, result.prediction), (y1 - expected).norm(2, 1)));
+    EXPECT_TRUE(close(result.uncertainty(), (y1 - expected).norm(2, 1)));
   }
 }
 
@@ -119,6 +120,28 @@ TEST(Uncertainty, IsTheDistanceOfTheTwoPredictions) {
   EXPECT_TRUE(close(distances, (y1 - y0).square().sum(1).sqrt()));
 }
 
+TEST(Uncertainty, IsOfProbabilitiesWhereTheseAreFedBack) {
+  Problem problem;
+  Method method = problem.method();
+  method.feeds_probabilities = true;
+  const auto unadapted = predict_twice(*problem.network, method, problem.x);
+  const auto difference = torch::softmax(unadapted.second, 1) - torch::softmax(unadapted.first, 1);
+  const auto expected = difference.square().sum(1).sqrt();
+  EXPECT_TRUE(close(uncertainty(*problem.network, method, problem.x), expected));
+  EXPECT_TRUE(close(unadapted.uncertainty(), expected));
+  Options options{.threshold = expected.median().item<double>()};
+  const auto which = expected > *options.threshold;
+  EXPECT_TRUE(torch::equal(adapt(*problem.network, method, options, problem.x).adapted_samples, which));
+  options.per_sample = true;
+  EXPECT_TRUE(torch::equal(adapt(*problem.network, method, options, problem.x).adapted_samples, which));
+}
+
+TEST(Uncertainty, NeedsTheSecondPrediction) {
+  Problem problem;
+  const auto adapted = adapt(*problem.network, problem.method(), {}, problem.x);
+  EXPECT_THROW(static_cast<void>(adapted.uncertainty()), c10::ValueError);
+}
+
 TEST(SampleDistances, TakesEveryRank) {
   const auto a = torch::tensor({1.0F, 2.0F}), b = torch::tensor({4.0F, 2.0F});
   EXPECT_TRUE(torch::equal(sample_distances(a, b), torch::tensor({3.0F, 0.0F})));
@@ -126,6 +149,26 @@ TEST(SampleDistances, TakesEveryRank) {
   const auto image = torch::ones({2, 3, 4, 4});
   EXPECT_TRUE(torch::allclose(sample_distances(image, -image), torch::full({2}, 2 * std::sqrt(48.0F))));
   EXPECT_EQ(sample_distances(image.to(torch::kHalf), -image.to(torch::kHalf)).scalar_type(), torch::kFloat);
+}
+
+TEST(SampleDistances, OfProbabilitiesKnowsWhereTheClassesAre) {
+  // Of two classes at one place: softmax of (log 3, 0) is (3/4, 1/4), of (0, 0) (1/2, 1/2).
+  const auto second = torch::tensor({std::log(3.0), 0.0}, f64), first = torch::zeros({2}, f64);
+  const auto expected = torch::full({1}, std::sqrt(2.0) / 4, f64);
+  EXPECT_TRUE(close(sample_distances(second.view({1, 2}), first.view({1, 2}), {}, true), expected));
+  const Layout image{.channel_dim = 1};
+  EXPECT_TRUE(close(sample_distances(second.view({1, 2, 1, 1}), first.view({1, 2, 1, 1}), image, true), expected));
+  const Layout time_first{.channel_dim = 2, .batch_dim = 1};
+  const auto twice =
+      sample_distances(second.expand({2, 3, 2}), first.expand({2, 3, 2}), time_first, true);  // 2 times, 3 samples
+  EXPECT_TRUE(close(twice, torch::full({3}, 0.5, f64)));
+  EXPECT_THROW(sample_distances(second.view({2, 1}), first.view({2, 1}), {}, true), c10::ValueError);
+}
+
+TEST(SampleDistances, OfProbabilitiesAreNotFiniteWherePredictionsAreNot) {
+  const auto masked = torch::tensor({0.0, -std::numeric_limits<double>::infinity(), 0.0, 1.0}, f64).view({2, 2});
+  const auto distances = sample_distances(masked, masked, {}, true);
+  EXPECT_TRUE(torch::equal(distances.isfinite(), torch::tensor({false, true})));
 }
 
 }  // namespace

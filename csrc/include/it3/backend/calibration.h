@@ -11,14 +11,14 @@
 
 namespace it3 {
 
-/// What batches that need no adaptation tell: how large ‖y1 − y0‖ is where the network is sure, and how extreme its
+/// What batches that need no adaptation tell: how large uncertainty() is where the network is sure, and how extreme its
 /// predictions are.
 class IT3_API Calibration {
  public:
   /// Takes one more batch in, by predictions without adapting; they normalize as the options say.
   void add(const EngineCall& call, const Options& options);
 
-  /// A quantile of ‖y1 − y0‖ over the samples of all batches, interpolated linearly. Raises c10::ValueError for a
+  /// A quantile of uncertainty() over the samples of all batches, interpolated linearly. Raises c10::ValueError for a
   /// quantile outside [0, 1]; if there are no samples; and if some distances are not finite, naming the samples.
   double threshold(double quantile) const;
 

@@ -7,6 +7,7 @@
 #include <ATen/core/Tensor.h>
 
 #include <it3/adapt.h>
+#include <it3/backend/calibration.h>
 #include <it3/backend/engine_setup.h>
 #include <it3/backend/export.h>
 #include <it3/backend/losses.h>
@@ -61,6 +62,9 @@ class IT3_API EngineCore {
 
   /// True once, where `options` adapt an engine that was never trained: then people are to be told `untrained_warning`.
   bool takes_warning(const Options& options);
+
+  /// Takes the range of a calibration, and returns its threshold; see Calibration::threshold().
+  double calibrate(const Calibration& calibration, double quantile);
 
   /// What predictions are compared with after adapting; nothing for none. A new one is warned of anew.
   std::optional<PredictionRange> calibrated_range() const;
