@@ -1,3 +1,4 @@
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,6 +13,9 @@ from models import Case, make_case
 if TYPE_CHECKING:
     from it3.capture import Captured
 
+# Tests compile some hundred programs, and run each a few times. Only the code around their kernels is meant.
+os.environ.setdefault("AOT_INDUCTOR_COMPILE_WRAPPER_OPT_LEVEL", "O0")
+
 LONG = {
     "test_installed.py",
     "test_differential.py",
@@ -21,6 +25,10 @@ LONG = {
     "test_saved_programs.py",
     "test_compiled_functions.py",
     "test_compilation_limits.py",
+    "test_saved_functions.py",
+    "test_programs_in_channels_last.py",
+    "test_compiled_exported.py",
+    "test_hoisting.py",
 }
 """Files whose tests take long come first, so that processes that share the tests end together."""
 

@@ -23,12 +23,11 @@ def build_against(prefix: object, project: str, build: Path) -> Path:
     return build
 
 
-def install(kind: str, prefix: Path) -> Path:
-    """Install the C++ library alone; the build is kept for the next time."""
-    build = ROOT / "build" / kind
-    shared = "ON" if kind == "shared" else "OFF"
+def install(prefix: Path) -> Path:
+    """Install the C++ library alone, a static one; the build is kept for the next time."""
+    build = ROOT / "build" / "static"
     # Of several files at a time, which takes a quarter of the time.
-    how = (f"-DBUILD_SHARED_LIBS={shared}", "-DCMAKE_UNITY_BUILD=ON", "-DCMAKE_UNITY_BUILD_BATCH_SIZE=9")
+    how = ("-DCMAKE_UNITY_BUILD=ON", "-DCMAKE_UNITY_BUILD_BATCH_SIZE=9")
     run("cmake", "-S", ROOT, "-B", build, "-G", "Ninja", *how)
     run("cmake", "--build", build)
     run("cmake", "--install", build, "--prefix", prefix)
