@@ -36,7 +36,7 @@ def draw(study: Study, comparison: "Comparison", path: Path) -> None:
     for label, batches in {"clean": study.clean, "shifted": study.test}.items():
         values = torch.cat([comparison.engine.uncertainty(x) for x, _ in batches])
         right.hist(values.clamp(1e-6).log10().numpy(), bins=40, density=True, alpha=0.6, label=label)
-    right.set(xlabel="log10 ‖y1 - y0‖", title="Uncertainty")
+    right.set(xlabel="log10 of the uncertainty", title="Uncertainty")
     right.legend()
     figure.suptitle(study.title)
     figure.savefig(path, dpi=100)

@@ -196,7 +196,9 @@ ParsedArguments parse_arguments(int argc, const char* const* argv) {
   const auto* const input = app.add_option("-i,--input", arguments.input, "Inputs, .npy or .pt")->type_name("FILE");
   const auto* const output =
       app.add_option("-o,--output", arguments.output, "Predictions, .npy or .pt")->type_name("FILE");
-  app.add_option("--uncertainty", arguments.uncertainty, "Uncertainty of each sample, .npy or .pt")->type_name("FILE");
+  app.add_option(
+         "--uncertainty", arguments.uncertainty, "Uncertainty of the adapted network about each sample, .npy or .pt")
+      ->type_name("FILE");
   app.add_option(
          "--save-adapted", arguments.save_adapted, "The adapted network as TorchScript; needs --online or one batch")
       ->type_name("FILE");

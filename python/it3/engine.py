@@ -225,8 +225,9 @@ class IT3Engine(EngineAttributes):
         """Return the distance ‖y1 - y0‖ of each sample, (B,), without adapting: larger where the model is less sure.
 
         Where class probabilities are fed back (see ``feedback``) it is ‖softmax(y1) - softmax(y0)‖, the softmax over
-        the classes: logits differ most where they are large, which is where a model is sure. The norm is the Euclidean
-        one, over all dimensions but that of samples.
+        the classes: logits differ most where they are large, which is where a model is sure. So it is no uncertainty of
+        logits that are fed back as they are, as ``feedback="prediction"`` has it. The norm is the Euclidean one, over
+        all dimensions but that of samples: it grows with the number of positions, such as pixels.
 
         Examples
         --------
@@ -237,6 +238,10 @@ class IT3Engine(EngineAttributes):
 
     def calibrate(self, clean: Iterable[Any], quantile: float = 0.95, *, has_targets: bool | None = None) -> float:
         """Set the option ``threshold`` to a quantile of :meth:`uncertainty` over data that need no adaptation.
+
+        Calibrate with inputs of the size, and the options, with which the engine will adapt. Once something else is fed
+        back than when it was calibrated, as after training by class indices, adapting with a threshold raises
+        ValueError.
 
         From then on the engine also warns, once, where adapting has made the predictions of a batch far more extreme
         than those of all these batches: of classes less than half the least mean entropy, else more than twice the

@@ -8,6 +8,7 @@ import it3
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from binary import needs_binary, result, run
 from it3 import IT3Engine, Layout
 from torch import Tensor, nn
@@ -24,6 +25,15 @@ class TimeFirst(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.last(self.first(x).tanh())
+
+
+class Exponential(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(2, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.linear(x).exp()
 
 
 def engine_of(kind: str) -> tuple[IT3Engine, Tensor, int, int]:
@@ -91,20 +101,83 @@ def test_it_is_of_predictions_as_they_are_where_these_are_fed_back() -> None:
     close(unadapted.uncertainty, (unadapted.second - unadapted.first).norm(dim=1))
 
 
-def test_after_training_by_class_indices_a_surer_network_is_less_uncertain() -> None:
-    engine, x, *_ = engine_of("vectors")
-    engine = IT3Engine(engine.model, "0").train()
-    engine(x, target=torch.arange(8) % 3)
-    engine.eval()
+def trained(distance: str) -> tuple[IT3Engine, Tensor, Tensor]:
+    """An engine around a classifier of three clouds of points that overlap, and points whose classes are known."""
+    torch.manual_seed(0)
+    classes = torch.arange(1500) % 3
+    x = torch.eye(3)[classes] @ torch.randn(3, 6) + 0.8 * torch.randn(1500, 6)
+    engine = IT3Engine(nn.Sequential(nn.Linear(6, 32), nn.ReLU(), nn.Linear(32, 3)), "0", distance_fn=distance).train()
+    optimizer = torch.optim.Adam(engine.parameters(), lr=1e-2)
+    for _ in range(20):
+        for rows in torch.arange(1000).split(50):
+            logits, loss_ttt = engine(x[rows], target=classes[rows])
+            optimizer.zero_grad()
+            (F.cross_entropy(logits, classes[rows]) + loss_ttt).backward()
+            optimizer.step()
+    return engine.eval(), x[1000:], classes[1000:]
+
+
+def auroc(values: Tensor, is_error: Tensor) -> float:
+    """The share of pairs of an error and a right answer in which the error has the larger value."""
+    return float((values[is_error][:, None] > values[~is_error]).double().mean())
+
+
+@pytest.mark.parametrize("distance", ["cross_entropy", "js"])
+def test_it_tells_the_errors_of_a_trained_classifier(distance: str) -> None:
+    engine, x, classes = trained(distance)
     unadapted = engine.adapt(x, num_steps=0)
-    close(unadapted.uncertainty, formula(unadapted.first, unadapted.second, 0, 1))
+    is_error = unadapted.first.argmax(1) != classes
+    assert 0.05 < is_error.double().mean() < 0.5
+    assert auroc(engine.uncertainty(x), is_error) > 0.65
+    assert auroc((unadapted.second - unadapted.first).norm(dim=1), is_error) < 0.5  # what it would be of logits
+
+
+@pytest.mark.parametrize("distance", ["mse", "l1"])
+def test_training_by_class_indices_warns_where_y1_is_drawn_to_one_hot_vectors(distance: str) -> None:
+    engine, x, *_ = engine_of("vectors")
+    engine = IT3Engine(engine.model, "0", distance_fn=distance).train()
+    with pytest.warns(UserWarning, match="class indices, and the distance is .*Give distance_fn='cross_entropy'"):
+        engine(x, target=torch.arange(8) % 3)
+    engine(x, target=torch.arange(8) % 3)  # told once
+
+
+def test_a_threshold_from_when_something_else_was_fed_back_is_refused() -> None:
+    engine, x, *_ = engine_of("vectors")
+    engine.calibrate([x])
+    engine.feedback = "prediction"
+    for call in (engine.adapt, engine):
+        with pytest.raises(ValueError, match="between class probabilities, which were fed back when"):
+            call(x)
+    engine.adapt(x, threshold=None)
+    engine.calibrate([x])
+    engine.adapt(x)
+    engine.feedback = "auto"
+    with pytest.raises(ValueError, match="between predictions, which were fed back when"):
+        engine.adapt(x)
+
+
+@pytest.mark.parametrize("feedback", ["prediction", "probabilities"])
+@pytest.mark.parametrize("per_sample", [False, True])
+def test_samples_with_an_infinite_distance_never_adapt(feedback: str, per_sample: bool) -> None:
+    torch.manual_seed(0)
+    x = torch.randn(3, 2)
+    x[1] = 40.0
+    options = {"threshold": 1e-6}
+    engine = IT3Engine(
+        *(Exponential(), "linear", nn.Linear(2, 2)),
+        combine_fn=lambda features, embedding: features + 10 + 0 * embedding,  # whose exponential is beyond float32
+        feedback=feedback,
+        optimization_parameters=options,
+    ).eval()
     with torch.no_grad():
-        before = engine.uncertainty(x)
-        engine.model[2].weight *= 1e3
-        engine.model[2].bias *= 1e3
-    surer = engine.adapt(x, num_steps=0)
-    assert surer.uncertainty.median() < 1e-3 * before.median()
-    assert (surer.second - surer.first).norm(dim=1).median() > (unadapted.second - unadapted.first).norm(dim=1).median()
+        engine.model.linear.weight.copy_(torch.ones(2, 2))
+    engine.uncertainty(torch.zeros(3, 2))  # where the network is cut is found out by finite predictions
+    unadapted = engine.adapt(x, num_steps=0, threshold=None)
+    assert unadapted.first.isfinite().all()
+    assert unadapted.second.isfinite().all(1).tolist() == [True, False, True]
+    adapted = engine.adapt(x, per_sample=per_sample)
+    assert adapted.adapted_samples.tolist() == [True, False, True]
+    torch.testing.assert_close(adapted.prediction[1], unadapted.first[1])
 
 
 def test_an_adaptation_keeps_it_when_pickled() -> None:

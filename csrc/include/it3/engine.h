@@ -115,7 +115,8 @@ class IT3_API Engine {
   /// See it3::adapt(). With Options::copy_model false, adapted weights stay until reset().
   Adaptation adapt(const Inputs& inputs, bool with_details = false);
 
-  /// See it3::uncertainty(); normalizes as Options says.
+  /// See it3::uncertainty(); normalizes as Options says. Of logits that are fed back as they are it is larger where
+  /// the network is surer.
   at::Tensor uncertainty(const Inputs& inputs);
 
   /// Sets Options::threshold to a quantile of uncertainty() over batches that need no adaptation, and gives it. From

@@ -60,7 +60,7 @@ SampleChoice::SampleChoice(const AdaptCall& call, Evaluation& evaluation) : call
   batch_dim_ = layout.batch_of(rank);
   at::Tensor distances = sample_distances(before_.second, before_.first, layout, call.method.feeds_probabilities);
   distances = without_non_finite_inputs(distances, call);
-  adapted_ = distances > *call.options.threshold;
+  adapted_ = (distances > *call.options.threshold).logical_and(distances.isfinite());
   has_any_ = adapted_.any().item<bool>();
   if (call.samples) return;
   rows_ = adapted_.nonzero().flatten();

@@ -45,11 +45,20 @@ Losses EngineCore::losses(
   is_trained = true;
   if (losses.has_class_targets && !learned_probabilities) {
     learned_probabilities = !are_probabilities(losses.prediction, call.method.prediction_layout);
+    const std::string& distance = call.method.distance.name;
+    if (learned_probabilities && recipe.second_pass != SecondPass::none && (distance == "mse" || distance == "l1")) {
+      TORCH_WARN(
+          "the targets are class indices, and the distance is '", distance,
+          "': it draws y1 to one-hot vectors, while a loss such as cross entropy makes y0 logits, so that the two can "
+          "never agree, and their distance tells nothing. Give distance_fn='cross_entropy' or 'js', or let the model "
+          "return probabilities");
+    }
   }
   return losses;
 }
 
 Adaptation EngineCore::adapt(const EngineCall& call, const Options& options, bool with_details) {
+  if (options.threshold) check_threshold(call);
   Adaptation result = it3::adapt(
       {.network = call.network,
        .method = call.method,
@@ -61,6 +70,17 @@ Adaptation EngineCore::adapt(const EngineCall& call, const Options& options, boo
        .compiled = &call.setup.compiled});
   if (result.steps() > 0) compare_with_range(call, options, result.first);
   return result;
+}
+
+void EngineCore::check_threshold(const EngineCall& call) const {
+  const std::optional<PredictionRange> range = calibrated_range();
+  const bool feeds_probabilities = call.method.feeds_probabilities;
+  const auto kind = [](bool of_probabilities) { return of_probabilities ? "class probabilities" : "predictions"; };
+  TORCH_CHECK_VALUE(
+      !range || (range->kind == PredictionRange::Kind::logits) == feeds_probabilities,
+      "threshold is a distance between ", kind(!feeds_probabilities),
+      ", which were fed back when the engine was calibrated, but now ", kind(feeds_probabilities),
+      " are; call calibrate() again, or set threshold to None");
 }
 
 void EngineCore::compare_with_range(const EngineCall& call, const Options& options, const at::Tensor& first) {

@@ -38,7 +38,8 @@ class IT3_API EngineCore {
   Losses losses(const EngineCall& call, const std::optional<at::Tensor>& target, const TrainingRecipe& recipe);
 
   /// See it3::adapt(). Adapted weights are kept unless Options::copy_model says otherwise. Warns once where adapting
-  /// has made predictions exceed calibrated_range().
+  /// has made predictions exceed calibrated_range(). Raises c10::ValueError for a threshold from when something else
+  /// was fed back.
   Adaptation adapt(const EngineCall& call, const Options& options, bool with_details);
 
   /// What a file holds of an engine around the call's network, which is `network`; its module as
@@ -81,6 +82,9 @@ class IT3_API EngineCore {
 
  private:
   /// See adapt().
+  /// Raises c10::ValueError where a calibrated threshold is a distance between something else than is fed back now.
+  void check_threshold(const EngineCall& call) const;
+
   void compare_with_range(const EngineCall& call, const Options& options, const at::Tensor& first);
 
   mutable std::mutex mutex_;
