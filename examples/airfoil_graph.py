@@ -44,15 +44,15 @@ class RingConvolution(nn.Module):
 
 
 class AirfoilNet(nn.Module):
-    """Outlines, (B, N, 2), to lift and the logarithm of drag, (B, 2), in standard deviations."""
+    """Outlines of `nodes` nodes with `inputs` features each, (B, N, inputs), to numbers, (B, outputs)."""
 
-    def __init__(self, nodes: int) -> None:
+    def __init__(self, nodes: int, inputs: int = 2, outputs: int = 2) -> None:
         super().__init__()
         ring = torch.arange(nodes)
         around = torch.cat([torch.stack([ring, ring.roll(k)]) for k in (-4, -1, 1, 4)], dim=1)
-        self.encoder = nn.Linear(2, 32)
+        self.encoder = nn.Linear(inputs, 32)
         self.layers = nn.ModuleList(RingConvolution(32, 32, around) for _ in range(3))
-        self.head = nn.Sequential(nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 2))
+        self.head = nn.Sequential(nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, outputs))
 
     def forward(self, x: Tensor) -> Tensor:
         """Predict."""
