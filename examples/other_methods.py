@@ -34,20 +34,20 @@ def methods_of_torch_ttt(study: Study, choice: Choice) -> Callable[[IT3Engine], 
     """Return a function that makes the methods that can run a study's networks, for it3.evaluate.
 
     They take the steps and the learning rate that were chosen for IT3. torch-ttt's TENT and EATA adapt the weights of
-    2-D batch normalization, and predict classes; its MEMO cannot run batch normalization. ActMAD compares activations
-    with those of training, and needs neither.
+    2-D batch normalization, and predict classes, EATA one for each sample, as MEMO does, which cannot run batch
+    normalization. ActMAD compares activations with those of training, and needs none of this.
     """
     budget = {name: choice.adaptation[name] for name in ("num_steps", "lr")}
 
     def make(engine: IT3Engine) -> dict[str, nn.Module]:
         kinds = {type(module) for module in engine.model.modules()}
         makers: dict[str, Callable[[nn.Module], Any]] = {"ActMAD": actmad}
+        has_one_class = study.is_of_classes and study.targets.dim() < 3  # else one for each position
         if study.is_of_classes and nn.BatchNorm2d in kinds:
-            makers |= {
-                "TENT": lambda model: TentEngine(model, budget),
-                "EATA": lambda model: EataEngine(model, budget),
-            }
-        if study.is_of_classes and not kinds & {nn.BatchNorm1d, nn.BatchNorm2d} and study.inputs.is_floating_point():
+            makers["TENT"] = lambda model: TentEngine(model, budget)
+        if has_one_class and nn.BatchNorm2d in kinds:
+            makers["EATA"] = lambda model: EataEngine(model, budget)
+        if has_one_class and not kinds & {nn.BatchNorm1d, nn.BatchNorm2d} and study.inputs.is_floating_point():
             makers["MEMO"] = lambda model: MemoEngine(model, budget, augmentations=jittered)
         return {
             f"{name} of torch-ttt": Quiet(make(copy.deepcopy(engine.model))).eval() for name, make in makers.items()
