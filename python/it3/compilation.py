@@ -59,9 +59,10 @@ def compile(  # noqa: A001  (as torch.compile)
     """Compile what an engine computes at each step of adaptation, ahead of time.
 
     The loss and its gradients, and the predictions, become programs of torch's AOTInductor, which the inner loop calls
-    in the place of the network's passes. Numbers of steps, optimizers, stopping, thresholds and online adaptation stay
-    as they are, and may change without compiling anew. The first call with inputs of each sizes is evaluated in both
-    ways; where they differ by more than rounding, or the programs are slower, such calls run as before.
+    in place of the network's passes. Numbers of steps, optimizers, stopping and online adaptation stay as they are, and
+    may change without compiling anew; so may a ``threshold``, if one is set when the engine is compiled. The first call
+    with inputs of new sizes is evaluated both ways; where they differ by more than rounding, or the programs are
+    slower, such calls run as before.
     :meth:`IT3Engine.explain` says what runs, and why.
 
     Parameters

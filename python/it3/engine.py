@@ -39,8 +39,9 @@ class IT3Engine(EngineAttributes):
     is distance(f(x | y0), y0).
 
     In eval mode, ``engine(inputs)`` takes a few optimizer steps on distance(f(x | y0), y0) and returns ``(prediction,
-    loss)``, both detached: the adapted network's prediction, and the loss, a scalar, before the last step. The model is
-    afterwards bit for bit as it was, also after an exception, unless ``copy_model`` is False.
+    loss)``, both detached: the adapted network's prediction, and the loss before the last step, a scalar, or (B,) with
+    ``per_sample``. The model is afterwards bit for bit as it was, also after an exception, unless ``copy_model`` is
+    False.
 
     Parameters
     ----------
@@ -88,7 +89,7 @@ class IT3Engine(EngineAttributes):
         Which of the tensors that the layer returns is injected into: an index, a key or a path. Default: the first. A
         program of torch.export has to be exported with ``preserve_module_call_signature=(layer,)`` for it.
     feedback
-        What is fed back of y0, so that it is of a kind with the labels that are fed in training. "auto": softmax(y0) if
+        What is fed back of y0, so that it has the form of the labels that are fed in training. "auto": softmax(y0) if
         the distance is one of the three between distributions, or if the engine was trained on class indices with
         predictions that are not probabilities by themselves; else y0. "probabilities": always softmax(y0).
         "prediction": always y0, as in torch-ttt.
@@ -193,8 +194,8 @@ class IT3Engine(EngineAttributes):
         inputs
             What the model is called with.
         **overrides
-            Optimization parameters for this call. Those of the engine that only refine a choice that these change are
-            left out, such as ``ema_decay`` where ``anchor`` is no longer "ema".
+            Optimization parameters for this call. Changing a choice drops the engine's options that refine it: another
+            ``anchor`` drops ``ema_decay``.
 
         Examples
         --------

@@ -50,7 +50,7 @@ def evaluate(
     distance or training says so. Then these are controls too:
 
     - "entropy minimization, NAME" (TENT: Wang et al., ICLR 2021, arXiv 2006.10726), with the steps, learning rate,
-      optimizer, parameters and statistics of the variant NAME;
+      optimizer, parameters and statistics of the variant NAME; one row for variants that share these;
     - "entropy and diversity, NAME": with the same, the entropy of the predictions minus that of the batch's mean
       prediction is minimized (SHOT: Liang et al., ICML 2020, arXiv 2002.08546, eq. 4);
     - "0 steps, balanced classes", and the same with the batch's statistics: the probabilities are divided by their mean
@@ -77,7 +77,7 @@ def evaluate(
         The runs of each engine. Before each run the random generators of torch are seeded with its number, so that a
         loader that corrupts draws anew; the engines take turns.
     without_second_term
-        Engines that were trained on the first term alone, which take turns with the runs.
+        Engines that were trained on the first term alone, one for each run, in turn.
     reference
         The training targets, by which a predictor without a network becomes a control: the "majority class" for
         accuracy, the "training mean" of each output for mse, the "training median" for mae. For a function of your own

@@ -42,7 +42,7 @@ class Search:
         The settings of test time that are best for engines so trained, which :func:`it3.evaluate` takes as a variant.
     score, unadapted
         The metric on the validation data with these settings, and with 0 steps and running statistics, as means over
-        the engines of the trial. They were chosen by these data, so that both are on the bright side.
+        the engines of the trial. They were chosen by these data, so that both are optimistic.
     trials
         One dictionary a trial: its ``number`` in the study, ``settings``, ``adaptation``, ``score``, the engines'
         ``scores``, ``adaptations`` (all that were tried, each with its ``settings`` and ``score``), ``unadapted``,
@@ -194,7 +194,7 @@ def search(
         earlier one was ended, and does no more than what is left; `budget` and `processes` may change, but nothing else
         that scores hang on. Whether ``train`` is what it was cannot be told: after changing it, take another path.
     seed
-        Of the search, of the first engine of each trial, and of the random generators before each adaptation.
+        Of the search, of the first engine of each trial, and of torch's random generators before each adaptation.
 
     Raises
     ------

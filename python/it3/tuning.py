@@ -37,7 +37,7 @@ class Tuning:
     worth
         By setting, how much better the score is with the choice than with the engine's own value, all else as chosen;
         above 0 for better; nan where the engine's own value gives no finite predictions. The data are those of the
-        search, so that these are on the bright side.
+        search, so that these are optimistic.
     study
         Optuna's record of all trials.
 
