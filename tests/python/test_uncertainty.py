@@ -1,6 +1,7 @@
 """The uncertainty of classes is between probabilities, wherever it is told, kept or compared with a threshold."""
 
 import pickle
+import warnings
 from functools import partial
 from pathlib import Path
 
@@ -89,9 +90,8 @@ def test_the_threshold_and_calibration_go_by_it(kind: str, per_sample: bool) -> 
     adapted = engine.adapt(x, per_sample=per_sample)
     assert torch.equal(adapted.adapted_samples, distances > engine.optimization_parameters["threshold"])
     assert 0 < int(adapted.adapted_samples.sum()) < 8
-    kept = [i for i, moved in enumerate(adapted.adapted_samples.tolist()) if not moved]
-    index = torch.tensor(kept)
-    close(adapted.prediction.index_select(samples, index), unadapted.first.index_select(samples, index))
+    kept = adapted.adapted_samples.logical_not().nonzero().flatten()
+    close(adapted.prediction.index_select(samples, kept), unadapted.first.index_select(samples, kept))
 
 
 def test_it_is_of_predictions_as_they_are_where_these_are_fed_back() -> None:
@@ -138,7 +138,9 @@ def test_training_by_class_indices_warns_where_y1_is_drawn_to_one_hot_vectors(di
     engine = IT3Engine(engine.model, "0", distance_fn=distance).train()
     with pytest.warns(UserWarning, match="class indices, and the distance is .*Give distance_fn='cross_entropy'"):
         engine(x, target=torch.arange(8) % 3)
-    engine(x, target=torch.arange(8) % 3)  # told once
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        engine(x, target=torch.arange(8) % 3)  # told once
 
 
 def test_a_threshold_from_when_something_else_was_fed_back_is_refused() -> None:

@@ -81,10 +81,10 @@ class IT3_API EngineCore {
   std::atomic<bool> has_warned = false;
 
  private:
-  /// See adapt().
   /// Raises c10::ValueError where a calibrated threshold is a distance between something else than is fed back now.
   void check_threshold(const EngineCall& call) const;
 
+  /// Warns once, see adapt().
   void compare_with_range(const EngineCall& call, const Options& options, const at::Tensor& first);
 
   mutable std::mutex mutex_;
