@@ -63,7 +63,7 @@ def time_row(row: Row, steps: int, device: str, cache: str, blocks: int, program
     middle = [1e3 * statistics.median(each) for each in zip(*times, strict=True)]
     without_graph = [variant(each, {"cuda_graphs": "off"}) for each in (plain, engine)]
     peaks = [_C.peak_memory(partial(each, inputs)) / 2**20 for each in without_graph]
-    choice = "programs" if "evaluated by programs" in auto.explain(inputs).split("not evaluated")[0] else "passes"
+    choice = "programs" if auto.explain(inputs).is_compiled else "passes"
     return [
         row.title,
         str(steps),
@@ -75,7 +75,7 @@ def time_row(row: Row, steps: int, device: str, cache: str, blocks: int, program
         choice,
         f"{compiling:.0f}" if compiling > 2 else "",  # else it was found in the cache
         "{:.3g}, {:.3g}".format(*peaks),
-        "" if "evaluated by programs" in engine.explain(inputs) else engine.explain(inputs).split("; ")[1],
+        "" if engine.explain(inputs).is_compiled else engine.explain(inputs).compiled,
     ]
 
 

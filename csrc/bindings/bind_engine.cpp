@@ -7,6 +7,7 @@
 #include <it3/backend/online.h>
 #include <it3/backend/sample_distances.h>
 #include <it3/backend/swapped_weights.h>
+#include <it3/explanation.h>
 #include <it3/injection.h>
 #include <it3/method.h>
 #include <it3/script_input_layer.h>
@@ -92,10 +93,39 @@ void collect_engines(PyHeapTypeObject* heap_type) {
   };
 }
 
+void bind_explanation(py::module_& module) {
+  py::class_<ShapeAndLayout>(module, "ShapeAndLayout", "The shape of a tensor, and where its channels and samples are.")
+      .def_property_readonly("shape", [](const ShapeAndLayout& of) { return py::tuple(py::cast(of.shape)); })
+      .def_readonly("layout", &ShapeAndLayout::layout, "Its dimensions count from 0; no channels in one dimension.")
+      .def("__repr__", &ShapeAndLayout::str);
+
+  py::class_<Explanation>(
+      module, "Explanation",
+      "How calls of an engine with some inputs run, and why. Its text has a line for each of these.")
+      .def_readonly("runs", &Explanation::runs, "How the model runs, such as 'cut at the layer, a TorchScript module'.")
+      .def_readonly("is_cut", &Explanation::is_cut, "Whether what comes before the layer runs once for both passes.")
+      .def_readonly("why_whole", &Explanation::why_whole, "Why the model is not cut; '' if it is.")
+      .def_readonly("compiled", &Explanation::compiled, "What becomes of compiled programs; '' where there are none.")
+      .def_readonly("is_compiled", &Explanation::is_compiled, "Whether compiled programs are called.")
+      .def_readonly(
+          "why_no_cuda_graph", &Explanation::why_no_cuda_graph,
+          "Why no CUDA graph is replayed; '' if one is, from the second like call on.")
+      .def_readonly("fed_back", &Explanation::fed_back, "What is fed back of y0: 'softmax(y0)' or 'y0'.")
+      .def_property_readonly(
+          "features", [](const Explanation& of) { return of.shapes.features; }, "The layer's output.")
+      .def_property_readonly("prediction", [](const Explanation& of) { return of.shapes.prediction; })
+      .def_readonly(
+          "why_not_shared", &Explanation::why_not_shared,
+          "Why a training step computes what comes before the layer in both passes; '' where it does not, or where no "
+          "step has found out.")
+      .def("__repr__", &Explanation::str);
+}
+
 }  // namespace
 
 void bind_engine(py::module_& module) {
   bind_reads(module);
+  bind_explanation(module);
 
   py::class_<Adaptation>(module, "Adaptation", "What adaptation came to. Every tensor is detached.")
       .def_readonly("prediction", &Adaptation::prediction)
@@ -143,13 +173,7 @@ void bind_engine(py::module_& module) {
           translated([](const PythonEngine::Setup& setup, const py::object& inputs, const py::dict& options) {
             return explain(setup, inputs, options);
           }),
-          py::arg("inputs"), py::arg("options"),
-          "How a call would run, whether it is replayed as a CUDA graph, and where channels and samples are.")
-      .def(
-          "why_not_cut", translated([](const PythonEngine::Setup& setup, const py::object& inputs) {
-            return setup->runners->why_not(inputs);
-          }),
-          py::arg("inputs"), "Why a call is not cut at the layer, but runs the model itself; empty if it is cut.");
+          py::arg("inputs"), py::arg("options"), "How a call would run, and why.");
 
   bind_hold<EmbedderHold>(
       module, "EmbedderHold",

@@ -28,8 +28,6 @@ class EagerCut : public Runner {
   /// @param output, layer_output  see PythonNetwork
   EagerCut(py::object model, std::string layer, py::object output, py::object layer_output);
 
-  std::string_view how() const override { return "cut at the layer, exported by torch.export"; }
-
   std::variant<NetworkCall, std::string> resolve(
       const py::object& inputs, const py::object& in_dims, const Layout* each_by) override;
 

@@ -328,27 +328,19 @@ std::optional<PredictionRange> range_from_python(const py::object& range) {
   return prediction_range_from(c10::ivalue::Tuple::create(kind, extreme, samples));
 }
 
-std::string explain(const Setup& setup, const py::object& inputs, const py::dict& options) {
+Explanation explain(const Setup& setup, const py::object& inputs, const py::dict& options) {
   const Options parsed = options_from(options);
   look_at_functions(*setup);
   const InputsAsGiven as_given(inputs);
+  Explanation explanation =
+      call(setup, inputs, for_adapting(parsed), [&](const EngineCall& call) { return it3::explain(call, parsed); });
+  explanation.shapes = call(setup, inputs, For::looking, [](const EngineCall& call) {
+    return settled_shapes(call.network, call.inputs, call.setup.layouts);
+  });
   const Layout* const each_by = parsed.per_sample ? &setup->core.layouts.prediction : nullptr;
-  const std::string how = setup->runners->explain(inputs, setup->attributes.in_dims, each_by);
-  const std::string layouts = call(setup, inputs, For::looking, [](const EngineCall& call) {
-    return describe_layouts(call.network, call.inputs, call.setup.layouts);
-  });
-  const std::string why_not = call(setup, inputs, for_adapting(parsed), [&](const EngineCall& call) {
-    return Graphs::why_not(call.network, call.method, parsed, call.inputs);
-  });
-  const std::string compiled =
-      call(setup, inputs, for_adapting(parsed), [&](const EngineCall& call) { return explain_compiled(call, parsed); });
-  const std::string why_not_shared = setup->runners->why_not_shared();
-  return how + "; " + compiled +
-         (why_not.empty() ? "replayed as a CUDA graph from the second like call on" : "no CUDA graph: " + why_not) +
-         "; " + layouts +
-         (why_not_shared.empty()
-              ? ""
-              : "; in training what comes before the layer is computed in both passes: " + why_not_shared);
+  explanation.why_whole = setup->runners->why_not(inputs, setup->attributes.in_dims, each_by);
+  explanation.why_not_shared = setup->runners->why_not_shared();
+  return explanation;
 }
 
 }  // namespace it3::python

@@ -114,6 +114,6 @@ py::object range_to_python(const std::optional<PredictionRange>& range);
 std::optional<PredictionRange> range_from_python(const py::object& range);
 
 /// How a call would run, whether it is replayed as a CUDA graph, and where channels and samples are.
-std::string explain(const PythonEngine::Setup& setup, const py::object& inputs, const py::dict& options);
+Explanation explain(const PythonEngine::Setup& setup, const py::object& inputs, const py::dict& options);
 
 }  // namespace it3::python

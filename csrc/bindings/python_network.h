@@ -46,6 +46,7 @@ class PythonNetwork : public Network {
   at::Tensor resume(const Inputs& inputs, const FirstPass&, const Inject* inject) override;
   std::vector<NamedParameter> parameters() const override;
   std::string layer_name() const override { return layer_name_; }
+  std::string how() const override { return "run whole, with a hook on the layer"; }
   std::unique_ptr<WorkingCopy> checkout(
       const std::vector<NamedParameter>& adapted, const Normalization& normalization = {}) override;
 

@@ -3,7 +3,6 @@
 #include <memory>
 #include <optional>
 #include <string>
-#include <string_view>
 #include <utility>
 #include <variant>
 
@@ -27,9 +26,6 @@ class Runner {
  public:
   virtual ~Runner() = default;
 
-  /// For people: "cut at the layer, exported by torch.export".
-  virtual std::string_view how() const = 0;
-
   /// The network for a call with these inputs, or why the model cannot be run so. While the network of an eager model
   /// lives, it holds the model's SharedModelLock: for reading if it is cut, else alone.
   ///
@@ -49,7 +45,7 @@ class Runner {
   /// The same with the torch.export.ExportedProgram that the network was made of.
   virtual std::variant<std::pair<NetworkCall, py::object>, std::string> resolve_with_program(
       const py::object& /*inputs*/, const py::object& /*in_dims*/, const Layout* /*each_by*/) {
-    return std::string(how());
+    return "it is no such model";
   }
 };
 

@@ -26,8 +26,6 @@ class ScriptRunner : public Runner {
  public:
   explicit ScriptRunner(std::shared_ptr<ScriptNetwork> network) : network_(std::move(network)) {}
 
-  std::string_view how() const override { return "cut at the layer, a TorchScript module"; }
-
   std::variant<NetworkCall, std::string> resolve(
       const py::object& inputs, const py::object& in_dims, const Layout* /*each_by*/) override {
     return NetworkCall{network_, script_inputs_from(*network_, inputs), in_dims_of_script(*network_, inputs, in_dims)};
@@ -45,8 +43,6 @@ class HookedRunner : public Runner {
         layer_(std::move(layer)),
         output_(std::move(output)),
         layer_output_(std::move(layer_output)) {}
-
-  std::string_view how() const override { return "run whole, with a hook on the layer"; }
 
   std::variant<NetworkCall, std::string> resolve(
       const py::object& inputs, const py::object& in_dims, const Layout* /*each_by*/) override {
@@ -127,16 +123,6 @@ NetworkCall Runners::resolve_whole(const py::object& inputs, const py::object& i
   return std::get<NetworkCall>(runners_.back()->resolve(inputs, in_dims, nullptr));
 }
 
-std::string Runners::explain(const py::object& inputs, const py::object& in_dims, const Layout* each_by) const {
-  std::string reasons;
-  for (const auto& runner : runners_) {
-    const auto call = runner->resolve(inputs, in_dims, each_by);
-    if (std::holds_alternative<NetworkCall>(call)) return c10::str(runner->how(), reasons);
-    reasons += ": " + std::get<std::string>(call);
-  }
-  return reasons;
-}
-
 std::pair<NetworkCall, py::object> Runners::resolve_with_program(
     const py::object& inputs, const py::object& in_dims, const Layout* each_by) const {
   auto call = runners_.front()->resolve_with_program(inputs, in_dims, each_by);
@@ -147,8 +133,8 @@ std::pair<NetworkCall, py::object> Runners::resolve_with_program(
   return std::get<std::pair<NetworkCall, py::object>>(std::move(call));
 }
 
-std::string Runners::why_not(const py::object& inputs) const {
-  const auto call = runners_.front()->resolve(inputs, py::none(), nullptr);
+std::string Runners::why_not(const py::object& inputs, const py::object& in_dims, const Layout* each_by) const {
+  const auto call = runners_.front()->resolve(inputs, in_dims, each_by);
   const auto* const reason = std::get_if<std::string>(&call);
   return reason != nullptr ? *reason : "";
 }

@@ -39,11 +39,8 @@ class Runners {
   /// See Runner::why_not_shared().
   std::string why_not_shared() const { return runners_.back()->why_not_shared(); }
 
-  /// How a call with these inputs would run and, where it is not the first way, why.
-  std::string explain(const py::object& inputs, const py::object& in_dims, const Layout* each_by) const;
-
   /// Why a call with these inputs is not run in the first way; empty if it is.
-  std::string why_not(const py::object& inputs) const;
+  std::string why_not(const py::object& inputs, const py::object& in_dims, const Layout* each_by) const;
 
   const py::object& model() const { return model_; }
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import collections.abc
 import torch
 import typing
-__all__: list[str] = ['Adaptation', 'Calibration', 'Capture', 'Compiled', 'DrawnLabels', 'Drift', 'EmbedderHold', 'Engine', 'EngineSetup', 'LayerKind', 'Layout', 'LoadingHold', 'ModelHold', 'NewFile', 'OptionInfo', 'Origin', 'RandomOneHot', 'SavedPrograms', 'TracingHold', 'TrainingRecipe', 'Watch', 'arguments_of', 'broadcast_add', 'channel_dim_of_kind', 'check_distance', 'check_feedback', 'check_in_dims', 'check_output_choice', 'chosen_output', 'copies_with_shared_memory', 'embed', 'is_elementwise', 'kind_of_layer', 'load_engine', 'machine_of', 'make_embedder_weights', 'option_infos', 'options_of', 'overridden', 'peak_memory', 'replace_at', 'sample_distances', 'submodule_of', 'untrained_warning', 'use_compiled', 'use_plain_backward', 'use_python_parts', 'use_saved_programs', 'with_input_layer']
+__all__: list[str] = ['Adaptation', 'Calibration', 'Capture', 'Compiled', 'DrawnLabels', 'Drift', 'EmbedderHold', 'Engine', 'EngineSetup', 'Explanation', 'LayerKind', 'Layout', 'LoadingHold', 'ModelHold', 'NewFile', 'OptionInfo', 'Origin', 'RandomOneHot', 'SavedPrograms', 'ShapeAndLayout', 'TracingHold', 'TrainingRecipe', 'Watch', 'arguments_of', 'broadcast_add', 'channel_dim_of_kind', 'check_distance', 'check_feedback', 'check_in_dims', 'check_output_choice', 'chosen_output', 'copies_with_shared_memory', 'embed', 'is_elementwise', 'kind_of_layer', 'load_engine', 'machine_of', 'make_embedder_weights', 'option_infos', 'options_of', 'overridden', 'peak_memory', 'replace_at', 'sample_distances', 'submodule_of', 'untrained_warning', 'use_compiled', 'use_plain_backward', 'use_python_parts', 'use_saved_programs', 'with_input_layer']
 class Layout:
     """
     Which dimensions of a tensor are its samples and its channels.
@@ -272,6 +272,74 @@ class Watch:
         """
         Whether anything is not as it was.
         """
+class ShapeAndLayout:
+    """
+    The shape of a tensor, and where its channels and samples are.
+    """
+    def __repr__(self) -> str:
+        ...
+    @property
+    def layout(self) -> Layout:
+        """
+        Its dimensions count from 0; no channels in one dimension.
+        """
+    @property
+    def shape(self) -> tuple:
+        ...
+class Explanation:
+    """
+    How calls of an engine with some inputs run, and why. Its text has a line for each of these.
+    """
+    def __repr__(self) -> str:
+        ...
+    @property
+    def compiled(self) -> str:
+        """
+        What becomes of compiled programs; '' where there are none.
+        """
+    @property
+    def features(self) -> ShapeAndLayout:
+        """
+        The layer's output.
+        """
+    @property
+    def fed_back(self) -> str:
+        """
+        What is fed back of y0: 'softmax(y0)' or 'y0'.
+        """
+    @property
+    def is_compiled(self) -> bool:
+        """
+        Whether compiled programs are called.
+        """
+    @property
+    def is_cut(self) -> bool:
+        """
+        Whether what comes before the layer runs once for both passes.
+        """
+    @property
+    def prediction(self) -> ShapeAndLayout:
+        ...
+    @property
+    def runs(self) -> str:
+        """
+        How the model runs, such as 'cut at the layer, a TorchScript module'.
+        """
+    @property
+    def why_no_cuda_graph(self) -> str:
+        """
+        Why no CUDA graph is replayed; '' if one is, from the second like call on.
+        """
+    @property
+    def why_not_shared(self) -> str:
+        """
+        Why a training step computes what comes before the layer in both passes; '' where it does not, or where no step has found out.
+        """
+    @property
+    def why_whole(self) -> str:
+        """
+        Why the model is not cut; '' if it is.
+        """
 class Adaptation:
     """
     What adaptation came to. Every tensor is detached.
@@ -340,17 +408,13 @@ class EngineSetup:
     """
     What an engine's attributes were at one moment, for the calls that begin then.
     """
-    def explain(self, inputs: typing.Any, options: dict) -> str:
+    def explain(self, inputs: typing.Any, options: dict) -> Explanation:
         """
-        How a call would run, whether it is replayed as a CUDA graph, and where channels and samples are.
+        How a call would run, and why.
         """
     def uncertainty(self, inputs: typing.Any, options: dict) -> torch.Tensor:
         """
         The distance between the two predictions of each sample: (B,).
-        """
-    def why_not_cut(self, inputs: typing.Any) -> str:
-        """
-        Why a call is not cut at the layer, but runs the model itself; empty if it is cut.
         """
     @property
     def features_layout(self) -> Layout:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from it3 import _torch_check as _torch_check  # isort: skip  (before the first import of it3._C)
 from it3 import recipes
-from it3._C import DrawnLabels, Layout, RandomOneHot, TrainingRecipe, __version__
+from it3._C import DrawnLabels, Explanation, Layout, RandomOneHot, TrainingRecipe, __version__
 from it3.adaptation import Adaptation
 from it3.embedder import Embedder
 from it3.engine import IT3Engine
@@ -35,6 +35,7 @@ __all__ = [
     "DrawnLabels",
     "Embedder",
     "Evaluation",
+    "Explanation",
     "IT3Engine",
     "Layout",
     "Options",

@@ -295,16 +295,24 @@ class IT3Engine(EngineAttributes):
         """
         return self._core.drift(eager(self.model))
 
-    def explain(self, inputs: Any) -> str:
+    def explain(self, inputs: Any) -> _C.Explanation:
         """Return how a call with these inputs would run, and why.
 
-        The network, whether a CUDA graph is replayed, and where features and prediction have their channels and
-        samples.
+        Whether the model is cut, compiled programs are called, and a CUDA graph is replayed; what is fed back; and
+        where features and prediction have their channels and samples. It prints as a line for each, and each can be
+        asked.
 
         Examples
         --------
-        >>> engine.explain(x).split(";")[0]
-        'cut at the layer, exported by torch.export'
+        >>> explanation = engine.explain(x)
+        >>> print(explanation)
+        runs:        cut at the layer, exported by torch.export
+        CUDA graph:  none, it does not run on a CUDA device
+        fed back:    y0
+        features:    (32, 16), channels in dimension 1 (16), samples in dimension 0
+        prediction:  (32, 1), channels in dimension 1 (1), samples in dimension 0
+        >>> explanation.is_cut, explanation.features.shape
+        (True, (32, 16))
         """
         return self._setup_for(inputs).explain(inputs, self.optimization_parameters)
 

@@ -17,6 +17,6 @@ int main(int argc, char** argv) {
   const it3::Adaptation adapted = engine.adapt(inputs);
   const std::vector<char> result = torch::pickle_save(adapted.prediction);
   std::ofstream(argv[3], std::ios::binary).write(result.data(), static_cast<std::streamsize>(result.size()));
-  std::cout << "loss " << adapted.loss().item<double>() << " after " << adapted.steps() << " steps; "
-            << engine.explain(inputs) << '\n';
+  std::cout << "loss " << adapted.loss().item<double>() << " after " << adapted.steps() << " steps\n"
+            << engine.explain(inputs).str() << '\n';
 }

@@ -368,7 +368,8 @@ def by_programs(rig: Rig) -> str:
         unchanged(before, snapshot(rig.model, rig.engine))
         result = _use(rig)
         rig.set_temperature(0)
-        said = str(attempt(lambda: rig.engine.explain(rig.inputs(0))))
+        explanation = attempt(lambda: rig.engine.explain(rig.inputs(0)))
     if isinstance(compiled, ValueError):
         return f"{result}, not compiled"
-    return f"{result}, by programs" if "evaluated by programs" in said else f"{result}, compiled, by passes"
+    is_compiled = getattr(explanation, "is_compiled", False)  # an error has none
+    return f"{result}, by programs" if is_compiled else f"{result}, compiled, by passes"

@@ -68,7 +68,7 @@ def engine_of(kind: str, **arguments: Any) -> IT3Engine:
     """Make an engine in eval mode that has seen its first batch."""
     engine = IT3Engine(MODELS[kind](), "0", **{"optimization_parameters": ONE_STEP} | arguments).eval()
     engine.is_trained = True
-    how = engine.explain(X)
+    how = engine.explain(X).runs
     if not how.startswith(STARTS[kind]):
         raise RuntimeError(f"it should {STARTS[kind]}, but would {how}")
     engine.uncertainty(X)

@@ -70,8 +70,8 @@ def dense(cache: Path, **options: Any) -> tuple[IT3Engine, IT3Engine]:
 
 
 def is_compiled(engine: IT3Engine, inputs: Any, **overrides: Any) -> bool:
-    words = engine._setup_for(inputs).explain(inputs, {**engine.optimization_parameters, **overrides})
-    return "; compiled: evaluated by programs of AOTInductor" in words
+    explanation = engine._setup_for(inputs).explain(inputs, {**engine.optimization_parameters, **overrides})
+    return explanation.compiled == "evaluated by programs of AOTInductor"
 
 
 def check_alike(engine: IT3Engine, plain: IT3Engine, *batches: Any, **overrides: Any) -> None:

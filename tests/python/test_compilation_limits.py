@@ -24,7 +24,9 @@ def test_calls_of_another_kind_run_as_before(cache: Path) -> None:
     for overrides in ({"anchor": "frozen"}, {"parameters": ["last.*"]}, {"per_sample": True}):
         close(*(each.adapt(batch(8), **overrides).prediction for each in (engine, plain)))
         other = copy.copy(engine.optimization_parameters) | overrides
-        assert "not evaluated by a compiled program" in engine._setup_for(batch(8)).explain(batch(8), other)
+        explanation = engine._setup_for(batch(8)).explain(batch(8), other)
+        assert explanation.compiled.startswith("not evaluated by a compiled program")
+        assert not explanation.is_compiled
     close(*(each.adapt(batch(0)).prediction for each in (engine, plain)))
     check_alike(engine, plain, batch(8))
 
@@ -44,13 +46,13 @@ def test_other_attributes_forget_the_programs(cache: Path) -> None:
     for each in (engine, plain):
         each.distance_fn = "l1"
     close(engine(batch(8))[0], plain(batch(8))[0])
-    assert "compiled" not in engine.explain(batch(8))
+    assert not engine.explain(batch(8)).compiled
 
 
 def test_copies_are_not_compiled(cache: Path) -> None:
     engine, plain = dense(cache)
     for other in (copy.deepcopy(engine), pickle.loads(pickle.dumps(engine))):
-        assert "compiled" not in other.explain(batch(8))
+        assert not other.explain(batch(8)).compiled
         close(other(batch(8))[0], plain(batch(8))[0])
 
 
@@ -63,7 +65,7 @@ def test_programs_that_are_wrong_are_never_used(cache: Path, monkeypatch: pytest
     )
     wrong, _ = dense(cache)
     close(wrong(batch(8))[0], plain(batch(8))[0])
-    assert "not evaluated by a compiled program: the program predicts something else" in wrong.explain(batch(8))
+    assert wrong.explain(batch(8)).compiled.endswith("program: the program predicts something else")
     close(engine(batch(8))[0], plain(batch(8))[0])
 
 
@@ -84,7 +86,7 @@ def test_wrong_gradients_behind_weights_that_are_zero(tmp_path: Path, monkeypatc
     monkeypatch.setattr(capture, "_DECOMPOSITIONS", capture._DECOMPOSITIONS | wrong)
     engine, plain = engines(tmp_path, batch(8), ZeroGates)
     close(engine(batch(8))[0], plain(batch(8))[0])
-    assert "not evaluated by a compiled program: the program has other gradients" in engine.explain(batch(8))
+    assert "not evaluated by a compiled program: the program has other gradients" in engine.explain(batch(8)).compiled
 
 
 class Steep(Dense):
@@ -261,7 +263,7 @@ def test_a_failing_compiler(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
         it3.compile(engine, batch(8), cache=tmp_path, progress=False)
     assert list(tmp_path.iterdir()) == []
     close(engine(batch(8))[0], expected)
-    assert "compiled" not in engine.explain(batch(8))
+    assert not engine.explain(batch(8)).compiled
 
 
 class Turning(nn.Module):
@@ -321,9 +323,9 @@ def test_weights_that_share_memory(tmp_path: Path) -> None:
 def test_explaining_options_that_select_nothing(cache: Path) -> None:
     engine, _ = dense(cache)
     engine.optimization_parameters["parameters"] = ["nothing.*"]
-    assert "not evaluated by a compiled program: parameters has 'nothing.*'" in engine.explain(batch(8))
+    assert "not evaluated by a compiled program: parameters has 'nothing.*'" in engine.explain(batch(8)).compiled
     plain = make_engine(parameters=["nothing.*"])
-    assert "compiled" not in plain.explain(batch(8))
+    assert not plain.explain(batch(8)).compiled
 
 
 def test_what_is_no_engine_or_no_example(tmp_path: Path) -> None:

@@ -112,5 +112,5 @@ def test_any_allocation_can_fail(is_fresh: bool, network: str, options: str) -> 
             torch.manual_seed(1)
             torch.testing.assert_close(engine.adapt(x).prediction, expected[0], rtol=1e-4, atol=1e-5)
             engine.reset()
-        assert network == "hooks" or engine.explain(x).startswith("cut at the layer")
+        assert network == "hooks" or engine.explain(x).runs.startswith("cut at the layer")
     assert short > POINTS // 3, "an error, or another way: smaller chunks of samples, no recording"

@@ -21,6 +21,9 @@ SHOWN_ELSEWHERE = {
     *("IT3Engine.training_recipe", "TrainingRecipe.second_pass", "TrainingRecipe.weight", "TrainingRecipe.noise"),
     *("TrainingRecipe.target_probability", "TrainingRecipe.drawn_for", "TrainingRecipe.first_pass"),
     *("DrawnLabels.labels", "WithInputLayer.forward"),
+    *("Explanation", "Explanation.runs", "Explanation.is_cut", "Explanation.why_whole", "Explanation.compiled"),
+    *("Explanation.is_compiled", "Explanation.why_no_cuda_graph", "Explanation.fed_back", "Explanation.features"),
+    *("Explanation.prediction", "Explanation.why_not_shared"),
     *("Layout.channel_of", "Layout.batch_of", "Layout.channel_dim", "Layout.batch_dim"),
 }
 

@@ -36,7 +36,7 @@ def engine_of(model: nn.Module, inputs: object = None, layer: str = "layer", **a
 
 
 def why_not(engine: IT3Engine, inputs: object = None) -> str:
-    return engine._core.setup_of(engine).why_not_cut(X if inputs is None else inputs)
+    return engine.explain(X if inputs is None else inputs).why_whole
 
 
 def agrees(engine: IT3Engine, x: Tensor | None = None) -> None:
@@ -365,18 +365,6 @@ def test_weights_and_names_are_those_of_the_model() -> None:
     close(adaptation.model()(X), adaptation.prediction)
 
 
-def test_explains() -> None:
-    engine = engine_of(Plain())
-    no_graph = "; no CUDA graph: it does not run on a CUDA device; features (5, 8): channels in dimension 1 (8)"
-    assert engine.explain(X).startswith("cut at the layer, exported by torch.export" + no_graph)
-    engine.model.register_forward_hook(lambda *_: None)
-    assert engine.explain(X).startswith(
-        "run whole, with a hook on the layer: a module of the model has hooks" + no_graph
-    )
-    scripted = IT3Engine(torch.jit.script(nn.Sequential(nn.Linear(6, 8), nn.Linear(8, 3)).double()), "0")
-    assert scripted.explain(X).startswith("cut at the layer, a TorchScript module" + no_graph)
-
-
 def test_attributes_that_always_change_end_in_hooks() -> None:
     engine = engine_of(Plain())
     for step in range(20):
@@ -395,4 +383,4 @@ def test_convolutions_are_cut_on_every_device(device: str) -> None:
     engine = IT3Engine(model.to(device).eval(), "0").eval()
     x = torch.randn(256, 1, 28, 28, device=device)
     engine.uncertainty(x)
-    assert engine._core.setup_of(engine).why_not_cut(x) == ""
+    assert engine.explain(x).why_whole == ""

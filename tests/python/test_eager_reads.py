@@ -33,7 +33,7 @@ def engine_of(model: nn.Module) -> IT3Engine:
 
 
 def why_not(engine: IT3Engine) -> str:
-    return engine._core.setup_of(engine).why_not_cut(X)
+    return engine.explain(X).why_whole
 
 
 def expected_of(engine: IT3Engine) -> Tensor:

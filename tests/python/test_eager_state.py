@@ -31,7 +31,7 @@ class Plain(nn.Module):
 
 
 def why_not(engine: IT3Engine, x: Tensor) -> str:
-    return engine._core.setup_of(engine).why_not_cut(x)
+    return engine.explain(x).why_whole
 
 
 def agrees(engine: IT3Engine, x: Tensor, **options: Any) -> None:
@@ -321,7 +321,7 @@ class WritesToInput(Plain):
 def test_making_a_cut_leaves_the_inputs() -> None:
     engine = IT3Engine(WritesToInput().double().eval(), "layer").eval()
     x = X.clone()
-    engine._core.setup_of(engine).why_not_cut(x)
+    engine.explain(x)
     exact(x, X)
 
 

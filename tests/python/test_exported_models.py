@@ -70,7 +70,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
 @pytest.mark.parametrize("options", OPTIONS)
 def test_adapts_as_the_model_does(options: str) -> None:
     plain, exported, x = engines(**OPTIONS[options])
-    assert exported.explain(x).startswith("cut at the layer")
+    assert exported.explain(x).runs.startswith("cut at the layer")
     expected, actual = plain.adapt(x), exported.adapt(x)
     assert expected.steps > 0
     for name in ("prediction", "second", "losses"):
@@ -279,7 +279,7 @@ def test_a_program_that_was_moved_to_a_device() -> None:
     model, x = Ramp().double().eval(), torch.randn(5, 4, dtype=torch.float64)
     plain, exported = around(model, move_to_device_pass(program_of(model, x), "cpu"), "layer", x)
     torch.testing.assert_close(exported.adapt(x).prediction, plain.adapt(x).prediction)
-    assert exported.explain(x).startswith("cut at the layer")
+    assert exported.explain(x).runs.startswith("cut at the layer")
 
 
 def branching(*kept: str, times: int = 1) -> tuple[nn.Module, Tensor, torch.export.ExportedProgram]:
@@ -300,7 +300,7 @@ def test_one_of_the_layers_outputs(path: Any) -> None:
     exported = IT3Engine(program, "branches", plain.embedder, layer_output=path).eval()
     for engine in (plain, exported):
         engine.is_trained = True
-        assert engine.explain(x).startswith("cut at the layer")
+        assert engine.explain(x).runs.startswith("cut at the layer")
     for batch in (x, x[:2]):
         expected, actual = plain.adapt(batch), exported.adapt(batch)
         for name in ("prediction", "second", "losses"):
@@ -323,5 +323,5 @@ def test_one_of_the_layers_outputs(path: Any) -> None:
 def test_outputs_that_a_program_cannot_be_cut_at(path: Any, kept: str, times: int, why: str) -> None:
     _, x, program = branching(kept, times=times)
     engine = IT3Engine(program, "branches", layer_output=path).eval()
-    assert engine.explain(x).startswith("run whole")
-    assert why in engine.explain(x)
+    assert engine.explain(x).runs.startswith("run whole")
+    assert why in engine.explain(x).why_whole

@@ -27,7 +27,7 @@ def test_concatenating_agrees_with_the_formula(make: Callable[[], Case], way: st
     before = {name: value.clone() for name, value in engine.model.state_dict().items()}
     y0, y1, losses = expected(case, neutral)
     adaptation = engine.adapt(case.inputs)
-    assert engine.explain(case.inputs).startswith(WAYS[way])
+    assert engine.explain(case.inputs).runs.startswith(WAYS[way])
     close(adaptation.prediction, y0)
     close(adaptation.second, y1)
     close(adaptation.losses.tolist(), losses)
@@ -95,7 +95,7 @@ def test_compiled(tmp_path: Path) -> None:
     case = table()
     engine = engine_of(case, "cut", neutral=-3.0)
     it3.compile(engine, case.inputs, cache=tmp_path, backend="compiled")
-    assert "compiled" in engine.explain(case.inputs)
+    assert engine.explain(case.inputs).compiled
     close(engine.adapt(case.inputs).prediction, expected(case, -3.0)[0])
 
 

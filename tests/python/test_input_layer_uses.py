@@ -101,7 +101,7 @@ def test_a_compiled_model_is_fed_back_at_the_same_place() -> None:
     compiled = torch.compile(copy.deepcopy(case.model).eval(), backend="eager")
     options = {"num_steps": STEPS, "lr": LR}
     engine = IT3Engine(compiled, "input", extra_channels=2, optimization_parameters=options).eval()
-    assert engine.explain(case.inputs).startswith("cut at the layer")
+    assert engine.explain(case.inputs).runs.startswith("cut at the layer")
     close(engine.adapt(case.inputs).prediction, expected(case)[0])
     named = nn.Sequential()
     named.add_module("input", nn.Linear(3, 4))

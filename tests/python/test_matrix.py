@@ -32,7 +32,7 @@ def test_agrees_with_the_formula(network: str, per_sample: bool, device: str) ->
     case = make_case("cnn", device=device)
     case.layer = "conv2"  # right before batch normalization, one sample's statistics would take the injection away
     engine, embed = build(case, network)
-    assert engine.explain(case.inputs).startswith(PATHS[network])
+    assert engine.explain(case.inputs).runs.startswith(PATHS[network])
     for anchor, statistics, optimizer in COMBINATIONS:
         options = {"anchor": anchor, "optimizer_name": optimizer, "max_grad_norm": 0.1, **OPTIMIZERS[optimizer]}
         model = reference.with_statistics(case.model, statistics)

@@ -120,7 +120,7 @@ def test_precisions_of_cuda_stay(own: dict[str, str]) -> None:
         case = make_case("cnn")
         engine = IT3Engine(case.model, case.layer).eval()
         engine(case.inputs)
-        assert engine._core.setup_of(engine).why_not_cut(case.inputs) == ""
+        assert engine.explain(case.inputs).why_whole == ""
         assert precisions() == expected
     finally:
         for name, precision in before.items():

@@ -125,7 +125,7 @@ def test_the_chosen_output_is_the_prediction(pack: Callable, path: Any, whole: b
     close(actual.prediction, expected)
     close(actual.losses.tolist(), losses)
     close(plain.adapt(x).prediction, expected)
-    why = engine._core.setup_of(engine).why_not_cut(x)
+    why = engine.explain(x).why_whole
     assert (why != "") is (whole or callable(path)) or isinstance(pack(x, x), Record | ModelOutput), why
     engine.train()
     close(engine(x)[0], along(path)(model(x)))
@@ -246,7 +246,7 @@ def test_injects_into_the_chosen_output_of_a_layer() -> None:
 
 def test_an_injection_without_effect_is_no_cut() -> None:
     engine = IT3Engine(Recurrent().double(), "lstm")
-    assert engine._core.setup_of(engine).why_not_cut(X) != ""
+    assert engine.explain(X).why_whole != ""
 
 
 @pytest.mark.parametrize("pack", [Pair, lambda a, b: Record(b, a), lambda a, b: ModelOutput(aux=b, logits=a)])

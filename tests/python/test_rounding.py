@@ -41,7 +41,7 @@ def test_networks_that_amplify_rounding_are_cut(gradient: float, why: str) -> No
     torch.manual_seed(0)
     x = torch.randn(8, 3, 32, 32)
     engine = IT3Engine(AmplifiesRounding(gradient).eval(), "layer").eval()
-    assert engine._core.setup_of(engine).why_not_cut(x) == why
+    assert engine.explain(x).why_whole == why
 
 
 class TurnsByRounding(nn.Module):
@@ -71,7 +71,7 @@ def test_networks_whose_gradients_jump_by_rounding_are_cut(gradient: float, why:
     torch.manual_seed(0)
     x = torch.randn(8, 3, 32, 32)
     engine = IT3Engine(TurnsByRounding(x, gradient).eval(), "layer").eval()
-    assert engine._core.setup_of(engine).why_not_cut(x) == why
+    assert engine.explain(x).why_whole == why
 
 
 class TurnsEverywhere(TurnsByRounding):
@@ -91,7 +91,7 @@ def test_networks_whose_gradients_jump_on_any_weights_are_cut(gradient: float, w
     torch.manual_seed(0)
     x = torch.randn(8, 3, 32, 32)
     engine = IT3Engine(TurnsEverywhere(x, gradient).eval(), "layer").eval()
-    assert engine._core.setup_of(engine).why_not_cut(x) == why
+    assert engine.explain(x).why_whole == why
 
 
 class IsSpecialAtZero(nn.Module):
@@ -122,7 +122,7 @@ class ReluWithGradientAtZero(torch.autograd.Function):
 def test_a_gradient_that_is_another_one_at_zero_alone() -> None:
     torch.manual_seed(0)
     engine = IT3Engine(IsSpecialAtZero().eval(), "layer").eval()
-    assert engine._core.setup_of(engine).why_not_cut(torch.randn(16, 6)) == "the traced model has other gradients"
+    assert engine.explain(torch.randn(16, 6)).why_whole == "the traced model has other gradients"
 
 
 class LosesPrecision(nn.Module):
@@ -151,7 +151,7 @@ def test_what_only_looks_like_rounding_is_no_reason_to_use_a_wrong_cut(kind: str
     x = torch.randn(16, 6)
     x[::2, ::2] = -1
     engine = IT3Engine(LosesPrecision(kind).eval(), "layer").eval()
-    assert engine._core.setup_of(engine).why_not_cut(x).startswith("the traced model ")
+    assert engine.explain(x).why_whole.startswith("the traced model ")
 
 
 def test_a_first_batch_that_is_not_finite_does_not_keep_later_ones_from_a_cut() -> None:
@@ -160,11 +160,11 @@ def test_a_first_batch_that_is_not_finite_does_not_keep_later_ones_from_a_cut() 
     odd = x.clone()
     odd[1, 2] = torch.nan
     assert (
-        engine._core.setup_of(engine).why_not_cut(odd)
+        engine.explain(odd).why_whole
         == "the predictions for these inputs are not finite, so a cut model cannot be compared with the model"
     )
-    assert engine._core.setup_of(engine).why_not_cut(x) == ""
-    assert engine._core.setup_of(engine).why_not_cut(odd) == ""
+    assert engine.explain(x).why_whole == ""
+    assert engine.explain(odd).why_whole == ""
 
 
 @pytest.mark.parametrize("dtype", [torch.half, torch.bfloat16])
@@ -176,4 +176,4 @@ def test_networks_in_half_precision_are_cut_whose_features_are_more_than_such_a_
     network = nn.Sequential(*layers, nn.Linear(8, 3)).to(dtype).eval()
     x = torch.randn(2, 3, 64, 64, dtype=dtype)  # features of 131,072 elements
     engine = IT3Engine(network, "0").eval()
-    assert engine._core.setup_of(engine).why_not_cut(x) == ""
+    assert engine.explain(x).why_whole == ""

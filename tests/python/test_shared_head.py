@@ -328,7 +328,7 @@ def test_what_is_shared(head: Any, target: Tensor | None) -> None:
     engine = make_engine(head)
     for step in range(3):
         check_step(engine, X * (1 + step), target)
-    assert "in training" not in engine.explain(X)
+    assert not engine.explain(X).why_not_shared
 
 
 @pytest.mark.filterwarnings("ignore:The .grad attribute")  # by torch.cond
@@ -338,7 +338,7 @@ def test_what_is_not_shared(head: Any) -> None:
     is_run_anew = NOT_SHARED[head] == OTHER_PASSES
     for step in range(3):
         check_step(engine, X * (1 + step), attempts=int(is_run_anew and step == 0))
-    assert NOT_SHARED[head] in engine.explain(X).split("; in training ")[1]
+    assert NOT_SHARED[head] in engine.explain(X).why_not_shared
 
 
 def test_small_heads_are_not_worth_it() -> None:
@@ -350,7 +350,7 @@ def test_small_heads_are_not_worth_it() -> None:
         check_step(engine, x, target)
         assert len(calls) == 4  # of the formula, and of the engine
         assert (calls[2] is calls[3]) == is_shared
-    assert "in training" not in engine.explain(X)
+    assert not engine.explain(X).why_not_shared
 
 
 @pytest.mark.parametrize("mode", ["eager", "aot_eager"])
@@ -375,7 +375,7 @@ def test_what_the_tail_writes_to() -> None:
     engine.train()
     for _ in range(3):
         check_step(engine)
-    assert "is written to behind it" in engine.explain(X)
+    assert "is written to behind it" in engine.explain(X).why_not_shared
 
 
 def test_a_step_that_fails_leaves_no_mode_behind() -> None:

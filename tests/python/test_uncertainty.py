@@ -143,6 +143,24 @@ def test_training_by_class_indices_warns_where_y1_is_drawn_to_one_hot_vectors(di
         engine(x, target=torch.arange(8) % 3)  # told once
 
 
+@pytest.mark.parametrize("distance", ["cross_entropy", "kl", "js"])
+def test_training_a_model_of_probabilities_warns_where_the_distance_takes_logits(distance: str) -> None:
+    engine, x, *_ = engine_of("vectors")
+    classes = torch.arange(8) % 3
+    model = nn.Sequential(engine.model, nn.Softmax(1))
+    for target in (classes, F.one_hot(classes, 3).double()):
+        engine = IT3Engine(model, "0.0", distance_fn=distance).train()
+        with pytest.warns(UserWarning, match="returns class probabilities, but the distance .* takes .* as logits"):
+            engine(x, target=target)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            engine(x, target=target)  # told once
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        IT3Engine(engine.model[0], "0", distance_fn=distance).train()(x, target=classes)  # logits
+        IT3Engine(model, "0.0").train()(x, target=classes)  # probabilities, as numbers
+
+
 def test_a_threshold_from_when_something_else_was_fed_back_is_refused() -> None:
     engine, x, *_ = engine_of("vectors")
     engine.calibrate([x])

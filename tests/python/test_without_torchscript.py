@@ -29,7 +29,7 @@ def test_eager_models_are_cut(kind: str, options: dict[str, Any]) -> None:
     engine = IT3Engine(case.model.eval(), case.layer, optimization_parameters=options).eval()
     engine.is_trained = True
     assert engine.adapt(case.inputs).steps == 3
-    assert engine.explain(case.inputs).startswith("cut at the layer, exported by torch.export")
+    assert engine.explain(case.inputs).runs.startswith("cut at the layer, exported by torch.export")
 
 
 def test_training_evaluating_and_keeping(tmp_path: Path) -> None:

@@ -20,6 +20,7 @@
 #include <it3/backend/samples.h>
 #include <it3/backend/saved_engine.h>
 #include <it3/embedder.h>
+#include <it3/explanation.h>
 #include <it3/method.h>
 #include <it3/module_network.h>
 #include <it3/network.h>
@@ -140,10 +141,9 @@ class IT3_API Engine {
   /// How far the weights are from those that reset() goes back to.
   Drift drift() const;
 
-  /// Returns whether calls with such inputs are evaluated by compiled programs, or why not, where the engine has some;
-  /// and where features and prediction have their channels and samples, by a plain pass: "features (4, 384, 10, 10):
-  /// channels in dimension 1 (384), samples in dimension 0; prediction ...".
-  std::string explain(const Inputs& inputs);
+  /// Returns how calls with such inputs run, and why: whether the network is cut, whether compiled programs evaluate
+  /// them, what is fed back, and where features and prediction have their channels and samples, by a plain pass.
+  Explanation explain(const Inputs& inputs);
 
   /// Writes the engine to one file, see save_engine(); `example_inputs` shape the embedder if no call has, and their
   /// shapes are noted in the file. Raises c10::ValueError unless the network is a ScriptNetwork, but no

@@ -43,6 +43,8 @@ class IT3_API ExportedNetwork : public ScriptNetwork {
   ///
   /// @param layer  the name of the layer in the network; a module is made where the program has none
   ExportedNetwork(const ExportedGraph& graph, const std::string& layer);
+
+  std::string how() const override { return "cut at the layer, exported by torch.export"; }
 };
 
 }  // namespace it3

@@ -24,6 +24,7 @@
 #include <it3/backend/uncertainty.h>
 #include <it3/embedder.h>
 #include <it3/engine.h>
+#include <it3/explanation.h>
 #include <it3/exported_network.h>
 #include <it3/injection.h>
 #include <it3/input_layer.h>

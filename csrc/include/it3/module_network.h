@@ -92,6 +92,8 @@ class IT3_API ModuleNetwork : public Network {
   std::vector<NamedParameter> parameters() const override;
   std::vector<std::pair<std::string, at::Tensor>> named_tensors() const override;
   std::string layer_name() const override { return layer_; }
+  std::string how() const override;
+  bool is_cut() const override { return point_ == nullptr; }
   Origin origin_of_prediction() const override;
   Origin origin_of_features() const override;
   /// LibTorch's layers of batch normalization cannot be made to blend: that raises c10::ValueError. "batch" puts them

@@ -167,6 +167,12 @@ class IT3_API Network : public TwoPass {
   /// The name of the layer that is injected into; empty for the whole model or where it has none.
   virtual std::string layer_name() const { return {}; }
 
+  /// How its passes run, for people: "cut at the layer, a TorchScript module".
+  virtual std::string how() const { return "run by the passes of its own class"; }
+
+  /// Whether what comes before the layer runs once for both passes.
+  virtual bool is_cut() const { return false; }
+
   /// The layers that the prediction, and the named layer's output, come from, as far as they are known.
   virtual Origin origin_of_prediction() const { return {}; }
   virtual Origin origin_of_features() const { return {}; }

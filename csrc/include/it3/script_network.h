@@ -57,6 +57,8 @@ class IT3_API ScriptNetwork : public Network {
   std::vector<NamedParameter> parameters() const override;
   std::vector<std::pair<std::string, at::Tensor>> named_tensors() const override;
   std::string layer_name() const override { return layer(); }
+  std::string how() const override { return "cut at the layer, a TorchScript module"; }
+  bool is_cut() const override { return true; }
   Origin origin_of_prediction() const override;
   Origin origin_of_features() const override;
   std::optional<Dependencies> dependencies(const Normalization& normalization) const override;

@@ -234,9 +234,11 @@ auto Engine::call(const Inputs& inputs, const Work& work) {
   return work(call_by(*setup));
 }
 
-std::string Engine::explain(const Inputs& inputs) {
+Explanation Engine::explain(const Inputs& inputs) {
   return call(inputs, [&](const EngineCall& call) {
-    return explain_compiled(call, options) + describe_layouts(call.network, call.inputs, call.setup.layouts);
+    Explanation explanation = it3::explain(call, options);
+    explanation.shapes = settled_shapes(call.network, call.inputs, call.setup.layouts);
+    return explanation;
   });
 }
 

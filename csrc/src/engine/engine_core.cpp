@@ -5,10 +5,8 @@
 #include <c10/util/Exception.h>
 
 #include <it3/backend/script_function.h>
-#include <it3/backend/selection.h>
 #include <it3/backend/uncertainty.h>
 
-#include "adapt/program_evaluation.h"
 #include "support/random_state_guard.h"
 
 namespace it3 {
@@ -28,7 +26,8 @@ const torch::jit::Module& module_of(const Function& function, const char* name, 
 EngineCore::EngineCore(const EngineCore& other)
     : is_trained(other.is_trained.load()),
       learned_probabilities(other.learned_probabilities.load()),
-      has_warned(other.has_warned.load()) {
+      has_warned(other.has_warned.load()),
+      has_seen_distribution_(other.has_seen_distribution_.load()) {
   const std::scoped_lock lock(other.mutex_);
   range_ = other.range_;
   watches_range_ = other.watches_range_;
@@ -43,10 +42,17 @@ Losses EngineCore::losses(
   const bool is_open = call.setup.feedback == Feedback::automatic && !call.method.feeds_probabilities;
   Losses losses = training_losses(call.network, call.method, call.inputs, target, recipe, is_open);
   is_trained = true;
+  warn_of_distance(call, recipe, losses);
+  return losses;
+}
+
+void EngineCore::warn_of_distance(const EngineCall& call, const TrainingRecipe& recipe, const Losses& losses) {
+  const std::string& distance = call.method.distance.name;
+  const bool is_used = recipe.second_pass != SecondPass::none;
+  const auto are_given = [&] { return are_probabilities(losses.prediction, call.method.prediction_layout); };
   if (losses.has_class_targets && !learned_probabilities) {
-    learned_probabilities = !are_probabilities(losses.prediction, call.method.prediction_layout);
-    const std::string& distance = call.method.distance.name;
-    if (learned_probabilities && recipe.second_pass != SecondPass::none && (distance == "mse" || distance == "l1")) {
+    learned_probabilities = !are_given();
+    if (learned_probabilities && is_used && (distance == "mse" || distance == "l1")) {
       TORCH_WARN(
           "the targets are class indices, and the distance is '", distance,
           "': it draws y1 to one-hot vectors, while a loss such as cross entropy makes y0 logits, so that the two can "
@@ -54,7 +60,12 @@ Losses EngineCore::losses(
           "return probabilities");
     }
   }
-  return losses;
+  if (is_used && is_between_distributions(distance) && !has_seen_distribution_.exchange(true) && are_given()) {
+    TORCH_WARN(
+        "the model returns class probabilities, but the distance '", distance,
+        "' takes predictions as logits: it applies softmax to them once more, which makes all predictions nearly "
+        "alike. Let the model return logits, or give distance_fn='mse' or a function of your own");
+  }
 }
 
 Adaptation EngineCore::adapt(const EngineCall& call, const Options& options, bool with_details) {
@@ -172,32 +183,6 @@ void EngineCore::save(
   if (distance.name.empty()) engine.distance = module_of(distance.to_prediction, "distance", "a distance by its name");
   const auto reading = network.lock_on(tensors_of(network.parameters())).wait(UpgradeMutex::Use::reading);
   save_engine(engine, file);
-}
-
-std::string explain_compiled(const EngineCall& call, const Options& options) {
-  if (call.setup.compiled.empty()) return "";
-  std::vector<NamedParameter> adapted;
-  try {
-    if (options.num_steps > 0) adapted = select_parameters(call.network.parameters(), options.parameters);
-  } catch (const c10::ValueError& error) {
-    return c10::str("not evaluated by a compiled program: ", error.what_without_backtrace(), "; ");
-  }
-  const Inputs inputs = inputs_of_programs(call.inputs, call.method, options, adapted);
-  AdaptCall of_programs{.network = call.network, .method = call.method, .options = options, .inputs = inputs};
-  if (options.per_sample && !adapted.empty()) of_programs.samples = inputs.args.at(0).toTensor().size(0);
-  const Online::CallState state;
-  std::string reasons;
-  for (const auto& compiled : call.setup.compiled) {
-    const auto verdict = compiled->verdict(of_programs, adapted);
-    std::string why = verdict.why_not;
-    if (why.empty()) why = detail::ProgramEvaluation(of_programs, *compiled, {}, state).why_not();
-    if (why.empty()) {
-      return verdict.is_decided ? "compiled: evaluated by programs of AOTInductor; "
-                                : "compiled: the first such call tries the programs; ";
-    }
-    reasons += "not evaluated by a compiled program: " + why + "; ";
-  }
-  return reasons;
 }
 
 }  // namespace it3

@@ -3,6 +3,7 @@
 
 #include <ATen/WrapDimUtils.h>
 #include <ATen/core/Tensor.h>
+#include <c10/util/StringUtil.h>
 
 #include <it3/backend/layout.h>
 
@@ -24,6 +25,15 @@ std::string_view python_name(std::string_view class_name) {
 
 std::int64_t Layout::channel_of(std::int64_t rank) const {
   return c10::maybe_wrap_dim(channel_dim.value_or(rank <= 3 ? -1 : 1), rank);
+}
+
+std::string ShapeAndLayout::str() const {
+  std::string text = c10::str("(", c10::Join(", ", shape), shape.size() == 1 ? ",)" : ")");
+  if (layout.channel_dim) {
+    const auto channels = shape.at(static_cast<std::size_t>(*layout.channel_dim));
+    text += c10::str(", channels in dimension ", *layout.channel_dim, " (", channels, ")");
+  }
+  return text + c10::str(", samples in dimension ", layout.batch_dim);
 }
 
 std::optional<std::int64_t> channel_dim_of_kind(std::string_view class_name) {

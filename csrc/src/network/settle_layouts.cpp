@@ -384,17 +384,16 @@ Layouts settle_layouts(
            "features_layout"})};
 }
 
-std::string describe_layouts(Network& network, const Inputs& inputs, const Layouts& layouts) {
+Shapes settled_shapes(Network& network, const Inputs& inputs, const Layouts& layouts) {
   const Unnoticed unnoticed(network);
   const Values values = Probe(network, inputs).base();
-  const auto describe = [](const char* name, const at::Tensor& value, const Layout& layout) {
-    const std::int64_t rank = value.dim(), channel = rank > 1 ? layout.channel_of(rank) : 0;
-    std::string text = c10::str(name, " (", c10::Join(", ", value.sizes()), rank == 1 ? ",): " : "): ");
-    if (rank > 1) text += c10::str("channels in dimension ", channel, " (", value.size(channel), "), ");
-    return text + c10::str("samples in dimension ", layout.batch_of(rank));
+  const auto settled = [](const at::Tensor& value, const Layout& layout) {
+    const std::int64_t rank = value.dim();
+    ShapeAndLayout of{value.sizes().vec(), {.batch_dim = layout.batch_of(rank)}};
+    if (rank > 1) of.layout.channel_dim = layout.channel_of(rank);
+    return of;
   };
-  return describe("features", values.features, layouts.features) + "; " +
-         describe("prediction", values.prediction, layouts.prediction);
+  return {settled(values.prediction, layouts.prediction), settled(values.features, layouts.features)};
 }
 
 }  // namespace it3

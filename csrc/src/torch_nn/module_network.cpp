@@ -307,6 +307,10 @@ bool ModuleNetwork::has_fixed_head(const std::vector<NamedParameter>& adapted) c
   });
 }
 
+std::string ModuleNetwork::how() const {
+  return is_cut() ? "cut at the layer, a torch::nn::Sequential" : "run whole, with an it3::InjectionPoint";
+}
+
 FirstPass ModuleNetwork::predict(const Inputs& inputs, const Inject* inject) {
   const auto turn = take_turn();
   return predict_(inputs, inject);

@@ -12,7 +12,7 @@ TORCH_MODULE(ChannelsLast);
 std::string explained(const torch::nn::Sequential& model, const std::string& layer, const at::Tensor& x) {
   Engine engine(std::make_shared<ModuleNetwork>(model, layer));
   engine.uncertainty(x);
-  return engine.explain(x);
+  return engine.explain(x).str();
 }
 
 TEST(Layout, OfALinearLayerIsLastAtEveryRank) {
@@ -22,10 +22,12 @@ TEST(Layout, OfALinearLayerIsLastAtEveryRank) {
     Engine engine(std::make_shared<ModuleNetwork>(model, layer));
     engine.adapt(torch::randn({2, 3, 4, 5}));
     EXPECT_EQ(engine.embedder()->weights().weight1.sizes(), (std::vector<std::int64_t>{8, 2}));
-    EXPECT_EQ(
-        engine.explain(torch::randn({2, 3, 4, 5})),
-        "features (2, 3, 4, 8): channels in dimension 3 (8), samples in dimension 0; "
-        "prediction (2, 3, 4, 2): channels in dimension 3 (2), samples in dimension 0");
+    const Explanation explanation = engine.explain(torch::randn({2, 3, 4, 5}));
+    EXPECT_EQ(explanation.shapes.features.str(), "(2, 3, 4, 8), channels in dimension 3 (8), samples in dimension 0");
+    EXPECT_EQ(explanation.shapes.prediction.str(), "(2, 3, 4, 2), channels in dimension 3 (2), samples in dimension 0");
+    EXPECT_EQ(explanation.runs, "cut at the layer, a torch::nn::Sequential");
+    EXPECT_TRUE(explanation.is_cut);
+    EXPECT_EQ(explanation.fed_back, "y0");
   }
 }
 
@@ -84,12 +86,11 @@ TEST(Layout, TellsWhereTheSamplesAre) {
   for (const bool is_turned : {false, true}) {
     model->is_turned = is_turned;
     Engine engine(std::make_shared<ModuleNetwork>(model));
-    const std::string text = engine.explain(torch::randn({6, 3, 4}));
-    EXPECT_NE(text.find("features (6, 3, 8): channels in dimension 2 (8), samples in dimension 1"), std::string::npos);
-    const std::string expected = is_turned
-                                     ? "prediction (3, 6, 2): channels in dimension 2 (2), samples in dimension 0"
-                                     : "prediction (6, 3, 2): channels in dimension 2 (2), samples in dimension 1";
-    EXPECT_NE(text.find(expected), std::string::npos) << text;
+    const Shapes shapes = engine.explain(torch::randn({6, 3, 4})).shapes;
+    EXPECT_EQ(shapes.features.str(), "(6, 3, 8), channels in dimension 2 (8), samples in dimension 1");
+    EXPECT_EQ(
+        shapes.prediction.str(), is_turned ? "(3, 6, 2), channels in dimension 2 (2), samples in dimension 0"
+                                           : "(6, 3, 2), channels in dimension 2 (2), samples in dimension 1");
   }
 }
 

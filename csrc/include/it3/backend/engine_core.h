@@ -14,6 +14,7 @@
 #include <it3/backend/prediction_range.h>
 #include <it3/backend/samples.h>
 #include <it3/backend/saved_engine.h>
+#include <it3/explanation.h>
 #include <it3/options.h>
 #include <it3/script_network.h>
 
@@ -81,6 +82,9 @@ class IT3_API EngineCore {
   std::atomic<bool> has_warned = false;
 
  private:
+  /// Learns what kind of predictions class indices train, and warns once of a distance that does not fit predictions.
+  void warn_of_distance(const EngineCall& call, const TrainingRecipe& recipe, const Losses& losses);
+
   /// Raises c10::ValueError where a calibrated threshold is a distance between something else than is fed back now.
   void check_threshold(const EngineCall& call) const;
 
@@ -89,10 +93,11 @@ class IT3_API EngineCore {
 
   mutable std::mutex mutex_;
   std::optional<PredictionRange> range_;
-  bool watches_range_ = false;  // until it has warned
+  bool watches_range_ = false;                       // until it has warned
+  std::atomic<bool> has_seen_distribution_ = false;  // a prediction that a distance between distributions took
 };
 
-/// Which of some programs evaluate a call, or why none do, in words that end in "; "; nothing where there are none.
-IT3_API std::string explain_compiled(const EngineCall& call, const Options& options);
+/// How a call would run; without the shapes, see settled_shapes(), and without what training has found out.
+IT3_API Explanation explain(const EngineCall& call, const Options& options);
 
 }  // namespace it3

@@ -30,6 +30,16 @@ struct IT3_API Layout {
   bool operator==(const Layout&) const = default;
 };
 
+/// The shape of a tensor, and where its channels and samples are.
+struct IT3_API ShapeAndLayout {
+  std::vector<std::int64_t> shape;
+  /// Its dimensions count from 0. `channel_dim` is unset for a tensor of one dimension.
+  Layout layout;
+
+  /// "(4, 384, 10, 10), channels in dimension 1 (384), samples in dimension 0".
+  std::string str() const;
+};
+
 /// The channel dimension that a layer of this class works on: -1 for Linear, LayerNorm, LSTM, MultiheadAttention, ...;
 /// 1 for convolutions, batch norms, pools, ...; nothing for classes that work on any, such as ReLU, or are not known.
 IT3_API std::optional<std::int64_t> channel_dim_of_kind(std::string_view class_name);

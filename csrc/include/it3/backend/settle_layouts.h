@@ -44,7 +44,13 @@ IT3_API Layouts settle_layouts(
     const std::string& layer,
     NeededLayouts needed = {});
 
-/// "features (4, 384, 10, 10): channels in dimension 1 (384), samples in dimension 0; prediction ...", by a plain pass.
-IT3_API std::string describe_layouts(Network& network, const Inputs& inputs, const Layouts& layouts);
+/// The shapes of a network's prediction and of its named layer's output.
+struct Shapes {
+  ShapeAndLayout prediction;
+  ShapeAndLayout features;
+};
+
+/// These shapes, by a plain pass, with layouts as settle_layouts() gives them.
+IT3_API Shapes settled_shapes(Network& network, const Inputs& inputs, const Layouts& layouts);
 
 }  // namespace it3
