@@ -18,6 +18,8 @@ from it3.engine import IT3Engine
 from it3.evaluating import evaluate
 from it3.evaluation import Evaluation
 from it3.input_layer import WithInputLayer
+from it3.layer_advice import Suggestion, suggest_layer
+from it3.layer_table import Layers, layers
 from it3.loading import load
 from it3.options import Options
 from it3.paths import cmake_prefix_path
@@ -37,11 +39,13 @@ __all__ = [
     "Evaluation",
     "Explanation",
     "IT3Engine",
+    "Layers",
     "Layout",
     "Options",
     "RandomOneHot",
     "Search",
     "Stream",
+    "Suggestion",
     "TrainingRecipe",
     "Tuning",
     "WithInputLayer",
@@ -51,12 +55,14 @@ __all__ = [
     "compile",
     "evaluate",
     "impute",
+    "layers",
     "load",
     "median_filter",
     "recipes",
     "save",
     "search",
     "stream",
+    "suggest_layer",
     "tune",
 ]
 

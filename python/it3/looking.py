@@ -11,7 +11,8 @@ from torch.utils import _pytree as pytree
 from it3 import _C
 from it3.checks import eager as eager_of
 from it3.export import copy_of
-from it3.kept import KeptRandomState, own_copy
+from it3.kept import own_copy
+from it3.undisturbed import undisturbed
 
 if TYPE_CHECKING:
     from it3.engine import IT3Engine
@@ -89,18 +90,8 @@ def check_separate(twin: "IT3Engine", engine: "IT3Engine", inputs: Any) -> None:
         return
     names = {id(parameter): name for name, parameter in model.named_parameters()}
     args, kwargs = _C.arguments_of(own_copy(inputs))
-    modes = [(module, module.training, dict(module._buffers)) for module in other.modules()]
-    values = [(tensor, tensor.detach().clone()) for tensor in (*other.parameters(), *other.buffers())]
-    try:
-        other.eval()
-        with KeptRandomState(), torch.inference_mode(False), torch.enable_grad():
-            outputs = other(*args, **kwargs)
-    finally:
-        for module, mode, buffers in modes:
-            module.training = mode
-            module._buffers.update(buffers)
-        for tensor, value in values:  # some models write into their own
-            tensor.data.copy_(value)
+    with undisturbed(other), torch.enable_grad():
+        outputs = other(*args, **kwargs)
     found = next((names[id(leaf)] for leaf in _leaves_of(outputs) if id(leaf) in names), None)
     if found is not None:
         raise ValueError(

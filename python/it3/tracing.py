@@ -22,6 +22,7 @@ from it3.exported_model import ExportedModel
 from it3.keeping import Keeper
 from it3.reads import Reads
 from it3.recording import Recorder, is_users
+from it3.undisturbed import RestoredAttributes
 
 
 class ValueReads(TorchFunctionMode):
@@ -148,7 +149,7 @@ class Plan:
     def record(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Run the model once, on inputs that may be written to."""
         try:
-            with _Restored(self.model) as changed:
+            with RestoredAttributes(self.model) as changed:
                 self._recorder.run(lambda: self.model(*args, **kwargs))
         finally:
             self.keeper.put_back()
@@ -190,7 +191,7 @@ class Plan:
         tracer = proxy_tensor._ModuleStackTracer
         try:
             # torch.export leaves copies of attributes.
-            with _Restored(self.model), warnings.catch_warnings():
+            with RestoredAttributes(self.model), warnings.catch_warnings():
                 warnings.simplefilter("ignore")
                 proxy_tensor._ModuleStackTracer = _tracer_of_one_thread()  # type: ignore[misc]
                 program = with_open_sizes(
@@ -265,35 +266,3 @@ def _tracer_of_one_thread() -> type[proxy_tensor._ModuleStackTracer]:
             return super().call_module(m, forward, args, kwargs) if own else forward(*args, **kwargs)
 
     return Tracer
-
-
-class _Restored:
-    """Puts back what is assigned to modules meanwhile, or put into containers that they hold.
-
-    Gives a list that then has what was put back. Not a generator: where an exception such as Ctrl-C ends one as it is
-    entered, its end comes at any time later.
-    """
-
-    def __init__(self, model: nn.Module) -> None:
-        self.changed: list[Any] = []
-        self._kept: list[tuple[Any, Any]] = []
-        for module in model.modules():
-            self._kept.append((vars(module), dict(vars(module))))
-            self._kept += [(v, v.copy()) for v in vars(module).values() if isinstance(v, dict | list | set)]
-
-    def __enter__(self) -> list[Any]:
-        return self.changed
-
-    def __exit__(self, *_: object) -> None:
-        for container, before in self._kept:
-            if _items(container) != _items(before):
-                self.changed.append(container)
-                container.clear()
-                container.extend(before) if isinstance(container, list) else container.update(before)
-
-
-def _items(container: Any) -> list[Any]:
-    """Return the identities of what a container holds."""
-    if isinstance(container, dict):
-        return [(id(key), id(value)) for key, value in container.items()]
-    return [id(item) for item in container]

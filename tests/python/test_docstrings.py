@@ -23,7 +23,7 @@ SHOWN_ELSEWHERE = {
     *("DrawnLabels.labels", "WithInputLayer.forward"),
     *("Explanation", "Explanation.runs", "Explanation.is_cut", "Explanation.why_whole", "Explanation.compiled"),
     *("Explanation.is_compiled", "Explanation.why_no_cuda_graph", "Explanation.fed_back", "Explanation.features"),
-    *("Explanation.prediction", "Explanation.why_not_shared"),
+    *("Explanation.prediction", "Explanation.why_not_shared", "Suggestion.name"),
     *("Layout.channel_of", "Layout.batch_of", "Layout.channel_dim", "Layout.batch_dim"),
 }
 

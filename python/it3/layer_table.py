@@ -1,0 +1,256 @@
+"""The layers of a model at which y0 can be fed back, what each costs, and one to begin with."""
+
+import dataclasses
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+
+from it3 import _C
+from it3.checks import check_model, eager
+from it3.engine import IT3Engine
+from it3.exported_model import ExportedModel
+from it3.layouts import origin_of
+from it3.observed_run import ObservedRun
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+@dataclass(frozen=True)
+class Layer:
+    """What a run of a model tells of one of its layers.
+
+    Attributes
+    ----------
+    name, kind
+        The dotted name, which ``features_layer_name`` takes, and the class.
+    output_shape
+        Of the first tensor that its first call returned; () if there is none.
+    is_floating
+        Whether that is of floating-point numbers, as what is injected into has to be.
+    channel_dim
+        Where the kinds of layers suggest that the channels are; None if they do not tell. The engine settles it at its
+        first call.
+    times_called
+        In a run; at each call y0 would be fed back. 0: it cannot be named.
+    weights_before, weights_behind
+        How many of the model's weights are used up to the end of its first call only, its own among them, and how many
+        behind that.
+    batch_norms_behind
+        Layers of batch normalization that are called behind it. Their running statistics do not fit y1.
+    share_behind
+        The share of a run's time that comes behind it: what runs twice a step. nan if it is not called.
+    embedder_weights
+        How many the default embedder would have; None where the channels are not known.
+    runs
+        How an engine's calls would run, and why, or why it refuses the layer; "" if that was not asked.
+    """
+
+    name: str
+    kind: str
+    output_shape: tuple[int, ...]
+    is_floating: bool
+    channel_dim: int | None
+    times_called: int
+    weights_before: int
+    weights_behind: int
+    batch_norms_behind: int
+    share_behind: float
+    embedder_weights: int | None
+    runs: str = ""
+
+
+class Layers:
+    """A table of a model's layers, in the order in which their first calls end; those that are never called come last.
+
+    Examples
+    --------
+    >>> table = it3.layers(model, x)
+    >>> len(table), table["0"].output_shape, table["0"].weights_behind
+    (3, (32, 16), 17)
+    """
+
+    def __init__(self, layers: list[Layer]) -> None:
+        self._layers = {layer.name: layer for layer in layers}
+
+    def __len__(self) -> int:
+        """Return how many there are."""
+        return len(self._layers)
+
+    def __iter__(self) -> Iterator[Layer]:
+        """Go through the layers."""
+        return iter(self._layers.values())
+
+    def __getitem__(self, name: str) -> Layer:
+        """Return the layer of a name. Raises KeyError if there is none."""
+        if name not in self._layers:
+            raise KeyError(f"no layer is called {name!r}; the layers are {', '.join(map(repr, self._layers))}")
+        return self._layers[name]
+
+    def to_frame(self) -> "pd.DataFrame":
+        """Return the layers as a pandas.DataFrame, by name.
+
+        Examples
+        --------
+        >>> table.to_frame().loc["2", "kind"]
+        'Linear'
+        """
+        import pandas as pd  # noqa: PLC0415  (only those who ask for it need it)
+
+        return pd.DataFrame(map(dataclasses.asdict, self)).set_index("name")
+
+    def columns(self) -> dict[str, list[str]]:
+        """Return the cells of the table as text, by the title of the column.
+
+        Examples
+        --------
+        >>> table.columns()["output"]
+        ['(32, 16)', '(32, 16)', '(32, 1)']
+        """
+        columns = {
+            "layer": [layer.name for layer in self],
+            "kind": [layer.kind for layer in self],
+            "output": [str(layer.output_shape) if layer.output_shape else "" for layer in self],
+            "channels": ["" if layer.channel_dim is None else f"dim {layer.channel_dim}" for layer in self],
+            "calls": [str(layer.times_called) for layer in self],
+            "weights before": [f"{layer.weights_before:,}" for layer in self],
+            "behind": [f"{layer.weights_behind:,}" for layer in self],
+            "batch norms behind": [str(layer.batch_norms_behind) for layer in self],
+            "time behind": ["" if math.isnan(layer.share_behind) else f"{layer.share_behind:.0%}" for layer in self],
+            "embedder": ["" if layer.embedder_weights is None else f"{layer.embedder_weights:,}" for layer in self],
+            "runs": [layer.runs for layer in self],
+        }
+        return {title: cells for title, cells in columns.items() if any(cells)}
+
+    def __str__(self) -> str:
+        """Write the table."""
+        columns = [[title, *cells] for title, cells in self.columns().items()]
+        is_text = [column[0] in ("layer", "kind", "runs") for column in columns]
+        widths = [max(map(len, column)) for column in columns]
+        lines = []
+        for row in zip(*columns, strict=True):
+            cells = zip(row, widths, is_text, strict=True)
+            lines.append("  ".join(c.ljust(width) if text else c.rjust(width) for c, width, text in cells).rstrip())
+        return "\n".join(lines)
+
+    __repr__ = __str__
+
+    def _repr_html_(self) -> str:
+        """Write the table for a notebook."""
+        html: str = self.to_frame().to_html()
+        return html
+
+
+def layers(model: nn.Module, example_inputs: Any, *, explain: bool = False, **arguments: Any) -> Layers:
+    """List the layers of a model at which y0 may be fed back, and what each costs.
+
+    The model runs a few times in eval mode, without gradients, and is as before afterwards.
+
+    Parameters
+    ----------
+    model
+        An eager model.
+    example_inputs
+        What it is called with: a tensor, a tuple or list (positional arguments) or a mapping (keyword arguments).
+    explain
+        Whether to ask an engine how it would run with each layer, see :meth:`it3.IT3Engine.explain`. That exports the
+        model once a layer, which takes 0.1 to 1 s each.
+    **arguments
+        Further arguments of :class:`it3.IT3Engine`, such as ``output``.
+
+    Raises
+    ------
+    TypeError, ValueError
+        For what is no eager model, such as a TorchScript module, or has lazy parameters that have no shape yet; and
+        what the model raises.
+
+    Examples
+    --------
+    >>> print(it3.layers(model, x).to_frame()["output_shape"])
+    name
+    0    (32, 16)
+    1    (32, 16)
+    2     (32, 1)
+    Name: output_shape, dtype: object
+    """
+    model = _checked(model)
+    run = ObservedRun(model, example_inputs)
+    prediction = _C.chosen_output(run.output, arguments.get("output"), Tensor)
+    classes = _channels(prediction, _guessed_channel(model, model, prediction))
+    found = []
+    for name, module in model.named_modules():
+        if name:
+            runs = _how(model, name, example_inputs, arguments) if explain and run.calls[name].times else ""
+            found.append(_described(model, name, module, run, classes, runs))
+    return Layers(sorted(found, key=lambda layer: (layer.times_called == 0, run.calls[layer.name].end)))
+
+
+def _checked(model: nn.Module) -> nn.Module:
+    """Return the eager module of a model."""
+    check_model(model)
+    model = eager(model)
+    if isinstance(model, torch.jit.ScriptModule | ExportedModel):
+        raise TypeError(
+            f"model must be an eager torch.nn.Module, not a {type(model).__name__}, whose layers cannot be watched as "
+            "they run; give the module that it was made of"
+        )
+    if any(nn.parameter.is_lazy(tensor) for tensor in (*model.parameters(), *model.buffers())):
+        raise ValueError("the model has lazy parameters, which have no shape yet; call it once before")
+    return model
+
+
+def _described(
+    model: nn.Module, name: str, module: nn.Module, run: ObservedRun, classes: int | None, runs: str
+) -> Layer:
+    calls = run.calls[name]
+    output = _first_tensor(calls.output)
+    channel = _guessed_channel(module, model, output)
+    features = _channels(output, channel)
+    before, behind = run.weights_around(name)
+    known = features is not None and classes is not None
+    return Layer(
+        name=name,
+        kind=type(module).__name__,
+        output_shape=() if output is None else tuple(output.shape),
+        is_floating=output is not None and output.is_floating_point(),
+        channel_dim=channel,
+        times_called=calls.times,
+        weights_before=before if calls.times else 0,
+        weights_behind=behind if calls.times else 0,
+        batch_norms_behind=run.norms_behind(name) if calls.times else 0,
+        share_behind=run.share_behind(name) if calls.times else math.nan,
+        embedder_weights=(classes + 1) * features + (features + 1) * features if known else None,  # type: ignore[operator]
+        runs=runs,
+    )
+
+
+def _how(model: nn.Module, name: str, inputs: Any, arguments: dict[str, Any]) -> str:
+    try:
+        explanation = IT3Engine(model, name, **arguments).explain(inputs)
+    except (ValueError, TypeError, IndexError, RuntimeError) as error:
+        return f"refused: {str(error).splitlines()[0]}"
+    return explanation.runs + (f": {explanation.why_whole}" if explanation.why_whole else "")
+
+
+def _first_tensor(output: Any) -> Tensor | None:
+    return next((leaf for leaf in pytree.tree_leaves(output) if isinstance(leaf, Tensor)), None)
+
+
+def _guessed_channel(layer: nn.Module, model: nn.Module, output: Tensor | None) -> int | None:
+    """Return where the kinds of a layer and of those in it suggest that the channels of its output are."""
+    if output is None or output.dim() < 2:
+        return None
+    if output.dim() == 2:
+        return 1
+    origin = origin_of(layer, model)
+    kinds = [kind.channel_dim for kind in origin.inside if kind.channel_dim is not None]
+    return kinds[-1] % output.dim() if kinds else None
+
+
+def _channels(output: Tensor | None, channel: int | None) -> int | None:
+    return None if output is None or channel is None else output.shape[channel]

@@ -1,0 +1,192 @@
+"""What it3.layers tells of a model's layers, and which one it3.suggest_layer takes."""
+
+import time
+
+import it3
+import pytest
+import torch
+from it3 import IT3Engine
+from torch import Tensor, nn
+
+
+class Tied(nn.Module):
+    """Uses a weight by itself, one layer twice, one never, and the first layer's weight again in the end."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Linear(5, 6, bias=False)
+        self.scale = nn.Parameter(torch.ones(6))
+        self.twice = nn.Tanh()
+        self.norm = nn.BatchNorm1d(6)
+        self.last = nn.Linear(6, 3)
+        self.unused = nn.Linear(2, 2)
+        self.calls = 0
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        self.calls += 1
+        features = self.twice(self.first(x))
+        features = self.norm(self.twice(features * self.scale))
+        return {"rest": features @ self.first.weight, "prediction": self.last(features)}
+
+
+class Sleeps(nn.Module):
+    def __init__(self, milliseconds: int) -> None:
+        super().__init__()
+        self.seconds = milliseconds / 1000
+        self.linear = nn.Linear(4, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        time.sleep(self.seconds)
+        return self.linear(x)
+
+
+class Residual(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.norm, self.relu = nn.Conv2d(4, 4, 3, padding=1), nn.BatchNorm2d(4), nn.ReLU()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.relu(x + self.norm(self.conv(x)))
+
+
+def test_what_is_before_and_behind() -> None:
+    model, x = Tied(), torch.randn(7, 5)
+    table = it3.layers(model, x, output="prediction")
+    assert [layer.name for layer in table] == ["first", "twice", "norm", "last", "unused"]
+    around = [(layer.weights_before, layer.weights_behind) for layer in table]
+    # first has 30, scale 6, norm 12, last 21; those of first are used again at the end, and those of unused never.
+    assert around == [(0, 69), (0, 69), (18, 51), (69, 0), (0, 0)]
+    assert [layer.times_called for layer in table] == [1, 2, 1, 1, 0]
+    assert [layer.batch_norms_behind for layer in table] == [1, 1, 0, 0, 0]
+    assert [layer.kind for layer in table] == ["Linear", "Tanh", "BatchNorm1d", "Linear", "Linear"]
+    assert [layer.output_shape for layer in table] == [(7, 6), (7, 6), (7, 6), (7, 3), ()]
+    assert [layer.channel_dim for layer in table] == [1, 1, 1, 1, None]
+    assert str(table["unused"].share_behind) == "nan"
+    assert table["unused"].embedder_weights is None
+
+
+def test_the_embedder_is_as_large_as_the_engine_s() -> None:
+    net = nn.Sequential(nn.Conv2d(2, 6, 3), nn.ReLU(), nn.Conv2d(6, 3, 1))
+    tokens = nn.Sequential(nn.Embedding(9, 4), nn.Linear(4, 5), nn.Linear(5, 2))
+    for model, x in ((net, torch.randn(3, 2, 8, 8)), (tokens, torch.randint(9, (3, 7)))):
+        for layer in it3.layers(model, x):
+            engine = IT3Engine(model, layer.name)
+            engine.uncertainty(x)
+            assert layer.embedder_weights == sum(weight.numel() for weight in engine.embedder.parameters())
+            assert layer.channel_dim == engine.explain(x).features.layout.channel_dim
+
+
+def test_the_share_is_of_time() -> None:
+    model = nn.Sequential(Sleeps(10), Sleeps(30))
+    table = it3.layers(model, torch.randn(2, 4))
+    assert 0.65 < table["0"].share_behind < 0.8
+    assert table["1"].share_behind < 0.05
+
+
+def test_the_model_is_as_before() -> None:
+    class Changes(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.linear, self.norm, self.drop = nn.Linear(5, 6), nn.BatchNorm1d(6), nn.Dropout()
+            self.register_buffer("seen", torch.zeros(()))
+            self.calls = 0
+
+        def forward(self, x: Tensor) -> Tensor:
+            self.calls += 1
+            self.seen += 1
+            self.norm.running_mean.add_(1)
+            x.mul_(2)
+            return self.drop(self.norm(self.linear(x))) + torch.rand(())
+
+    model, x = Changes(), torch.randn(4, 5)
+    model.norm.eval()
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    given, state = x.clone(), torch.get_rng_state()
+    it3.layers(model, x, explain=True)
+    assert [model.training, model.norm.training, model.drop.training] == [True, False, True]
+    for name, tensor in model.state_dict().items():
+        assert torch.equal(tensor, before[name]), name
+    assert torch.equal(x, given)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert model.calls == 0
+    assert not any(module._forward_hooks for module in model.modules())
+
+
+def test_a_model_that_raises_is_as_before() -> None:
+    model = nn.Sequential(nn.Linear(4, 3), nn.Linear(5, 2)).train()
+    with pytest.raises(RuntimeError, match="shapes cannot be multiplied"):
+        it3.layers(model, torch.randn(2, 4))
+    assert all(module.training and not module._forward_hooks for module in model.modules())
+
+
+def test_it_says_how_engines_would_run() -> None:
+    model, x = Tied(), torch.randn(7, 5)
+    table = it3.layers(model, x, explain=True, output="prediction")
+    for layer in table:
+        if layer.times_called:
+            explanation = IT3Engine(model, layer.name, output="prediction").explain(x)
+            assert layer.runs.startswith(explanation.runs)
+            assert explanation.why_whole in layer.runs
+    assert table["unused"].runs == ""
+    apart = nn.ModuleDict({"used": nn.Linear(5, 2), "aside": nn.Linear(5, 2)})
+    apart.forward = lambda x: apart["used"](x) + 0 * apart["aside"](x).detach()
+    refused = it3.layers(apart, x, explain=True)["aside"].runs
+    assert refused.startswith("refused: ")
+
+
+def test_tables() -> None:
+    table = it3.layers(nn.Sequential(nn.Linear(5, 6), nn.Linear(6, 3)), torch.randn(7, 5))
+    lines = str(table).splitlines()
+    assert lines[0].split() == [
+        *("layer", "kind", "output", "channels", "calls", "weights", "before", "behind", "batch", "norms", "behind"),
+        *("time", "behind", "embedder"),
+    ]
+    assert lines[1].split()[:2] == ["0", "Linear"]
+    assert len(set(map(len, lines))) == 1
+    assert list(table.to_frame().index) == ["0", "1"]
+    assert "<td>Linear</td>" in table._repr_html_()
+    with pytest.raises(KeyError, match="no layer is called '2'; the layers are '0', '1'"):
+        table["2"]
+
+
+@pytest.mark.parametrize("name", ["layers", "suggest_layer"])
+def test_what_is_refused(name: str) -> None:
+    ask, x = getattr(it3, name), torch.randn(2, 4)
+    model = nn.Sequential(nn.Linear(4, 3), nn.Linear(3, 2))
+    with pytest.raises(TypeError, match=r"must be an eager torch.nn.Module, not a .*Traced|ScriptModule"):
+        ask(torch.jit.trace(model, x), x)
+    with pytest.raises(TypeError, match=r"must be a torch.nn.Module .*, not a str"):
+        ask("model", x)
+    with pytest.raises(ValueError, match="lazy parameters, which have no shape yet; call it once before"):
+        ask(nn.Sequential(nn.LazyLinear(3)), x)
+
+
+def test_suggestions_avoid_batch_normalization_behind() -> None:
+    blocks = nn.Sequential(Residual(), Residual())
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), blocks, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2))
+    suggested = it3.suggest_layer(model, torch.randn(2, 3, 16, 16))
+    assert suggested.name == "1"
+    assert "no batch normalization is behind it" in suggested.reason
+    assert suggested.explanation.is_cut
+    assert str(suggested).startswith("'1': ")
+
+
+def test_suggestions_where_all_have_batch_normalization_behind() -> None:
+    model = nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.Linear(8, 2), nn.BatchNorm1d(2))
+    suggested = it3.suggest_layer(model, torch.randn(5, 4))
+    assert suggested.layer.batch_norms_behind == 1
+    assert "train with neutral" in suggested.reason
+
+
+def test_suggestions_leave_half_of_the_time_behind() -> None:
+    model = nn.Sequential(Sleeps(5), Sleeps(20), Sleeps(10), Sleeps(1))
+    assert it3.suggest_layer(model, torch.randn(2, 4)).name == "1"
+    late = nn.Sequential(Sleeps(1), Sleeps(30))
+    assert it3.suggest_layer(late, torch.randn(2, 4)).name == "0"
+
+
+def test_there_may_be_no_layer() -> None:
+    with pytest.raises(ValueError, match="features_layer_name='input' feeds y0 back at its input"):
+        it3.suggest_layer(nn.Linear(4, 2), torch.randn(2, 4))
+    with pytest.raises(ValueError, match="returned a dict with 2 tensors; say which is the prediction"):
+        it3.suggest_layer(Tied(), torch.randn(7, 5))
