@@ -10,7 +10,7 @@ from torch import Tensor
 from it3.student_t import p_value, quantile
 
 _CHUNK = 500  # draws at a time, for which weights of all batches are held
-_ROUNDING = 1e-9  # a standard error that is this share of the gain, or less, is none
+_ROUNDING = 1e-9  # a share of a number that is none; a standard error of such a share of the gain is none either
 
 
 @dataclass(frozen=True)
@@ -103,7 +103,8 @@ class Bootstrap:
         error = math.sqrt(variance)
         if error <= _ROUNDING * abs(value):
             return _without_variation(value, max(self._drawn), level)
-        degrees = max(1, math.floor((networks + parts) ** 2 / squares)) if squares else 1
+        # A whole number must not become the one below it by rounding.
+        degrees = max(1, math.floor((1 + _ROUNDING) * (networks + parts) ** 2 / squares)) if squares else 1
         half = quantile(1 - level, degrees) * error
         return Gain(value, value - half, value + half, p_value(value / error, degrees), level)
 
