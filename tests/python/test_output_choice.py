@@ -244,9 +244,10 @@ def test_injects_into_the_chosen_output_of_a_layer() -> None:
     assert embedder.weight.grad.abs().sum() > 0
 
 
-def test_an_injection_without_effect_is_no_cut() -> None:
+def test_an_injection_without_effect_is_refused() -> None:
     engine = IT3Engine(Recurrent().double(), "lstm")
-    assert engine.explain(X).why_whole != ""
+    with pytest.raises(ValueError, match="what is injected at the layer does not reach the prediction"):
+        engine.explain(X)
 
 
 @pytest.mark.parametrize("pack", [Pair, lambda a, b: Record(b, a), lambda a, b: ModelOutput(aux=b, logits=a)])
