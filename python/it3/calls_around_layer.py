@@ -12,6 +12,7 @@ from it3 import _C
 from it3.checks import eager
 from it3.engine import IT3Engine
 from it3.export import copy_of
+from it3.exported_model import ExportedModel
 from it3.kept import KeptRandomState, own_copy
 
 
@@ -56,16 +57,19 @@ def parts_of(engine: IT3Engine, inputs: Any) -> list[Part]:
         For a model that cannot be copied, and where the calls of its modules cannot be seen, as in TorchScript.
     """
     model = eager(engine.model)
+    unseen = (
+        f"the calls of layers in a {type(model).__name__} cannot be seen, as this needs an eager model whose layers "
+        "are called as modules; engine.explain(inputs) tells how it would run"
+    )
+    if isinstance(model, torch.jit.ScriptModule | ExportedModel):
+        raise ValueError(unseen)
     with _C.ModelHold(model):
         twin = copy_of(model)
     layer = twin.get_submodule(engine._layer_name())
     names = {module: name for name, module in twin.named_modules()}
     calls = _calls_of(twin, layer, names, inputs)
     if layer not in calls:
-        raise ValueError(
-            f"the calls of modules in a {type(model).__name__} cannot be seen, as this needs an eager "
-            "model whose layers are called as modules; engine.explain(inputs) tells how it would run"
-        )
+        raise ValueError(unseen)
     counted: set[int] = set()
     return [
         Part(names[module], type(module).__name__, place, _numbers_in(module, counted))

@@ -52,8 +52,8 @@ def losses(adaptations: Adaptation | Sequence[Adaptation], ax: Axes | None = Non
     curves: dict[str, Tensor] = {}
     for place, adaptation in enumerate(given):
         _check_adaptation("adaptations", adaptation)
-        prefix = f"adaptation {place} " if len(given) > 1 else ""
-        curves.update({f"{prefix}{of_sample}": curve for of_sample, curve in _curves_of(adaptation).items()})
+        name = f"adaptation {place}" if len(given) > 1 else ""
+        curves.update({f"{name} {of_sample}".strip(): curve for of_sample, curve in _curves_of(adaptation).items()})
     if not curves:
         raise ValueError("no steps were taken, so there are no losses to draw; adapt with num_steps of 1 or more")
     ax = axes_for(ax)

@@ -38,12 +38,16 @@ def drift(drift: _C.Drift, ax: Axes | None = None) -> Axes:
     ------
     TypeError
         For what :meth:`it3.IT3Engine.drift` did not return.
+    ValueError
+        If no adapted weights have been kept.
 
     Examples
     --------
+    >>> adaptation = engine.adapt(x, online=True, threshold=None)
     >>> ax = it3.plots.drift(engine.drift())
     >>> [label.get_text() for label in ax.get_yticklabels()]
     ['0', '2']
+    >>> engine.reset()
     """
     if not isinstance(drift, _C.Drift):
         raise TypeError(f"drift must be what engine.drift() returns, not a {type(drift).__name__}")
@@ -57,6 +61,8 @@ def drift(drift: _C.Drift, ax: Axes | None = None) -> Axes:
         others = [square for layer, square in squares.items() if layer not in farthest]
         bars = {layer: distance for layer, distance in bars.items() if layer in farthest}
         bars[f"({len(others)} other layers)"] = math.sqrt(sum(others))
+    if not bars:
+        raise ValueError("no weights have been kept since the start, so there is no drift; adapt with copy_model=False")
     ax = axes_for(ax, 6.4, 1.4 + 0.22 * len(bars))
     ax.barh(range(len(bars)), list(bars.values()), color=BLUE, height=0.7)
     ax.set_yticks(range(len(bars)), [shown_name(layer) for layer in bars], parse_math=False)
