@@ -63,11 +63,11 @@ def parts_of(engine: IT3Engine, inputs: Any) -> list[Part]:
     )
     if isinstance(model, torch.jit.ScriptModule | ExportedModel):
         raise ValueError(unseen)
-    with _C.ModelHold(model):
+    with _C.ModelHold(model), torch.inference_mode(False):  # of copies made in it there are no gradients
         twin = copy_of(model)
     layer = twin.get_submodule(engine._layer_name())
     names = {module: name for name, module in twin.named_modules()}
-    calls = _calls_of(twin, layer, names, inputs)
+    calls = _calls_of(twin, layer, engine.layer_output, inputs)
     if layer not in calls:
         raise ValueError(unseen)
     counted: set[int] = set()
@@ -77,7 +77,7 @@ def parts_of(engine: IT3Engine, inputs: Any) -> list[Part]:
     ]
 
 
-def _calls_of(model: nn.Module, layer: nn.Module, names: dict[nn.Module, str], inputs: Any) -> dict[nn.Module, _Calls]:
+def _calls_of(model: nn.Module, layer: nn.Module, choice: Any, inputs: Any) -> dict[nn.Module, _Calls]:
     """Run a model, and note which modules were called."""
     calls: dict[nn.Module, _Calls] = {}
 
@@ -88,23 +88,32 @@ def _calls_of(model: nn.Module, layer: nn.Module, names: dict[nn.Module, str], i
         depends = any(isinstance(leaf, Tensor) and leaf.requires_grad for leaf in pytree.tree_leaves(outputs))
         calls[module].places.add("behind" if depends else "before")
         if module is layer:
-            return pytree.tree_map(_injected, outputs)
+            chosen = _chosen(outputs, choice)
+            return pytree.tree_map(lambda leaf: _injected(leaf) if leaf is chosen else leaf, outputs)
         return None
 
-    for module in names:
+    for module in model.modules():
         module.register_forward_pre_hook(begin)
         module.register_forward_hook(end)
     model.eval().requires_grad_(False)
-    args, kwargs = _C.arguments_of(own_copy(inputs))
     with KeptRandomState(), torch.inference_mode(False), torch.enable_grad():
+        args, kwargs = _C.arguments_of(own_copy(inputs))
         model(*args, **kwargs)
     return calls
 
 
-def _injected(output: Any) -> Any:
-    if not isinstance(output, Tensor) or not (output.is_floating_point() or output.is_complex()):
-        return output
-    return output.detach().requires_grad_().clone()  # which may be written to in place
+def _chosen(outputs: Any, choice: Any) -> Any:
+    """Return the tensor that is injected into: the first, or what an index, a key or a path of these says."""
+    if choice is None:
+        return next((leaf for leaf in pytree.tree_leaves(outputs) if isinstance(leaf, Tensor)), None)
+    for key in choice if isinstance(choice, tuple | list) else [choice]:
+        outputs = outputs[key]
+    return outputs
+
+
+def _injected(output: Tensor) -> Tensor:
+    """Return a tensor that has a gradient, and may be written to in place."""
+    return output.detach().requires_grad_().clone()
 
 
 def _units(module: nn.Module, layer: nn.Module, calls: dict[nn.Module, _Calls]) -> Iterator[tuple[nn.Module, str]]:

@@ -10,7 +10,7 @@ from torch import Tensor
 from it3.adaptation import Adaptation
 from it3.class_scores import are_probabilities
 from it3.metrics import class_dim, classes_of, have_like_shapes
-from it3.plots_parts import BLUE, CYCLE, GRAY, axes_for, without_frame
+from it3.plots_parts import BLUE, CYCLE, GRAY, axes_for, legend_above, without_frame
 
 _MOST_LINES = 2 * len(CYCLE)  # solid and dashed, beyond which lines cannot be told apart
 
@@ -64,7 +64,7 @@ def losses(adaptations: Adaptation | Sequence[Adaptation], ax: Axes | None = Non
     else:
         _draw_percentiles(ax, list(curves.values()))
     if len(curves) > 1:
-        ax.legend(frameon=False, fontsize="small")
+        legend_above(ax, 3)
     ax.set_xlabel("steps taken")
     ax.set_ylabel("loss: distance between y1 and y0")
     ax.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
@@ -102,7 +102,7 @@ def before_and_after(unadapted: Adaptation, adapted: Adaptation, targets: Tensor
     ------
     TypeError, ValueError
         For what are no adaptations of the same inputs, of which the first took no steps; for targets that do not fit;
-        and for predictions or targets that are not finite.
+        and for predictions or targets that are not finite and real.
 
     Examples
     --------
@@ -124,8 +124,8 @@ def before_and_after(unadapted: Adaptation, adapted: Adaptation, targets: Tensor
         raise TypeError(f"targets must be a tensor, not a {type(targets).__name__}")
     targets = targets.detach().to(before.device)
     for name, values in (("unadapted.prediction", before), ("adapted.prediction", after), ("targets", targets)):
-        if not bool(values.isfinite().all()):
-            raise ValueError(f"{name} is not finite everywhere, so it cannot be drawn")
+        if values.is_complex() or not bool(values.isfinite().all()):
+            raise ValueError(f"{name} is not finite and real everywhere, so it cannot be drawn")
     ax = axes_for(ax, 5, 5)
     if not adapted._feeds_probabilities and have_like_shapes(before, targets, adapted._prediction_layout):
         numbers = [values.flatten().double().cpu() for values in (before, after, targets)]
@@ -157,7 +157,7 @@ def _curves_of(adaptation: Adaptation) -> dict[str, Tensor]:
 def _draw_percentiles(ax: Axes, curves: Sequence[Tensor]) -> None:
     steps = max(map(len, curves))
     values = torch.stack([torch.cat([curve, curve[-1:].expand(steps - len(curve))]) for curve in curves])
-    shares = torch.tensor([0.05, 0.25, 0.5, 0.75, 0.95], dtype=torch.double)
+    shares = torch.tensor([0.05, 0.25, 0.5, 0.75, 0.95], dtype=torch.double, device="cpu")
     lowest, low, median, high, highest = values.quantile(shares, dim=0).numpy()
     places = range(steps)
     ax.fill_between(places, lowest, highest, color=BLUE, alpha=0.15, linewidth=0, label="5th to 95th percentile")
@@ -196,7 +196,7 @@ def _draw_numbers(ax: Axes, before: Tensor, after: Tensor, targets: Tensor) -> A
     ax.scatter(x, after.numpy(), s=14, color=BLUE, alpha=opacity, linewidths=0, zorder=4, label="after")
     ax.set_xlabel("target")
     ax.set_ylabel("prediction")
-    ax.legend(frameon=False)
+    legend_above(ax, 3)
     without_frame(ax)
     return ax
 

@@ -5,7 +5,7 @@ import math
 from matplotlib.axes import Axes
 
 from it3.evaluation import Evaluation
-from it3.plots_parts import BLUE, GRAY, VERMILION, axes_for, shown_name, without_frame
+from it3.plots_parts import BLUE, GRAY, VERMILION, axes_for, legend_above, shown_name, without_frame
 
 
 def gains(evaluation: Evaluation, ax: Axes | None = None) -> Axes:
@@ -43,7 +43,7 @@ def gains(evaluation: Evaluation, ax: Axes | None = None) -> Axes:
         raise TypeError(f"evaluation must be what it3.evaluate() returns, not a {type(evaluation).__name__}")
     rows = evaluation.rows
     ax = axes_for(ax, 8, 1.4 + 0.28 * len(rows))
-    shown = {}
+    shown: set[str] = set()
     for place, row in enumerate(rows):
         is_best, is_variant = row["name"] == evaluation.best_control, bool(row["verdict"])
         color, marker, kind = (
@@ -58,7 +58,8 @@ def gains(evaluation: Evaluation, ax: Axes | None = None) -> Axes:
             continue
         if not math.isnan(row["low"]):
             ax.plot([row["low"], row["high"]], [place, place], color=color, linewidth=2, solid_capstyle="butt")
-        shown[kind] = ax.plot([row["gain"]], [place], marker, color=color, markersize=6)[0]
+        ax.plot([row["gain"]], [place], marker, color=color, markersize=6, label=None if kind in shown else kind)
+        shown.add(kind)
         if is_best:
             ax.axvline(row["gain"], color=VERMILION, linewidth=1, linestyle="--", zorder=0)
     ax.axvline(0, color=GRAY, linewidth=1, zorder=0)
@@ -70,8 +71,7 @@ def gains(evaluation: Evaluation, ax: Axes | None = None) -> Axes:
     ax.set_ylim(len(rows) - 0.5, -0.5)
     ax.tick_params(axis="y", length=0)
     ax.set_xlabel(f"gain in {evaluation.metric} against 0 steps, 95 % interval\nabove 0 is better")
-    order = [kind for kind in ("variant", "best control", "control") if kind in shown]
-    ax.legend([shown[kind] for kind in order], order, ncols=3, loc="lower left", bbox_to_anchor=(0, 1), frameon=False)
+    legend_above(ax, 3)
     ax.spines["left"].set_visible(False)
     without_frame(ax)
     return ax

@@ -2,11 +2,10 @@
 
 from collections.abc import Sequence
 
-import torch
 from matplotlib.axes import Axes
 from torch import Tensor
 
-from it3.plots_parts import BLUE, GRAY, GREEN, VERMILION, axes_for, one_per_sample, without_frame
+from it3.plots_parts import BLUE, GRAY, GREEN, VERMILION, axes_for, legend_above, one_per_sample, without_frame
 from it3.selective_risk import selective_risk
 
 _PARTS = 10  # of the samples, whose mean errors are drawn
@@ -57,9 +56,9 @@ def uncertainty_against_error(
     means = [(sureness[of].mean().item(), wrong[of].mean().item()) for of in order.tensor_split(parts)]
     label = f"mean of each of {parts} parts" if parts > 1 else "mean"
     ax.plot(*zip(*means, strict=True), "o-", color=BLUE, label=label)
-    ax.set_xlabel("uncertainty ‖y1 - y0‖")
+    ax.set_xlabel("uncertainty")
     ax.set_ylabel("share of errors" if is_of_classes else "error")
-    ax.legend(frameon=False)
+    legend_above(ax, 2)
     without_frame(ax)
     return ax
 
@@ -98,14 +97,14 @@ def risk_coverage(
     """
     sureness, wrong = _checked(uncertainty, errors)
     ax = axes_for(ax)
-    coverage = (torch.arange(1, len(wrong) + 1) / len(wrong) * 100).numpy()
+    coverage = [100 * (count + 1) / len(wrong) for count in range(len(wrong))]
     risk, best, mean = selective_risk(sureness, wrong), selective_risk(wrong, wrong), wrong.mean()
     style = "o-" if len(wrong) == 1 else "-"
     ax.plot(coverage, risk.numpy(), style, color=BLUE, label=f"by uncertainty, area {risk.mean():.4g}")
     ax.axhline(float(mean), color=VERMILION, linestyle="--", label=f"all samples, {mean:.4g}")
     ax.plot(coverage, best.numpy(), ":", color=GREEN, label=f"best order, area {best.mean():.4g}")
     ax.set(xlim=(0, 100), xlabel="coverage: the surest samples, %", ylabel="risk: their mean error")
-    ax.legend(frameon=False)
+    legend_above(ax)
     without_frame(ax)
     return ax
 

@@ -38,6 +38,11 @@ def without_frame(ax: Axes) -> None:
     ax.spines[["top", "right"]].set_visible(False)
 
 
+def legend_above(ax: Axes, columns: int = 1) -> None:
+    """Explain colors above the axes, where no points lie: among many, a free place would take long to find."""
+    ax.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=columns, frameon=False, borderpad=0.2)
+
+
 def one_per_sample(name: str, values: Tensor | Sequence[float] | Any) -> Tensor:
     """Return numbers, one a sample, in double precision on the CPU.
 
@@ -47,9 +52,12 @@ def one_per_sample(name: str, values: Tensor | Sequence[float] | Any) -> Tensor:
         For what is no list of finite numbers.
     """
     try:
-        numbers = torch.as_tensor(values).detach().to("cpu", torch.double)
+        given = torch.as_tensor(values).detach()
     except (TypeError, ValueError, RuntimeError) as error:
         raise TypeError(f"{name} must be a tensor, an array or a list of numbers, not {values!r:.80}") from error
+    if given.is_complex():
+        raise TypeError(f"{name} must be real numbers, not of {given.dtype}")
+    numbers = given.to("cpu", torch.double)
     if numbers.dim() != 1 or not len(numbers):
         raise ValueError(f"{name} must have one number for each sample, (B,), not the shape {tuple(numbers.shape)}")
     bad = int((~numbers.isfinite()).sum())

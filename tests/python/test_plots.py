@@ -13,6 +13,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from it3 import IT3Engine, plots
+from it3.calls_around_layer import parts_of
 from it3.selective_risk import selective_risk
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
@@ -134,7 +135,7 @@ def test_what_cannot_be_before_and_after() -> None:
         ((none, some, y.tolist()), TypeError, "targets must be a tensor, not a list"),
         ((none, some, y[:, :2]), ValueError, r"targets of shape \(7, 2\) do not fit predictions of shape \(7, 3\)"),
         ((none, some, torch.full((7,), 3)), ValueError, "targets hold the class 3, but the prediction has 3"),
-        ((none, some, y.clone().fill_(math.nan)), ValueError, "targets is not finite everywhere"),
+        ((none, some, y.clone().fill_(math.nan)), ValueError, "targets is not finite and real everywhere"),
     ):
         with pytest.raises(error, match=message):
             plots.before_and_after(*given)
@@ -187,6 +188,7 @@ def test_what_is_no_uncertainty() -> None:
         ([], [], "must have one number for each sample"),
         ([1.0, math.nan], [1.0, 1.0], "uncertainty has 1 of 2 values that are not finite; leave these samples out"),
         ([1.0], [math.inf], "errors has 1 of 1 values that are not finite"),
+        ([1j], [1.0], "uncertainty must be real numbers, not of torch.complex64"),
         (["a"], [1.0], "uncertainty must be a tensor, an array or a list of numbers"),
     ):
         for draw in (plots.risk_coverage, plots.uncertainty_against_error):
@@ -331,6 +333,24 @@ def test_the_cut_at_the_input_and_of_inputs_with_names() -> None:
 
     ax = plots.cut(IT3Engine(Named(), "a"), {"table": torch.randn(4, 3), "scale": torch.ones(4, 1)})
     assert [color for *_, color in rows_in(ax)] == [LAYER, TWICE]
+
+
+def test_of_a_layers_outputs_the_chosen_one_alone_is_injected_into() -> None:
+    class Pair(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.recurrent = nn.GRU(3, 4, batch_first=True)
+            self.of_outputs, self.of_state = nn.Linear(4, 2), nn.Linear(4, 2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            outputs, state = self.recurrent(x)
+            return self.of_outputs(outputs[:, -1]) + self.of_state(state[0])
+
+    x = torch.randn(5, 6, 3)
+    for choice, places in ((None, ["layer", "behind", "before"]), (1, ["layer", "before", "behind"])):
+        engine = IT3Engine(Pair(), "recurrent", layer_output=choice)
+        with torch.inference_mode():
+            assert [part.place for part in parts_of(engine, x)] == places
 
 
 def test_the_cut_of_what_cannot_be_seen() -> None:
