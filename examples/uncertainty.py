@@ -7,6 +7,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from it3 import IT3Engine
+from it3.selective_risk import selective_risk
 from sklearn.metrics import roc_auc_score
 from study import Batches, Study, TensorFunction, first_layer_in
 from torch import Tensor, nn
@@ -59,13 +60,10 @@ def of_network(
     is_shifted = torch.cat([torch.zeros(len(of_clean)), torch.ones(len(of_shifted))])
     is_error = (errors > errors.median()) if len(errors.unique()) > 2 else errors.bool()
     has_both = 0 < int(is_error.sum()) < len(is_error)
-    # Risk and coverage: the mean error of the surest samples, averaged over how many they are.
-    order = of_shifted.argsort()
-    risk = errors[order].cumsum(0) / torch.arange(1, len(errors) + 1)
     return {
         "auroc_shift": float(roc_auc_score(is_shifted, torch.cat([of_clean, of_shifted]))),
         "auroc_error": float(roc_auc_score(is_error, of_shifted)) if has_both else float("nan"),
-        "area_risk_coverage": float(risk.mean()),
+        "area_risk_coverage": float(selective_risk(of_shifted, errors).mean()),
         "risk": float(errors.mean()),
     }
 

@@ -7,6 +7,7 @@ the adapted network's prediction is returned (Durasov, Shocher, Oner, Chechik, E
 """
 
 from importlib import import_module
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from it3 import _torch_check as _torch_check  # isort: skip  (before the first import of it3._C)
@@ -28,6 +29,7 @@ from it3.saving import save
 from it3.streams import Stream, stream
 
 if TYPE_CHECKING:
+    from it3 import plots
     from it3.compilation import compile  # noqa: A004  (as torch.compile)
     from it3.searching import Search, search
     from it3.tuning import Tuning, tune
@@ -58,6 +60,7 @@ __all__ = [
     "layers",
     "load",
     "median_filter",
+    "plots",
     "recipes",
     "save",
     "search",
@@ -67,16 +70,24 @@ __all__ = [
 ]
 
 
+# Optuna is needed by those alone who search, and matplotlib by those who draw.
+_SEARCHING = {"Search": "searching", "search": "searching", "Tuning": "tuning", "tune": "tuning"}
+
+
 def __getattr__(name: str) -> Any:
     if name == "compile":  # with parts of torch that take long to import
         from it3 import compilation  # noqa: PLC0415
 
         return compilation.compile
-    # Optuna is needed by those alone who search.
-    module = {"Search": "searching", "search": "searching", "Tuning": "tuning", "tune": "tuning"}.get(name)
-    if module is not None:
-        try:
-            return getattr(import_module(f"it3.{module}"), name)
-        except ModuleNotFoundError as error:
-            raise ModuleNotFoundError(f"it3.{name} needs Optuna: pip install optuna") from error
+    if name in _SEARCHING:
+        return getattr(_imported(_SEARCHING[name], name, "Optuna"), name)
+    if name == "plots":
+        return _imported("plots", "plots", "matplotlib")
     raise AttributeError(f"module 'it3' has no attribute {name!r}")
+
+
+def _imported(module: str, name: str, package: str) -> ModuleType:
+    try:
+        return import_module(f"it3.{module}")
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(f"it3.{name} needs {package}: pip install {package.lower()}") from error

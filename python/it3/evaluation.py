@@ -1,9 +1,11 @@
 """What an evaluation came to: a table, and the gain of each variant beyond the best control."""
 
 import math
+import os
 import statistics
 from typing import TYPE_CHECKING, Any
 
+from it3 import _C
 from it3.bootstrap import Bootstrap, Gain, holm
 from it3.metrics import Metric
 from it3.rows import BASE, Row
@@ -35,6 +37,10 @@ class Evaluation:
         gain".
     best_control
         The name of the best of all rows that are no variants, by their scores.
+    metric, higher_is_better
+        The metric's name, and what its scores mean.
+    counts
+        How many samples each batch of each run has, [run][batch].
 
     Notes
     -----
@@ -49,7 +55,8 @@ class Evaluation:
     """
 
     def __init__(self, rows: dict[str, Row], counts: list[list[int]], metric: Metric, bootstrap: Bootstrap) -> None:
-        self._metric, self._bootstrap = metric, bootstrap
+        self.metric, self.higher_is_better, self.counts = metric.name, metric.higher_is_better, counts
+        self._bootstrap = bootstrap
         self._places = {name: place for place, name in enumerate(rows)}
         self._sign = 1 if metric.higher_is_better else -1
         described = {name: self._describe(name, row, counts) for name, row in rows.items()}
@@ -110,8 +117,7 @@ class Evaluation:
         >>> evaluation.verdict.split(":")[0]
         '3 steps'
         """
-        of_variants = [self._verdict_of(row) for row in self.rows if row["name"] in self._beyond]
-        return "\n".join([*of_variants, *(f"{name}: failed; {why}" for name, why in self._failures.items())])
+        return "\n".join(self._sentences())
 
     def to_frame(self) -> "pd.DataFrame":
         """Return the rows as a pandas.DataFrame, by name.
@@ -125,26 +131,69 @@ class Evaluation:
 
         return pd.DataFrame(self.rows).set_index("name")
 
+    def report(self, path: str | os.PathLike[str]) -> None:
+        """Write an HTML page: the verdict, the table, the gains drawn, the worst groups, and how to read it all.
+
+        The page is one file, which needs no network and no JavaScript. It appears when it is complete; if it cannot be
+        written, what was there stays. matplotlib draws the gains: ``pip install matplotlib``.
+
+        Parameters
+        ----------
+        path
+            Of the file to write or replace.
+
+        Raises
+        ------
+        ModuleNotFoundError
+            Without matplotlib.
+        RuntimeError
+            If the file cannot be written, as where there is no such folder, or the disk is full.
+
+        Examples
+        --------
+        >>> evaluation.report("report.html")
+        """
+        from it3.evaluation_page import page  # noqa: PLC0415  (with Jinja, which others need not import)
+
+        content = page(self)
+        with _C.NewFile(path) as file:
+            file.write(content)
+
+    def _repr_html_(self) -> str:
+        """Return the table and the verdict for a notebook."""
+        from it3.evaluation_page import fragment  # noqa: PLC0415
+
+        return fragment(self)
+
     def __str__(self) -> str:
         """Write the table and the verdict."""
-        columns = {
-            "": [row["name"] for row in self.rows],
-            self._metric.name: [f"{row['score']:.4f}" for row in self.rows],
-            "sd": [f"{row['sd']:.4f}" for row in self.rows],
-            "gain": [_unless_base(row, f"{row['gain']:+.4f}") for row in self.rows],
-            "95 % interval": [_unless_base(row, f"{row['low']:+.4f} to {row['high']:+.4f}") for row in self.rows],
-            "ECE": [_unless_nan(row["ece"], ".4f") for row in self.rows],
-            "worst group": [f"{_unless_nan(row['worst'], '.4f')} {row['worst_group']}".strip() for row in self.rows],
-            "ms": [_unless_nan(row["milliseconds"], ".2f") for row in self.rows],
-            "MB": [_unless_nan(row["megabytes"], ".1f") for row in self.rows],
-        }
-        shown = [[title, *cells] for title, cells in columns.items() if any(cells)]
+        shown = [[title, *cells] for title, cells in self._columns()]
         widths = [max(map(len, column)) for column in shown]
         lines = [
             "  ".join([line[0].ljust(widths[0]), *map(str.rjust, line[1:], widths[1:])]).rstrip()
             for line in zip(*shown, strict=True)
         ]
         return "\n".join(lines) + "\n\n" + self.verdict
+
+    def _columns(self) -> list[tuple[str, list[str]]]:
+        """Return the titles and cells of the table's columns, without those that are empty."""
+        columns = [
+            ("", [row["name"] for row in self.rows]),
+            (self.metric, [f"{row['score']:.4f}" for row in self.rows]),
+            ("sd", [f"{row['sd']:.4f}" for row in self.rows]),
+            ("gain", [_unless_base(row, f"{row['gain']:+.4f}") for row in self.rows]),
+            ("95 % interval", [_unless_base(row, f"{row['low']:+.4f} to {row['high']:+.4f}") for row in self.rows]),
+            ("ECE", [_unless_nan(row["ece"], ".4f") for row in self.rows]),
+            ("worst group", [f"{_unless_nan(row['worst'], '.4f')} {row['worst_group']}".strip() for row in self.rows]),
+            ("ms", [_unless_nan(row["milliseconds"], ".2f") for row in self.rows]),
+            ("MB", [_unless_nan(row["megabytes"], ".1f") for row in self.rows]),
+        ]
+        return [(title, cells) for title, cells in columns if any(cells)]
+
+    def _sentences(self) -> list[str]:
+        """Return those of the verdict."""
+        of_variants = [self._verdict_of(row) for row in self.rows if row["name"] in self._beyond]
+        return [*of_variants, *(f"{name}: failed; {why}" for name, why in self._failures.items())]
 
     def _describe(self, name: str, row: Row, counts: list[list[int]]) -> dict[str, Any]:
         of_runs = [sum(sums) / sum(of_run) for sums, of_run in zip(row.sums, counts, strict=True)]
@@ -173,7 +222,7 @@ class Evaluation:
 
     def _verdict_of(self, row: dict[str, Any]) -> str:
         name = row["name"]
-        said = f"{name}: {row['verdict']}; {self._metric.name} {self._beyond[name]} against the best control, "
+        said = f"{name}: {row['verdict']}; {self.metric} {self._beyond[name]} against the best control, "
         if self.best_control == BASE:
             return f"{said}{BASE}."
         return f"{said}'{self.best_control}', and {self.compare(name, BASE)} against {BASE}."

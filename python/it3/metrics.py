@@ -104,26 +104,33 @@ def right_classes(prediction: Tensor, targets: Tensor, layout: _C.Layout = ANY_L
 
     See :func:`accuracy`.
     """
+    dim = class_dim(prediction, layout)
+    found = prediction.argmax(dim, keepdim=True)
+    _check_finite("accuracy", prediction.amax(dim, keepdim=True), "prediction", layout)
+    return found == classes_of(prediction, targets, layout)
+
+
+def classes_of(prediction: Tensor, targets: Tensor, layout: _C.Layout = ANY_LAYOUT) -> Tensor:
+    """Return the right classes as integers, in the prediction's shape with 1 class.
+
+    See :func:`accuracy`.
+    """
     _check_tensor("accuracy", targets)
     dim = class_dim(prediction, layout)
     one = list(prediction.shape)
     classes, one[dim] = one[dim], 1
-    found = prediction.argmax(dim, keepdim=True)
-    _check_finite("accuracy", prediction.amax(dim, keepdim=True), "prediction", layout)
     if targets.shape == prediction.shape:
         _check_finite("accuracy", targets.amax(dim, keepdim=True), "targets", layout)
-        right = targets.argmax(dim, keepdim=True)
-    else:
-        without = (*prediction.shape[:dim], *prediction.shape[dim + 1 :])
-        if tuple(targets.shape) not in (without, tuple(one)):
-            raise ValueError(
-                f"accuracy: targets of shape {tuple(targets.shape)} do not fit a prediction of shape "
-                f"{tuple(prediction.shape)} with classes in dimension {dim}: they must be class indices of shape "
-                f"{without}, or scores of the prediction's shape. If the classes are elsewhere, make the engine with "
-                "prediction_layout=it3.Layout(channel_dim=...)"
-            )
-        right = class_indices(targets, classes).reshape(one)
-    return found == right
+        return targets.argmax(dim, keepdim=True)
+    without = (*prediction.shape[:dim], *prediction.shape[dim + 1 :])
+    if tuple(targets.shape) not in (without, tuple(one)):
+        raise ValueError(
+            f"accuracy: targets of shape {tuple(targets.shape)} do not fit a prediction of shape "
+            f"{tuple(prediction.shape)} with classes in dimension {dim}: they must be class indices of shape "
+            f"{without}, or scores of the prediction's shape. If the classes are elsewhere, make the engine with "
+            "prediction_layout=it3.Layout(channel_dim=...)"
+        )
+    return class_indices(targets, classes).reshape(one)
 
 
 def mse(prediction: Tensor, targets: Tensor, layout: _C.Layout = ANY_LAYOUT) -> Tensor:
@@ -180,21 +187,28 @@ def class_indices(targets: Tensor, classes: int) -> Tensor:
 def _distances(name: str, prediction: Tensor, targets: Tensor, layout: _C.Layout) -> Tensor:
     """Return the absolute differences, in double precision and in the prediction's shape."""
     _check_tensor(name, targets)
-    a, b = tuple(prediction.shape), tuple(targets.shape)
-    is_batch_first = layout.batch_of(prediction.dim()) == 0
-    # Other sizes than 1 in one order: then a reshape changes nothing but how many sizes of 1 there are.
-    fits = [size for size in a if size != 1] == [size for size in b if size != 1]
-    if not fits or (is_batch_first and a[:1] != b[:1]):
+    if not have_like_shapes(prediction, targets, layout):
         raise ValueError(
-            f"{name}: targets of shape {b} do not fit a prediction of shape {a}; they must have the same shape, "
-            "apart from dimensions of size 1"
+            f"{name}: targets of shape {tuple(targets.shape)} do not fit a prediction of shape "
+            f"{tuple(prediction.shape)}; they must have the same shape, apart from dimensions of size 1"
         )
     is_complex = prediction.is_complex() or targets.is_complex()
     dtype = torch.complex128 if is_complex else torch.double
     _check_finite(name, prediction, "prediction", layout)
-    right = targets.to(dtype).reshape(a)
+    right = targets.to(dtype).reshape(prediction.shape)
     _check_finite(name, right, "targets", layout)
     return (prediction.to(dtype) - right).abs()
+
+
+def have_like_shapes(prediction: Tensor, targets: Tensor, layout: _C.Layout = ANY_LAYOUT) -> bool:
+    """Return whether targets have a prediction's shape, apart from dimensions of size 1.
+
+    Other sizes than 1 are in one order: a reshape changes nothing but how many sizes of 1 there are.
+    """
+    a, b = tuple(prediction.shape), tuple(targets.shape)
+    is_batch_first = layout.batch_of(prediction.dim()) == 0
+    like = [size for size in a if size != 1] == [size for size in b if size != 1]
+    return like and not (is_batch_first and a[:1] != b[:1])
 
 
 def _check_tensor(name: str, targets: object) -> None:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 import it3
 import pytest
 import torch
+from browser import CHROMIUM
 from forbidden_torchscript import forbid_torchscript
 from installed import build_against
 from models import Case, make_case
@@ -62,6 +63,7 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "cuda: needs a CUDA device")
     config.addinivalue_line("markers", "memory: measures or limits a process's memory, of which sanitizers take more")
     config.addinivalue_line("markers", "two_cuda_devices: needs two")
+    config.addinivalue_line("markers", "browser: needs Chromium")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -69,6 +71,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     devices = torch.cuda.device_count()
     needs = {"cuda": 1, "two_cuda_devices": 2}
     can_run = [item for item in items if all(n <= devices or not item.get_closest_marker(m) for m, n in needs.items())]
+    if CHROMIUM is None:
+        can_run = [item for item in can_run if not item.get_closest_marker("browser")]
     config.hook.pytest_deselected(items=[item for item in items if item not in can_run])
     items[:] = sorted(can_run, key=lambda item: item.path.name not in LONG)
 

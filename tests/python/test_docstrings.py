@@ -46,6 +46,8 @@ def documented() -> Iterator[tuple[str, Any]]:
         for attribute, value in own.items():
             if not attribute.startswith("_") and (callable(value) or hasattr(value, "fget") or hasattr(value, "func")):
                 yield f"{name}.{attribute}", value
+    for name in it3.plots.__all__:
+        yield f"plots.{name}", getattr(it3.plots, name)
 
 
 def examples_of(name: str, part: Any) -> list[doctest.Example]:
