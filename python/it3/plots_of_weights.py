@@ -111,7 +111,7 @@ def cut(engine: IT3Engine, inputs: Any, ax: Axes | None = None) -> Axes:
     if not isinstance(engine, IT3Engine):
         raise TypeError(f"engine must be an IT3Engine, not a {type(engine).__name__}")
     parts = parts_of(engine, inputs)
-    is_cut = not engine._setup_for(inputs).why_not_cut(inputs)
+    is_cut = engine.explain(inputs).is_cut
     ax = axes_for(ax, 6, 1.8 + 0.36 * len(parts))
     for place, part in enumerate(parts):
         color = ORANGE if part.place == "layer" else SKY if part.place == "before" and is_cut else GRAY

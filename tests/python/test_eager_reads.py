@@ -6,7 +6,6 @@ import random
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from time import perf_counter
 
 import numpy as np
 import pytest
@@ -149,14 +148,3 @@ def test_the_caller_may_be_profiled() -> None:
         assert seen
     finally:
         sys.setprofile(None)
-
-
-def test_plain_models_pay_nothing_for_it() -> None:
-    model = nn.Sequential(nn.Linear(6, 8), nn.Tanh(), nn.Linear(8, 3)).double().eval()
-    engine = IT3Engine(model, "0").eval()
-    engine(X)
-    setup = engine._core.setup_of(engine)
-    start = perf_counter()
-    for _ in range(1000):
-        setup.why_not_cut(X)
-    assert (perf_counter() - start) / 1000 < 100e-6  # about 2 µs on an idle machine

@@ -250,12 +250,12 @@ def test_reasons_are_those_of_the_call() -> None:
     model = Cut().double().eval()
     engine = IT3Engine(model, "layer").eval()
     engine.adapt(X)
-    setup = engine._core.setup_of(engine)
 
     class Opaque:
         x = X
 
-    reasons = run_in_threads([lambda: setup.why_not_cut(X), lambda: setup.why_not_cut(Opaque())] * 50)
+    asked = [lambda: engine.explain(X).why_whole, lambda: engine.explain(Opaque()).why_whole]
+    reasons = run_in_threads(asked * 50)
     assert set(reasons[::2]) == {""}
     assert set(reasons[1::2]) == {"the inputs hold objects other than tensors, numbers and strings"}
 
