@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from it3.bootstrap import Bootstrap, Gain, holm
 from it3.metrics import Metric
 from it3.rows import BASE, Row
+from it3.tables import table_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -138,13 +139,7 @@ class Evaluation:
             "ms": [_unless_nan(row["milliseconds"], ".2f") for row in self.rows],
             "MB": [_unless_nan(row["megabytes"], ".1f") for row in self.rows],
         }
-        shown = [[title, *cells] for title, cells in columns.items() if any(cells)]
-        widths = [max(map(len, column)) for column in shown]
-        lines = [
-            "  ".join([line[0].ljust(widths[0]), *map(str.rjust, line[1:], widths[1:])]).rstrip()
-            for line in zip(*shown, strict=True)
-        ]
-        return "\n".join(lines) + "\n\n" + self.verdict
+        return table_of(columns) + "\n\n" + self.verdict
 
     def _describe(self, name: str, row: Row, counts: list[list[int]]) -> dict[str, Any]:
         of_runs = [sum(sums) / sum(of_run) for sums, of_run in zip(row.sums, counts, strict=True)]
