@@ -10,13 +10,15 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from it3 import _torch_check as _torch_check  # isort: skip  (before the first import of it3._C)
-from it3 import recipes
+from it3 import loggers, recipes
 from it3._C import DrawnLabels, Layout, RandomOneHot, TrainingRecipe, __version__
 from it3.adaptation import Adaptation
+from it3.callbacks import Callback, TrainingStep
 from it3.embedder import Embedder
 from it3.engine import IT3Engine
 from it3.evaluating import evaluate
 from it3.evaluation import Evaluation
+from it3.history import History
 from it3.input_layer import WithInputLayer
 from it3.loading import load
 from it3.options import Options
@@ -32,9 +34,11 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Adaptation",
+    "Callback",
     "DrawnLabels",
     "Embedder",
     "Evaluation",
+    "History",
     "IT3Engine",
     "Layout",
     "Options",
@@ -42,6 +46,7 @@ __all__ = [
     "Search",
     "Stream",
     "TrainingRecipe",
+    "TrainingStep",
     "Tuning",
     "WithInputLayer",
     "__version__",
@@ -51,6 +56,7 @@ __all__ = [
     "evaluate",
     "impute",
     "load",
+    "loggers",
     "median_filter",
     "recipes",
     "save",
