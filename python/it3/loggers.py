@@ -111,7 +111,8 @@ class MLflow(_Logger):
     run_name
         Of runs of its own. None: MLflow chooses.
     tracking_uri
-        Where runs of its own are written: a server, or a database. None: as MLflow is set.
+        Where runs of its own are written: a server, or, with the whole of MLflow (pip install mlflow), a database.
+        None: as MLflow is set.
 
     Raises
     ------
@@ -120,7 +121,7 @@ class MLflow(_Logger):
 
     Examples
     --------
-    >>> logger = it3.loggers.MLflow("faces", tracking_uri="sqlite:///runs.db")  # doctest: +SKIP
+    >>> logger = it3.loggers.MLflow("faces", tracking_uri="http://localhost:5000")  # doctest: +SKIP
     >>> history = engine.fit([(x, y)], F.mse_loss, callbacks=[logger])  # doctest: +SKIP
     """
 

@@ -339,7 +339,7 @@ def _identity(engine: "IT3Engine", options: Mapping[str, Any]) -> dict[str, str]
     parts = ("features_layer_name", "output", "layer_output", "feedback", "in_dims", "distance_fn", "combine_fn")
     return {
         "it3": _C.__version__,
-        "torch": torch.__version__,
+        "torch": str(torch.__version__),
         "the network, by a hash of its weights and layers,": digest_of([engine.state_dict(), text_of(engine.model)]),
         "the embedder": text_of(engine.embedder),
         "neutral, by a hash,": digest_of([engine.neutral]),

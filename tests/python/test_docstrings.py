@@ -20,6 +20,7 @@ SHOWN_ELSEWHERE = {
     *("IT3Engine.optimization_parameters", "IT3Engine.prediction_layout", "IT3Engine.features_layout"),
     *("IT3Engine.training_recipe", "TrainingRecipe.second_pass", "TrainingRecipe.weight", "TrainingRecipe.noise"),
     *("TrainingRecipe.target_probability", "TrainingRecipe.drawn_for", "TrainingRecipe.first_pass"),
+    *("Callback.on_step", "Callback.on_epoch", "Callback.on_prediction", "Callback.on_end"),
     *("DrawnLabels.labels", "WithInputLayer.forward"),
     *("Layout.channel_of", "Layout.batch_of", "Layout.channel_dim", "Layout.batch_dim"),
 }
