@@ -20,7 +20,8 @@ def on_device(batch: Any, device: torch.device | None) -> Any:
     def move(leaf: Any) -> Any:
         if not isinstance(leaf, Tensor):
             return leaf
-        moved = leaf if device is None else leaf.to(device, non_blocking=True)
+        # A copy to a CPU has to be waited for, as what reads it there does not wait.
+        moved = leaf if device is None else leaf.to(device, non_blocking=device.type != "cpu")
         return moved.clone() if moved.is_inference() else moved
 
     if isinstance(batch, Mapping) and type(batch) is not dict:  # which torch's pytree may not know

@@ -180,10 +180,9 @@ class EngineLoops(EngineAttributes):
             whose embedder has no weights yet, and for what was begun with another engine, options or inputs.
         TypeError
             For what are no batches or callbacks, and for unknown options.
-        RuntimeError
-            If another process is writing to `path`.
-        OSError
-            If it cannot be written, as on a full disk; the call goes on there once it can.
+        RuntimeError, OSError
+            If `path` cannot be written, as on a full disk, where the same call goes on once it can; and if another
+            process is writing there.
 
         Examples
         --------

@@ -134,14 +134,15 @@ class _Training:
         loss = loss_criterion + loss_ttt
         three = torch.stack([each.detach().to(loss.dtype) for each in (loss, loss_criterion, loss_ttt)])
         losses: list[float] = three.tolist()
+        where = f"epoch {epoch}, batch {place} (counted from 0)"
         if not all(map(math.isfinite, losses)):
             raise NotFiniteError(
-                f"the loss of epoch {epoch}, batch {place} (counted from 0) is not finite: {losses[1]:.4g} of the "
+                f"the loss of {where} is not finite: {losses[1]:.4g} of the "
                 f"criterion and loss_ttt {losses[2]:.4g}. The weights are those of before this batch; check its inputs "
                 "and targets, lower the learning rate, or give max_grad_norm"
             )
         lr = self._stepper.lr
-        norm = self._stepper.step(loss)
+        norm = self._stepper.step(loss, where)
         self.steps += 1
         step = TrainingStep(epoch, place, self.steps, losses[0], losses[1], losses[2], lr, norm)
         for callback in self._told.all:

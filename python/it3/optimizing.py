@@ -10,6 +10,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import CyclicLR, LRScheduler, OneCycleLR, ReduceLROnPlateau
 
 from it3.identity import text_of
+from it3.metrics import NotFiniteError
 
 if TYPE_CHECKING:
     from it3.engine import IT3Engine
@@ -107,13 +108,24 @@ class Stepper:
         """The learning rate of the first group of parameters."""
         return float(self.optimizer.param_groups[0]["lr"])
 
-    def step(self, loss: Tensor) -> float | None:
-        """Go down a loss, and return the norm of the gradients if they may be scaled."""
+    def step(self, loss: Tensor, where: str) -> float | None:
+        """Go down a loss, and return the norm of the gradients if they may be scaled.
+
+        Raises
+        ------
+        NotFiniteError
+            If that is not finite, which says where; the weights stay.
+        """
         self.optimizer.zero_grad()
         loss.backward()
         norm = None
         if self._max_grad_norm is not None:
             norm = float(nn.utils.clip_grad_norm_(self._engine.parameters(), self._max_grad_norm))
+            if not math.isfinite(norm):
+                raise NotFiniteError(
+                    f"the gradients of {where} are not finite, though its loss is, so that no scaling helps; the "
+                    "weights are those of before this batch. Check its inputs and targets, and where the loss has no slope"
+                )
         self.optimizer.step()
         if self.scheduler is not None and self._steps_by_batch(self.scheduler):
             self.scheduler.step()

@@ -37,6 +37,7 @@ def predict(
     options = _C.options_of(_C.overridden(engine.optimization_parameters, dict(overrides)))
     check_is_no_dataset(loader, "loader")
     told, bar = Callbacks(callbacks), Progress(progress)
+    engine._warn_if_untrained(options, stacklevel=4)  # here, so that it names the user's line
     kept = Together() if path is None else PredictionsFile(path, engine, options)
     batches = inputs_in_batches(loader, eager(engine.model), has_targets, "predict")
     bar.begin("predicting", length_of(loader))
@@ -90,4 +91,6 @@ def _adapted(engine: "IT3Engine", inputs: Any, number: int, told: Callbacks, ove
     adaptation = engine.adapt(inputs, **overrides)
     for callback in told.all:
         callback.on_prediction(number, adaptation)
-    return adaptation.prediction.cpu()
+    prediction = adaptation.prediction.cpu()
+    is_part = prediction.untyped_storage().nbytes() > prediction.numel() * prediction.element_size()
+    return prediction.clone() if is_part else prediction  # which would keep the whole

@@ -4,6 +4,7 @@ import fcntl
 import hashlib
 import io
 import os
+import shutil
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -16,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from it3 import _C
+from it3.embedder import Embedder
 from it3.identity import digest_of, text_of
 from it3.kept import random_state, set_random_state
 from it3.state_files import differences, read_state, write_state
@@ -83,7 +85,9 @@ class PredictionsFile:
     Raises
     ------
     ValueError
-        For another suffix, a folder, and for an engine whose embedder has no weights yet.
+        For another suffix, and for an engine whose embedder has no weights yet.
+    RuntimeError
+        For a folder and other things that are no file to be replaced, or where none can be written.
     ModuleNotFoundError
         Without NumPy.
     """
@@ -97,9 +101,9 @@ class PredictionsFile:
         if not self._path.endswith(".npy"):
             raise ValueError(f"path must be the name of a .npy file, not {self._path!r}")
         self._target = os.path.realpath(self._path)
-        if os.path.isdir(self._target):
-            raise ValueError(f"path must be the name of a .npy file, but {self._path!r} is a folder")
-        if any(nn.parameter.is_lazy(parameter) or not parameter.numel() for parameter in engine.parameters()):
+        _C.NewFile(self._path).discard()  # raises if there is what cannot be replaced
+        is_built = not isinstance(engine.embedder, Embedder) or engine.embedder.is_built
+        if not is_built or any(map(nn.parameter.is_lazy, engine.parameters())):
             raise ValueError(
                 "the engine has parameters without a shape, which would be drawn anew when the predictions go on after "
                 "a kill; train it, load its weights, or call it once before you predict into a file"
@@ -238,6 +242,8 @@ class PredictionsFile:
             self._file.write(self._header(self._done.rows))
             self._file.flush()
             os.fsync(self._file.fileno())
+            if os.path.exists(self._target):
+                shutil.copymode(self._target, self._partial)
             os.replace(self._partial, self._target)
             self._remove(self._note)
             self._file.close()
@@ -260,15 +266,17 @@ class PredictionsFile:
                 file = os.fdopen(os.open(self._partial, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666), "r+b")
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # which the end of the process ends, however it comes
-                with suppress(FileNotFoundError):
-                    if os.path.samestat(os.fstat(file.fileno()), os.stat(self._partial)):
-                        return file
-                file.close()  # another process has completed it between opening and locking
             except BlockingIOError:
                 file.close()
                 raise RuntimeError(
                     f"another process is predicting into {self._path!r}; wait for its end, or give another path"
                 ) from None
+            except OSError:
+                pass  # some file systems cannot lock
+            with suppress(FileNotFoundError):
+                if os.path.samestat(os.fstat(file.fileno()), os.stat(self._partial)):
+                    return file
+            file.close()  # another process has completed it between opening and locking
 
     def _read_note(self) -> dict[str, Any] | None:
         """Return what an earlier process noted; None if there is nothing to go on from."""

@@ -10,7 +10,7 @@ import torch
 from it3 import _C
 
 
-def write_state(path: str | os.PathLike[str], state: dict[str, Any], *, check: bool = False) -> None:
+def write_state(path: str | os.PathLike[str], state: dict[str, Any]) -> None:
     """Write a state, in the place of what was there.
 
     Parameters
@@ -19,29 +19,39 @@ def write_state(path: str | os.PathLike[str], state: dict[str, Any], *, check: b
         The file.
     state
         Of tensors, numbers, texts, tuples, lists and dictionaries; with the entry "format".
-    check
-        Whether to see first that it can be read again.
 
     Raises
     ------
-    ValueError
-        If it could not be.
     RuntimeError
         If the file cannot be written; what was there stays.
     """
-    content = io.BytesIO()  # torch's own writers end the process when a disk is full
-    torch.save(state, content)
-    if check:
-        content.seek(0)
-        try:
-            torch.load(content, map_location="cpu", weights_only=True)
-        except Exception as error:
-            raise ValueError(
-                "the state holds what torch.load(..., weights_only=True) does not read, so that nothing could go on "
-                f"from the file; an optimizer or a scheduler may keep functions or objects: {error}"
-            ) from error
+    content = _bytes_of(state)
     with _C.NewFile(path) as file:
         file.write(content.getvalue())
+
+
+def check_can_be_read(state: dict[str, Any]) -> None:
+    """Raise ValueError for a state that could be written, but not be read again."""
+    try:
+        torch.load(_bytes_of(state), map_location="cpu", weights_only=True)
+    except Exception as error:  # of pickle, for what it cannot write, or of torch
+        raise ValueError(
+            "no checkpoint can hold the state of the optimizer or the scheduler, which keeps functions or objects that "
+            f"torch.load(..., weights_only=True) does not read: {_first_line(error)}"
+        ) from error
+
+
+def _bytes_of(state: dict[str, Any]) -> io.BytesIO:
+    content = io.BytesIO()  # torch's own writers end the process when a disk is full
+    torch.save(state, content)
+    content.seek(0)
+    return content
+
+
+def _first_line(error: Exception) -> str:
+    """Return what is said of the object itself in torch's long message."""
+    lines = str(error).splitlines() or [type(error).__name__]
+    return next((line.strip() for line in lines if "WeightsUnpickler error" in line), lines[0])
 
 
 def read_state(path: str | os.PathLike[str], kind: str, what: str) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from torch.utils.data import DataLoader
 
 from it3 import _C
 from it3.kept import random_state, set_random_state
-from it3.state_files import differences, read_state, write_state
+from it3.state_files import check_can_be_read, differences, read_state, write_state
 
 if TYPE_CHECKING:
     from it3.engine import IT3Engine
@@ -60,8 +60,10 @@ class TrainingCheckpoint:
                     "can hold, so that training would go on otherwise; make it without"
                 )
         self._generators = [generator for loader in loaders for generator in _generators_of(loader)]
-        self._was_written = False
+        self._was_checked = False
         _C.NewFile(path).discard()  # raises before an epoch is lost
+        if stepper.is_made:
+            check_can_be_read(stepper.state_dict())
 
     def read(self, epochs: int) -> dict[str, Any] | None:
         """Put everything back as it was after the last epoch, and return the rest; None where there is no file.
@@ -107,8 +109,10 @@ class TrainingCheckpoint:
             "rows": rows,
             "steps": steps,
         }
-        write_state(self._path, state, check=not self._was_written)
-        self._was_written = True
+        if not self._was_checked:
+            check_can_be_read(self._stepper.state_dict())
+            self._was_checked = True
+        write_state(self._path, state)
 
     def _check(self, saved: dict[str, Any], epochs: int) -> None:
         said = differences(saved["identity"], self._identity | self._stepper.identity)

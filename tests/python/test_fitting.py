@@ -294,6 +294,12 @@ def test_losses_that_are_not_finite_say_where() -> None:
 
     with pytest.raises(ValueError, match=r"after epoch 1 the weights .* are not finite, though the losses were"):
         make_engine(distance_fn="mse").fit([(torch.ones(2, 6), torch.ones(2, 3))], root)
+    engine = make_engine(distance_fn="mse")
+    engine.uncertainty(torch.ones(2, 6))
+    before = state_of(engine)
+    with pytest.raises(ValueError, match=r"the gradients of epoch 1, batch 0 .* are not finite, though its loss is"):
+        engine.fit([(torch.ones(2, 6), torch.ones(2, 3))], root, max_grad_norm=1.0)
+    assert all(torch.equal(value, before[name]) for name, value in engine.state_dict().items() if "extra" not in name)
 
 
 def test_loaders() -> None:

@@ -273,7 +273,7 @@ def test_a_full_disk_is_an_error_from_which_it_goes_on(tmp_path: Path) -> None:
     assert told.batches[-1] == 4
     assert told.batches[0] in (1, 2)
     assert np.array_equal(mapped, make_engine().predict(batches()).numpy())
-    with pytest.raises(OSError, match=r"cannot write .*nowhere/y.npy': No such file or directory"):
+    with pytest.raises(RuntimeError, match=r"cannot write .*nowhere/y.npy': No such file or directory"):
         make_engine().predict(batches(), path=tmp_path / "nowhere/y.npy")
 
 
@@ -326,11 +326,11 @@ def test_one_process_a_file(tmp_path: Path) -> None:
 
 
 def test_paths(tmp_path: Path) -> None:
-    for path, match in ((tmp_path / "y.pt", r"must be the name of a .npy file, not '.*y.pt'"), (tmp_path, "npy file")):
-        with pytest.raises(ValueError, match=match):
+    for path in (tmp_path / "y.pt", tmp_path):
+        with pytest.raises(ValueError, match=r"must be the name of a .npy file, not '/"):
             make_engine().predict(batches(), path=path)
     (tmp_path / "folder.npy").mkdir()
-    with pytest.raises(ValueError, match="is a folder"):
+    with pytest.raises(RuntimeError, match="it is a folder"):
         make_engine().predict(batches(), path=tmp_path / "folder.npy")
     unshaped = IT3Engine(nn.Sequential(nn.Linear(6, 8), nn.Linear(8, 4)), "0")
     with pytest.raises(ValueError, match="parameters without a shape, which would be drawn anew"):
