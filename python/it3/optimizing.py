@@ -124,7 +124,7 @@ class Stepper:
             if not math.isfinite(norm):
                 raise NotFiniteError(
                     f"the gradients of {where} are not finite, though its loss is, so that no scaling helps; the "
-                    "weights are those of before this batch. Check its inputs and targets, and where the loss has no slope"
+                    "weights are those of before this batch. Check its inputs and targets, and the loss's slope"
                 )
         self.optimizer.step()
         if self.scheduler is not None and self._steps_by_batch(self.scheduler):
