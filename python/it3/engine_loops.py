@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import TYPE_CHECKING, Any, Literal, cast, overload
 
 from torch import Tensor
 
@@ -128,6 +128,30 @@ class EngineLoops(EngineAttributes):
             checkpoint=checkpoint,
         )
 
+    @overload
+    def predict(
+        self,
+        loader: Iterable[Any],
+        *,
+        has_targets: bool | None = None,
+        progress: bool = False,
+        path: None = None,
+        callbacks: "Iterable[Callback]" = (),
+        **overrides: Any,
+    ) -> Tensor: ...
+
+    @overload
+    def predict(
+        self,
+        loader: Iterable[Any],
+        *,
+        has_targets: bool | None = None,
+        progress: bool = False,
+        path: str | os.PathLike[str],
+        callbacks: "Iterable[Callback]" = (),
+        **overrides: Any,
+    ) -> "np.memmap[Any, Any]": ...
+
     def predict(
         self,
         loader: Iterable[Any],
@@ -158,9 +182,9 @@ class EngineLoops(EngineAttributes):
             A .npy file, to which the predictions are written as they come, for more than fits into memory. Until it is
             complete they are in PATH.partial, and PATH.resume notes what is done. After a kill or an error the same
             call goes on there, and gives what an uninterrupted one would have given: it goes through the loader from
-            the start, and compares the inputs that were predicted by a hash. With ``copy_model=False``, where the
-            weights of the process that ended are lost, it does not go on. bfloat16, which NumPy does not have, becomes
-            float32.
+            the start, and compares the inputs that were predicted by a hash. With ``copy_model=False``, where it
+            would need the weights at which the other ended, it does not go on. bfloat16, which NumPy does not have,
+            becomes float32.
         callbacks
             Objects of classes derived from :class:`it3.Callback`, which are told of each batch that is adapted to.
         **overrides
@@ -183,6 +207,11 @@ class EngineLoops(EngineAttributes):
         RuntimeError, OSError
             If `path` cannot be written, as on a full disk, where the same call goes on once it can; and if another
             process is writing there.
+
+        Notes
+        -----
+        Threads may share an engine that is in eval mode already, by ``engine.eval()``: else one of them puts modes back
+        while another predicts.
 
         Examples
         --------

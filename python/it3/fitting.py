@@ -252,6 +252,7 @@ def _identity(engine: "IT3Engine", loader: Loader, criterion: Criterion, metric:
     """Write what trainings have to have in common for one to go on with the other."""
     return {
         "the model": type(eager(engine.model)).__qualname__,
+        "the device": str(device_of(engine.model)),
         "features_layer_name": engine.features_layer_name,
         "distance_fn": text_of(engine.distance_fn),
         "training_recipe": repr(engine.training_recipe),

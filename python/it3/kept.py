@@ -33,7 +33,7 @@ def set_random_state(state: Mapping[str, Any]) -> None:
     """Put the global random generators back."""
     torch.set_rng_state(state["cpu"])
     if state["cuda"]:
-        torch.cuda.set_rng_state_all(state["cuda"])
+        torch.cuda.set_rng_state_all(state["cuda"][: torch.cuda.device_count()])
     random.setstate(state["python"])
     if state["numpy"] is not None:
         import_module("numpy").random.set_state(state["numpy"])

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from it3 import _C
+from it3.devices import device_of
 from it3.embedder import Embedder
 from it3.identity import digest_of, text_of
 from it3.kept import random_state, set_random_state
@@ -295,8 +296,8 @@ class PredictionsFile:
         if self._is_online:
             raise ValueError(
                 f"cannot go on from {self._note}: with copy_model=False weights are carried from batch to batch, and "
-                f"those of the process that ended are lost. Delete {self._partial}, bring the engine to its start, as "
-                "by engine.reset(), and begin anew"
+                f"it does not hold those that the next batch needs. Delete {self._partial}, bring the engine to its "
+                "start, as by engine.reset(), and begin anew"
             )
         self._first = torch.empty(0, *saved["shape"], dtype=saved["dtype"])
         self._done = _Done(saved["batches"], saved["rows"], saved["digest"], saved["random"])
@@ -349,6 +350,7 @@ def _identity(engine: "IT3Engine", options: Mapping[str, Any]) -> dict[str, str]
         "it3": _C.__version__,
         "torch": str(torch.__version__),
         "the network, by a hash of its weights and layers,": digest_of([engine.state_dict(), text_of(engine.model)]),
+        "the device": str(device_of(engine.model)),
         "the embedder": text_of(engine.embedder),
         "neutral, by a hash,": digest_of([engine.neutral]),
         **{part: text_of(getattr(engine, part)) for part in parts},

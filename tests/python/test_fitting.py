@@ -646,5 +646,23 @@ def test_checkpoints_of_something_else(tmp_path: Path) -> None:
         with pytest.raises(ValueError, match="is damaged, or does not hold a training of fit"):
             engine.fit(**given)
     assert all(torch.equal(value, before[name]) for name, value in engine.state_dict().items())
+
+
+def test_states_that_no_file_can_hold_are_found_before_an_epoch(tmp_path: Path) -> None:
+    class Odd(torch.optim.lr_scheduler.ExponentialLR):
+        def __init__(self, optimizer: torch.optim.Optimizer) -> None:
+            super().__init__(optimizer, 0.5)
+            self.odd = Stops(1, print)
+
+    engine = make_engine()
+    engine.uncertainty(data_list()[0][0])
+    before = state_of(engine)
+    given: dict[str, Any] = {"criterion": F.cross_entropy, "loader": data_list(), "checkpoint": tmp_path / "t.pt"}
+    with pytest.raises(
+        ValueError, match="no checkpoint can hold the state of the optimizer or the scheduler, which keep"
+    ):
+        engine.fit(**given, scheduler=Odd)
+    assert all(torch.equal(value, before[name]) for name, value in engine.state_dict().items())
+    assert os.listdir(tmp_path) == []
     with pytest.raises(ValueError, match="persistent_workers=True keeps random states"):
         engine.fit(**given | {"loader": DataLoader(data(), 8, num_workers=1, persistent_workers=True)})
