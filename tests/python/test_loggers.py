@@ -14,7 +14,7 @@ import it3
 import pytest
 import torch
 import torch.nn.functional as F
-from test_fitting import Stops, data_list, make_engine, raise_
+from trained import Stops, data_list, make_engine, raise_
 
 needs_tensorboard = pytest.mark.skipif(importlib.util.find_spec("tensorboard") is None, reason="needs tensorboard")
 needs_mlflow = pytest.mark.skipif(importlib.util.find_spec("mlflow") is None, reason="needs mlflow-skinny")
