@@ -17,6 +17,7 @@ from it3.identity import text_of
 from it3.kept import KeptModes, KeptRandomState
 from it3.looking import Loader, check_loader, pair_in
 from it3.metrics import Metric, NotFiniteError, metric_of
+from it3.notes import noted
 from it3.optimizing import GivenOptimizer, GivenScheduler, Interval, Stepper
 from it3.progress import Progress, length_of
 from it3.rows import UNADAPTED
@@ -128,13 +129,14 @@ class _Training:
             )
         device = device_of(self._engine.model)
         inputs, target = on_device(inputs, device), on_device(target, device)
-        prediction, loss_ttt = self._engine(inputs, target=target)
-        self._stepper.ready()
-        loss_criterion = _checked(self._criterion(prediction, target), prediction)
+        where = f"epoch {epoch}, batch {place} (counted from 0)"
+        with noted(f"in {where}"):
+            prediction, loss_ttt = self._engine(inputs, target=target)
+            self._stepper.ready()
+            loss_criterion = _checked(self._criterion(prediction, target), prediction)
         loss = loss_criterion + loss_ttt
         three = torch.stack([each.detach().to(loss.dtype) for each in (loss, loss_criterion, loss_ttt)])
         losses: list[float] = three.tolist()
-        where = f"epoch {epoch}, batch {place} (counted from 0)"
         if not all(map(math.isfinite, losses)):
             raise NotFiniteError(
                 f"the loss of {where} is not finite: {losses[1]:.4g} of the "

@@ -14,6 +14,7 @@ from it3.checks import eager
 from it3.devices import device_of, on_device
 from it3.kept import KeptModes
 from it3.looking import check_is_no_dataset
+from it3.notes import noted
 from it3.predictions_file import PredictionsFile, check_fits, no_batches, samples_dim
 from it3.progress import Progress, length_of
 
@@ -47,7 +48,8 @@ def predict(
         device = device_of(engine.model)
         for number, inputs in enumerate(batches):
             if not kept.has(inputs):
-                prediction = _adapted(engine, on_device(inputs, device), number, told, overrides)
+                with noted(f"in batch {number}, counted from 0"):
+                    prediction = _adapted(engine, on_device(inputs, device), number, told, overrides)
                 kept.add(prediction, engine.prediction_layout, number)
             bar.count()
         bar.end(f"{number + 1} batches")

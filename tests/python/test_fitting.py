@@ -266,6 +266,9 @@ def test_loaders() -> None:
         fit([data_list()[0], torch.ones(3, 6)], F.cross_entropy)
     with pytest.raises(TypeError, match=r"batch 0: the target must be a tensor, .*, or None, not a dict"):
         fit([(torch.ones(3, 6), {"y": 1})], F.cross_entropy)
+    with pytest.raises(RuntimeError, match="mat1 and mat2") as raised:
+        fit([data_list()[0], (torch.ones(3, 7), torch.zeros(3).long())], F.cross_entropy)
+    assert raised.value.__notes__ == ["in epoch 1, batch 1 (counted from 0)"]
     asked = []
     history = fit(lambda epoch: asked.append(epoch) or data_list(), F.cross_entropy, epochs=3)
     assert asked == [row["epoch"] for row in history.rows] == [1, 2, 3]

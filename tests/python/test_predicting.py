@@ -126,6 +126,11 @@ def test_errors() -> None:
     sizes = [torch.randn(2, 2, 8, 8), torch.randn(2, 2, 16, 16)]
     with pytest.raises(ValueError, match=r"batch 1 is torch.float32 of shape \(2, 3, 16, 16\), which cannot be put"):
         segmenting.predict(sizes)
+    broken = batches()
+    broken[2] = broken[2] * float("nan")
+    with pytest.raises(ValueError, match="not finite") as raised:
+        engine.predict(broken)
+    assert raised.value.__notes__ == ["in batch 2, counted from 0"]
 
 
 def test_callbacks_and_progress(capsys: pytest.CaptureFixture[str]) -> None:
