@@ -11,13 +11,15 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from it3 import _torch_check as _torch_check  # isort: skip  (before the first import of it3._C)
-from it3 import recipes
+from it3 import loggers, recipes
 from it3._C import DrawnLabels, Explanation, Layout, RandomOneHot, TrainingRecipe, __version__
 from it3.adaptation import Adaptation
+from it3.callbacks import Callback, TrainingStep
 from it3.embedder import Embedder
 from it3.engine import IT3Engine
 from it3.evaluating import evaluate
 from it3.evaluation import Evaluation
+from it3.history import History
 from it3.input_layer import WithInputLayer
 from it3.layer_advice import Suggestion, suggest_layer
 from it3.layer_table import Layers, layers
@@ -36,10 +38,12 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Adaptation",
+    "Callback",
     "DrawnLabels",
     "Embedder",
     "Evaluation",
     "Explanation",
+    "History",
     "IT3Engine",
     "Layers",
     "Layout",
@@ -49,6 +53,7 @@ __all__ = [
     "Stream",
     "Suggestion",
     "TrainingRecipe",
+    "TrainingStep",
     "Tuning",
     "WithInputLayer",
     "__version__",
@@ -59,6 +64,7 @@ __all__ = [
     "impute",
     "layers",
     "load",
+    "loggers",
     "median_filter",
     "plots",
     "recipes",

@@ -8,8 +8,13 @@ import torch
 from torch import Tensor, nn
 
 
-def calibration_inputs(batches: Iterable[Any], model: nn.Module, has_targets: bool | None) -> Iterator[Any]:
+def inputs_in_batches(batches: Iterable[Any], model: nn.Module, has_targets: bool | None, caller: str) -> Iterator[Any]:
     """Return the inputs in each batch; see :meth:`it3.IT3Engine.calibrate`.
+
+    Parameters
+    ----------
+    caller
+        The method that takes the batches, for messages.
 
     Raises
     ------
@@ -18,7 +23,7 @@ def calibration_inputs(batches: Iterable[Any], model: nn.Module, has_targets: bo
     """
     if isinstance(batches, Tensor | Mapping | str):
         raise TypeError(
-            f"calibrate() takes batches, such as a DataLoader, not a {type(batches).__name__}; put a single one in a "
+            f"{caller}() takes batches, such as a DataLoader, not a {type(batches).__name__}; put a single one in a "
             "list"
         )
     if has_targets not in (None, True, False):

@@ -22,6 +22,7 @@ from it3.exported import conditions_of, open_sizes
 from it3.function_watch import check_unchanged, codes_of_functions, watch_functions
 from it3.kept import KeptRandomState, own_copy
 from it3.packages import write_package
+from it3.progress import tqdm_or_none
 from it3.pure_function import Function
 
 Used = TypeVar("Used")
@@ -285,9 +286,8 @@ def _make(place: Path, captured: Captured, progress: bool) -> None:
 
 
 def _with_progress(items: Iterable[Any], progress: bool) -> Iterable[Any]:
-    try:
-        from tqdm.auto import tqdm  # noqa: PLC0415  (which is not needed)
-    except ImportError:
+    tqdm = tqdm_or_none()
+    if tqdm is None:
         return items
     bar: Iterable[Any] = tqdm(items, "it3.compile", disable=not progress, leave=False, unit="program")
     return bar

@@ -10,10 +10,10 @@ from torch import Tensor, nn
 
 from it3 import _C
 from it3.adaptation import Adaptation
-from it3.calibration import calibration_inputs
+from it3.calibration import inputs_in_batches
 from it3.checks import eager
 from it3.embedder import Embedder
-from it3.engine_attributes import EngineAttributes
+from it3.engine_loops import EngineLoops
 from it3.exported_model import ExportedModel
 from it3.first_look import look_at_first
 from it3.kept import KeptRandomState, own_copy
@@ -31,7 +31,7 @@ _ARGUMENTS = (
 )
 
 
-class IT3Engine(EngineAttributes):
+class IT3Engine(EngineLoops):
     """Idempotent Test-Time Training around a model (IT3, ICML 2025, arXiv 2410.04201).
 
     In train mode, ``engine(inputs, target=y)`` returns ``(y0, loss_ttt)``: the prediction f(x) for the user's own
@@ -279,7 +279,7 @@ class IT3Engine(EngineAttributes):
         """
         calibration = _C.Calibration()
         with KeptRandomState():
-            for inputs in calibration_inputs(clean, eager(self.model), has_targets):
+            for inputs in inputs_in_batches(clean, eager(self.model), has_targets, "calibrate"):
                 calibration.add(self._setup_for(inputs), own_copy(inputs), self.optimization_parameters)
         threshold = self._core.calibrate(calibration, quantile)
         self.optimization_parameters["threshold"] = threshold

@@ -2,7 +2,6 @@
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -19,6 +18,7 @@ from it3.kept import KeptRandomState, own_copy, seeded_runs
 from it3.labels import Labels, labels_of, labels_of_samples
 from it3.looking import Batches, Loader, batches_of
 from it3.metrics import Metric, metric_of, right_classes
+from it3.notes import noted
 from it3.other_methods import OtherMethods, Others
 from it3.rows import Predictor, Row, add_row, rows_of
 
@@ -178,7 +178,7 @@ def _measure_rows(
     for name, row in rows.items():
         if row.failure:
             continue
-        with _saying(name, run), KeptRandomState():
+        with noted(f"in the row {name!r}, run {run}"), KeptRandomState():
             torch.manual_seed(run)  # so that rows do not depend on one another
             try:
                 of_row = _measure(row.prepare(engine, run, batches[0][0]), batches, metric, row, groups)
@@ -191,16 +191,6 @@ def _measure_rows(
             if of_row != counts:
                 raise ValueError(f"predicts for {of_row} samples of the batches, where 0 steps does for {counts}")
     return counts
-
-
-@contextmanager
-def _saying(name: str, run: int) -> Iterator[None]:
-    """Note with an exception where it happened."""
-    try:
-        yield
-    except Exception as error:
-        error.add_note(f"in the row {name!r}, run {run}")
-        raise
 
 
 def _measure(predictor: Predictor, batches: Batches, metric: Metric, row: Row, groups: list[Any] | None) -> list[int]:

@@ -9,6 +9,7 @@ from it3 import _C
 from it3.bootstrap import Bootstrap, Gain, holm
 from it3.metrics import Metric
 from it3.rows import BASE, Row
+from it3.tables import table_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -167,13 +168,7 @@ class Evaluation:
 
     def __str__(self) -> str:
         """Write the table and the verdict."""
-        shown = [[title, *cells] for title, cells in self._columns()]
-        widths = [max(map(len, column)) for column in shown]
-        lines = [
-            "  ".join([line[0].ljust(widths[0]), *map(str.rjust, line[1:], widths[1:])]).rstrip()
-            for line in zip(*shown, strict=True)
-        ]
-        return "\n".join(lines) + "\n\n" + self.verdict
+        return table_of(dict(self._columns())) + "\n\n" + self.verdict
 
     def _columns(self) -> list[tuple[str, list[str]]]:
         """Return the titles and cells of the table's columns, without those that are empty."""

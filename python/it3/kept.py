@@ -1,14 +1,42 @@
-"""What looking at an engine leaves as it is: random generators, and the tensors that it is given."""
+"""What looking at an engine leaves as it is: random generators, modes, and the tensors that it is given."""
 
 import random
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from importlib import import_module
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils import _pytree as pytree
+
+
+def random_state() -> dict[str, Any]:
+    """Return the states of the global random generators: torch's, Python's and NumPy's; see :func:`set_random_state`.
+
+    It is made of what ``torch.load(..., weights_only=True)`` reads.
+    """
+    numpy = sys.modules.get("numpy")  # nobody has drawn from it if it is not there
+    of_numpy = numpy.random.get_state() if numpy is not None else None
+    return {
+        "python": random.getstate(),
+        "numpy": tuple(part.tolist() if hasattr(part, "tolist") else part for part in of_numpy)
+        if isinstance(of_numpy, tuple)
+        else of_numpy,
+        "cpu": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else [],
+    }
+
+
+def set_random_state(state: Mapping[str, Any]) -> None:
+    """Put the global random generators back."""
+    torch.set_rng_state(state["cpu"])
+    if state["cuda"]:
+        torch.cuda.set_rng_state_all(state["cuda"][: torch.cuda.device_count()])
+    random.setstate(state["python"])
+    if state["numpy"] is not None:
+        import_module("numpy").random.set_state(state["numpy"])
 
 
 class KeptRandomState:
@@ -18,23 +46,29 @@ class KeptRandomState:
     """
 
     def __init__(self) -> None:
-        self._numpy = sys.modules.get("numpy")  # nobody has drawn from it if it is not there
-        self._of_numpy = self._numpy.random.get_state() if self._numpy is not None else None
-        self._of_python = random.getstate()
-        self._of_cpu = torch.get_rng_state()
-        self._of_cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []
+        self._state = random_state()
 
     def __enter__(self) -> None:
         """Begin."""
 
     def __exit__(self, *_: object) -> None:
         """Put them back."""
-        torch.set_rng_state(self._of_cpu)
-        if self._of_cuda:
-            torch.cuda.set_rng_state_all(self._of_cuda)
-        random.setstate(self._of_python)
-        if self._numpy is not None:
-            self._numpy.random.set_state(self._of_numpy)
+        set_random_state(self._state)
+
+
+class KeptModes:
+    """Puts the modes of a module and of all in it back at the end, train or eval."""
+
+    def __init__(self, module: nn.Module) -> None:
+        self._modes = [(each, each.training) for each in module.modules()]
+
+    def __enter__(self) -> None:
+        """Begin."""
+
+    def __exit__(self, *_: object) -> None:
+        """Put them back."""
+        for module, mode in self._modes:
+            module.training = mode
 
 
 @contextmanager

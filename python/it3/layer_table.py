@@ -16,6 +16,7 @@ from it3.engine import IT3Engine
 from it3.exported_model import ExportedModel
 from it3.layouts import origin_of
 from it3.observed_run import ObservedRun
+from it3.tables import table_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -112,7 +113,7 @@ class Layers:
         >>> table.columns()["output"]
         ['(32, 16)', '(32, 16)', '(32, 1)']
         """
-        columns = {
+        return {
             "layer": [layer.name for layer in self],
             "kind": [layer.kind for layer in self],
             "output": [str(layer.output_shape) if layer.output_shape else "" for layer in self],
@@ -125,18 +126,10 @@ class Layers:
             "embedder": ["" if layer.embedder_weights is None else f"{layer.embedder_weights:,}" for layer in self],
             "runs": [layer.runs for layer in self],
         }
-        return {title: cells for title, cells in columns.items() if any(cells)}
 
     def __str__(self) -> str:
         """Write the table."""
-        columns = [[title, *cells] for title, cells in self.columns().items()]
-        is_text = [column[0] in ("layer", "kind", "runs") for column in columns]
-        widths = [max(map(len, column)) for column in columns]
-        lines = []
-        for row in zip(*columns, strict=True):
-            cells = zip(row, widths, is_text, strict=True)
-            lines.append("  ".join(c.ljust(width) if text else c.rjust(width) for c, width, text in cells).rstrip())
-        return "\n".join(lines)
+        return table_of(self.columns(), texts=("kind", "runs"))
 
     __repr__ = __str__
 

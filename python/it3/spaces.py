@@ -1,7 +1,6 @@
 """Spaces of settings: what a search may choose from, how Optuna is asked for it, and what it answers."""
 
 import math
-import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -73,14 +72,6 @@ def plain(chosen: Mapping[str, Any]) -> dict[str, Any]:
     """Return what Optuna's record can hold of a choice, for people to read."""
     simple = (bool, int, float, str, list, tuple, type(None))
     return {name: value if isinstance(value, simple) else repr(value) for name, value in chosen.items()}
-
-
-def text_of(value: Any) -> str:
-    """Write a value so that it reads alike in every process: without addresses."""
-    if isinstance(value, list):
-        return f"[{', '.join(map(text_of, value))}]"
-    name = getattr(value, "__qualname__", None)
-    return f"{value.__module__}.{name}" if name else re.sub(r" at 0x[0-9a-f]+", "", repr(value))
 
 
 def lines_of(chosen: Mapping[str, Any], worth: Mapping[str, float]) -> list[str]:

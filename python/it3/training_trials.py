@@ -1,7 +1,6 @@
 """One trial of a search: engines that are trained with the same settings, and the best way of adapting them."""
 
 import copy
-import hashlib
 import math
 import time
 import traceback
@@ -11,17 +10,16 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-import torch
 from torch import Tensor
-from torch.utils import _pytree as pytree
 
 from it3.choosing import SEARCH, FailedTrialError, Judge, direction_of, usable
 from it3.engine import IT3Engine
+from it3.identity import digest_of, text_of
 from it3.kept import seed_all, seeded_runs
 from it3.looking import Batches
 from it3.metrics import Metric, metric_of
 from it3.rows import UNADAPTED
-from it3.spaces import Places, Space, places_of, text_of, values_at
+from it3.spaces import Places, Space, places_of, values_at
 
 _OURS = str(Path(__file__).parent)
 Train = Callable[[dict[str, Any], int], IT3Engine]
@@ -94,7 +92,7 @@ class Experiment:
             "metric": f"{text_of(self.metric)} to {direction_of(self.measure)}",
             "adaptation_budget": str(self.adaptation_budget),
             "seeds": f"{len(self.seeds)} from {self.seed}",
-            "validation": _digest(self.batches),
+            "validation": digest_of(self.batches),
         }
 
     def _adapted(self, engines: list[IT3Engine]) -> dict[str, Any]:
@@ -128,16 +126,3 @@ def _mean_or_nan(judge: Judge, engines: list[IT3Engine], settings: Mapping[str, 
 
 def _text_of_space(space: Space) -> str:
     return ", ".join(f"{name}: {text_of(values)}" for name, values in space.items())
-
-
-def _digest(batches: Batches) -> str:
-    """Return a hash of the data."""
-    digest = hashlib.sha256()
-    for leaf in pytree.tree_leaves(batches):
-        if isinstance(leaf, Tensor):
-            digest.update(f"{leaf.dtype} {tuple(leaf.shape)}".encode())
-            values = leaf.detach().cpu().to_dense().resolve_conj().resolve_neg().contiguous()
-            digest.update(values.flatten().view(torch.uint8).numpy().tobytes())
-        else:
-            digest.update(text_of(leaf).encode())
-    return digest.hexdigest()

@@ -20,6 +20,7 @@ SHOWN_ELSEWHERE = {
     *("IT3Engine.optimization_parameters", "IT3Engine.prediction_layout", "IT3Engine.features_layout"),
     *("IT3Engine.training_recipe", "TrainingRecipe.second_pass", "TrainingRecipe.weight", "TrainingRecipe.noise"),
     *("TrainingRecipe.target_probability", "TrainingRecipe.drawn_for", "TrainingRecipe.first_pass"),
+    *("Callback.on_step", "Callback.on_epoch", "Callback.on_prediction", "Callback.on_end"),
     *("DrawnLabels.labels", "WithInputLayer.forward"),
     *("Explanation", "Explanation.runs", "Explanation.is_cut", "Explanation.why_whole", "Explanation.compiled"),
     *("Explanation.is_compiled", "Explanation.why_no_cuda_graph", "Explanation.fed_back", "Explanation.features"),

@@ -247,14 +247,19 @@ def test_a_model_that_is_cut_may_be_adapted_while_it_adapts(kind: type[nn.Module
 
 
 def test_reasons_are_those_of_the_call() -> None:
-    model = Cut().double().eval()
-    engine = IT3Engine(model, "layer").eval()
-    engine.adapt(X)
+    class Takes(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer, self.last = nn.Linear(6, 8), nn.Linear(8, 3)
 
-    class Opaque:
-        x = X
+        def forward(self, x: Tensor, anything: object = None) -> Tensor:
+            return self.last(self.layer(x).tanh())
 
-    asked = [lambda: engine.explain(X).why_whole, lambda: engine.explain(Opaque()).why_whole]
+    engine = IT3Engine(Takes().double().eval(), "layer").eval()
+    x = torch.randn(5, 6, dtype=torch.double)
+    engine.adapt(x)
+    opaque = {"x": x, "anything": object()}
+    asked = [lambda: engine.explain(x).why_whole, lambda: engine.explain(opaque).why_whole]
     reasons = run_in_threads(asked * 50)
     assert set(reasons[::2]) == {""}
     assert set(reasons[1::2]) == {"the inputs hold objects other than tensors, numbers and strings"}
