@@ -67,9 +67,34 @@ def test_the_python_snippet_runs_by_itself(tmp_path: Path) -> None:
     run(sys.executable, "-W", "error", "-c", snippet + "\nassert logits.shape == (4, 3)")
 
 
+def test_the_snippet_of_loops_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("tensorboard")
+    monkeypatch.chdir(tmp_path)
+    namespace: dict[str, Any] = {"it3": it3}
+    exec(snippets("python", "Python")[0], namespace)
+    batches = [(torch.randn(8, 13), torch.randint(3, (8,))) for _ in range(3)]
+    names = {"training": batches, "held_out": batches[:1], "test": batches}
+    exec(snippets("python", "Python")[1], namespace | names)
+    assert {path.name for path in tmp_path.iterdir()} == {"runs", "training.pt", "predictions.npy"}
+
+
+def test_the_snippet_of_pictures_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("matplotlib")
+    monkeypatch.chdir(tmp_path)
+    model = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.Tanh(), torch.nn.Linear(8, 1))
+    engine, x, targets = it3.IT3Engine(model, "0").eval(), torch.randn(20, 4), torch.randn(20, 1)
+    engine.is_trained = True
+    evaluation = it3.evaluate(engine, list(zip(x.split(5), targets.split(5), strict=True)), "mse", {"3 steps": {}})
+    errors = (engine.adapt(x).prediction - targets).abs().flatten()
+    engine.adapt(x, copy_model=False)  # so that there is a drift
+    given = {"evaluation": evaluation, "engine": engine, "x": x, "targets": targets, "errors": errors, "it3": it3}
+    exec(next(code for code in snippets("python", "Does it help?") if "report(" in code), given)
+    assert {path.name for path in tmp_path.iterdir()} == {"report.html", "gains.png"}
+
+
 def test_the_input_snippet_runs() -> None:
     namespace: dict[str, Any] = {"it3": it3, "nn": torch.nn}
-    exec(snippets("python", "Python")[1], namespace)
+    exec(snippets("python", "Python")[2], namespace)
     engine = namespace["engine"].train()
     prediction, _ = engine(torch.randn(4, 8), target=torch.randn(4, 1))
     assert prediction.shape == (4, 1)
@@ -80,7 +105,7 @@ def test_the_compiling_snippet_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.setenv("IT3_CACHE_DIR", str(tmp_path))
     namespace: dict[str, object] = {}
     exec(snippets("python", "Python")[0], namespace)
-    exec(snippets("python", "Python")[2], namespace | {"it3": it3, "example_inputs": torch.randn(1, 13)})
+    exec(snippets("python", "Python")[3], namespace | {"it3": it3, "example_inputs": torch.randn(1, 13)})
     assert len(list(tmp_path.glob("*/gradients.pt2"))) == 1
     x = torch.randn(4, 13)
     save = snippets("python", "From Python to C++")[1].replace("engine.pt2", str(tmp_path / "engine.pt2"))
@@ -93,7 +118,7 @@ def test_the_compiling_snippet_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 def test_the_online_snippet_runs() -> None:
     namespace: dict[str, object] = {}
     exec(snippets("python", "Python")[0], namespace)
-    exec(snippets("python", "Python")[3], namespace | {"stream": torch.randn(3, 8, 13)})
+    exec(snippets("python", "Python")[4], namespace | {"stream": torch.randn(3, 8, 13)})
 
 
 @pytest.mark.parametrize("path", ["/usr/bin:/bin"])
