@@ -50,7 +50,9 @@ def test_it_is_adapt_batch_by_batch(kind: str, device: str) -> None:
     for overrides in ({}, {"num_steps": 1, "anchor": "frozen"}, {"num_steps": 0}, {"per_sample": True}):
         predicted = engine.predict([x.cpu() for x in inputs], **overrides)
         assert predicted.device.type == "cpu"
-        assert torch.equal(predicted, by_hand(engine, inputs, **overrides).cpu())
+        expected = by_hand(engine, inputs, **overrides).cpu()
+        # cuDNN's convolutions round otherwise from call to call.
+        torch.testing.assert_close(predicted, expected, rtol=0, atol=0 if device == "cpu" else 1e-12)
     assert all(torch.equal(value, before[name]) for name, value in engine.state_dict().items())
 
 
