@@ -5,6 +5,7 @@ from typing import Annotated
 import typer
 
 import it3
+from it3.command_line.adapt import adapt
 from it3.command_line.doctor import doctor
 from it3.command_line.endings import Program
 from it3.command_line.info import info
@@ -51,3 +52,4 @@ def _it3(
 app.command()(doctor)
 app.command()(layers)
 app.command()(info)
+app.command()(adapt)

@@ -47,11 +47,11 @@ def read_samples(path: Path) -> Array:
     return array
 
 
-def write_predictions(path: Path, predictions: Array) -> None:
-    """Write predictions to a file, which appears when it is complete.
+def write_results(path: Path, results: Array, name: str) -> None:
+    """Write results to a file, which appears when it is complete.
 
-    In .csv and .parquet, of which each row is a sample, the columns are called prediction, or prediction_0 and so on
-    where there are several for a sample.
+    In .csv and .parquet, of which each row is a sample, the column has the name, or where there are several numbers for
+    a sample, the columns have it with _0 and so on behind it.
 
     Raises
     ------
@@ -62,9 +62,9 @@ def write_predictions(path: Path, predictions: Array) -> None:
     """
     content = io.BytesIO()
     if path.suffix == ".npy":
-        np.save(content, predictions, allow_pickle=False)
+        np.save(content, results, allow_pickle=False)
     else:
-        frame = _frame_of(predictions, path)
+        frame = _frame_of(results, path, name)
         if path.suffix == ".csv":
             frame.to_csv(content, index=False)
         else:
@@ -117,11 +117,11 @@ def _is_number(dtype: Any) -> bool:
     return getattr(dtype, "kind", "O") in "fiub"
 
 
-def _frame_of(predictions: Array, path: Path) -> "pd.DataFrame":
-    check_holds(path, predictions.ndim)
-    if predictions.ndim == 1:
-        return _pandas().DataFrame({"prediction": predictions})
-    return _pandas().DataFrame({f"prediction_{i}": column for i, column in enumerate(predictions.T)})
+def _frame_of(results: Array, path: Path, name: str) -> "pd.DataFrame":
+    check_holds(path, results.ndim)
+    if results.ndim == 1:
+        return _pandas().DataFrame({name: results})
+    return _pandas().DataFrame({f"{name}_{i}": column for i, column in enumerate(results.T)})
 
 
 def _pandas() -> Any:

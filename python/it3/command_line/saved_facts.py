@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor
 
 import it3
 from it3 import _C
@@ -67,12 +67,11 @@ def _told_by_a_run(engine: it3.IT3Engine) -> dict[str, Any]:
     return {"fed_back": explanation.fed_back, "runs": explanation.runs}
 
 
-def _embedder(embedder: Any) -> dict[str, Any]:
-    is_default = type(embedder) is Embedder
-    weights = sum(weight.numel() for weight in embedder.parameters()) if isinstance(embedder, nn.Module) else None
-    return {"kind": "a perceptron of two layers" if is_default and weights else _OWN, "weights": weights} | (
-        {"kind": "none, y0 itself goes into further channels"} if is_default and not weights else {}
-    )
+def _embedder(embedder: Any) -> str:
+    if type(embedder) is not Embedder:
+        return _OWN
+    weights = sum(weight.numel() for weight in embedder.parameters())
+    return f"a perceptron of two layers with {weights:,} weights" if weights else "none: y0 goes into further channels"
 
 
 def _neutral(neutral: Any) -> str | None:
@@ -89,7 +88,11 @@ def _neutral(neutral: Any) -> str | None:
 
 def _range(calibrated: tuple[str, float, int] | None) -> dict[str, Any] | None:
     """Return what predictions are compared with after adapting; see IT3Engine.calibrate()."""
-    return None if calibrated is None else dict(zip(("of", "limit", "least_samples"), calibrated, strict=True))
+    if calibrated is None:
+        return None
+    kind, limit, samples = calibrated
+    of = "greatest_mean_norm" if kind == "numbers" else "least_mean_entropy"
+    return {"predictions": kind, of: limit, "samples_of_a_batch": samples}
 
 
 def _compiled(saved: SavedEngine, engine: it3.IT3Engine) -> dict[str, Any] | None:
