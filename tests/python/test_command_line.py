@@ -171,7 +171,7 @@ def test_info_tells_what_is_in_the_file(tmp_path: Path) -> None:
     assert facts["options"]["num_steps"] == 2
     assert facts["compiled"] is None
     # The least mean entropy of a batch's predictions, of which there is one.
-    probabilities = engine.model(x).softmax(1)
+    probabilities = engine.model(x).detach().softmax(1)
     entropy = float(-(probabilities * probabilities.log()).sum(1).mean())
     assert facts["calibrated_range"]["least_mean_entropy"] == pytest.approx(entropy, rel=1e-4)
     assert "fed back:" in call("info", tmp_path / "engine.pt").stdout
@@ -189,12 +189,6 @@ def test_as_a_program_nothing_else_is_on_the_output(folder: Path) -> None:
     rows = json.loads(run.stdout)["layers"]
     assert not any(isinstance(row["share_behind"], float) and math.isnan(row["share_behind"]) for row in rows)
     assert "this is printed by the user's code" in run.stderr
-    table = program("layers", "some_models.py:make", "--shape", "5,4", cwd=folder)
-    assert table.stdout.splitlines()[0].split()[:3] == ["layer", "kind", "output"]
-    assert "\x1b" not in table.stdout
-    unknown = program("layer", cwd=folder)
-    assert (unknown.returncode, unknown.stdout) == (2, "")
-    assert "Did you mean 'layers'" in unknown.stderr
 
 
 def test_a_pipe_that_nobody_reads_is_no_traceback(folder: Path) -> None:
@@ -203,7 +197,7 @@ def test_a_pipe_that_nobody_reads_is_no_traceback(folder: Path) -> None:
     )
     command = f"{sys.executable} -m it3 layers deep.py:model --shape 1,4 | head -n 1"
     run = subprocess.run(["sh", "-c", command], check=True, **options_of(folder, {}))
-    assert run.stdout.startswith("layer")
+    assert run.stdout.split()[:3] == ["layer", "kind", "output"]  # plain text
     assert run.stderr == ""
 
 

@@ -103,6 +103,8 @@ def _read_frame(path: Path) -> "pd.DataFrame":
 
 
 def _numbers_of(frame: "pd.DataFrame", path: Path) -> Array:
+    if frame.empty:
+        raise ValueError(f"{path} is a table of {len(frame)} rows and {len(frame.columns)} columns, without samples")
     odd = [name for name, dtype in frame.dtypes.items() if not _is_number(dtype)]
     if odd:
         raise ValueError(
