@@ -6,10 +6,15 @@ import typer
 
 import it3
 from it3.command_line.adapt import adapt
+from it3.command_line.bench import bench
 from it3.command_line.doctor import doctor
 from it3.command_line.endings import Program
+from it3.command_line.evaluate import evaluate
+from it3.command_line.export import export
 from it3.command_line.info import info
 from it3.command_line.layers import layers
+from it3.command_line.search import search
+from it3.command_line.train import train
 
 _EXAMPLES = """
 **Examples**
@@ -53,3 +58,8 @@ app.command()(doctor)
 app.command()(layers)
 app.command()(info)
 app.command()(adapt)
+app.command()(train)
+app.command()(evaluate)
+app.command()(search)
+app.command()(export)
+app.command()(bench)

@@ -20,6 +20,7 @@ from torch import nn
 import it3
 from it3._build import torch_version
 from it3.cache_folder import default_cache
+from it3.kept import KeptRandomState
 
 _PACKAGES = {
     "numpy": "the command line, .npy files",
@@ -98,8 +99,9 @@ def checks(*, thorough: bool = False) -> list[Check]:
     thorough
         Whether to try what takes long too: torch.export some seconds, and compiling up to a minute.
     """
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), KeptRandomState():
         warnings.simplefilter("ignore")  # torch's about itself
+        torch.manual_seed(0)
         script = _tried("TorchScript", _script, is_needed=True)
         adapting = _tried("adapting", _adapt, is_needed=True)
         compiler = _compiler()
@@ -148,7 +150,7 @@ def _none(name: str, compiler: Check) -> Check:
 
 
 def _network() -> nn.Module:
-    return nn.Sequential(nn.Linear(2, 2), nn.ReLU(), nn.Linear(2, 1)).eval()
+    return nn.Sequential(nn.Linear(2, 4), nn.Tanh(), nn.Linear(4, 1)).eval()
 
 
 def _script() -> str:
