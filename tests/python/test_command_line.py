@@ -102,6 +102,8 @@ def test_layers_are_those_of_the_function(name: str, folder: Path) -> None:
 
 def test_layers_of_a_file_of_inputs(folder: Path) -> None:
     np.save("x.npy", np.zeros((7, 4), np.float32))
+    np.save("double.npy", np.zeros((3, 4)))
+    assert answer("layers", "some_models:make", "--input", "double.npy")["layers"][0]["output_shape"] == [3, 6]
     (folder / "x.csv").write_text("a,b,c,d\n1,2,3,4\n5,6,7,8\n")
     assert answer("layers", "some_models:make", "--input", "x.npy")["layers"][0]["output_shape"] == [7, 6]
     assert answer("layers", "some_models:make", "--input", "x.csv")["layers"][0]["output_shape"] == [2, 6]

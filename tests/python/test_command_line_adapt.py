@@ -117,6 +117,9 @@ def test_kinds_of_numbers_become_the_network_s(tmp_path: Path, monkeypatch: pyte
     assert call("adapt", "tokens.pt", "--input", "tokens.csv", "--output", "y.csv").exit_code == 0
     expected = it3.load("tokens.pt").adapt(torch.tensor([[1, 2], [3, 8], [0, 0]])).prediction
     close(pd.read_csv("y.csv").to_numpy(), expected)
+    pd.DataFrame([[1, 2], [3, 8], [0, 0]]).to_csv("numbered.csv", index=False)  # whose columns are called 0 and 1
+    assert call("adapt", "tokens.pt", "--input", "numbered.csv", "--output", "y.csv").exit_code == 0
+    close(pd.read_csv("y.csv").to_numpy(), expected)
 
 
 @pytest.mark.parametrize(
@@ -134,6 +137,9 @@ def test_kinds_of_numbers_become_the_network_s(tmp_path: Path, monkeypatch: pyte
         (["--input", "nothing.npy"], 2, "there is no file nothing.npy"),
         (["--input", "words.csv"], 1, "the column 'b' of words.csv holds"),
         (["--input", "broken.npy"], 1, "broken.npy is not a .npy file of numbers, or is damaged"),
+        (["--input", "headless.csv"], 1, "put a header line first"),
+        (["--device", "gpu"], 2, "cuda: and a number, not 'gpu'"),
+        (["--device", "cuda:99"], 2, "there is no device cuda:99"),
         (["--input", "empty.csv"], 1, "without samples"),
         (["--input", "flat.npy"], 1, "the engine was saved with an input of (6, 4)"),
         (["--input", "wide.npy"], 1, "shapes cannot be multiplied"),
@@ -144,6 +150,7 @@ def test_errors_are_one_line_and_write_nothing(
 ) -> None:
     Path("words.csv").write_text("a,b,c,d\n1,two,3,4\n")
     Path("broken.npy").write_bytes(Path("x.npy").read_bytes()[:150])
+    Path("headless.csv").write_text("-1.5,-1.5,3,1e-3\n1,2,3,4\n")
     Path("empty.csv").write_text("a,b,c,d\n")
     np.save("flat.npy", np.zeros(4, np.float32))
     np.save("wide.npy", np.zeros((2, 5), np.float32))

@@ -9,6 +9,7 @@ from rich.progress import Progress
 
 import it3
 from it3.command_line.adapting import Batches, adapt_to
+from it3.command_line.devices import device_named
 from it3.command_line.option_values import checked, options_from
 from it3.command_line.printing import AsJson, print_json, work_is_quiet
 from it3.command_line.sample_files import check_ending, write_results
@@ -29,7 +30,7 @@ def loaded(path: Path, settings: list[str] | None, device: str | None) -> it3.IT
     options = options_from(settings or [])
     if not path.is_file():
         raise WrongUsageError(f"there is no file {path}")
-    engine = it3.load(path, device)
+    engine = it3.load(path, device_named(device))
     engine.optimization_parameters = checked(engine.optimization_parameters, options)
     return engine
 

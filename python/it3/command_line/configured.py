@@ -13,6 +13,7 @@ import it3
 from it3 import _C
 from it3.checks import like_of
 from it3.command_line.configuration import Configuration
+from it3.command_line.devices import device_named
 from it3.command_line.importing import model_at, thing_at
 from it3.command_line.wrong_usage import WrongUsageError, nearest
 
@@ -24,9 +25,7 @@ def engine_from(configuration: Configuration) -> it3.IT3Engine:
     path = configuration.need("model", "make", str)
     model = model_at(path, configuration.file("model", "weights"), configuration.folder)
     model = copy.deepcopy(model)  # one that was made with its module would be trained twice
-    device = configuration.get("model", "device", str)
-    if device is not None:
-        model = model.to(device)
+    model = model.to(device_named(configuration.get("model", "device", str)))
     arguments = {name: _argument(configuration, name, value) for name, value in configuration.tables["engine"].items()}
     try:
         if configuration.tables["recipe"]:
@@ -132,7 +131,7 @@ def trained_engine(configuration: Configuration) -> it3.IT3Engine:
     path = output_of(configuration)
     if not path.is_file():
         raise WrongUsageError(f"there is no file {path} with a trained engine; run: it3 train {configuration.path}")
-    return it3.load(path, configuration.get("model", "device", str))
+    return it3.load(path, device_named(configuration.get("model", "device", str)))
 
 
 def output_of(configuration: Configuration) -> Path:

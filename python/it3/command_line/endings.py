@@ -36,8 +36,6 @@ class Program(TyperGroup):
                 code = _told(error, error.format_message(), error.exit_code, is_debug)
             except WrongUsageError as error:
                 code = _told(error, _line_of(error), 2, is_debug)
-            except BrokenPipeError:
-                raise
             except Exception as error:  # whatever the user's code raises
                 code = _told(error, _line_of(error), 1, is_debug)
         if not standalone_mode:

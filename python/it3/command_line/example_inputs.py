@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -10,7 +11,7 @@ from it3.command_line.sample_files import read_samples
 from it3.command_line.wrong_usage import WrongUsageError
 
 
-def example_from(file: Path | None, shapes: list[str], dtypes: list[str]) -> Any:
+def example_from(file: Path | None, shapes: list[str], dtypes: list[str], like: Tensor) -> Any:
     """Return inputs from a file or of given shapes; a tuple where there are several shapes.
 
     Parameters
@@ -22,6 +23,8 @@ def example_from(file: Path | None, shapes: list[str], dtypes: list[str]) -> Any
         are 0.
     dtypes
         Names of torch's, one for each shape, or one for all.
+    like
+        Of the device that inputs go to; floating-point numbers of a file become of its dtype.
 
     Raises
     ------
@@ -31,12 +34,13 @@ def example_from(file: Path | None, shapes: list[str], dtypes: list[str]) -> Any
     if (file is None) == (not shapes):
         raise WrongUsageError("give the model's inputs as a file, --input x.npy, or as a shape, --shape 2,3,32,32")
     if file is not None:
-        return torch.from_numpy(read_samples(file).copy())
+        samples = torch.from_numpy(np.array(read_samples(file), order="C"))
+        return samples.to(like.device, like.dtype if samples.is_floating_point() else samples.dtype)
     if len(dtypes) not in (1, len(shapes)):
         raise WrongUsageError(f"there are {len(dtypes)} --dtype for {len(shapes)} --shape; give one for each, or one")
     kinds = dtypes * len(shapes) if len(dtypes) == 1 else dtypes
     generator = torch.Generator().manual_seed(0)
-    tensors = [_tensor(shape, kind, generator) for shape, kind in zip(shapes, kinds, strict=True)]
+    tensors = [_tensor(shape, kind, generator).to(like.device) for shape, kind in zip(shapes, kinds, strict=True)]
     return tensors[0] if len(tensors) == 1 else tuple(tensors)
 
 

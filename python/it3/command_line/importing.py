@@ -107,13 +107,14 @@ def _module_of_file(path: Path) -> ModuleType:
     if not path.is_file():
         raise WrongUsageError(f"there is no file {path}")
     _look_in(path.parent)  # for what lies beside it; and other processes find it by its name
-    known = sys.modules.get(path.stem)
-    if known is not None and getattr(known, "__file__", None) == str(path):
-        return known
+    other_name = f"it3_file_{path.stem}"
+    for name in (path.stem, other_name):
+        known = sys.modules.get(name)
+        if known is not None and getattr(known, "__file__", None) == str(path):
+            return known
     # Under its own name, by which pickle refers to what is in it, unless that is another module's.
-    is_taken = known is not None or importlib.util.find_spec(path.stem) is None
-    spec = importlib.util.find_spec(path.stem) if not is_taken else None
-    name = path.stem if spec is not None and spec.origin == str(path) else f"it3_file_{path.stem}"
+    found = None if path.stem in sys.modules else importlib.util.find_spec(path.stem)
+    name = path.stem if found is not None and found.origin == str(path) else other_name
     spec = importlib.util.spec_from_file_location(name, path)
     assert spec is not None
     assert spec.loader is not None

@@ -34,5 +34,5 @@ def _text(value: Any) -> str:
     if value is None:
         return "none"
     if isinstance(value, dict):
-        return ", ".join(f"{name.replace('_', ' ')} {_text(item)}" for name, item in value.items())
+        return ", ".join(f"{name.replace('_', ' ')} {_text(item)}" for name, item in value.items() if item != "")
     return ", ".join(map(str, value)) if isinstance(value, list) else str(value)

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 import it3
+from it3.checks import like_of
 from it3.command_line.example_inputs import example_from
 from it3.command_line.importing import model_at
 from it3.command_line.printing import AsJson, print_json, print_table, work_is_quiet
@@ -32,8 +33,8 @@ def layers(
 ) -> None:
     """List the layers of a model at which y0 can be fed back, and what each costs."""
     with work_is_quiet():
-        inputs = example_from(example, shape or [], dtype or ["float32"])
         made = model_at(model, weights)
+        inputs = example_from(example, shape or [], dtype or ["float32"], like_of(made))
         table = it3.layers(made, inputs, explain=explain)
         suggestion = it3.suggest_layer(made, inputs) if suggest else None
     if as_json:

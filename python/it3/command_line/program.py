@@ -4,7 +4,7 @@ import signal
 import sys
 from types import FrameType
 
-_NEEDED = {"typer", "rich"}
+_NEEDED = {"numpy", "rich", "typer"}
 
 
 def main() -> None:

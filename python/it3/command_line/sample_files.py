@@ -1,6 +1,7 @@
 """Samples and predictions in files: .npy, .csv and .parquet."""
 
 import io
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
     import pandas as pd
 
 Array = NDArray[Any]
+_NUMBER = re.compile(r"[-+]?[\d.]+(e[-+]?\d+)?[.\d]*", re.IGNORECASE)
+"""Pandas puts .1 behind names that are there twice."""
 _ENDINGS = (".npy", ".csv", ".parquet")
 
 
@@ -105,6 +108,8 @@ def _read_frame(path: Path) -> "pd.DataFrame":
 def _numbers_of(frame: "pd.DataFrame", path: Path) -> Array:
     if frame.empty:
         raise ValueError(f"{path} is a table of {len(frame)} rows and {len(frame.columns)} columns, without samples")
+    if path.suffix == ".csv":
+        _check_header([str(name) for name in frame.columns], path)
     odd = [name for name, dtype in frame.dtypes.items() if not _is_number(dtype)]
     if odd:
         raise ValueError(
@@ -113,6 +118,12 @@ def _numbers_of(frame: "pd.DataFrame", path: Path) -> Array:
         )
     numbers: Array = frame.to_numpy(dtype=np.float32, na_value=np.nan)
     return numbers
+
+
+def _check_header(names: list[str], path: Path) -> None:
+    """Raise ValueError where the first line is a sample, which would be lost; pandas itself names columns 0, 1, ...."""
+    if all(map(_NUMBER.fullmatch, names)) and names != [str(place) for place in range(len(names))]:
+        raise ValueError(f"the first line of {path} holds numbers, but must name the columns; put a header line first")
 
 
 def _is_number(dtype: Any) -> bool:
