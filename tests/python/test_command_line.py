@@ -40,7 +40,6 @@ def test_doctor_tells_versions_and_what_works() -> None:
     assert len(found["devices"]["CUDA devices"]) == torch.cuda.device_count()
     works = {check["name"]: check["works"] for check in found["checks"]}
     assert works["adapting"]
-    assert works["TorchScript"]
     assert works["CUDA graphs"] == torch.cuda.is_available()
     assert found["is_usable"]
     text = call("doctor").stdout
@@ -48,16 +47,32 @@ def test_doctor_tells_versions_and_what_works() -> None:
     assert "All that is needed works." in text
 
 
-def test_doctor_ends_with_1_where_something_needed_is_broken(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_doctor_ends_with_1_where_nothing_adapts(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(*_: object, **__: object) -> None:
+        raise RuntimeError("nothing adapts")
+
+    monkeypatch.setattr(it3.IT3Engine, "adapt", fails)
+    found = answer("doctor", code=1)
+    checks = {check["name"]: check for check in found["checks"]}
+    assert not checks["adapting"]["works"]
+    assert checks["adapting"]["why"] == "RuntimeError: nothing adapts"
+    assert not found["is_usable"]
+    text = call("doctor")
+    assert text.exit_code == 1
+    assert "NO; RuntimeError: nothing adapts" in text.stdout
+
+
+def test_doctor_tells_what_is_broken(monkeypatch: pytest.MonkeyPatch) -> None:
     def no_script(*_: object) -> None:
         raise RuntimeError("no TorchScript here\nand more")
 
     monkeypatch.setattr(torch.jit, "script", no_script)
-    found = answer("doctor", code=1)
+    found = answer("doctor")
     checks = {check["name"]: check for check in found["checks"]}
+    assert not checks["TorchScript"]["works"]
     assert checks["TorchScript"]["why"] == "RuntimeError: no TorchScript here"
     assert checks["adapting"]["works"]  # an eager network does
-    assert not found["is_usable"]
+    assert found["is_usable"]
 
 
 def test_doctor_looks_for_the_compiler(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -20,7 +20,7 @@ pytest.importorskip("typer")
 from command_line import answer, call, error, options_of, trained_engine
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("saved") / "engine.pt"
     trained_engine().save(path, torch.randn(6, 4))
@@ -120,6 +120,41 @@ def test_kinds_of_numbers_become_the_network_s(tmp_path: Path, monkeypatch: pyte
     pd.DataFrame([[1, 2], [3, 8], [0, 0]]).to_csv("numbered.csv", index=False)  # whose columns are called 0 and 1
     assert call("adapt", "tokens.pt", "--input", "numbered.csv", "--output", "y.csv").exit_code == 0
     close(pd.read_csv("y.csv").to_numpy(), expected)
+
+
+def test_the_order_of_bytes_and_elements_does_not_matter(saved: Path, x: Tensor) -> None:
+    expected = it3.load(saved).adapt(x.flip(0)).prediction
+    np.save("odd.npy", np.asfortranarray(x.numpy().astype(">f4")[::-1]))
+    assert call("adapt", saved, "--input", "odd.npy", "--output", "y.npy").exit_code == 0
+    close(np.load("y.npy"), expected)
+
+
+class ByKeyword(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last = nn.Linear(4, 5), nn.Linear(5, 2)
+
+    def forward(self, *, table: Tensor) -> Tensor:
+        return self.last(self.first(table).tanh())
+
+
+class OfTwo(ByKeyword):
+    def forward(self, a: Tensor, b: Tensor) -> Tensor:
+        return self.last(self.first(a + b).tanh())
+
+
+def test_inputs_by_keyword_and_several(x: Tensor) -> None:
+    for model, example in ((ByKeyword(), {"table": x}), (OfTwo(), (x, x))):
+        engine = IT3Engine(model, "first").eval()
+        engine.is_trained = True
+        engine.save("engine.pt", example)
+        assert answer("info", "engine.pt")["fed_back"] == "y0"
+        if isinstance(example, tuple):
+            assert "takes 2 inputs" in error("adapt", "engine.pt", "--input", "x.npy", "--output", "z.npy", code=1)
+        else:
+            assert call("adapt", "engine.pt", "--input", "x.npy", "--output", "y.npy").exit_code == 0
+            close(np.load("y.npy"), it3.load("engine.pt").adapt({"table": x}).prediction)
+            assert answer("bench", "engine.pt", "--input", "x.npy", "--repeats", "2")["samples"] == 10
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ import it3
 from it3 import _C
 from it3.checks import eager, like_of
 from it3.command_line.noted_inputs import noted_inputs
-from it3.command_line.sample_files import Array, check_holds, read_samples
+from it3.command_line.sample_files import Array, check_holds, read_samples, tensor_of
 
 
 @dataclass(frozen=True)
@@ -78,17 +78,24 @@ class Batches:
                 "--batch-size, or use it3-adapt"
             )
         self._is_cast = self._samples.dtype.kind == "f" or noted is not None
-        self._size = len(self._samples) if size is None else size
+        self._name = noted[0].name if noted is not None else None
+        self._size = len(self._samples) if size is None else min(size, len(self._samples))
+
+    @property
+    def size(self) -> int:
+        """How many samples the first batch has."""
+        return self._size
 
     def __len__(self) -> int:
         """Return how many batches there are."""
         return math.ceil(len(self._samples) / self._size)
 
-    def __iter__(self) -> Iterator[Tensor]:
+    def __iter__(self) -> Iterator[Tensor | dict[str, Tensor]]:
         """Go through them."""
         for start in range(0, len(self._samples), self._size):
-            part = torch.from_numpy(np.array(self._samples[start : start + self._size], order="C"))
-            yield part.to(self._device, self._dtype if self._is_cast else part.dtype)
+            part = tensor_of(self._samples[start : start + self._size])
+            part = part.to(self._device, self._dtype if self._is_cast else part.dtype)
+            yield part if self._name is None else {self._name: part}
 
 
 def adapt_to(

@@ -3,11 +3,10 @@
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from it3.command_line.sample_files import read_samples
+from it3.command_line.sample_files import read_samples, tensor_of
 from it3.command_line.wrong_usage import WrongUsageError
 
 
@@ -34,7 +33,7 @@ def example_from(file: Path | None, shapes: list[str], dtypes: list[str], like: 
     if (file is None) == (not shapes):
         raise WrongUsageError("give the model's inputs as a file, --input x.npy, or as a shape, --shape 2,3,32,32")
     if file is not None:
-        samples = torch.from_numpy(np.array(read_samples(file), order="C"))
+        samples = tensor_of(read_samples(file))
         return samples.to(like.device, like.dtype if samples.is_floating_point() else samples.dtype)
     if len(dtypes) not in (1, len(shapes)):
         raise WrongUsageError(f"there are {len(dtypes)} --dtype for {len(shapes)} --shape; give one for each, or one")

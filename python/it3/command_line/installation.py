@@ -102,14 +102,14 @@ def checks(*, thorough: bool = False) -> list[Check]:
     with warnings.catch_warnings(), KeptRandomState():
         warnings.simplefilter("ignore")  # torch's about itself
         torch.manual_seed(0)
-        script = _tried("TorchScript", _script, is_needed=True)
+        script = _tried("TorchScript", _script)
         adapting = _tried("adapting", _adapt, is_needed=True)
         compiler = _compiler()
         if thorough:
-            export = _tried("torch.export", _export, is_needed=True)
+            export = _tried("torch.export", _export)
             compiled = _tried("compiled programs", _compile) if compiler.works else _none("compiled programs", compiler)
         else:
-            export = Check("torch.export", None, "it takes some seconds; --thorough tries it", True)
+            export = Check("torch.export", None, "it takes some seconds; --thorough tries it")
             compiled = (
                 Check("compiled programs", None, "a C++ compiler is there; --thorough compiles one")
                 if compiler.works
@@ -157,7 +157,7 @@ def _script() -> str:
     network, x = _network(), torch.ones(3, 2)
     if not torch.equal(torch.jit.script(network)(x), network(x)):
         raise RuntimeError("a network gives other predictions as a TorchScript module")
-    return "engines can be saved in files"
+    return "engines can be saved as TorchScript, which is the default"
 
 
 def _adapt() -> str:

@@ -6,7 +6,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from it3 import _C
 from it3.command_line.wrong_usage import WrongUsageError
@@ -48,6 +50,11 @@ def read_samples(path: Path) -> Array:
     if array.ndim == 0 or array.size == 0:
         raise ValueError(f"{path} holds an array of the shape {array.shape}, without samples")
     return array
+
+
+def tensor_of(array: Array) -> Tensor:
+    """Return a copy of an array, in the order of bytes and of elements that torch takes."""
+    return torch.from_numpy(np.array(array, dtype=array.dtype.newbyteorder("="), order="C"))
 
 
 def write_results(path: Path, results: Array, name: str) -> None:
