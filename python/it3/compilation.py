@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from it3 import _C
+from it3.cache_folder import default_cache
 from it3.capture import Captured, capture, constants_of
 from it3.embedder import Embedder
 from it3.engine import IT3Engine
@@ -166,7 +167,7 @@ def compiled_for(
             f"the example has tensors of shapes {[tuple(t.shape) for t in tensors]}, of which one is empty; give a "
             "batch with samples"
         )
-    folder = Path(cache) if cache is not None else _default_cache()
+    folder = Path(cache) if cache is not None else default_cache()
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"cache must be a folder, but {folder} is a file")
     without_autocast = torch.autocast("cpu", enabled=False), torch.autocast("cuda", enabled=False)
@@ -216,11 +217,6 @@ def _read_in(
     captured = record(constants)
     check_unchanged(engine, watch)
     return Read(constants, watch), captured
-
-
-def _default_cache() -> Path:
-    given = os.environ.get("IT3_CACHE_DIR")
-    return Path(given) if given else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "it3"
 
 
 def _key(

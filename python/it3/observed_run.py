@@ -131,6 +131,10 @@ class _Operations(TorchDispatchMode):
         self.count = 0
         self.last_uses: dict[int, int] = {}
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False  # else torch imports all of its compiler, which takes longer than the runs
+
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         self.count += 1
         for leaf in pytree.tree_leaves((args, kwargs)):

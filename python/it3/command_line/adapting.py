@@ -1,0 +1,167 @@
+"""An engine adapts to the samples in a file, batch by batch."""
+
+import math
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+import it3
+from it3 import _C
+from it3.checks import eager, like_of
+from it3.command_line.noted_inputs import noted_inputs
+from it3.command_line.sample_files import Array, check_holds, read_samples, tensor_of
+
+
+@dataclass(frozen=True)
+class Adapted:
+    """What adapting to all samples gave.
+
+    Attributes
+    ----------
+    predictions, uncertainty
+        Of the samples, in their order.
+    report
+        Counts, means over samples, and seconds, by name.
+    """
+
+    predictions: Array
+    uncertainty: Array
+    report: dict[str, Any]
+
+
+class Batches:
+    """The samples in a file, in batches on the device of an engine's model.
+
+    Floating-point numbers become the model's; other numbers, too, where the file of the engine notes an input of these.
+
+    Parameters
+    ----------
+    path
+        Of the samples; see :func:`it3.command_line.sample_files.read_samples`.
+    engine
+        Whose notes tell the kind of numbers.
+    size
+        Samples of a batch; None: all.
+
+    Raises
+    ------
+    ValueError
+        For samples of another shape than those that the engine was saved with, if that is noted.
+    """
+
+    def __init__(self, path: Path, engine: it3.IT3Engine, size: int | None) -> None:
+        self._samples = read_samples(path)
+        like = like_of(eager(engine.model))
+        noted = noted_inputs(engine.notes)
+        if noted is not None and len(noted) > 1:
+            raise ValueError(
+                f"the engine takes {len(noted)} inputs, and {path} holds one; it3-adapt reads several from a .pt file"
+            )
+        self._device, self._dtype = like.device, like.dtype
+        if noted is not None and not noted[0].dtype.is_floating_point:
+            self._dtype = noted[0].dtype
+        if noted is not None and self._samples.ndim != len(noted[0].shape):
+            raise ValueError(
+                f"{path} holds an array of the shape {self._samples.shape}, but the engine was saved with an input of "
+                f"{noted[0].shape}; the first dimension is the samples"
+            )
+        layout = engine.prediction_layout
+        if size is not None and (engine.in_dims not in (None, 0) or (layout is not None and layout.batch_dim != 0)):
+            raise ValueError(
+                "batches are parts of the first dimension, which does not hold this engine's samples; leave out "
+                "--batch-size, or use it3-adapt"
+            )
+        self._is_cast = self._samples.dtype.kind == "f" or noted is not None
+        self._name = noted[0].name if noted is not None else None
+        self._size = len(self._samples) if size is None else min(size, len(self._samples))
+
+    @property
+    def size(self) -> int:
+        """How many samples the first batch has."""
+        return self._size
+
+    def __len__(self) -> int:
+        """Return how many batches there are."""
+        return math.ceil(len(self._samples) / self._size)
+
+    def __iter__(self) -> Iterator[Tensor | dict[str, Tensor]]:
+        """Go through them."""
+        for start in range(0, len(self._samples), self._size):
+            part = tensor_of(self._samples[start : start + self._size])
+            part = part.to(self._device, self._dtype if self._is_cast else part.dtype)
+            yield part if self._name is None else {self._name: part}
+
+
+def adapt_to(
+    engine: it3.IT3Engine, batches: Batches, output: Path, done: Callable[[], object] = lambda: None
+) -> Adapted:
+    """Adapt to each batch by the engine's options.
+
+    Parameters
+    ----------
+    engine, batches
+        Of which the engine keeps what it adapted if its option ``copy_model`` is False.
+    output
+        Where the predictions will go, so that what cannot be written there is told after the first batch.
+    done
+        Called after each batch.
+
+    Raises
+    ------
+    ValueError
+        Where batches cannot adapt, or their predictions do not fit together.
+    """
+    options = _C.options_of(engine.optimization_parameters)
+    predictions: list[Array] = []
+    uncertainty: list[Array] = []
+    losses: list[list[float]] = []
+    of_losses: list[int] = []  # samples
+    adapted = recoveries = 0
+    start = time.perf_counter()
+    for batch in batches:
+        adaptation = engine.adapt(batch)
+        if not predictions:
+            check_holds(output, adaptation.prediction.dim())
+        predictions.append(_array(adaptation.prediction))
+        uncertainty.append(_array(adaptation.uncertainty))
+        if len(adaptation.losses):
+            losses.append([float(loss.double().mean()) for loss in (adaptation.losses[0], adaptation.losses[-1])])
+            of_losses.append(len(uncertainty[-1]))
+        if adaptation.adapted_samples is not None:
+            adapted += int(adaptation.adapted_samples.sum())
+        recoveries += int(adaptation.recovered)
+        done()
+    seconds = time.perf_counter() - start
+    first, last = np.average(losses, axis=0, weights=of_losses).tolist() if losses else (None, None)
+    all_uncertainty = np.concatenate(uncertainty)
+    report = {
+        "samples": len(all_uncertainty),
+        "batches": len(predictions),
+        "steps": options["num_steps"],
+        "loss_before_first_step": first,
+        "loss_before_last_step": last,
+        "mean_uncertainty": float(all_uncertainty.mean(dtype=np.float64)),
+        "seconds": seconds,
+        "output": str(output),
+    }
+    if options.get("threshold") is not None:
+        report |= {"threshold": options["threshold"], "adapted_samples": adapted}
+    if not options["copy_model"]:
+        report |= {"drift": engine.drift().relative, "recoveries": recoveries}
+    layout = engine.prediction_layout
+    dim = layout.batch_of(predictions[0].ndim) if layout is not None else 0
+    if len({part.ndim for part in predictions}) > 1:
+        raise ValueError(f"the predictions of batches do not fit together: {[part.shape for part in predictions]}")
+    return Adapted(np.concatenate(predictions, axis=dim), all_uncertainty, report)
+
+
+def _array(tensor: Tensor) -> Array:
+    tensor = tensor.detach().cpu()
+    array: Array = (tensor.float() if tensor.dtype in (torch.bfloat16, torch.float16) else tensor).numpy()
+    return array

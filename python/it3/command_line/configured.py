@@ -1,0 +1,166 @@
+"""What a configuration describes: a model, an engine, data, and how to train."""
+
+import copy
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+
+import it3
+from it3 import _C
+from it3.checks import like_of
+from it3.command_line.configuration import Configuration
+from it3.command_line.devices import device_named
+from it3.command_line.importing import model_at, thing_at
+from it3.command_line.wrong_usage import WrongUsageError, nearest
+
+Criterion = Callable[[Tensor, Tensor], Tensor]
+
+
+def engine_from(configuration: Configuration) -> it3.IT3Engine:
+    """Make the engine, untrained. Raises WrongUsageError for arguments that an engine does not take."""
+    path = configuration.need("model", "make", str)
+    model = model_at(path, configuration.file("model", "weights"), configuration.folder)
+    model = copy.deepcopy(model)  # one that was made with its module would be trained twice
+    model = model.to(device_named(configuration.get("model", "device", str)))
+    arguments = {name: _argument(configuration, name, value) for name, value in configuration.tables["engine"].items()}
+    try:
+        if configuration.tables["recipe"]:
+            arguments["training_recipe"] = it3.TrainingRecipe(**configuration.tables["recipe"])
+        return it3.IT3Engine(model, **arguments)
+    except (ValueError, TypeError) as error:
+        raise WrongUsageError(f"[engine] or [recipe] of {configuration.path}: {error}") from error
+
+
+def criterion_from(configuration: Configuration) -> Criterion:
+    """Return the criterion: an import path, or the name of a function of torch.nn.functional."""
+    name = configuration.need("training", "criterion", str)
+    if ":" in name:
+        found: Criterion = thing_at(name, configuration.folder)
+        return found
+    losses = [each for each in dir(nn.functional) if each.endswith("_loss") or each.endswith("cross_entropy")]
+    if not hasattr(nn.functional, name):
+        raise WrongUsageError(f"torch.nn.functional has no {name!r}{nearest(name, losses)}; or give an import path")
+    function: Criterion = getattr(nn.functional, name)
+    return function
+
+
+def optimizer_from(configuration: Configuration, engine: it3.IT3Engine) -> torch.optim.Optimizer:
+    """Make the optimizer of training: one of torch.optim by its name, Adam by default."""
+    name = configuration.get("training", "optimizer", str, "Adam")
+    names = [
+        each
+        for each, kind in vars(torch.optim).items()
+        if isinstance(kind, type) and issubclass(kind, torch.optim.Optimizer) and each != "Optimizer"
+    ]
+    if name not in names:
+        raise WrongUsageError(f"torch.optim has no {name!r}{nearest(name, names)}")
+    lr = configuration.get("training", "lr", (int, float), 1e-3)
+    optimizer: torch.optim.Optimizer = getattr(torch.optim, name)(engine.parameters(), lr=lr)
+    return optimizer
+
+
+class Data:
+    """Batches (inputs, targets), on the device of an engine's model; each pass goes through the loader anew.
+
+    Parameters
+    ----------
+    configuration
+        Whose [data] names a loader, or a function that gives one without arguments.
+    name
+        "train", "validation" or "test".
+    engine
+        Whose model says where tensors go.
+    """
+
+    def __init__(self, configuration: Configuration, name: str, engine: it3.IT3Engine) -> None:
+        path = configuration.need("data", name, str)
+        given = thing_at(path, configuration.folder)
+        loader = given() if callable(given) else given
+        if isinstance(loader, Tensor | str | Mapping) or not isinstance(loader, Iterable):
+            raise TypeError(
+                f"{path} must be or give batches (inputs, targets), such as a DataLoader, not a {type(loader).__name__}"
+            )
+        self._loader = list(loader) if isinstance(loader, Iterator) else loader
+        self._device = like_of(engine.model).device
+        self._path = path
+
+    def __iter__(self) -> Iterator[tuple[Any, Any]]:
+        """Go through the batches."""
+        count = 0
+        for count, batch in enumerate(self._loader, 1):
+            if not isinstance(batch, tuple | list) or len(batch) != 2:
+                raise ValueError(f"batch {count - 1} of {self._path} must be a pair (inputs, targets)")
+            inputs, targets = pytree.tree_map(self._moved, tuple(batch))
+            yield inputs, targets
+        if not count:
+            raise ValueError(f"{self._path} gave no batches")
+
+    def _moved(self, leaf: Any) -> Any:
+        return leaf.to(self._device) if isinstance(leaf, Tensor) else leaf
+
+
+def variants_from(configuration: Configuration) -> dict[str, dict[str, Any]] | None:
+    """Return the variants of adapting by name; None where there are none."""
+    variants: dict[str, dict[str, Any]] = configuration.tables["adaptation"]
+    known = [info.name for info in _C.option_infos()]
+    for name, options in variants.items():
+        for option in options:
+            if option not in (*known, "online", "distance_fn"):
+                raise WrongUsageError(
+                    f"the variant {name!r} in {configuration.path} has an unknown option {option!r}"
+                    f"{nearest(option, known)}"
+                )
+    return variants or None
+
+
+def metric_from(configuration: Configuration) -> str | Callable[[Tensor, Any], Any]:
+    """Return the metric: a name that it3.evaluate knows, or an import path."""
+    name: str = configuration.need("evaluation", "metric", str)
+    if ":" not in name:
+        return name
+    function: Callable[[Tensor, Any], Any] = thing_at(name, configuration.folder)
+    return function
+
+
+def trained_engine(configuration: Configuration) -> it3.IT3Engine:
+    """Return the engine that `it3 train` wrote."""
+    path = output_of(configuration)
+    if not path.is_file():
+        raise WrongUsageError(f"there is no file {path} with a trained engine; run: it3 train {configuration.path}")
+    return it3.load(path, device_named(configuration.get("model", "device", str)))
+
+
+def output_of(configuration: Configuration) -> Path:
+    """Return where the trained engine is."""
+    path = configuration.file("training", "output", "engine.pt")
+    assert path is not None
+    return path
+
+
+def _argument(configuration: Configuration, name: str, value: Any) -> Any:
+    """Return an argument of an engine; TOML lacks tensors, functions, tuples and None."""
+    if isinstance(value, str) and ":" in value:
+        found = thing_at(value, configuration.folder)
+        is_made = name in ("embedder", "embeder", "neutral") and not isinstance(found, nn.Module | Tensor)
+        return found() if is_made and callable(found) else found
+    if name in ("prediction_layout", "features_layout") and isinstance(value, dict):
+        return it3.Layout(**value)
+    if name == "neutral" and isinstance(value, list):
+        return torch.tensor(value)
+    if name in ("output", "layer_output"):
+        return tuple(value) if isinstance(value, list) else value
+    if name == "in_dims":
+        return _without_none(value)
+    return value
+
+
+def _without_none(value: Any) -> Any:
+    if isinstance(value, list):
+        return tuple(map(_without_none, value))
+    if isinstance(value, dict):
+        return {key: _without_none(item) for key, item in value.items()}
+    return None if value == "none" else value

@@ -1,0 +1,69 @@
+"""An engine is made and trained as a configuration says; a search calls it in other processes too."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import it3
+from it3.callbacks import Callback
+from it3.checks import check_count
+from it3.command_line.configuration import Configuration
+from it3.command_line.configured import Data, criterion_from, engine_from, optimizer_from
+from it3.command_line.printing import work_is_quiet
+from it3.command_line.wrong_usage import WrongUsageError
+from it3.kept import seed_all
+
+
+@dataclass(frozen=True)
+class Trained:
+    """An engine, what its epochs came to, and the inputs of its first batch."""
+
+    engine: it3.IT3Engine
+    history: list[dict[str, Any]]
+    example_inputs: Any
+
+
+class _Told(Callback):
+    """Tells a function of each epoch's row."""
+
+    def __init__(self, done: Callable[[dict[str, Any]], object]) -> None:
+        self._done = done
+
+    def on_epoch(self, row: Mapping[str, Any]) -> None:
+        """Tell."""
+        self._done(dict(row))
+
+
+def train_by(
+    configuration: Configuration,
+    seed: int,
+    done: Callable[[dict[str, Any]], object] = lambda _: None,
+    checkpoint: Path | None = None,
+) -> Trained:
+    """Make an engine and train it, after seeding the random generators; it is in eval mode afterwards."""
+    epochs = configuration.need("training", "epochs", int)
+    try:
+        check_count("epochs", epochs, 1)
+    except ValueError as error:
+        raise WrongUsageError(f"[training] of {configuration.path}: {error}") from error
+    criterion = criterion_from(configuration)
+    seed_all(seed)
+    engine = engine_from(configuration)
+    optimizer = optimizer_from(configuration, engine)
+    data = Data(configuration, "train", engine)
+    told = [_Told(done)]
+    history = engine.fit(data, criterion, epochs=epochs, optimizer=optimizer, callbacks=told, checkpoint=checkpoint)
+    return Trained(engine.eval(), history.rows, next(iter(data))[0])
+
+
+@dataclass(frozen=True)
+class TrainWith:
+    """What it3.search takes as its function ``train``: settings are values of the configuration by dotted names."""
+
+    configuration: Configuration
+
+    def __call__(self, settings: dict[str, Any], seed: int) -> it3.IT3Engine:
+        """Train an engine."""
+        with work_is_quiet():  # in other processes too
+            return train_by(self.configuration.with_settings(settings), seed).engine

@@ -1,0 +1,318 @@
+"""The commands that go by a TOML file do what the functions of it3 do when called by hand."""
+
+import json
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import it3
+import numpy as np
+import pytest
+import torch
+from it3 import IT3Engine
+from torch import nn
+
+pytest.importorskip("typer")
+pytest.importorskip("optuna")
+
+from command_line import answer, call, error, options_of, program
+
+PARTS = """
+import torch
+from torch import nn
+
+
+def make():
+    return nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 3))
+
+
+def batches(seed, shift):
+    generator = torch.Generator().manual_seed(seed)
+    inputs = [torch.randn(16, 4, generator=generator) + shift for _ in range(3)]
+    return [(x, (x[:, 0] > shift).long() + (x[:, 1] > 1 + shift).long()) for x in inputs]
+
+
+def train():
+    print("this is printed by the user's code")
+    return batches(0, 0.0)
+
+
+def generated():
+    yield from batches(0, 0.0)
+
+
+def validation():
+    return batches(1, 0.5)
+
+
+def test():
+    return batches(2, 1.0)
+
+
+def nothing():
+    return []
+
+
+def without_targets():
+    return [torch.randn(3, 4)]
+
+
+def right(prediction, targets):
+    return (prediction.argmax(1) == targets).double()
+
+
+def distance(second, first):
+    return (second - first).abs().mean()
+
+
+def embedder():
+    return nn.Linear(3, 8)
+"""
+
+CONFIGURATION = """
+[model]
+make = "configured_parts.py:make"
+
+[data]
+train = "configured_parts:train"
+validation = "configured_parts:validation"
+test = "configured_parts:test"
+
+[engine]
+features_layer_name = "0"
+distance_fn = "js"
+
+[engine.optimization_parameters]
+num_steps = 2
+lr = 1e-2
+
+[recipe]
+second_pass = "drawn"
+target_probability = 0.7
+
+[training]
+epochs = 3
+criterion = "cross_entropy"
+optimizer = "SGD"
+lr = 0.1
+seed = 4
+
+[adaptation]
+"5 steps" = {num_steps = 5}
+sgd = {optimizer_name = "sgd", lr = 0.1}
+
+[evaluation]
+metric = "accuracy"
+
+[search]
+budget = 2
+adaptation_budget = 2
+seeds = 1
+
+[search.space]
+"training.lr" = {low = 1e-2, high = 1e-1}
+"engine.features_layer_name" = ["0", "1"]
+
+[search.adaptation]
+num_steps = [1, 3]
+"""
+
+
+@pytest.fixture
+def parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """The module of the configuration in another folder than the current one."""
+    (tmp_path / "inside").mkdir()
+    (tmp_path / "inside" / "configured_parts.py").write_text(PARTS)
+    (tmp_path / "inside" / "it3.toml").write_text(CONFIGURATION)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delitem(sys.modules, "configured_parts", raising=False)
+    monkeypatch.setattr(sys, "path", [str(tmp_path / "inside"), *sys.path])
+    import configured_parts  # noqa: PLC0415
+
+    yield configured_parts
+    sys.modules.pop("configured_parts", None)
+
+
+CONFIG = Path("inside/it3.toml")
+
+
+def changed(old: str, new: str) -> Path:
+    """Write a configuration with one thing changed."""
+    assert old in CONFIGURATION
+    path = Path("inside/changed.toml")
+    path.write_text(CONFIGURATION.replace(old, new))
+    return path
+
+
+def trained_by_hand(parts: Any, lr: float = 0.1, layer: str = "0", seed: int = 4) -> IT3Engine:
+    torch.manual_seed(seed)
+    recipe = it3.TrainingRecipe(second_pass="drawn", target_probability=0.7)
+    options = {"num_steps": 2, "lr": 1e-2}
+    engine = IT3Engine(
+        parts.make(), layer, distance_fn="js", optimization_parameters=options, training_recipe=recipe
+    ).train()
+    optimizer = torch.optim.SGD(engine.parameters(), lr)
+    for _ in range(3):
+        for x, classes in parts.batches(0, 0.0):
+            prediction, loss_ttt = engine(x, target=classes)
+            optimizer.zero_grad()
+            (nn.functional.cross_entropy(prediction, classes) + loss_ttt).backward()
+            optimizer.step()
+    return engine.eval()
+
+
+def test_train_is_the_loop_by_hand(parts: Any) -> None:
+    found = answer("train", CONFIG)
+    assert [epoch["epoch"] for epoch in found["epochs"]] == [1, 2, 3]
+    assert found["epochs"][2]["loss"] < found["epochs"][0]["loss"]
+    expected = trained_by_hand(parts)
+    engine = it3.load("inside/engine.pt")
+    state = engine.state_dict()
+    for name, weight in expected.state_dict().items():
+        torch.testing.assert_close(state[name], weight, rtol=0, atol=0)
+    x = torch.randn(5, 4)
+    torch.testing.assert_close(engine.adapt(x).prediction, expected.adapt(x).prediction)
+    assert answer("info", "inside/engine.pt")["is_trained"]
+
+
+def test_training_goes_on_at_its_checkpoint(parts: Any) -> None:
+    answer("train", changed("epochs = 3", 'epochs = 2\ncheckpoint = "training.pt"'))
+    found = answer("train", changed("epochs = 3", 'epochs = 3\ncheckpoint = "training.pt"'))
+    assert [epoch["epoch"] for epoch in found["epochs"]] == [1, 2, 3]
+    expected = trained_by_hand(parts).state_dict()
+    state = it3.load("inside/engine.pt").state_dict()
+    for name, weight in expected.items():
+        torch.testing.assert_close(state[name], weight, rtol=0, atol=0)
+
+
+def test_a_generator_is_gone_through_in_each_epoch(parts: Any) -> None:
+    answer("train", changed("configured_parts:train", "configured_parts:generated"))
+    expected = trained_by_hand(parts).state_dict()
+    torch.testing.assert_close(it3.load("inside/engine.pt").state_dict()["model.0.weight"], expected["model.0.weight"])
+
+
+def test_evaluate_is_it3_evaluate(parts: Any) -> None:
+    assert "run: it3 train" in error("evaluate", CONFIG, code=2)
+    answer("train", CONFIG)
+    found = answer("evaluate", CONFIG)
+    variants = {"5 steps": {"num_steps": 5}, "sgd": {"optimizer_name": "sgd", "lr": 0.1}}
+    expected = it3.evaluate(it3.load("inside/engine.pt"), parts.test(), "accuracy", variants)
+    assert [row["name"] for row in found["rows"]] == [row["name"] for row in expected.rows]
+    assert [row["score"] for row in found["rows"]] == pytest.approx([row["score"] for row in expected.rows])
+    assert found["best_control"] == expected.best_control
+    assert found["verdict"] == expected.verdict
+    own = answer("evaluate", changed('metric = "accuracy"', 'metric = "configured_parts:right"'))
+    assert own["rows"][0]["score"] == pytest.approx(found["rows"][0]["score"])
+    assert "5 steps: " in call("evaluate", CONFIG).stdout
+
+
+def test_search_is_it3_search(parts: Any) -> None:
+    def train(settings: dict[str, Any], seed: int) -> IT3Engine:
+        return trained_by_hand(parts, settings["training.lr"], settings["engine.features_layer_name"], seed)
+
+    found = answer("search", CONFIG)
+    space = {"training.lr": (1e-2, 1e-1), "engine.features_layer_name": ["0", "1"]}
+    choices = {"num_steps": [1, 3]}
+    expected = it3.search(
+        train, parts.validation(), "accuracy", space, adaptation=choices, budget=2, adaptation_budget=2, seeds=1
+    )
+    assert [trial["settings"] for trial in found["trials"]] == [trial["settings"] for trial in expected.trials]
+    assert [trial["score"] for trial in found["trials"]] == pytest.approx([t["score"] for t in expected.trials])
+    assert (found["choice"], found["adaptation"]) == (expected.choice, expected.adaptation)
+
+
+def test_search_in_processes_prints_one_document(parts: Any, tmp_path: Path) -> None:
+    path = changed("budget = 2\nadaptation", "budget = 1\nadaptation")
+    run = program("search", path, "--processes", "2", "--json", cwd=tmp_path)
+    assert run.returncode == 0, run.stderr
+    found = json.loads(run.stdout)
+    assert [trial["failure"] for trial in found["trials"]] == [""]
+    assert "this is printed by the user's code" in run.stderr
+
+
+def test_export_writes_the_trained_engine(parts: Any) -> None:
+    answer("train", CONFIG)
+    answer("export", CONFIG, "--output", "other.pt")
+    x = torch.randn(5, 4)
+    expected = it3.load("inside/engine.pt").adapt(x).prediction
+    torch.testing.assert_close(it3.load("other.pt").adapt(x).prediction, expected)
+    np.save("x.npy", x.numpy())
+    answer("export", "inside/engine.pt", "--input", "x.npy", "--output", "adapted.pt")
+    torch.testing.assert_close(torch.jit.load("adapted.pt")(x), expected)
+    assert "needs --input" in error("export", "inside/engine.pt", "--output", "adapted.pt", code=2)
+
+
+def test_bench_times_calls(parts: Any) -> None:
+    answer("train", CONFIG)
+    np.save("x.npy", np.zeros((6, 4), np.float32))
+    found = answer("bench", "inside/engine.pt", "--input", "x.npy", "--repeats", "5", "--set", "num_steps=40")
+    assert [row["steps"] for row in found["milliseconds"]] == [0, 40]
+    for row in found["milliseconds"]:
+        assert 0 < row["lower quartile"] <= row["median"] <= row["upper quartile"]
+    assert found["milliseconds"][0]["median"] < found["milliseconds"][1]["median"]
+    assert "steps" in call("bench", "inside/engine.pt", "--input", "x.npy", "--repeats", "2").stdout
+
+
+def test_functions_of_the_user_s_own(parts: Any) -> None:
+    path = changed('"js"', '"configured_parts:distance"\nembedder = "configured_parts:embedder"')
+    answer("train", path)
+    facts = answer("info", "inside/engine.pt")
+    assert facts["distance"] == facts["embedder"] == "a function of its own"
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "command", "code", "words"),
+    [
+        ("[training]", "[trainig]", "train", 2, "unknown table [trainig]; did you mean 'training'?"),
+        ("epochs = 3", "epoch = 3", "train", 2, "unknown key 'epoch' in [training]; did you mean 'epochs'?"),
+        ("epochs = 3", "epochs = 0", "train", 2, "epochs must be a whole number from 1, not 0"),
+        (
+            "epochs = 3",
+            'epochs = "3"',
+            "train",
+            2,
+            "epochs in [training] of inside/changed.toml must be a whole number",
+        ),
+        ("epochs = 3", "epochs = ", "train", 2, "is not a TOML file"),
+        ('criterion = "cross_entropy"', "", "train", 2, "needs 'criterion' in [training]"),
+        ('"cross_entropy"', '"cross_entrpy"', "train", 2, "did you mean 'cross_entropy'?"),
+        ('"SGD"', '"Adm"', "train", 2, "torch.optim has no 'Adm'; did you mean 'Adam'?"),
+        ('"js"', '"jss"', "train", 2, "did you mean 'js'?"),
+        ("num_steps = 2", "num_stps = 2", "train", 2, "did you mean 'num_steps'?"),
+        ('second_pass = "drawn"', 'second_pass = "dawn"', "train", 2, "[recipe]"),
+        ("parts.py:make", "parts.py:mk", "train", 2, "did you mean 'make'?"),
+        ("parts:train", "parts:nothing", "train", 1, "gave no batches"),
+        ("parts:train", "parts:without_targets", "train", 1, "must be a pair (inputs, targets)"),
+        ("{num_steps = 5}", "{num_stps = 5}", "evaluate", 2, "did you mean 'num_steps'?"),
+        ("{num_steps = 5}", "5", "evaluate", 2, "must be a table of options"),
+        ('metric = "accuracy"', "", "search", 2, "needs 'metric' in [evaluation]"),
+        ('"training.lr"', '"training.rl"', "search", 2, "unknown key 'rl' in [training]"),
+        ("{low = 1e-2, high = 1e-1}", "3", "search", 2, "must be a list of choices"),
+    ],
+)
+def test_errors_are_one_line(old: str, new: str, command: str, code: int, words: str, parts: Any) -> None:
+    assert words in error(command, changed(old, new), code=code).replace("\\", "/")
+    assert not Path("inside/engine.pt").exists()
+
+
+def test_a_loss_that_is_not_finite_is_said(parts: Any) -> None:
+    result = call("train", changed("lr = 0.1\nseed", "lr = 1e30\nseed"))
+    assert result.exit_code == 1
+    assert result.stderr.splitlines()[-1].startswith("it3: the loss of epoch 1, batch 1 (counted from 0) is not finite")
+    assert not Path("inside/engine.pt").exists()
+
+
+def test_ctrl_c_of_training_leaves_no_file(parts: Any, tmp_path: Path) -> None:
+    path = changed("epochs = 3", "epochs = 100000000")
+    command = [sys.executable, "-m", "it3", "train", str(path)]
+    run = subprocess.Popen(command, **options_of(tmp_path, {}))
+    assert run.stderr is not None
+    while not run.stderr.readline().startswith("epoch"):
+        assert run.poll() is None
+    run.send_signal(signal.SIGINT)
+    said = run.communicate(timeout=60)
+    assert run.returncode == 130
+    assert "Traceback" not in said[1]
+    assert not Path("inside/engine.pt").exists()
