@@ -21,8 +21,8 @@ _TABLES = """**The configuration** is a TOML file, and paths and modules in it a
 * `[engine.optimization_parameters]`: those of it3.Options
 * `[recipe]`: those of it3.TrainingRecipe
 * `[training]`: `epochs`, `criterion` (of torch.nn.functional, or an import path), `optimizer` (of torch.optim; Adam),
-  `lr` (1e-3), `seed` (0), `output` (engine.pt), `method` (script or trace), `checkpoint` (a file, from which training that was
-  ended goes on)
+  `lr` (1e-3), `seed` (0), `output` (engine.pt), `method` (script or trace), `checkpoint` (a file, from
+  which training that was ended goes on)
 * `[adaptation]`: variants by name, such as `"5 steps" = {num_steps = 5}`
 * `[evaluation]`: `metric` (accuracy, mse, mae or an import path), `higher_is_better`
 * `[search]`: `budget`, `adaptation_budget`, `seeds`, `seed`, `journal` (a file)
