@@ -68,7 +68,8 @@ def test_predictions_are_the_engine_s(ending: str, saved: Path, x: Tensor) -> No
 
 def test_batches_options_and_the_report(saved: Path, x: Tensor) -> None:
     settings = ["--set", "num_steps=3", "--set", "lr=1e-2", "--set", "optimizer_name=sgd", "--set", "momentum=0.5"]
-    report = answer("adapt", saved, "--input", "x.npy", "--output", "y.npy", "--batch-size", "4", "--progress", *settings)
+    files = ["--input", "x.npy", "--output", "y.npy"]
+    report = answer("adapt", saved, *files, "--batch-size", "4", "--progress", *settings)
     engine = it3.load(saved)
     options = {"num_steps": 3, "lr": 0.01, "optimizer_name": "sgd", "momentum": 0.5}
     parts = [engine.adapt(batch, **options) for batch in (x[:4], x[4:8], x[8:])]
