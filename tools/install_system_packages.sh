@@ -1,6 +1,7 @@
 #!/bin/sh
-# Installs the Debian packages that it3 is built with, or the data that its studies use, those that are missing.
-# Usage: install_system_packages.sh PYTHON [--studies]
+# Installs the Debian packages that it3 is built with, or the data that its studies use, or the browser that looks at its
+# pages, those that are missing.
+# Usage: install_system_packages.sh PYTHON [--studies | --browser]
 set -eu
 python=$1
 
@@ -22,10 +23,10 @@ CLI/CLI.hpp libcli11-dev
 nlohmann/json.hpp nlohmann-json3-dev
 boost/timer/progress_display.hpp libboost-dev
 EOT
-if [ "${2:-}" = --studies ]; then
-  missing=""
-  [ -d /usr/share/datasets/fashion-mnist ] || missing=" dataset-fashion-mnist"
-fi
+case ${2:-} in
+  --studies) [ -d /usr/share/datasets/fashion-mnist ] && missing="" || missing=" dataset-fashion-mnist" ;;
+  --browser) command -v chromium >/dev/null && missing="" || missing=" chromium" ;;
+esac
 [ -n "$missing" ] || exit 0
 
 if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
