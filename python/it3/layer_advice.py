@@ -6,8 +6,7 @@ from typing import Any
 from torch import nn
 
 from it3 import _C
-from it3.engine import IT3Engine
-from it3.layer_table import Layer, layers
+from it3.layer_table import Layer, layers, tried
 
 _GREATEST_SHARE = 0.5
 
@@ -48,11 +47,11 @@ class Suggestion:
 def suggest_layer(model: nn.Module, example_inputs: Any, **arguments: Any) -> Suggestion:
     """Suggest a layer at which to feed y0 back.
 
-    Of the layers that are called once, return a floating-point tensor, and have weights behind them, it takes those
-    with the fewest layers of batch normalization behind them, whose running statistics do not fit y1 (see
-    :class:`it3.IT3Engine`), and of these the first that has at most half of a run's time behind it, else the last: what
-    is behind runs twice a step. That is about being right and fast. Which layer predicts best is a question to
-    :func:`it3.search`, as no rule is known.
+    Of the layers that are called once, return a floating-point tensor of two or more dimensions, have weights behind
+    them, and with which an engine can take a step, it takes those with the fewest layers of batch normalization behind
+    them, whose running statistics do not fit y1 (see :class:`it3.IT3Engine`), and of these the first that has at most
+    half of a run's time behind it, else the last: what is behind runs twice a step. That is about being right and fast.
+    Which layer predicts best is a question to :func:`it3.search`, as no rule is known.
 
     Parameters
     ----------
@@ -64,7 +63,7 @@ def suggest_layer(model: nn.Module, example_inputs: Any, **arguments: Any) -> Su
     Raises
     ------
     ValueError, TypeError
-        What :func:`it3.layers` raises; and if an engine refuses all layers, with its last reason.
+        What :func:`it3.layers` raises; and if an engine can adapt with none of the layers, with its first reason.
 
     Examples
     --------
@@ -77,18 +76,16 @@ def suggest_layer(model: nn.Module, example_inputs: Any, **arguments: Any) -> Su
     candidates = [layer for layer in table if _is_usable(layer)]
     if not candidates:
         raise ValueError(
-            "the model has no layer that is called once, returns a floating-point tensor, and has weights behind it; "
-            "features_layer_name='input' feeds y0 back at its input"
+            "the model has no layer that is called once, returns a floating-point tensor of two or more dimensions, "
+            "and has weights behind it; features_layer_name='input' feeds y0 back at its input"
         )
     refusal = ""
     for layer in _by_preference(candidates):
-        try:
-            explanation = IT3Engine(model, layer.name, **arguments).explain(example_inputs)
-        except ValueError as error:
-            refusal = refusal or f"{layer.name!r}: {error}"
-            continue
-        return Suggestion(layer, _reason(layer), explanation)
-    raise ValueError(f"an engine refuses every layer that is called once and has weights behind it; {refusal}")
+        found = tried(model, layer.name, example_inputs, arguments)
+        if not isinstance(found, str):
+            return Suggestion(layer, _reason(layer), found)
+        refusal = refusal or f"{layer.name!r}: {found}"
+    raise ValueError(f"no layer that is called once and has weights behind it can be adapted; {refusal}")
 
 
 def _is_usable(layer: Layer) -> bool:

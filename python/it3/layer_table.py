@@ -1,5 +1,6 @@
-"""The layers of a model at which y0 can be fed back, what each costs, and one to begin with."""
+"""The layers of a model at which y0 can be fed back, and what each costs."""
 
+import copy
 import dataclasses
 import math
 from collections.abc import Iterator
@@ -8,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils import _pytree as pytree
 
 from it3 import _C
 from it3.checks import check_model, eager
 from it3.engine import IT3Engine
 from it3.exported_model import ExportedModel
+from it3.kept import KeptRandomState, own_copy
 from it3.layouts import origin_of
 from it3.observed_run import ObservedRun
 from it3.tables import table_of
@@ -31,21 +32,22 @@ class Layer:
     name, kind
         The dotted name, which ``features_layer_name`` takes, and the class.
     output_shape
-        Of the first tensor that its first call returned; () if there is none.
+        Of the tensor in what its first call returned that y0 would be injected into; () if there is none.
     is_floating
         Whether that is of floating-point numbers, as what is injected into has to be.
     channel_dim
-        Where the kinds of layers suggest that the channels are; None if they do not tell. The engine settles it at its
-        first call.
+        Where the channels are, by ``features_layout`` or the kind of the layer that returns them; None if that does not
+        tell. The engine settles it at its first call.
     times_called
         In a run; at each call y0 would be fed back. 0: it cannot be named.
     weights_before, weights_behind
-        How many of the model's weights are used up to the end of its first call only, its own among them, and how many
-        behind that.
+        How many of the model's weights are used where nothing hangs on its output, its own among them, and how many
+        where something does.
     batch_norms_behind
-        Layers of batch normalization that are called behind it. Their running statistics do not fit y1.
+        Layers of batch normalization whose outputs hang on its output. Their running statistics do not fit y1.
     share_behind
-        The share of a run's time that comes behind it: what runs twice a step. nan if it is not called.
+        The share of a run's time that goes into what hangs on its output, which runs twice a step where the model is
+        cut. nan if it is not called.
     embedder_weights
         How many the default embedder would have; None where the channels are not known.
     runs
@@ -67,7 +69,9 @@ class Layer:
 
 
 class Layers:
-    """A table of a model's layers, in the order in which their first calls end; those that are never called come last.
+    """A table of a model's layers, in the order in which their first calls end, the inner before the outer.
+
+    Those that are never called come last.
 
     Examples
     --------
@@ -103,7 +107,8 @@ class Layers:
         """
         import pandas as pd  # noqa: PLC0415  (only those who ask for it need it)
 
-        return pd.DataFrame(map(dataclasses.asdict, self)).set_index("name")
+        names = [each.name for each in dataclasses.fields(Layer)]
+        return pd.DataFrame(map(dataclasses.asdict, self), columns=names).set_index("name")
 
     def columns(self) -> dict[str, list[str]]:
         """Return the cells of the table as text, by the title of the column.
@@ -120,7 +125,7 @@ class Layers:
             "channels": ["" if layer.channel_dim is None else f"dim {layer.channel_dim}" for layer in self],
             "calls": [str(layer.times_called) for layer in self],
             "weights before": [f"{layer.weights_before:,}" for layer in self],
-            "behind": [f"{layer.weights_behind:,}" for layer in self],
+            "weights behind": [f"{layer.weights_behind:,}" for layer in self],
             "batch norms behind": [str(layer.batch_norms_behind) for layer in self],
             "time behind": ["" if math.isnan(layer.share_behind) else f"{layer.share_behind:.0%}" for layer in self],
             "embedder": ["" if layer.embedder_weights is None else f"{layer.embedder_weights:,}" for layer in self],
@@ -151,16 +156,16 @@ def layers(model: nn.Module, example_inputs: Any, *, explain: bool = False, **ar
     example_inputs
         What it is called with: a tensor, a tuple or list (positional arguments) or a mapping (keyword arguments).
     explain
-        Whether to ask an engine how it would run with each layer, see :meth:`it3.IT3Engine.explain`. That exports the
-        model once a layer, which takes 0.1 to 1 s each.
+        Whether to have an engine take a step with each layer, and ask how it runs, see :meth:`it3.IT3Engine.explain`.
+        That exports the model once a layer, which takes 0.1 to 1 s each.
     **arguments
         Further arguments of :class:`it3.IT3Engine`, such as ``output``.
 
     Raises
     ------
     TypeError, ValueError
-        For what is no eager model, such as a TorchScript module, or has lazy parameters that have no shape yet; and
-        what the model raises.
+        For what is no eager model, such as a TorchScript module, or has lazy parameters that have no shape yet; for
+        arguments that an engine does not take; and what the model raises.
 
     Examples
     --------
@@ -172,15 +177,21 @@ def layers(model: nn.Module, example_inputs: Any, *, explain: bool = False, **ar
     Name: output_shape, dtype: object
     """
     model = _checked(model)
-    run = ObservedRun(model, example_inputs)
-    prediction = _C.chosen_output(run.output, arguments.get("output"), Tensor)
-    classes = _channels(prediction, _guessed_channel(model, model, prediction))
+    for name, _ in model.named_children():
+        IT3Engine(model, name, **copy.deepcopy(arguments))  # raises for arguments that it does not take
+        break
+    run = ObservedRun(model, example_inputs, arguments.get("layer_output"))
+    prediction: Tensor = _C.chosen_output(run.output, arguments.get("output"), Tensor)
+    shape = tuple(prediction.shape)
+    given = arguments.get("prediction_layout"), arguments.get("features_layout")
+    classes = _channels(shape, _channel(model, model, shape, given[0])) if len(shape) > 1 else 1
     found = []
     for name, module in model.named_modules():
         if name:
-            runs = _how(model, name, example_inputs, arguments) if explain and run.calls[name].times else ""
-            found.append(_described(model, name, module, run, classes, runs))
-    return Layers(sorted(found, key=lambda layer: (layer.times_called == 0, run.calls[layer.name].end)))
+            runs = _how(model, name, example_inputs, arguments) if explain and run.calls[name].hangs_on else ""
+            channel = _channel(module, model, run.calls[name].shape, given[1])
+            found.append(_described(name, module, run, channel, classes, runs))
+    return Layers(sorted(found, key=lambda layer: (layer.times_called == 0, run.calls[layer.name].order)))
 
 
 def _checked(model: nn.Module) -> nn.Module:
@@ -198,52 +209,63 @@ def _checked(model: nn.Module) -> nn.Module:
 
 
 def _described(
-    model: nn.Module, name: str, module: nn.Module, run: ObservedRun, classes: int | None, runs: str
+    name: str, module: nn.Module, run: ObservedRun, channel: int | None, classes: int | None, runs: str
 ) -> Layer:
     calls = run.calls[name]
-    output = _first_tensor(calls.output)
-    channel = _guessed_channel(module, model, output)
-    features = _channels(output, channel)
+    times = len(calls.hangs_on)
+    features = _channels(calls.shape, channel)
     before, behind = run.weights_around(name)
     known = features is not None and classes is not None
     return Layer(
         name=name,
         kind=type(module).__name__,
-        output_shape=() if output is None else tuple(output.shape),
-        is_floating=output is not None and output.is_floating_point(),
+        output_shape=calls.shape,
+        is_floating=calls.is_floating,
         channel_dim=channel,
-        times_called=calls.times,
-        weights_before=before if calls.times else 0,
-        weights_behind=behind if calls.times else 0,
-        batch_norms_behind=run.norms_behind(name) if calls.times else 0,
-        share_behind=run.share_behind(name) if calls.times else math.nan,
+        times_called=times,
+        weights_before=before if times else 0,
+        weights_behind=behind,
+        batch_norms_behind=run.norms_behind(name),
+        share_behind=run.share_behind(name) if times else math.nan,
         embedder_weights=(classes + 1) * features + (features + 1) * features if known else None,  # type: ignore[operator]
         runs=runs,
     )
 
 
 def _how(model: nn.Module, name: str, inputs: Any, arguments: dict[str, Any]) -> str:
+    found = tried(model, name, inputs, arguments)
+    if isinstance(found, str):
+        return f"refused: {found}"
+    return found.runs + (f": {found.why_whole}" if found.why_whole else "")
+
+
+def tried(model: nn.Module, name: str, inputs: Any, arguments: dict[str, Any]) -> _C.Explanation | str:
+    """Return how an engine with a layer runs, after it has taken a step, or why it cannot."""
+    engine = IT3Engine(model, name, **copy.deepcopy(arguments))  # of which an embedder takes its shape
+    engine.is_trained = True  # so that it does not warn
     try:
-        explanation = IT3Engine(model, name, **arguments).explain(inputs)
+        with KeptRandomState():
+            engine.adapt(own_copy(inputs), num_steps=1)
+            return engine.explain(inputs)
     except (ValueError, TypeError, IndexError, RuntimeError) as error:
-        return f"refused: {str(error).splitlines()[0]}"
-    return explanation.runs + (f": {explanation.why_whole}" if explanation.why_whole else "")
+        return str(error).splitlines()[0]
 
 
-def _first_tensor(output: Any) -> Tensor | None:
-    return next((leaf for leaf in pytree.tree_leaves(output) if isinstance(leaf, Tensor)), None)
-
-
-def _guessed_channel(layer: nn.Module, model: nn.Module, output: Tensor | None) -> int | None:
-    """Return where the kinds of a layer and of those in it suggest that the channels of its output are."""
-    if output is None or output.dim() < 2:
+def _channel(layer: nn.Module, model: nn.Module, shape: tuple[int, ...], given: _C.Layout | None) -> int | None:
+    """Return where the channels of a layer's output are: as given, else where the kind of what returns it tells."""
+    rank = len(shape)
+    if rank < 2:
         return None
-    if output.dim() == 2:
+    if given is not None:
+        return given.channel_of(rank)
+    if rank == 2:
         return 1
     origin = origin_of(layer, model)
-    kinds = [kind.channel_dim for kind in origin.inside if kind.channel_dim is not None]
-    return kinds[-1] % output.dim() if kinds else None
+    last = origin.inside[-1] if origin.is_direct and origin.inside else None
+    if last is None or last.channel_dim is None or last.channels not in (None, shape[last.channel_dim]):
+        return None
+    return last.channel_dim % rank
 
 
-def _channels(output: Tensor | None, channel: int | None) -> int | None:
-    return None if output is None or channel is None else output.shape[channel]
+def _channels(shape: tuple[int, ...], channel: int | None) -> int | None:
+    return None if channel is None else shape[channel]

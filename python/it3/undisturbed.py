@@ -5,10 +5,10 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from it3.keeping import Keeper
-from it3.kept import KeptRandomState
+from it3.kept import KeptModes, KeptRandomState
 from it3.reads import Reads
 
 
@@ -16,19 +16,40 @@ from it3.reads import Reads
 def undisturbed(model: nn.Module) -> Iterator[None]:
     """Have an eager model in eval mode inside, outside of inference mode, and as it was at the end.
 
-    Its flags, attributes, buffers and parameters, what forward() writes of Python's state beside, and random generators
-    are put back, also after an exception. Parameters and buffers are copied for it.
+    Its flags, attributes, buffers and parameters, what forward() writes of Python's state beside, as far as
+    :mod:`it3.reads` finds it, and random generators are put back, also after an exception. Parameters and buffers are
+    copied for it.
     """
-    values = [(tensor, tensor.detach().clone()) for tensor in (*model.parameters(), *model.buffers())]
+    kept = [_KeptTensor(tensor) for tensor in (*model.parameters(), *model.buffers())]
     keeper = Keeper(Reads(model))
     try:
-        with RestoredAttributes(model), KeptRandomState(), torch.inference_mode(False):
+        with RestoredAttributes(model), KeptModes(model), KeptRandomState(), torch.inference_mode(False):
             model.eval()
             yield
     finally:
         keeper.put_back()
-        for tensor, value in values:  # some models write into their own
-            tensor.data.copy_(value)
+        for each in kept:
+            each.put_back()
+
+
+class _KeptTensor:
+    """A tensor's values, memory and flags, which some models change of their own."""
+
+    def __init__(self, tensor: Tensor) -> None:
+        self._tensor, self._memory = tensor, tensor.data
+        self._values = tensor.detach().clone()
+        self._requires_grad, self._grad = tensor.requires_grad, tensor.grad
+
+    def put_back(self) -> None:
+        tensor, memory = self._tensor, self._memory
+        is_moved = tensor.data_ptr() != memory.data_ptr() or tensor.shape != memory.shape
+        if is_moved or tensor.stride() != memory.stride():
+            tensor.data = memory
+        if not torch.equal(memory, self._values):
+            memory.copy_(self._values)
+        if tensor.requires_grad != self._requires_grad:
+            tensor.requires_grad_(self._requires_grad)
+        tensor.grad = self._grad
 
 
 class RestoredAttributes:
