@@ -79,7 +79,7 @@ def cut(engine: IT3Engine, inputs: Any, ax: Axes | None = None) -> Axes:
 
     Modules are boxes from the top down, in the order of their calls, with how many numbers their parameters have. One
     whose calls are all on one side of the layer is one box, with all that is in it. Functions that are no modules are
-    not shown. A copy of the model runs once.
+    not shown. The model runs a few times, and is as before afterwards.
 
     Parameters
     ----------
@@ -100,7 +100,7 @@ def cut(engine: IT3Engine, inputs: Any, ax: Axes | None = None) -> Axes:
     TypeError
         For what is no engine.
     ValueError
-        For a model that cannot be copied, and where the calls of its modules cannot be seen, as in TorchScript.
+        Where the calls of its modules cannot be seen, as in TorchScript.
 
     Examples
     --------
