@@ -124,8 +124,8 @@ class IT3Engine(EngineLoops):
     when the model changes: its layers, their attributes and hooks.
 
     In train mode what comes before the layer is computed once for both passes, unless it is small, draws random
-    numbers, or does what cannot be seen to be the same in both: after a step :meth:`explain` says why not. Both then hang on
-    one graph: call ``backward()`` once, on their sum, or give ``retain_graph=True``.
+    numbers, or does what cannot be seen to be the same in both: after a step :meth:`explain` says why not. Both results
+    then hang on one graph: call ``backward()`` once, on their sum, or give ``retain_graph=True``.
 
     In train mode each of the two passes normalizes by its own batch, but the running statistics of batch normalization
     are those of the first. In layers after the named one they do not fit y1 in eval mode: name a layer after the last
