@@ -39,6 +39,16 @@ def train():
     return batches(0, 0.0)
 
 
+def shuffled():
+    x = torch.cat([x for x, _ in batches(0, 0.0)])
+    data = torch.utils.data.TensorDataset(x, (x[:, 0] > 0).long())
+    return torch.utils.data.DataLoader(data, 8, shuffle=True, generator=torch.Generator().manual_seed(5))
+
+
+def persistent():
+    return torch.utils.data.DataLoader(shuffled().dataset, 8, num_workers=1, persistent_workers=True)
+
+
 def generated():
     yield from batches(0, 0.0)
 
@@ -185,6 +195,23 @@ def test_training_goes_on_at_its_checkpoint(parts: Any) -> None:
     state = it3.load("inside/engine.pt").state_dict()
     for name, weight in expected.items():
         torch.testing.assert_close(state[name], weight, rtol=0, atol=0)
+
+
+def test_a_loader_that_shuffles_goes_on_with_its_generator(parts: Any) -> None:
+    def train(epochs: int, checkpoint: str) -> dict[str, torch.Tensor]:
+        new = f'epochs = {epochs}\ncheckpoint = "{checkpoint}"'
+        path = changed("epochs = 3", new)
+        path.write_text(path.read_text().replace("parts:train", "parts:shuffled"))
+        answer("train", path)
+        return it3.load("inside/engine.pt").state_dict()
+
+    expected = train(3, "whole.pt")
+    train(1, "parted.pt")
+    for name, weight in train(3, "parted.pt").items():
+        torch.testing.assert_close(weight, expected[name], rtol=0, atol=0)
+    path = Path("inside/changed.toml")
+    path.write_text(path.read_text().replace("parts:shuffled", "parts:persistent"))
+    assert "persistent_workers=True" in error("train", path, code=1)
 
 
 def test_a_generator_is_gone_through_in_each_epoch(parts: Any) -> None:

@@ -9,7 +9,7 @@ import it3
 from it3.callbacks import Callback
 from it3.checks import check_count
 from it3.command_line.configuration import Configuration
-from it3.command_line.configured import Data, criterion_from, engine_from, optimizer_from
+from it3.command_line.configured import criterion_from, engine_from, example_from_data, loader_from, optimizer_from
 from it3.command_line.printing import work_is_quiet
 from it3.command_line.wrong_usage import WrongUsageError
 from it3.kept import seed_all
@@ -51,10 +51,10 @@ def train_by(
     seed_all(seed)
     engine = engine_from(configuration)
     optimizer = optimizer_from(configuration, engine)
-    data = Data(configuration, "train", engine)
+    loader = loader_from(configuration, "train")
     told = [_Told(done)]
-    history = engine.fit(data, criterion, epochs=epochs, optimizer=optimizer, callbacks=told, checkpoint=checkpoint)
-    return Trained(engine.eval(), history.rows, next(iter(data))[0])
+    history = engine.fit(loader, criterion, epochs=epochs, optimizer=optimizer, callbacks=told, checkpoint=checkpoint)
+    return Trained(engine.eval(), history.rows, example_from_data(loader, engine))
 
 
 @dataclass(frozen=True)
