@@ -28,6 +28,10 @@ def make():
     return nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 3))
 
 
+def other():
+    return make()
+
+
 def batches(seed, shift):
     generator = torch.Generator().manual_seed(seed)
     inputs = [torch.randn(16, 4, generator=generator) + shift for _ in range(3)]
@@ -197,6 +201,35 @@ def test_training_goes_on_at_its_checkpoint(parts: Any) -> None:
         torch.testing.assert_close(state[name], weight, rtol=0, atol=0)
 
 
+@pytest.mark.parametrize(
+    ("old", "new", "words"),
+    [
+        ("seed = 4", "seed = 5", "seed in [training] was 4, and is 5"),
+        ("parts:train", "parts:validation", 'train in [data] was "configured_parts:train", and is "configured_parts:v'),
+        ("parts.py:make", "parts.py:other", 'make in [model] was "configured_parts.py:make", and is'),
+        ("num_steps = 2", "num_steps = 3", 'optimization_parameters in [engine] was {"lr": 0.01, "num_steps": 2}, and'),
+        ("target_probability = 0.7", "", "target_probability in [recipe] was 0.7, and is None"),
+    ],
+)
+def test_a_checkpoint_of_another_configuration_is_not_gone_on_with(old: str, new: str, words: str, parts: Any) -> None:
+    path = changed("epochs = 3", 'epochs = 2\ncheckpoint = "training.pt"')
+    begun = path.read_text()
+    answer("train", path)
+    engine = Path("inside/engine.pt").read_bytes()
+    path.write_text(begun.replace(old, new))
+    assert words in call("train", path).stderr.splitlines()[-1]
+    assert call("train", path).exit_code == 2
+    assert Path("inside/engine.pt").read_bytes() == engine
+    path.write_text(begun.replace("epochs = 2", 'epochs = 2\noutput = "other.pt"\nmethod = "trace"'))
+    assert call("train", path).exit_code == 0
+    for damage in (lambda file: file.write_text("{"), Path.unlink):
+        damage(Path("inside/training.pt.config"))
+        assert "is not there or damaged" in call("train", path).stderr.splitlines()[-1]
+    Path("inside/training.pt").unlink()
+    path.write_text(begun.replace(old, new))
+    assert call("train", path).exit_code == 0  # begun anew
+
+
 def test_a_loader_that_shuffles_goes_on_with_its_generator(parts: Any) -> None:
     def train(epochs: int, checkpoint: str) -> dict[str, torch.Tensor]:
         new = f'epochs = {epochs}\ncheckpoint = "{checkpoint}"'
@@ -210,7 +243,7 @@ def test_a_loader_that_shuffles_goes_on_with_its_generator(parts: Any) -> None:
     for name, weight in train(3, "parted.pt").items():
         torch.testing.assert_close(weight, expected[name], rtol=0, atol=0)
     path = Path("inside/changed.toml")
-    path.write_text(path.read_text().replace("parts:shuffled", "parts:persistent"))
+    path.write_text(path.read_text().replace("parts:shuffled", "parts:persistent").replace("parted.pt", "new.pt"))
     assert "persistent_workers=True" in error("train", path, code=1)
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import it3
 from it3.callbacks import Callback
 from it3.checks import check_count
+from it3.command_line.begun_training import begin_or_go_on
 from it3.command_line.configuration import Configuration
 from it3.command_line.configured import criterion_from, engine_from, example_from_data, loader_from, optimizer_from
 from it3.command_line.printing import work_is_quiet
@@ -41,7 +42,10 @@ def train_by(
     done: Callable[[dict[str, Any]], object] = lambda _: None,
     checkpoint: Path | None = None,
 ) -> Trained:
-    """Make an engine and train it, after seeding the random generators; it is in eval mode afterwards."""
+    """Make an engine and train it, after seeding the random generators; it is in eval mode afterwards.
+
+    With a checkpoint it goes on there, if that was begun with the same configuration.
+    """
     epochs = configuration.need("training", "epochs", int)
     try:
         check_count("epochs", epochs, 1)
@@ -53,6 +57,8 @@ def train_by(
     optimizer = optimizer_from(configuration, engine)
     loader = loader_from(configuration, "train")
     told = [_Told(done)]
+    if checkpoint is not None:
+        begin_or_go_on(configuration, seed, checkpoint)
     history = engine.fit(loader, criterion, epochs=epochs, optimizer=optimizer, callbacks=told, checkpoint=checkpoint)
     return Trained(engine.eval(), history.rows, example_from_data(loader, engine))
 
