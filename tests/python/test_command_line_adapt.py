@@ -18,6 +18,7 @@ from torch import Tensor, nn
 pytest.importorskip("typer")
 
 from command_line import answer, call, error, options_of, trained_engine
+from it3.command_line.sample_files import read_samples
 
 
 @pytest.fixture
@@ -195,6 +196,24 @@ def test_errors_are_one_line_and_write_nothing(
     rest = [arg for name, value in given.items() if name not in args for arg in (name, value)]
     assert words in error("adapt", saved, *rest, *args, code=code)
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+@pytest.mark.parametrize(
+    "first",
+    ["1.5, 2.5", "1.5,", ",1.5", "1.5,nan", "nan, nan", "-inf,inf", "true,true", "1.5,NA", "3,3", " -.5,+2.e-3"],
+)
+def test_a_first_line_of_values_is_no_header(first: str, tmp_path: Path) -> None:
+    path = tmp_path / "x.csv"
+    path.write_text(f"{first}\n1,2\n3,4\n")
+    with pytest.raises(ValueError, match="put a header line first"):
+        read_samples(path)
+
+
+@pytest.mark.parametrize("first", ["a, b", "a,a", "nan,b", "x1,x2", "e5,v2.0", "information,null_rate", "sample,"])
+def test_a_first_line_with_a_name_is_a_header(first: str, tmp_path: Path) -> None:
+    path = tmp_path / "x.csv"
+    path.write_text(f"{first}\n1,2\n3,4\n")
+    assert read_samples(path).tolist() == [[1, 2], [3, 4]]
 
 
 def test_a_table_cannot_hold_pictures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -19,8 +19,9 @@ if TYPE_CHECKING:
     import pandas as pd
 
 Array = NDArray[Any]
-_NUMBER = re.compile(r"[-+]?[\d.]+(e[-+]?\d+)?[.\d]*", re.IGNORECASE)
-"""Pandas puts .1 behind names that are there twice."""
+_NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)(e[-+]?\d+)?(\.\d+)?", re.IGNORECASE)
+_VALUE = re.compile(r"(unnamed: \d+|[-+]?(nan|inf|infinity)|true|false|<na>|#?n/a|na|null|none)(\.\d+)?", re.IGNORECASE)
+"""What is a value without digits. Pandas calls an empty name Unnamed, and puts .1 behind names that are there twice."""
 _ENDINGS = (".npy", ".csv", ".parquet")
 
 
@@ -129,8 +130,16 @@ def _numbers_of(frame: "pd.DataFrame", path: Path) -> Array:
 
 def _check_header(names: list[str], path: Path) -> None:
     """Raise ValueError where the first line is a sample, which would be lost; pandas itself names columns 0, 1, ...."""
-    if all(map(_NUMBER.fullmatch, names)) and names != [str(place) for place in range(len(names))]:
-        raise ValueError(f"the first line of {path} holds numbers, but must name the columns; put a header line first")
+    if names == [str(place) for place in range(len(names))]:
+        return
+    names = [name.strip() for name in names]
+    number = next(filter(_NUMBER.fullmatch, names), None)
+    if number is not None or all(map(_VALUE.fullmatch, names)):
+        found = names[0] if number is None else number
+        raise ValueError(
+            f"the first line of {path} must name the columns, but holds {found!r}, as a sample does; put a header "
+            "line first"
+        )
 
 
 def _is_number(dtype: Any) -> bool:
