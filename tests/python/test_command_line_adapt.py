@@ -124,6 +124,29 @@ def test_kinds_of_numbers_become_the_network_s(tmp_path: Path, monkeypatch: pyte
     close(pd.read_csv("y.csv").to_numpy(), expected)
 
 
+@pytest.mark.parametrize("samples", [[1.7, 2], [1, np.nan], [np.inf, 0], [3e9, 1], [-3e9, 1]])
+def test_whole_numbers_are_not_made_of_others(samples: list[float], x: Tensor) -> None:
+    tokens = IT3Engine(nn.Sequential(nn.Embedding(9, 4), nn.Flatten(), nn.Linear(8, 2)), "1").eval()
+    tokens.is_trained = True
+    tokens.save("tokens.pt", torch.randint(9, (5, 2), dtype=torch.int32))
+    table = np.array([[1, 2], samples])
+    np.save("odd.npy", table)
+    pd.DataFrame(table).to_csv("odd.csv", index=False)
+    pd.DataFrame(table, columns=["a", "b"]).to_parquet("odd.parquet")
+    for ending in ("npy", "csv", "parquet"):
+        said = error("adapt", "tokens.pt", "--input", f"odd.{ending}", "--output", "y.npy", code=1)
+        assert f"the engine takes torch.int32 inputs, and odd.{ending} holds" in said
+
+
+def test_integers_of_a_table_stay_as_they_are(tmp_path: Path) -> None:
+    rows = [[2**53 + 1, 2], [2**24 + 1, -1]]
+    frame = pd.DataFrame(rows, columns=["a", "b"])
+    frame.to_csv(tmp_path / "x.csv", index=False)
+    frame.astype("Int64").to_parquet(tmp_path / "x.parquet")
+    for name in ("x.csv", "x.parquet"):
+        assert read_samples(tmp_path / name, keeps_integers=True).tolist() == rows
+
+
 def test_the_order_of_bytes_and_elements_does_not_matter(saved: Path, x: Tensor) -> None:
     expected = it3.load(saved).adapt(x.flip(0)).prediction
     np.save("odd.npy", np.asfortranarray(x.numpy().astype(">f4")[::-1]))

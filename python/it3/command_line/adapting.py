@@ -56,15 +56,16 @@ class Batches:
     """
 
     def __init__(self, path: Path, engine: it3.IT3Engine, size: int | None) -> None:
-        self._samples = read_samples(path)
         like = like_of(eager(engine.model))
         noted = noted_inputs(engine.notes)
+        is_whole = noted is not None and not noted[0].dtype.is_floating_point
+        self._path, self._samples = path, read_samples(path, keeps_integers=is_whole)
         if noted is not None and len(noted) > 1:
             raise ValueError(
                 f"the engine takes {len(noted)} inputs, and {path} holds one; it3-adapt reads several from a .pt file"
             )
         self._device, self._dtype = like.device, like.dtype
-        if noted is not None and not noted[0].dtype.is_floating_point:
+        if noted is not None and is_whole:
             self._dtype = noted[0].dtype
         if noted is not None and self._samples.ndim != len(noted[0].shape):
             raise ValueError(
@@ -94,8 +95,21 @@ class Batches:
         """Go through them."""
         for start in range(0, len(self._samples), self._size):
             part = tensor_of(self._samples[start : start + self._size])
-            part = part.to(self._device, self._dtype if self._is_cast else part.dtype)
+            part = self._cast(part) if self._is_cast else part
+            part = part.to(self._device)
             yield part if self._name is None else {self._name: part}
+
+    def _cast(self, part: Tensor) -> Tensor:
+        """Return samples of the network's kind of numbers. Raises ValueError for those that an integer cannot hold."""
+        cast = part.to(self._dtype)
+        if not self._dtype.is_floating_point:
+            changed = part[cast.to(part.dtype) != part]
+            if len(changed):
+                raise ValueError(
+                    f"the engine takes {self._dtype} inputs, and {self._path} holds {changed[0].item():g}; give whole "
+                    "numbers in the range of these"
+                )
+        return cast
 
 
 def adapt_to(
