@@ -83,6 +83,22 @@ def test_batches_options_and_the_report(saved: Path, x: Tensor) -> None:
     )
 
 
+def test_numbers_of_half_precision_and_where_it_fails(x: Tensor) -> None:
+    for dtype, written in ((torch.float16, np.float16), (torch.bfloat16, np.float32)):
+        engine = trained_engine().to(dtype)
+        engine.save("half.pt", x.to(dtype))
+        for ending in ("npy", "csv", "parquet"):
+            files = ["--input", "x.npy", "--output", f"y.{ending}", "--uncertainty", f"u.{ending}"]
+            assert call("adapt", "half.pt", *files, "--set", "num_steps=0").exit_code == 0
+        assert np.load("y.npy").dtype == written
+        close(np.load("y.npy").astype(np.float32), it3.load("half.pt").model(x.to(dtype)).detach().float())
+    bad = x.clone()
+    bad[7] = torch.nan
+    np.save("bad.npy", bad.numpy())
+    said = error("adapt", "half.pt", "--input", "bad.npy", "--output", "z.npy", "--batch-size", "3", code=1)
+    assert said.endswith("(in batch 2, counted from 0)")
+
+
 def test_online_weights_go_from_batch_to_batch(saved: Path, x: Tensor) -> None:
     settings = ["--set", "online=true", "--set", "parameters=0.*,2.bias", "--set", "betas=0.5,0.9"]
     report = answer("adapt", saved, "--input", "x.npy", "--output", "y.npy", "--batch-size", "5", *settings)

@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ from torch import Tensor
 
 import it3
 from it3 import _C
+from it3.callbacks import Callback
 from it3.checks import eager, like_of
 from it3.command_line.noted_inputs import noted_inputs
 from it3.command_line.sample_files import Array, check_holds, read_samples, tensor_of
@@ -112,9 +113,65 @@ class Batches:
         return cast
 
 
-def adapt_to(
-    engine: it3.IT3Engine, batches: Batches, output: Path, done: Callable[[], object] = lambda: None
-) -> Adapted:
+class _Collected(Callback):
+    """What adapting to batch after batch came to.
+
+    Parameters
+    ----------
+    engine
+        That adapts.
+    output
+        Where the predictions will go, so that what cannot be written there is told after the first batch.
+    """
+
+    def __init__(self, engine: it3.IT3Engine, output: Path) -> None:
+        self._engine, self._output = engine, output
+        self._uncertainty: list[Array] = []
+        self._losses: list[list[float]] = []
+        self._of_losses: list[int] = []  # samples
+        self._adapted = self._recoveries = 0
+        self._start = time.perf_counter()
+
+    def on_prediction(self, batch: int, adaptation: it3.Adaptation) -> None:
+        """Take the results of a batch."""
+        if not batch:
+            check_holds(self._output, adaptation.prediction.dim())
+        self._uncertainty.append(_array(adaptation.uncertainty))
+        if len(adaptation.losses):
+            self._losses.append([float(loss.double().mean()) for loss in (adaptation.losses[0], adaptation.losses[-1])])
+            self._of_losses.append(len(self._uncertainty[-1]))
+        if adaptation.adapted_samples is not None:
+            self._adapted += int(adaptation.adapted_samples.sum())
+        self._recoveries += int(adaptation.recovered)
+
+    @property
+    def uncertainty(self) -> Array:
+        """Of all samples."""
+        return np.concatenate(self._uncertainty)
+
+    def report(self) -> dict[str, Any]:
+        """Return counts, means over samples, and seconds, by name."""
+        seconds = time.perf_counter() - self._start
+        options = _C.options_of(self._engine.optimization_parameters)
+        losses = np.average(self._losses, axis=0, weights=self._of_losses).tolist() if self._losses else (None, None)
+        report = {
+            "samples": len(self.uncertainty),
+            "batches": len(self._uncertainty),
+            "steps": options["num_steps"],
+            "loss_before_first_step": losses[0],
+            "loss_before_last_step": losses[1],
+            "mean_uncertainty": float(self.uncertainty.mean(dtype=np.float64)),
+            "seconds": seconds,
+            "output": str(self._output),
+        }
+        if options.get("threshold") is not None:
+            report |= {"threshold": options["threshold"], "adapted_samples": self._adapted}
+        if not options["copy_model"]:
+            report |= {"drift": self._engine.drift().relative, "recoveries": self._recoveries}
+        return report
+
+
+def adapt_to(engine: it3.IT3Engine, batches: Batches, output: Path, *, progress: bool = False) -> Adapted:
     """Adapt to each batch by the engine's options.
 
     Parameters
@@ -123,59 +180,20 @@ def adapt_to(
         Of which the engine keeps what it adapted if its option ``copy_model`` is False.
     output
         Where the predictions will go, so that what cannot be written there is told after the first batch.
-    done
-        Called after each batch.
+    progress
+        Whether to tell how far it is, on the standard error.
 
     Raises
     ------
     ValueError
         Where batches cannot adapt, or their predictions do not fit together.
     """
-    options = _C.options_of(engine.optimization_parameters)
-    predictions: list[Array] = []
-    uncertainty: list[Array] = []
-    losses: list[list[float]] = []
-    of_losses: list[int] = []  # samples
-    adapted = recoveries = 0
-    start = time.perf_counter()
-    for batch in batches:
-        adaptation = engine.adapt(batch)
-        if not predictions:
-            check_holds(output, adaptation.prediction.dim())
-        predictions.append(_array(adaptation.prediction))
-        uncertainty.append(_array(adaptation.uncertainty))
-        if len(adaptation.losses):
-            losses.append([float(loss.double().mean()) for loss in (adaptation.losses[0], adaptation.losses[-1])])
-            of_losses.append(len(uncertainty[-1]))
-        if adaptation.adapted_samples is not None:
-            adapted += int(adaptation.adapted_samples.sum())
-        recoveries += int(adaptation.recovered)
-        done()
-    seconds = time.perf_counter() - start
-    first, last = np.average(losses, axis=0, weights=of_losses).tolist() if losses else (None, None)
-    all_uncertainty = np.concatenate(uncertainty)
-    report = {
-        "samples": len(all_uncertainty),
-        "batches": len(predictions),
-        "steps": options["num_steps"],
-        "loss_before_first_step": first,
-        "loss_before_last_step": last,
-        "mean_uncertainty": float(all_uncertainty.mean(dtype=np.float64)),
-        "seconds": seconds,
-        "output": str(output),
-    }
-    if options.get("threshold") is not None:
-        report |= {"threshold": options["threshold"], "adapted_samples": adapted}
-    if not options["copy_model"]:
-        report |= {"drift": engine.drift().relative, "recoveries": recoveries}
-    layout = engine.prediction_layout
-    dim = layout.batch_of(predictions[0].ndim) if layout is not None else 0
-    if len({part.ndim for part in predictions}) > 1:
-        raise ValueError(f"the predictions of batches do not fit together: {[part.shape for part in predictions]}")
-    return Adapted(np.concatenate(predictions, axis=dim), all_uncertainty, report)
+    collected = _Collected(engine, output)
+    predictions = engine.predict(batches, has_targets=False, callbacks=[collected], progress=progress)
+    return Adapted(_array(predictions), collected.uncertainty, collected.report())
 
 
 def _array(tensor: Tensor) -> Array:
     tensor = tensor.detach().cpu()
-    array: Array = (tensor.float() if tensor.dtype in (torch.bfloat16, torch.float16) else tensor).numpy()
+    array: Array = (tensor.float() if tensor.dtype == torch.bfloat16 else tensor).numpy()  # which NumPy does not have
     return array
