@@ -117,6 +117,22 @@ def test_a_threshold_leaves_samples_as_they_are(saved: Path, x: Tensor) -> None:
     close(np.load("y.npy"), it3.load(saved).model(x).detach())
 
 
+@pytest.mark.parametrize("per_sample", [False, True])
+def test_losses_are_of_the_samples_that_adapt(per_sample: bool, saved: Path, x: Tensor) -> None:
+    x = x[it3.load(saved).uncertainty(x).argsort()]
+    np.save("sorted.npy", x.numpy())
+    threshold = float(it3.load(saved).uncertainty(x)[4:6].mean())  # 0 of the first 4, 3 of the next 4, 2 of the rest
+    settings = ["--set", f"threshold={threshold}", "--set", f"per_sample={str(per_sample).lower()}"]
+    report = answer(
+        "adapt", saved, "--input", "sorted.npy", "--output", "y.npy", "--batch-size", "4", *settings, "--set", "lr=1e-4"
+    )
+    assert report["adapted_samples"] == 5
+    parts = [it3.load(saved).adapt(part, threshold=None, per_sample=per_sample, lr=1e-4) for part in (x[5:8], x[8:])]
+    for name, place in (("loss_before_first_step", 0), ("loss_before_last_step", -1)):
+        expected = (3 * parts[0].losses[place].mean() + 2 * parts[1].losses[place].mean()) / 5
+        assert report[name] == pytest.approx(float(expected), rel=1e-3)
+
+
 def test_kinds_of_numbers_become_the_network_s(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     torch.manual_seed(0)

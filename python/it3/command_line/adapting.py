@@ -137,11 +137,14 @@ class _Collected(Callback):
         if not batch:
             check_holds(self._output, adaptation.prediction.dim())
         self._uncertainty.append(_array(adaptation.uncertainty))
-        if len(adaptation.losses):
-            self._losses.append([float(loss.double().mean()) for loss in (adaptation.losses[0], adaptation.losses[-1])])
-            self._of_losses.append(len(self._uncertainty[-1]))
-        if adaptation.adapted_samples is not None:
-            self._adapted += int(adaptation.adapted_samples.sum())
+        adapted = adaptation.adapted_samples
+        if adaptation.steps:
+            ends = [adaptation.losses[0], adaptation.losses[-1]]
+            if adapted is not None and adaptation.losses.dim() > 1:  # a loss for each sample, also for the others
+                ends = [losses[adapted] for losses in ends]
+            self._losses.append([float(loss.double().mean()) for loss in ends])
+            self._of_losses.append(len(self._uncertainty[-1]) if adapted is None else int(adapted.sum()))
+        self._adapted += 0 if adapted is None else int(adapted.sum())
         self._recoveries += int(adaptation.recovered)
 
     @property
@@ -150,7 +153,7 @@ class _Collected(Callback):
         return np.concatenate(self._uncertainty)
 
     def report(self) -> dict[str, Any]:
-        """Return counts, means over samples, and seconds, by name."""
+        """Return counts, means over samples, of losses over those that adapted, and seconds, by name."""
         seconds = time.perf_counter() - self._start
         options = _C.options_of(self._engine.optimization_parameters)
         losses = np.average(self._losses, axis=0, weights=self._of_losses).tolist() if self._losses else (None, None)
