@@ -117,6 +117,18 @@ def test_a_threshold_leaves_samples_as_they_are(saved: Path, x: Tensor) -> None:
     close(np.load("y.npy"), it3.load(saved).model(x).detach())
 
 
+def test_steps_are_those_that_were_taken(saved: Path, x: Tensor) -> None:
+    settings = ["--set", "num_steps=50", "--set", "tolerance=1e9", "--batch-size", "5"]
+    files = [saved, "--input", "x.npy", "--output", "y.npy"]
+    engine = it3.load(saved)
+    steps = max(engine.adapt(part, num_steps=50, tolerance=1e9).steps for part in x.split(5))
+    assert steps == 1
+    assert answer("adapt", *files, *settings)["steps"] == 1
+    assert "10 samples, 2 batches, up to 1 step each: loss" in call("adapt", *files, *settings).stdout
+    threshold = float(it3.load(saved).uncertainty(x)[:5].max())  # which the first batch stays below
+    assert answer("adapt", *files, *settings[-2:], "--set", f"threshold={threshold + 1e-6}")["steps"] == 2
+
+
 @pytest.mark.parametrize("per_sample", [False, True])
 def test_losses_are_of_the_samples_that_adapt(per_sample: bool, saved: Path, x: Tensor) -> None:
     x = x[it3.load(saved).uncertainty(x).argsort()]

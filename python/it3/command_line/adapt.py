@@ -81,7 +81,8 @@ def _are_one(path: Path, other: Path) -> bool:
 
 def _sentence(report: dict[str, Any]) -> str:
     batches = "1 batch" if report["batches"] == 1 else f"{report['batches']} batches"
-    text = f"{report['samples']} samples, {batches}, {report['steps']} steps each"
+    steps = "1 step" if report["steps"] == 1 else f"{report['steps']} steps"
+    text = f"{report['samples']} samples, {batches}, up to {steps} each"
     if report["loss_before_first_step"] is not None:
         first, last = report["loss_before_first_step"], report["loss_before_last_step"]
         text += f": loss {first:.4g} before the first, {last:.4g} before the last"

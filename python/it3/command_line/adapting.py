@@ -129,7 +129,7 @@ class _Collected(Callback):
         self._uncertainty: list[Array] = []
         self._losses: list[list[float]] = []
         self._of_losses: list[int] = []  # samples
-        self._adapted = self._recoveries = 0
+        self._steps = self._adapted = self._recoveries = 0
         self._start = time.perf_counter()
 
     def on_prediction(self, batch: int, adaptation: it3.Adaptation) -> None:
@@ -137,6 +137,7 @@ class _Collected(Callback):
         if not batch:
             check_holds(self._output, adaptation.prediction.dim())
         self._uncertainty.append(_array(adaptation.uncertainty))
+        self._steps = max(self._steps, adaptation.steps)
         adapted = adaptation.adapted_samples
         if adaptation.steps:
             ends = [adaptation.losses[0], adaptation.losses[-1]]
@@ -153,14 +154,17 @@ class _Collected(Callback):
         return np.concatenate(self._uncertainty)
 
     def report(self) -> dict[str, Any]:
-        """Return counts, means over samples, of losses over those that adapted, and seconds, by name."""
+        """Return counts, means over samples, of losses over those that adapted, and seconds, by name.
+
+        "steps" are those of the batch with the most: an option such as tolerance may end others earlier.
+        """
         seconds = time.perf_counter() - self._start
         options = _C.options_of(self._engine.optimization_parameters)
         losses = np.average(self._losses, axis=0, weights=self._of_losses).tolist() if self._losses else (None, None)
         report = {
             "samples": len(self.uncertainty),
             "batches": len(self._uncertainty),
-            "steps": options["num_steps"],
+            "steps": self._steps,
             "loss_before_first_step": losses[0],
             "loss_before_last_step": losses[1],
             "mean_uncertainty": float(self.uncertainty.mean(dtype=np.float64)),
