@@ -160,28 +160,32 @@ def changed(old: str, new: str) -> Path:
     return path
 
 
-def trained_by_hand(parts: Any, lr: float = 0.1, layer: str = "0", seed: int = 4) -> IT3Engine:
+def trained_by_hand(
+    parts: Any, lr: float = 0.1, layer: str = "0", seed: int = 4, kind: type[torch.optim.Optimizer] = torch.optim.SGD
+) -> IT3Engine:
     torch.manual_seed(seed)
     recipe = it3.TrainingRecipe(second_pass="drawn", target_probability=0.7)
     options = {"num_steps": 2, "lr": 1e-2}
     engine = IT3Engine(
         parts.make(), layer, distance_fn="js", optimization_parameters=options, training_recipe=recipe
     ).train()
-    optimizer = torch.optim.SGD(engine.parameters(), lr)
+    optimizer = None
     for _ in range(3):
         for x, classes in parts.batches(0, 0.0):
             prediction, loss_ttt = engine(x, target=classes)
+            optimizer = optimizer or kind(engine.parameters(), lr)  # once the embedder has its shape
             optimizer.zero_grad()
             (nn.functional.cross_entropy(prediction, classes) + loss_ttt).backward()
             optimizer.step()
     return engine.eval()
 
 
-def test_train_is_the_loop_by_hand(parts: Any) -> None:
-    found = answer("train", CONFIG)
+@pytest.mark.parametrize("optimizer", ["SGD", "Adagrad"])  # which shapes its state when it is made
+def test_train_is_the_loop_by_hand(optimizer: str, parts: Any) -> None:
+    found = answer("train", changed('"SGD"', f'"{optimizer}"'))
     assert [epoch["epoch"] for epoch in found["epochs"]] == [1, 2, 3]
     assert found["epochs"][2]["loss"] < found["epochs"][0]["loss"]
-    expected = trained_by_hand(parts)
+    expected = trained_by_hand(parts, kind=getattr(torch.optim, optimizer))
     engine = it3.load("inside/engine.pt")
     state = engine.state_dict()
     for name, weight in expected.state_dict().items():

@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -49,8 +50,8 @@ def criterion_from(configuration: Configuration) -> Criterion:
     return function
 
 
-def optimizer_from(configuration: Configuration, engine: it3.IT3Engine) -> torch.optim.Optimizer:
-    """Make the optimizer of training: one of torch.optim by its name, Adam by default."""
+def optimizer_from(configuration: Configuration) -> Callable[[list[nn.Parameter]], torch.optim.Optimizer]:
+    """Return what makes the optimizer of training: one of torch.optim by its name, Adam by default."""
     name = configuration.get("training", "optimizer", str, "Adam")
     names = [
         each
@@ -59,9 +60,7 @@ def optimizer_from(configuration: Configuration, engine: it3.IT3Engine) -> torch
     ]
     if name not in names:
         raise WrongUsageError(f"torch.optim has no {name!r}{nearest(name, names)}")
-    lr = configuration.get("training", "lr", (int, float), 1e-3)
-    optimizer: torch.optim.Optimizer = getattr(torch.optim, name)(engine.parameters(), lr=lr)
-    return optimizer
+    return partial(getattr(torch.optim, name), lr=configuration.get("training", "lr", (int, float), 1e-3))
 
 
 def loader_from(configuration: Configuration, name: str) -> Loader:

@@ -54,7 +54,7 @@ def train_by(
     criterion = criterion_from(configuration)
     seed_all(seed)
     engine = engine_from(configuration)
-    optimizer = optimizer_from(configuration, engine)
+    optimizer = optimizer_from(configuration)
     loader = loader_from(configuration, "train")
     told = [_Told(done)]
     if checkpoint is not None:
