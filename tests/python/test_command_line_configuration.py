@@ -308,6 +308,18 @@ def test_export_writes_the_trained_engine(parts: Any) -> None:
     assert "needs --input" in error("export", "inside/engine.pt", "--output", "adapted.pt", code=2)
 
 
+def test_export_keeps_what_calibration_found(parts: Any) -> None:
+    answer("train", CONFIG)
+    engine = it3.load("inside/engine.pt")
+    engine.calibrate(parts.train(), has_targets=True)
+    engine.save("inside/engine.pt", torch.randn(5, 4))
+    answer("export", CONFIG, "--output", "other.pt")
+    facts, expected = (answer("info", path) for path in ("other.pt", "inside/engine.pt"))
+    assert expected["calibrated_range"] is not None
+    for part in ("calibrated_range", "threshold"):
+        assert facts[part] == expected[part]
+
+
 def test_bench_times_calls(parts: Any) -> None:
     answer("train", CONFIG)
     np.save("x.npy", np.zeros((6, 4), np.float32))

@@ -53,6 +53,7 @@ def _write_engine(configuration: Configuration, output: Path, form: Form) -> Non
     engine.uncertainty(example)  # which gives the embedder its shape
     engine.load_state_dict(trained.state_dict())
     engine.optimization_parameters = dict(trained.optimization_parameters)
+    engine._core.calibrated_range = trained._core.calibrated_range
     engine.save(output, example, format=form)
 
 
