@@ -108,6 +108,16 @@ def test_online_weights_go_from_batch_to_batch(saved: Path, x: Tensor) -> None:
     assert report["drift"] == pytest.approx(engine.drift().relative, rel=1e-4)
 
 
+@pytest.mark.parametrize("parameters", ["0", "2", "0,2.bias", "all", "norm"])
+def test_parameters_are_words(parameters: str, saved: Path, x: Tensor) -> None:
+    arguments = ["adapt", saved, "--input", "x.npy", "--output", "y.npy", "--set", f"parameters={parameters}"]
+    if parameters == "norm":  # of which the network has none
+        assert "parameters" in error(*arguments, code=1)
+        return
+    assert call(*arguments).exit_code == 0
+    close(np.load("y.npy"), it3.load(saved).adapt(x, parameters=parameters.split(",")).prediction)
+
+
 def test_a_threshold_leaves_samples_as_they_are(saved: Path, x: Tensor) -> None:
     middle = float(it3.load(saved).uncertainty(x).median())
     report = answer("adapt", saved, "--input", "x.npy", "--output", "y.npy", "--set", f"threshold={middle}")
