@@ -365,6 +365,8 @@ def test_functions_of_the_user_s_own(parts: Any) -> None:
         ("{num_steps = 5}", "5", "evaluate", 2, "must be a table of options"),
         ('metric = "accuracy"', "", "search", 2, "needs 'metric' in [evaluation]"),
         ('"training.lr"', '"training.rl"', "search", 2, "unknown key 'rl' in [training]"),
+        ('"training.lr"', '"training.lr.x"', "search", 2, "'training.lr.x' names nothing in"),
+        ('"training.lr"', '"training"', "search", 2, "'training' in inside/changed.toml must be a table"),
         ("{low = 1e-2, high = 1e-1}", "3", "search", 2, "must be a list of choices"),
     ],
 )
