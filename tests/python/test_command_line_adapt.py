@@ -222,6 +222,39 @@ class OfTwo(ByKeyword):
         return self.last(self.first(a + b).tanh())
 
 
+class Recurrent(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.words, self.inner, self.last = nn.Embedding(9, 4), nn.GRU(4, 5), nn.Linear(5, 2)
+
+    def forward(self, words: Tensor) -> Tensor:
+        return self.last(self.inner(self.words(words))[0])
+
+
+class OfColumns(ByKeyword):
+    def forward(self, columns: Tensor) -> Tensor:
+        return self.last(self.first(columns.t()).tanh())
+
+
+@pytest.mark.parametrize("in_dims", [1, (-1,), None])
+def test_samples_in_the_second_dimension(in_dims: int | tuple[int] | None, x: Tensor) -> None:
+    torch.manual_seed(0)
+    is_table = in_dims is not None
+    model, columns = (OfColumns(), x[:7].t()) if is_table else (Recurrent(), torch.randint(9, (4, 7)))
+    engine = IT3Engine(model, "first" if is_table else "last", in_dims=in_dims).eval()
+    engine.is_trained = True
+    engine.save("engine.pt", columns)
+    np.save("columns.npy", columns.numpy())
+    pd.DataFrame(columns.numpy()).to_csv("columns.csv", index=False)
+    assert answer("adapt", "engine.pt", "--input", "columns.npy", "--output", "y.npy")["samples"] == 7
+    close(np.load("y.npy"), it3.load("engine.pt").adapt(columns).prediction)
+    assert answer("bench", "engine.pt", "--input", "columns.npy", "--repeats", "2")["samples"] == 7
+    for command in (["adapt", "engine.pt", "--output", "z.npy"], ["bench", "engine.pt"]):
+        said = error(*command, "--input", "columns.csv", code=1)
+        assert "the rows of columns.csv are its samples, but this engine takes them in dimension 1" in said
+        assert "leave out --batch-size" in error(*command, "--input", "columns.npy", "--batch-size", "2", code=1)
+
+
 def test_inputs_by_keyword_and_several(x: Tensor) -> None:
     for model, example in ((ByKeyword(), {"table": x}), (OfTwo(), (x, x))):
         engine = IT3Engine(model, "first").eval()

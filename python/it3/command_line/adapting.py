@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from torch.utils import _pytree as pytree
 
 import it3
 from it3 import _C
@@ -53,7 +54,8 @@ class Batches:
     Raises
     ------
     ValueError
-        For samples of another shape than those that the engine was saved with, if that is noted.
+        For samples of another shape than those that the engine was saved with, if that is noted; and for a table and
+        for batches where the engine's samples are not in the first dimension.
     """
 
     def __init__(self, path: Path, engine: it3.IT3Engine, size: int | None) -> None:
@@ -73,8 +75,13 @@ class Batches:
                 f"{path} holds an array of the shape {self._samples.shape}, but the engine was saved with an input of "
                 f"{noted[0].shape}; the first dimension is the samples"
             )
-        layout = engine.prediction_layout
-        if size is not None and (engine.in_dims not in (None, 0) or (layout is not None and layout.batch_dim != 0)):
+        dim = _samples_dim(engine, self._samples.ndim)
+        if dim and path.suffix != ".npy":
+            raise ValueError(
+                f"the rows of {path} are its samples, but this engine takes them in dimension {dim} of its input; "
+                "write a .npy file of the shape that it takes"
+            )
+        if dim and size is not None:
             raise ValueError(
                 "batches are parts of the first dimension, which does not hold this engine's samples; leave out "
                 "--batch-size, or use it3-adapt"
@@ -82,11 +89,6 @@ class Batches:
         self._is_cast = self._samples.dtype.kind == "f" or noted is not None
         self._name = noted[0].name if noted is not None else None
         self._size = len(self._samples) if size is None else min(size, len(self._samples))
-
-    @property
-    def size(self) -> int:
-        """How many samples the first batch has."""
-        return self._size
 
     def __len__(self) -> int:
         """Return how many batches there are."""
@@ -111,6 +113,13 @@ class Batches:
                     "numbers in the range of these"
                 )
         return cast
+
+
+def _samples_dim(engine: it3.IT3Engine, dims: int) -> int:
+    """Return the dimension of the samples in an input of so many dimensions: as told, or where predictions have it."""
+    (told,) = pytree.tree_leaves(engine.in_dims)[:1] or (None,)
+    dim: int = engine.prediction_layout.batch_dim if told is None else told
+    return dim % dims
 
 
 class _Collected(Callback):
