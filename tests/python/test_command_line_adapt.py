@@ -347,21 +347,66 @@ def test_missing_entries_are_nan(saved: Path, tmp_path: Path, monkeypatch: pytes
     assert results[0].stderr == results[1].stderr
 
 
-def test_a_run_that_is_ended_leaves_no_half_file(saved: Path, x: Tensor, tmp_path: Path) -> None:
-    Path("y.npy").write_bytes(b"what was there before")
+def test_ctrl_c_while_it_adapts_ends_it(saved: Path, x: Tensor, tmp_path: Path) -> None:
     before = {path.name for path in tmp_path.iterdir()}
-    for number, code in ((signal.SIGKILL, -signal.SIGKILL), (signal.SIGINT, 130)):
-        command = [sys.executable, "-m", "it3", "adapt", str(saved), "--input", "x.npy", "--output", "y.npy"]
-        command += ["--set", "num_steps=1000000000"]
-        run = subprocess.Popen(command, **options_of(tmp_path, {}))
-        wait_until(lambda process=run: "x.npy" in Path(f"/proc/{process.pid}/maps").read_text())
-        time.sleep(0.2)
-        run.send_signal(number)
-        _, said = run.communicate(timeout=60)
-        assert run.returncode == code, said
-        assert "Traceback" not in said
-        assert {path.name for path in tmp_path.iterdir()} == before
-        assert Path("y.npy").read_bytes() == b"what was there before"
+    command = [sys.executable, "-m", "it3", "adapt", str(saved), "--input", "x.npy", "--output", "y.npy"]
+    command += ["--set", "num_steps=1000000000"]
+    run = subprocess.Popen(command, **options_of(tmp_path, {}))
+    wait_until(lambda: "x.npy" in Path(f"/proc/{run.pid}/maps").read_text())
+    time.sleep(0.2)
+    run.send_signal(signal.SIGINT)
+    _, said = run.communicate(timeout=60)
+    assert run.returncode == 130, said
+    assert "Traceback" not in said
+    assert {path.name for path in tmp_path.iterdir()} == before
+
+
+WAITING = """
+import sys, time
+from it3 import _C
+from it3.command_line.program import main
+
+class Waiting:
+    def __init__(self, path):
+        self.file = new_file(path)
+
+    def __enter__(self):
+        self.file.__enter__()
+        return self
+
+    def __exit__(self, *raised):
+        return self.file.__exit__(*raised)
+
+    def write(self, content):
+        self.file.write(content[: len(content) // 2])
+        print("half", file=sys.stderr, flush=True)
+        time.sleep(60)
+
+new_file, _C.NewFile = _C.NewFile, Waiting
+main()
+"""
+"""The command line, which waits where half of a file is written."""
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGKILL, -signal.SIGKILL), (signal.SIGINT, 130)])
+def test_a_run_that_is_ended_while_it_writes_leaves_no_half_file(
+    number: signal.Signals, code: int, saved: Path, tmp_path: Path
+) -> None:
+    np.save(tmp_path / "x.npy", np.zeros((5000, 4), np.float32))
+    (tmp_path / "y.npy").write_bytes(b"what was there before")
+    command = [sys.executable, "-c", WAITING, "adapt", str(saved), "--input", "x.npy", "--output", "y.npy"]
+    run = subprocess.Popen(command, **options_of(tmp_path, {}))
+    assert run.stderr is not None
+    while not run.stderr.readline().startswith("half"):
+        assert run.poll() is None
+    (partial,) = (path for path in tmp_path.iterdir() if path.name not in ("x.npy", "y.npy"))
+    assert 20_000 < partial.stat().st_size < 40_000
+    run.send_signal(number)
+    _, said = run.communicate(timeout=60)
+    assert run.returncode == code, said
+    assert "Traceback" not in said
+    assert (tmp_path / "y.npy").read_bytes() == b"what was there before"
+    assert partial.exists() == (number == signal.SIGKILL)  # after which nobody can remove it
 
 
 def test_a_full_disk_leaves_no_half_file(saved: Path, tmp_path: Path) -> None:
