@@ -18,7 +18,6 @@ from torch import Tensor, nn
 pytest.importorskip("typer")
 
 from command_line import answer, call, error, options_of, trained_engine
-from it3.command_line.sample_files import read_samples
 
 
 @pytest.fixture
@@ -192,15 +191,6 @@ def test_whole_numbers_are_not_made_of_others(samples: list[float], x: Tensor) -
         assert f"the engine takes torch.int32 inputs, and odd.{ending} holds" in said
 
 
-def test_integers_of_a_table_stay_as_they_are(tmp_path: Path) -> None:
-    rows = [[2**53 + 1, 2], [2**24 + 1, -1]]
-    frame = pd.DataFrame(rows, columns=["a", "b"])
-    frame.to_csv(tmp_path / "x.csv", index=False)
-    frame.astype("Int64").to_parquet(tmp_path / "x.parquet")
-    for name in ("x.csv", "x.parquet"):
-        assert read_samples(tmp_path / name, keeps_integers=True).tolist() == rows
-
-
 def test_the_order_of_bytes_and_elements_does_not_matter(saved: Path, x: Tensor) -> None:
     expected = it3.load(saved).adapt(x.flip(0)).prediction
     np.save("odd.npy", np.asfortranarray(x.numpy().astype(">f4")[::-1]))
@@ -306,24 +296,6 @@ def test_errors_are_one_line_and_write_nothing(
     rest = [arg for name, value in given.items() if name not in args for arg in (name, value)]
     assert words in error("adapt", saved, *rest, *args, code=code)
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
-
-
-@pytest.mark.parametrize(
-    "first",
-    ["1.5, 2.5", "1.5,", ",1.5", "1.5,nan", "nan, nan", "-inf,inf", "true,true", "1.5,NA", "3,3", " -.5,+2.e-3"],
-)
-def test_a_first_line_of_values_is_no_header(first: str, tmp_path: Path) -> None:
-    path = tmp_path / "x.csv"
-    path.write_text(f"{first}\n1,2\n3,4\n")
-    with pytest.raises(ValueError, match="put a header line first"):
-        read_samples(path)
-
-
-@pytest.mark.parametrize("first", ["a, b", "a,a", "nan,b", "x1,x2", "e5,v2.0", "information,null_rate", "sample,"])
-def test_a_first_line_with_a_name_is_a_header(first: str, tmp_path: Path) -> None:
-    path = tmp_path / "x.csv"
-    path.write_text(f"{first}\n1,2\n3,4\n")
-    assert read_samples(path).tolist() == [[1, 2], [3, 4]]
 
 
 def test_a_table_cannot_hold_pictures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
