@@ -28,6 +28,10 @@ def make():
     return nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 3))
 
 
+def other():
+    return make()
+
+
 def batches(seed, shift):
     generator = torch.Generator().manual_seed(seed)
     inputs = [torch.randn(16, 4, generator=generator) + shift for _ in range(3)]
@@ -37,6 +41,16 @@ def batches(seed, shift):
 def train():
     print("this is printed by the user's code")
     return batches(0, 0.0)
+
+
+def shuffled():
+    x = torch.cat([x for x, _ in batches(0, 0.0)])
+    data = torch.utils.data.TensorDataset(x, (x[:, 0] > 0).long())
+    return torch.utils.data.DataLoader(data, 8, shuffle=True, generator=torch.Generator().manual_seed(5))
+
+
+def persistent():
+    return torch.utils.data.DataLoader(shuffled().dataset, 8, num_workers=1, persistent_workers=True)
 
 
 def generated():
@@ -146,28 +160,32 @@ def changed(old: str, new: str) -> Path:
     return path
 
 
-def trained_by_hand(parts: Any, lr: float = 0.1, layer: str = "0", seed: int = 4) -> IT3Engine:
+def trained_by_hand(
+    parts: Any, lr: float = 0.1, layer: str = "0", seed: int = 4, kind: type[torch.optim.Optimizer] = torch.optim.SGD
+) -> IT3Engine:
     torch.manual_seed(seed)
     recipe = it3.TrainingRecipe(second_pass="drawn", target_probability=0.7)
     options = {"num_steps": 2, "lr": 1e-2}
     engine = IT3Engine(
         parts.make(), layer, distance_fn="js", optimization_parameters=options, training_recipe=recipe
     ).train()
-    optimizer = torch.optim.SGD(engine.parameters(), lr)
+    optimizer = None
     for _ in range(3):
         for x, classes in parts.batches(0, 0.0):
             prediction, loss_ttt = engine(x, target=classes)
+            optimizer = optimizer or kind(engine.parameters(), lr)  # once the embedder has its shape
             optimizer.zero_grad()
             (nn.functional.cross_entropy(prediction, classes) + loss_ttt).backward()
             optimizer.step()
     return engine.eval()
 
 
-def test_train_is_the_loop_by_hand(parts: Any) -> None:
-    found = answer("train", CONFIG)
+@pytest.mark.parametrize("optimizer", ["SGD", "Adagrad"])  # which shapes its state when it is made
+def test_train_is_the_loop_by_hand(optimizer: str, parts: Any) -> None:
+    found = answer("train", changed('"SGD"', f'"{optimizer}"'))
     assert [epoch["epoch"] for epoch in found["epochs"]] == [1, 2, 3]
     assert found["epochs"][2]["loss"] < found["epochs"][0]["loss"]
-    expected = trained_by_hand(parts)
+    expected = trained_by_hand(parts, kind=getattr(torch.optim, optimizer))
     engine = it3.load("inside/engine.pt")
     state = engine.state_dict()
     for name, weight in expected.state_dict().items():
@@ -185,6 +203,52 @@ def test_training_goes_on_at_its_checkpoint(parts: Any) -> None:
     state = it3.load("inside/engine.pt").state_dict()
     for name, weight in expected.items():
         torch.testing.assert_close(state[name], weight, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "words"),
+    [
+        ("seed = 4", "seed = 5", "seed in [training] was 4, and is 5"),
+        ("parts:train", "parts:validation", 'train in [data] was "configured_parts:train", and is "configured_parts:v'),
+        ("parts.py:make", "parts.py:other", 'make in [model] was "configured_parts.py:make", and is'),
+        ("num_steps = 2", "num_steps = 3", 'optimization_parameters in [engine] was {"lr": 0.01, "num_steps": 2}, and'),
+        ("target_probability = 0.7", "", "target_probability in [recipe] was 0.7, and is None"),
+    ],
+)
+def test_a_checkpoint_of_another_configuration_is_not_gone_on_with(old: str, new: str, words: str, parts: Any) -> None:
+    path = changed("epochs = 3", 'epochs = 2\ncheckpoint = "training.pt"')
+    begun = path.read_text()
+    answer("train", path)
+    engine = Path("inside/engine.pt").read_bytes()
+    path.write_text(begun.replace(old, new))
+    assert words in call("train", path).stderr.splitlines()[-1]
+    assert call("train", path).exit_code == 2
+    assert Path("inside/engine.pt").read_bytes() == engine
+    path.write_text(begun.replace("epochs = 2", 'epochs = 2\noutput = "other.pt"\nmethod = "trace"'))
+    assert call("train", path).exit_code == 0
+    for damage in (lambda file: file.write_text("{"), Path.unlink):
+        damage(Path("inside/training.pt.config"))
+        assert "is not there or damaged" in call("train", path).stderr.splitlines()[-1]
+    Path("inside/training.pt").unlink()
+    path.write_text(begun.replace(old, new))
+    assert call("train", path).exit_code == 0  # begun anew
+
+
+def test_a_loader_that_shuffles_goes_on_with_its_generator(parts: Any) -> None:
+    def train(epochs: int, checkpoint: str) -> dict[str, torch.Tensor]:
+        new = f'epochs = {epochs}\ncheckpoint = "{checkpoint}"'
+        path = changed("epochs = 3", new)
+        path.write_text(path.read_text().replace("parts:train", "parts:shuffled"))
+        answer("train", path)
+        return it3.load("inside/engine.pt").state_dict()
+
+    expected = train(3, "whole.pt")
+    train(1, "parted.pt")
+    for name, weight in train(3, "parted.pt").items():
+        torch.testing.assert_close(weight, expected[name], rtol=0, atol=0)
+    path = Path("inside/changed.toml")
+    path.write_text(path.read_text().replace("parts:shuffled", "parts:persistent").replace("parted.pt", "new.pt"))
+    assert "persistent_workers=True" in error("train", path, code=1)
 
 
 def test_a_generator_is_gone_through_in_each_epoch(parts: Any) -> None:
@@ -244,6 +308,18 @@ def test_export_writes_the_trained_engine(parts: Any) -> None:
     assert "needs --input" in error("export", "inside/engine.pt", "--output", "adapted.pt", code=2)
 
 
+def test_export_keeps_what_calibration_found(parts: Any) -> None:
+    answer("train", CONFIG)
+    engine = it3.load("inside/engine.pt")
+    engine.calibrate(parts.train(), has_targets=True)
+    engine.save("inside/engine.pt", torch.randn(5, 4))
+    answer("export", CONFIG, "--output", "other.pt")
+    facts, expected = (answer("info", path) for path in ("other.pt", "inside/engine.pt"))
+    assert expected["calibrated_range"] is not None
+    for part in ("calibrated_range", "threshold"):
+        assert facts[part] == expected[part]
+
+
 def test_bench_times_calls(parts: Any) -> None:
     answer("train", CONFIG)
     np.save("x.npy", np.zeros((6, 4), np.float32))
@@ -289,6 +365,8 @@ def test_functions_of_the_user_s_own(parts: Any) -> None:
         ("{num_steps = 5}", "5", "evaluate", 2, "must be a table of options"),
         ('metric = "accuracy"', "", "search", 2, "needs 'metric' in [evaluation]"),
         ('"training.lr"', '"training.rl"', "search", 2, "unknown key 'rl' in [training]"),
+        ('"training.lr"', '"training.lr.x"', "search", 2, "'training.lr.x' names nothing in"),
+        ('"training.lr"', '"training"', "search", 2, "'training' in inside/changed.toml must be a table"),
         ("{low = 1e-2, high = 1e-1}", "3", "search", 2, "must be a list of choices"),
     ],
 )

@@ -4,8 +4,6 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
-from rich.progress import Progress
 
 import it3
 from it3.command_line.adapting import Batches, adapt_to
@@ -46,7 +44,7 @@ def adapt(
     batch_size: BatchSize = None,
     device: Device = None,
     seed: Annotated[int, typer.Option(min=0, help="Of torch's random generators.")] = 0,
-    progress: Annotated[bool, typer.Option("--progress", help="Show a progress bar on the error output.")] = False,
+    progress: Annotated[bool, typer.Option("--progress", help="Tell how far it is on the error output.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Adapt to samples and write the predictions; files appear when they are complete."""
@@ -56,9 +54,7 @@ def adapt(
         one = loaded(engine, settings, device)
         batches = Batches(samples, one, batch_size)
         seed_all(seed)
-        with Progress(console=Console(stderr=True), disable=not progress, transient=True) as bar:
-            task = bar.add_task("adapting", total=len(batches))
-            adapted = adapt_to(one, batches, output, lambda: bar.advance(task))
+        adapted = adapt_to(one, batches, output, progress=progress)
         if uncertainty is not None:
             write_results(uncertainty, adapted.uncertainty, "uncertainty")
         write_results(output, adapted.predictions, "prediction")
@@ -85,7 +81,8 @@ def _are_one(path: Path, other: Path) -> bool:
 
 def _sentence(report: dict[str, Any]) -> str:
     batches = "1 batch" if report["batches"] == 1 else f"{report['batches']} batches"
-    text = f"{report['samples']} samples, {batches}, {report['steps']} steps each"
+    steps = "1 step" if report["steps"] == 1 else f"{report['steps']} steps"
+    text = f"{report['samples']} samples, {batches}, up to {steps} each"
     if report["loss_before_first_step"] is not None:
         first, last = report["loss_before_first_step"], report["loss_before_last_step"]
         text += f": loss {first:.4g} before the first, {last:.4g} before the last"

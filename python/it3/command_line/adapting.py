@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,9 +10,11 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from torch.utils import _pytree as pytree
 
 import it3
 from it3 import _C
+from it3.callbacks import Callback
 from it3.checks import eager, like_of
 from it3.command_line.noted_inputs import noted_inputs
 from it3.command_line.sample_files import Array, check_holds, read_samples, tensor_of
@@ -52,27 +54,34 @@ class Batches:
     Raises
     ------
     ValueError
-        For samples of another shape than those that the engine was saved with, if that is noted.
+        For samples of another shape than those that the engine was saved with, if that is noted; and for a table and
+        for batches where the engine's samples are not in the first dimension.
     """
 
     def __init__(self, path: Path, engine: it3.IT3Engine, size: int | None) -> None:
-        self._samples = read_samples(path)
         like = like_of(eager(engine.model))
         noted = noted_inputs(engine.notes)
+        is_whole = noted is not None and not noted[0].dtype.is_floating_point
+        self._path, self._samples = path, read_samples(path, keeps_integers=is_whole)
         if noted is not None and len(noted) > 1:
             raise ValueError(
                 f"the engine takes {len(noted)} inputs, and {path} holds one; it3-adapt reads several from a .pt file"
             )
         self._device, self._dtype = like.device, like.dtype
-        if noted is not None and not noted[0].dtype.is_floating_point:
+        if noted is not None and is_whole:
             self._dtype = noted[0].dtype
         if noted is not None and self._samples.ndim != len(noted[0].shape):
             raise ValueError(
                 f"{path} holds an array of the shape {self._samples.shape}, but the engine was saved with an input of "
                 f"{noted[0].shape}; the first dimension is the samples"
             )
-        layout = engine.prediction_layout
-        if size is not None and (engine.in_dims not in (None, 0) or (layout is not None and layout.batch_dim != 0)):
+        dim = _samples_dim(engine, self._samples.ndim)
+        if dim and path.suffix != ".npy":
+            raise ValueError(
+                f"the rows of {path} are its samples, but this engine takes them in dimension {dim} of its input; "
+                "write a .npy file of the shape that it takes"
+            )
+        if dim and size is not None:
             raise ValueError(
                 "batches are parts of the first dimension, which does not hold this engine's samples; leave out "
                 "--batch-size, or use it3-adapt"
@@ -80,11 +89,6 @@ class Batches:
         self._is_cast = self._samples.dtype.kind == "f" or noted is not None
         self._name = noted[0].name if noted is not None else None
         self._size = len(self._samples) if size is None else min(size, len(self._samples))
-
-    @property
-    def size(self) -> int:
-        """How many samples the first batch has."""
-        return self._size
 
     def __len__(self) -> int:
         """Return how many batches there are."""
@@ -94,13 +98,96 @@ class Batches:
         """Go through them."""
         for start in range(0, len(self._samples), self._size):
             part = tensor_of(self._samples[start : start + self._size])
-            part = part.to(self._device, self._dtype if self._is_cast else part.dtype)
+            part = self._cast(part) if self._is_cast else part
+            part = part.to(self._device)
             yield part if self._name is None else {self._name: part}
 
+    def _cast(self, part: Tensor) -> Tensor:
+        """Return samples of the network's kind of numbers. Raises ValueError for those that an integer cannot hold."""
+        cast = part.to(self._dtype)
+        if not self._dtype.is_floating_point:
+            changed = part[cast.to(part.dtype) != part]
+            if len(changed):
+                raise ValueError(
+                    f"the engine takes {self._dtype} inputs, and {self._path} holds {changed[0].item():g}; give whole "
+                    "numbers in the range of these"
+                )
+        return cast
 
-def adapt_to(
-    engine: it3.IT3Engine, batches: Batches, output: Path, done: Callable[[], object] = lambda: None
-) -> Adapted:
+
+def _samples_dim(engine: it3.IT3Engine, dims: int) -> int:
+    """Return the dimension of the samples in an input of so many dimensions: as told, or where predictions have it."""
+    (told,) = pytree.tree_leaves(engine.in_dims)[:1] or (None,)
+    dim: int = engine.prediction_layout.batch_dim if told is None else told
+    return dim % dims
+
+
+class _Collected(Callback):
+    """What adapting to batch after batch came to.
+
+    Parameters
+    ----------
+    engine
+        That adapts.
+    output
+        Where the predictions will go, so that what cannot be written there is told after the first batch.
+    """
+
+    def __init__(self, engine: it3.IT3Engine, output: Path) -> None:
+        self._engine, self._output = engine, output
+        self._uncertainty: list[Array] = []
+        self._losses: list[list[float]] = []
+        self._of_losses: list[int] = []  # samples
+        self._steps = self._adapted = self._recoveries = 0
+        self._start = time.perf_counter()
+
+    def on_prediction(self, batch: int, adaptation: it3.Adaptation) -> None:
+        """Take the results of a batch."""
+        if not batch:
+            check_holds(self._output, adaptation.prediction.dim())
+        self._uncertainty.append(_array(adaptation.uncertainty))
+        self._steps = max(self._steps, adaptation.steps)
+        adapted = adaptation.adapted_samples
+        if adaptation.steps:
+            ends = [adaptation.losses[0], adaptation.losses[-1]]
+            if adapted is not None and adaptation.losses.dim() > 1:  # a loss for each sample, also for the others
+                ends = [losses[adapted] for losses in ends]
+            self._losses.append([float(loss.double().mean()) for loss in ends])
+            self._of_losses.append(len(self._uncertainty[-1]) if adapted is None else int(adapted.sum()))
+        self._adapted += 0 if adapted is None else int(adapted.sum())
+        self._recoveries += int(adaptation.recovered)
+
+    @property
+    def uncertainty(self) -> Array:
+        """Of all samples."""
+        return np.concatenate(self._uncertainty)
+
+    def report(self) -> dict[str, Any]:
+        """Return counts, means over samples, of losses over those that adapted, and seconds, by name.
+
+        "steps" are those of the batch with the most: an option such as tolerance may end others earlier.
+        """
+        seconds = time.perf_counter() - self._start
+        options = _C.options_of(self._engine.optimization_parameters)
+        losses = np.average(self._losses, axis=0, weights=self._of_losses).tolist() if self._losses else (None, None)
+        report = {
+            "samples": len(self.uncertainty),
+            "batches": len(self._uncertainty),
+            "steps": self._steps,
+            "loss_before_first_step": losses[0],
+            "loss_before_last_step": losses[1],
+            "mean_uncertainty": float(self.uncertainty.mean(dtype=np.float64)),
+            "seconds": seconds,
+            "output": str(self._output),
+        }
+        if options.get("threshold") is not None:
+            report |= {"threshold": options["threshold"], "adapted_samples": self._adapted}
+        if not options["copy_model"]:
+            report |= {"drift": self._engine.drift().relative, "recoveries": self._recoveries}
+        return report
+
+
+def adapt_to(engine: it3.IT3Engine, batches: Batches, output: Path, *, progress: bool = False) -> Adapted:
     """Adapt to each batch by the engine's options.
 
     Parameters
@@ -109,59 +196,20 @@ def adapt_to(
         Of which the engine keeps what it adapted if its option ``copy_model`` is False.
     output
         Where the predictions will go, so that what cannot be written there is told after the first batch.
-    done
-        Called after each batch.
+    progress
+        Whether to tell how far it is, on the standard error.
 
     Raises
     ------
     ValueError
         Where batches cannot adapt, or their predictions do not fit together.
     """
-    options = _C.options_of(engine.optimization_parameters)
-    predictions: list[Array] = []
-    uncertainty: list[Array] = []
-    losses: list[list[float]] = []
-    of_losses: list[int] = []  # samples
-    adapted = recoveries = 0
-    start = time.perf_counter()
-    for batch in batches:
-        adaptation = engine.adapt(batch)
-        if not predictions:
-            check_holds(output, adaptation.prediction.dim())
-        predictions.append(_array(adaptation.prediction))
-        uncertainty.append(_array(adaptation.uncertainty))
-        if len(adaptation.losses):
-            losses.append([float(loss.double().mean()) for loss in (adaptation.losses[0], adaptation.losses[-1])])
-            of_losses.append(len(uncertainty[-1]))
-        if adaptation.adapted_samples is not None:
-            adapted += int(adaptation.adapted_samples.sum())
-        recoveries += int(adaptation.recovered)
-        done()
-    seconds = time.perf_counter() - start
-    first, last = np.average(losses, axis=0, weights=of_losses).tolist() if losses else (None, None)
-    all_uncertainty = np.concatenate(uncertainty)
-    report = {
-        "samples": len(all_uncertainty),
-        "batches": len(predictions),
-        "steps": options["num_steps"],
-        "loss_before_first_step": first,
-        "loss_before_last_step": last,
-        "mean_uncertainty": float(all_uncertainty.mean(dtype=np.float64)),
-        "seconds": seconds,
-        "output": str(output),
-    }
-    if options.get("threshold") is not None:
-        report |= {"threshold": options["threshold"], "adapted_samples": adapted}
-    if not options["copy_model"]:
-        report |= {"drift": engine.drift().relative, "recoveries": recoveries}
-    layout = engine.prediction_layout
-    dim = layout.batch_of(predictions[0].ndim) if layout is not None else 0
-    if len({part.ndim for part in predictions}) > 1:
-        raise ValueError(f"the predictions of batches do not fit together: {[part.shape for part in predictions]}")
-    return Adapted(np.concatenate(predictions, axis=dim), all_uncertainty, report)
+    collected = _Collected(engine, output)
+    predictions = engine.predict(batches, has_targets=False, callbacks=[collected], progress=progress)
+    return Adapted(_array(predictions), collected.uncertainty, collected.report())
 
 
 def _array(tensor: Tensor) -> Array:
     tensor = tensor.detach().cpu()
-    array: Array = (tensor.float() if tensor.dtype in (torch.bfloat16, torch.float16) else tensor).numpy()
+    array: Array = (tensor.float() if tensor.dtype == torch.bfloat16 else tensor).numpy()  # which NumPy does not have
     return array

@@ -31,19 +31,19 @@ def bench(
     """Time calls with 0 steps and with the engine's steps, in turn, on one batch."""
     with work_is_quiet():
         one = loaded(engine, settings, device)
-        batches = Batches(samples, one, batch_size)
-        batch = next(iter(batches))
+        batch = next(iter(Batches(samples, one, batch_size)))
+        count = len(one.uncertainty(batch))
         steps = _C.options_of(one.optimization_parameters)["num_steps"]
         rows = _timed(one, batch, sorted({0, steps}), repeats)
     if as_json:
-        print_json({"samples": batches.size, "repeats": repeats, "milliseconds": rows})
+        print_json({"samples": count, "repeats": repeats, "milliseconds": rows})
         return
     columns = {"steps": [str(row["steps"]) for row in rows]}
     columns |= {title: [f"{row[title]:.3f}" for row in rows] for title in _QUARTILES}
     lines = ["  ".join(columns)]
     for cells in zip(*columns.values(), strict=True):
         lines.append("  ".join(cell.rjust(len(title)) for title, cell in zip(columns, cells, strict=True)))
-    typer.echo(f"ms a call of {batches.size} samples, {repeats} calls each")
+    typer.echo(f"ms a call of {count} samples, {repeats} calls each")
     print_table(columns, "\n".join(lines))
 
 

@@ -70,13 +70,20 @@ class Configuration:
         return None if name is None else self.folder / name
 
     def with_settings(self, settings: Mapping[str, Any]) -> "Configuration":
-        """Return a configuration with values in the place of some, by names such as "training.lr"."""
+        """Return a configuration with values in the place of some, by names such as "training.lr".
+
+        Raises WrongUsageError for names that nothing can have.
+        """
         tables = copy.deepcopy(self.tables)
         for name, value in settings.items():
             *within, key = name.split(".")
             holder = tables
             for part in within:
                 holder = holder.setdefault(part, {})
+                if not isinstance(holder, dict):
+                    raise WrongUsageError(
+                        f"{name!r} names nothing in {self.path}, as {part!r} is {holder!r}, not a table"
+                    )
             holder[key] = value
         _check_keys(self.path, tables)
         return Configuration(self.path, tables)

@@ -1,21 +1,23 @@
 """What a configuration describes: a model, an engine, data, and how to train."""
 
 import copy
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils import _pytree as pytree
 
 import it3
 from it3 import _C
-from it3.checks import like_of
 from it3.command_line.configuration import Configuration
 from it3.command_line.devices import device_named
 from it3.command_line.importing import model_at, thing_at
 from it3.command_line.wrong_usage import WrongUsageError, nearest
+from it3.devices import device_of, on_device
+from it3.fitting import pairs_of
+from it3.looking import Batches, Loader, batches_of, check_loader
 
 Criterion = Callable[[Tensor, Tensor], Tensor]
 
@@ -48,8 +50,8 @@ def criterion_from(configuration: Configuration) -> Criterion:
     return function
 
 
-def optimizer_from(configuration: Configuration, engine: it3.IT3Engine) -> torch.optim.Optimizer:
-    """Make the optimizer of training: one of torch.optim by its name, Adam by default."""
+def optimizer_from(configuration: Configuration) -> Callable[[list[nn.Parameter]], torch.optim.Optimizer]:
+    """Return what makes the optimizer of training: one of torch.optim by its name, Adam by default."""
     name = configuration.get("training", "optimizer", str, "Adam")
     names = [
         each
@@ -58,13 +60,11 @@ def optimizer_from(configuration: Configuration, engine: it3.IT3Engine) -> torch
     ]
     if name not in names:
         raise WrongUsageError(f"torch.optim has no {name!r}{nearest(name, names)}")
-    lr = configuration.get("training", "lr", (int, float), 1e-3)
-    optimizer: torch.optim.Optimizer = getattr(torch.optim, name)(engine.parameters(), lr=lr)
-    return optimizer
+    return partial(getattr(torch.optim, name), lr=configuration.get("training", "lr", (int, float), 1e-3))
 
 
-class Data:
-    """Batches (inputs, targets), on the device of an engine's model; each pass goes through the loader anew.
+def loader_from(configuration: Configuration, name: str) -> Loader:
+    """Return the batches (inputs, targets) that [data] names, as they are; those of an iterator as a list.
 
     Parameters
     ----------
@@ -72,35 +72,25 @@ class Data:
         Whose [data] names a loader, or a function that gives one without arguments.
     name
         "train", "validation" or "test".
-    engine
-        Whose model says where tensors go.
     """
+    path = configuration.need("data", name, str)
+    given = thing_at(path, configuration.folder)
+    loader = given() if callable(given) else given
+    check_loader(loader, path)
+    return list(loader) if isinstance(loader, Iterator) else loader
 
-    def __init__(self, configuration: Configuration, name: str, engine: it3.IT3Engine) -> None:
-        path = configuration.need("data", name, str)
-        given = thing_at(path, configuration.folder)
-        loader = given() if callable(given) else given
-        if isinstance(loader, Tensor | str | Mapping) or not isinstance(loader, Iterable):
-            raise TypeError(
-                f"{path} must be or give batches (inputs, targets), such as a DataLoader, not a {type(loader).__name__}"
-            )
-        self._loader = list(loader) if isinstance(loader, Iterator) else loader
-        self._device = like_of(engine.model).device
-        self._path = path
 
-    def __iter__(self) -> Iterator[tuple[Any, Any]]:
-        """Go through the batches."""
-        count = 0
-        for count, batch in enumerate(self._loader, 1):
-            if not isinstance(batch, tuple | list) or len(batch) != 2:
-                raise ValueError(f"batch {count - 1} of {self._path} must be a pair (inputs, targets)")
-            inputs, targets = pytree.tree_map(self._moved, tuple(batch))
-            yield inputs, targets
-        if not count:
-            raise ValueError(f"{self._path} gave no batches")
+def batches_from(configuration: Configuration, name: str, engine: it3.IT3Engine, seed: int = 0) -> Batches:
+    """Return all batches on the device of an engine's model; torch's random generators are seeded before."""
+    device = device_of(engine.model)
+    batches = batches_of(loader_from(configuration, name), seed)
+    return [(on_device(inputs, device), on_device(targets, device)) for inputs, targets in batches]
 
-    def _moved(self, leaf: Any) -> Any:
-        return leaf.to(self._device) if isinstance(leaf, Tensor) else leaf
+
+def example_from_data(loader: Loader, engine: it3.IT3Engine) -> Any:
+    """Return the inputs of the first batch, on the device of an engine's model."""
+    inputs, _ = next(pairs_of(loader, 1, "loader"))
+    return on_device(inputs, device_of(engine.model))
 
 
 def variants_from(configuration: Configuration) -> dict[str, dict[str, Any]] | None:

@@ -43,7 +43,8 @@ EPILOGS = {
         "it3 adapt engine.pt --input x.csv --output y.csv --set num_steps=3 --set lr=1e-4 --batch-size 64",
         "it3 adapt engine.pt --input x.parquet --output y.parquet --set online=true --set betas=0.9,0.99 --progress",
         more="Values of --set are none, true, false, numbers or words; several are written with commas. Columns of "
-        "tables become float32 in their order. it3-adapt, which needs no Python, reads files larger than memory.",
+        "tables become the network's kind of numbers, in their order. it3-adapt, which needs no Python, reads files "
+        "larger than memory.",
     ),
     "train": _examples("it3 train experiment.toml", more=_TABLES),
     "evaluate": _examples("it3 evaluate experiment.toml", more="See it3 train --help for the configuration."),

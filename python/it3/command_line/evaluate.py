@@ -4,7 +4,7 @@ import typer
 
 import it3
 from it3.command_line.configuration import read_configuration
-from it3.command_line.configured import Data, metric_from, trained_engine, variants_from
+from it3.command_line.configured import batches_from, metric_from, trained_engine, variants_from
 from it3.command_line.printing import AsJson, print_json, work_is_quiet
 from it3.command_line.train import Config
 
@@ -17,7 +17,7 @@ def evaluate(config: Config, as_json: AsJson = False) -> None:
         metric = metric_from(configuration)
         engine = trained_engine(configuration)
         better = configuration.get("evaluation", "higher_is_better", bool)
-        batches = list(Data(configuration, "test", engine))
+        batches = batches_from(configuration, "test", engine)
         evaluation = it3.evaluate(engine, batches, metric, variants, higher_is_better=better)
     if as_json:
         rows = evaluation.rows

@@ -9,7 +9,7 @@ import it3
 from it3.command_line.adapt import Setting, loaded
 from it3.command_line.adapting import Batches
 from it3.command_line.configuration import Configuration, read_configuration
-from it3.command_line.configured import Data, engine_from, trained_engine
+from it3.command_line.configured import engine_from, example_from_data, loader_from, trained_engine
 from it3.command_line.printing import AsJson, print_json, work_is_quiet
 from it3.command_line.wrong_usage import WrongUsageError
 
@@ -49,10 +49,11 @@ def export(
 def _write_engine(configuration: Configuration, output: Path, form: Form) -> None:
     trained = trained_engine(configuration)
     engine = engine_from(configuration).eval()
-    example = next(iter(Data(configuration, "train", engine)))[0]
+    example = example_from_data(loader_from(configuration, "train"), engine)
     engine.uncertainty(example)  # which gives the embedder its shape
     engine.load_state_dict(trained.state_dict())
     engine.optimization_parameters = dict(trained.optimization_parameters)
+    engine._core.calibrated_range = trained._core.calibrated_range
     engine.save(output, example, format=form)
 
 

@@ -10,7 +10,8 @@ from it3.command_line.wrong_usage import WrongUsageError, nearest
 def options_from(settings: Iterable[str]) -> dict[str, Any]:
     """Return options from "name=value", as `it3-adapt --set` reads them.
 
-    Values are none, true, false, numbers or words; several are written with commas: betas=0.9,0.999.
+    Values are none, true, false, numbers or words; several are written with commas: betas=0.9,0.999. Those of
+    parameters are words: parameters=0,2.bias.
 
     Raises
     ------
@@ -27,7 +28,8 @@ def options_from(settings: Iterable[str]) -> dict[str, Any]:
             raise WrongUsageError(f"no option is called {name!r}{nearest(name, names)}")
         if name in options:
             raise WrongUsageError(f"the option {name!r} is given twice")
-        options[name] = _value_from(text)
+        # Names of parameters may look like numbers, as those in a Sequential do.
+        options[name] = _words_from(text) if name == "parameters" else _value_from(text)
     return options
 
 
@@ -46,7 +48,11 @@ def _value_from(text: str) -> Any:
     parts = [_number_or_word(part) for part in text.split(",")]
     if len(parts) == 1:
         return parts[0]
-    return parts if not any(isinstance(part, str) for part in parts) else text.split(",")
+    return parts if not any(isinstance(part, str) for part in parts) else _words_from(text)
+
+
+def _words_from(text: str) -> str | list[str]:
+    return text.split(",") if "," in text else text
 
 
 def _number_or_word(text: str) -> int | float | str:

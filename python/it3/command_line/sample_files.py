@@ -19,8 +19,9 @@ if TYPE_CHECKING:
     import pandas as pd
 
 Array = NDArray[Any]
-_NUMBER = re.compile(r"[-+]?[\d.]+(e[-+]?\d+)?[.\d]*", re.IGNORECASE)
-"""Pandas puts .1 behind names that are there twice."""
+_NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)(e[-+]?\d+)?(\.\d+)?", re.IGNORECASE)
+_VALUE = re.compile(r"(unnamed: \d+|[-+]?(nan|inf|infinity)|true|false|<na>|#?n/a|na|null|none)(\.\d+)?", re.IGNORECASE)
+"""What is a value without digits. Pandas calls an empty name Unnamed, and puts .1 behind names that are there twice."""
 _ENDINGS = (".npy", ".csv", ".parquet")
 
 
@@ -30,11 +31,18 @@ def check_ending(path: Path) -> None:
         raise WrongUsageError(f"{path} must end in .npy, .csv or .parquet")
 
 
-def read_samples(path: Path) -> Array:
+def read_samples(path: Path, *, keeps_integers: bool = False) -> Array:
     """Read an array whose first dimension is the samples; one in .npy is mapped from the disk.
 
     A .csv file begins with a header line; its columns, and those of a .parquet file, are numbers or truth values, and
     become float32, in their order. What is missing is nan.
+
+    Parameters
+    ----------
+    path
+        The file.
+    keeps_integers
+        Whether columns, if all are whole numbers, become integers, and else float64.
 
     Raises
     ------
@@ -46,7 +54,7 @@ def read_samples(path: Path) -> Array:
     check_ending(path)
     if not path.is_file():
         raise WrongUsageError(f"there is no file {path}")
-    array = _read_npy(path) if path.suffix == ".npy" else _numbers_of(_read_frame(path), path)
+    array = _read_npy(path) if path.suffix == ".npy" else _numbers_of(_read_frame(path), path, keeps_integers)
     if array.ndim == 0 or array.size == 0:
         raise ValueError(f"{path} holds an array of the shape {array.shape}, without samples")
     return array
@@ -112,7 +120,7 @@ def _read_frame(path: Path) -> "pd.DataFrame":
         raise ValueError(f"{path} is not a {path.suffix} file, or is damaged: {first}") from error
 
 
-def _numbers_of(frame: "pd.DataFrame", path: Path) -> Array:
+def _numbers_of(frame: "pd.DataFrame", path: Path, keeps_integers: bool) -> Array:
     if frame.empty:
         raise ValueError(f"{path} is a table of {len(frame)} rows and {len(frame.columns)} columns, without samples")
     if path.suffix == ".csv":
@@ -123,14 +131,25 @@ def _numbers_of(frame: "pd.DataFrame", path: Path) -> Array:
             f"the column {str(odd[0])!r} of {path} holds {frame[odd[0]].dtype}, not numbers; leave it out, or write "
             "its values as numbers"
         )
-    numbers: Array = frame.to_numpy(dtype=np.float32, na_value=np.nan)
+    dtype: type = np.float64 if keeps_integers else np.float32
+    if keeps_integers and all(kind.kind in "iub" for kind in frame.dtypes) and not frame.isna().to_numpy().any():
+        dtype = np.int64
+    numbers: Array = frame.to_numpy(dtype=dtype, na_value=np.nan)
     return numbers
 
 
 def _check_header(names: list[str], path: Path) -> None:
     """Raise ValueError where the first line is a sample, which would be lost; pandas itself names columns 0, 1, ...."""
-    if all(map(_NUMBER.fullmatch, names)) and names != [str(place) for place in range(len(names))]:
-        raise ValueError(f"the first line of {path} holds numbers, but must name the columns; put a header line first")
+    if names == [str(place) for place in range(len(names))]:
+        return
+    names = [name.strip() for name in names]
+    number = next(filter(_NUMBER.fullmatch, names), None)
+    if number is not None or all(map(_VALUE.fullmatch, names)):
+        found = names[0] if number is None else number
+        raise ValueError(
+            f"the first line of {path} must name the columns, but holds {found!r}, as a sample does; put a header "
+            "line first"
+        )
 
 
 def _is_number(dtype: Any) -> bool:

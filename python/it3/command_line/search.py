@@ -7,7 +7,7 @@ import typer
 
 import it3
 from it3.command_line.configuration import Configuration, read_configuration
-from it3.command_line.configured import Data, engine_from, metric_from
+from it3.command_line.configured import batches_from, engine_from, metric_from
 from it3.command_line.printing import AsJson, print_json, work_is_quiet
 from it3.command_line.train import Config
 from it3.command_line.training import TrainWith
@@ -30,7 +30,7 @@ def search(
     with work_is_quiet():
         found = it3.search(
             TrainWith(configuration),
-            list(Data(configuration, "validation", engine_from(configuration))),
+            batches_from(configuration, "validation", engine_from(configuration), numbers["seed"] or 0),
             metric_from(configuration),
             space,
             adaptation=_space(configuration, "adaptation"),

@@ -8,8 +8,9 @@ from typing import Any
 import it3
 from it3.callbacks import Callback
 from it3.checks import check_count
+from it3.command_line.begun_training import begin_or_go_on
 from it3.command_line.configuration import Configuration
-from it3.command_line.configured import Data, criterion_from, engine_from, optimizer_from
+from it3.command_line.configured import criterion_from, engine_from, example_from_data, loader_from, optimizer_from
 from it3.command_line.printing import work_is_quiet
 from it3.command_line.wrong_usage import WrongUsageError
 from it3.kept import seed_all
@@ -41,7 +42,10 @@ def train_by(
     done: Callable[[dict[str, Any]], object] = lambda _: None,
     checkpoint: Path | None = None,
 ) -> Trained:
-    """Make an engine and train it, after seeding the random generators; it is in eval mode afterwards."""
+    """Make an engine and train it, after seeding the random generators; it is in eval mode afterwards.
+
+    With a checkpoint it goes on there, if that was begun with the same configuration.
+    """
     epochs = configuration.need("training", "epochs", int)
     try:
         check_count("epochs", epochs, 1)
@@ -50,11 +54,13 @@ def train_by(
     criterion = criterion_from(configuration)
     seed_all(seed)
     engine = engine_from(configuration)
-    optimizer = optimizer_from(configuration, engine)
-    data = Data(configuration, "train", engine)
+    optimizer = optimizer_from(configuration)
+    loader = loader_from(configuration, "train")
     told = [_Told(done)]
-    history = engine.fit(data, criterion, epochs=epochs, optimizer=optimizer, callbacks=told, checkpoint=checkpoint)
-    return Trained(engine.eval(), history.rows, next(iter(data))[0])
+    if checkpoint is not None:
+        begin_or_go_on(configuration, seed, checkpoint)
+    history = engine.fit(loader, criterion, epochs=epochs, optimizer=optimizer, callbacks=told, checkpoint=checkpoint)
+    return Trained(engine.eval(), history.rows, example_from_data(loader, engine))
 
 
 @dataclass(frozen=True)
