@@ -43,6 +43,7 @@ c10::IValue to_ivalue(const Results& results) {
   const Dict dict = new_dict();
   dict.insert("samples", results.samples);
   dict.insert("batches", results.batches);
+  dict.insert("steps", results.steps);
   dict.insert("uncertainty", results.uncertainty);
   dict.insert("first_loss", results.first_loss);
   dict.insert("last_loss", results.last_loss);
@@ -57,6 +58,7 @@ Results results_from(const c10::IValue& value) {
   Results results;
   results.samples = dict.at("samples").toInt();
   results.batches = dict.at("batches").toInt();
+  results.steps = dict.at("steps").toInt();
   results.uncertainty = dict.at("uncertainty").toDouble();
   results.first_loss = dict.at("first_loss").toDouble();
   results.last_loss = dict.at("last_loss").toDouble();

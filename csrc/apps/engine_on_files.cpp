@@ -2,6 +2,7 @@
 
 #include <unistd.h>
 
+#include <algorithm>
 #include <cstdint>
 #include <iostream>
 #include <memory>
@@ -85,11 +86,17 @@ Results EngineOnFiles::adapt(
     results.samples += samples;
     results.uncertainty += uncertainty.sum().item<double>();
     const at::Tensor& which = adapted.adapted_samples;
-    results.adapted_samples += which.defined() ? which.sum().item<std::int64_t>() : samples;
+    const auto count = which.defined() ? which.sum().item<std::int64_t>() : samples;
+    results.adapted_samples += count;
     if (adapted.recovered) ++results.recoveries;
+    results.steps = std::max(results.steps, adapted.steps());
     if (adapted.steps() > 0) {
-      results.first_loss += static_cast<double>(samples) * adapted.losses[0].mean().item<double>();
-      results.last_loss += static_cast<double>(samples) * adapted.loss().mean().item<double>();
+      // Of a sample that did not adapt it is 0, which is no loss.
+      const auto sum = [&](const at::Tensor& loss) {
+        return loss.dim() > 0 ? loss.sum().item<double>() : static_cast<double>(count) * loss.item<double>();
+      };
+      results.first_loss += sum(adapted.losses[0]);
+      results.last_loss += sum(adapted.loss());
     }
     if (results.batches == batches.count()) last_ = adapted;
     progress.step();

@@ -61,17 +61,18 @@ std::string describe(const SavedEngine& engine) {
 
 std::string report(const Results& results, const Engine& engine, bool as_json) {
   const Options& options = engine.options;
-  const auto mean = [&](double sum) { return sum / static_cast<double>(results.samples); };
-  const bool adapts = options.num_steps > 0, is_selective = options.threshold.has_value();
+  const double mean_uncertainty = results.uncertainty / static_cast<double>(results.samples);
+  const auto mean_loss = [&](double sum) { return sum / static_cast<double>(results.adapted_samples); };
+  const bool adapts = results.steps > 0, is_selective = options.threshold.has_value();
   const bool is_online = !options.copy_model;
   if (as_json) {
     Json json = {
         {"samples", results.samples},
         {"batches", results.batches},
-        {"steps", options.num_steps},
-        {"loss_before_first_step", adapts ? Json(mean(results.first_loss)) : Json()},
-        {"loss_before_last_step", adapts ? Json(mean(results.last_loss)) : Json()},
-        {"mean_uncertainty", mean(results.uncertainty)},
+        {"steps", results.steps},
+        {"loss_before_first_step", adapts ? Json(mean_loss(results.first_loss)) : Json()},
+        {"loss_before_last_step", adapts ? Json(mean_loss(results.last_loss)) : Json()},
+        {"mean_uncertainty", mean_uncertainty},
         {"seconds", results.seconds},
         {"output", results.output}};
     if (is_selective) json["threshold"] = *options.threshold;
@@ -82,15 +83,15 @@ std::string report(const Results& results, const Engine& engine, bool as_json) {
   }
   std::ostringstream text;
   text << results.samples << " samples, " << results.batches << (results.batches == 1 ? " batch" : " batches") << ", "
-       << options.num_steps << " steps each";
+       << (options.tolerance || is_selective ? "up to " : "") << results.steps << " steps each";
   if (adapts) {
-    text << ": loss " << mean(results.first_loss) << " before the first, " << mean(results.last_loss)
+    text << ": loss " << mean_loss(results.first_loss) << " before the first, " << mean_loss(results.last_loss)
          << " before the last";
   }
   if (is_selective) text << "; " << results.adapted_samples << " samples above " << *options.threshold << " adapted";
   if (is_online) text << "; weights moved by " << 100 * engine.drift().relative << " %";
   if (results.recoveries > 0) text << "; recovered " << results.recoveries << " times";
-  text << "; mean uncertainty " << mean(results.uncertainty) << "; " << results.seconds << " s";
+  text << "; mean uncertainty " << mean_uncertainty << "; " << results.seconds << " s";
   return text.str();
 }
 

@@ -12,8 +12,11 @@ namespace it3::apps {
 struct Results {
   std::int64_t samples = 0;
   std::int64_t batches = 0;
-  /// Sums over samples: of Adaptation::uncertainty(), and of the loss before the first and before the last step.
+  /// The most steps that a batch took.
+  std::int64_t steps = 0;
+  /// The sum over samples of Adaptation::uncertainty().
   double uncertainty = 0;
+  /// Sums over the samples that adapted: of the loss before the first step, and before the last.
   double first_loss = 0;
   double last_loss = 0;
   /// Samples that adapted, and batches before which a collapsed network went back to its start.

@@ -103,6 +103,26 @@ def test_only_samples_that_are_less_sure_than_clean_ones_adapt(tmp_path: Path) -
     assert "samples above" in adapt(tmp_path, "--set", "threshold=0.01").stdout
 
 
+@pytest.mark.parametrize("per_sample", [False, True])
+def test_losses_are_those_of_the_samples_that_adapt(tmp_path: Path, per_sample: bool) -> None:
+    engine, x = saved_engine(tmp_path)
+    threshold = float(engine.uncertainty(x).median())
+    options = {"threshold": threshold, "per_sample": per_sample, "tolerance": 0.5, "num_steps": 9, "lr": 1e-3}
+    settings = [part for name, value in options.items() for part in ("--set", f"{name}={str(value).lower()}")]
+    report = json.loads(adapt(tmp_path, *settings, "--batch-size", 3, "--json").stdout)
+    runs = [engine.adapt(batch, **options) for batch in x.split(3)]
+    counts = [int(run.adapted_samples.sum()) for run in runs]
+    assert 0 < sum(counts) < len(x)
+    for name, place in (("first", 0), ("last", -1)):
+        of_batches = [
+            float(run.losses[place].sum()) * (1 if per_sample else n) for run, n in zip(runs, counts, strict=True) if n
+        ]
+        assert report[f"loss_before_{name}_step"] == pytest.approx(sum(of_batches) / sum(counts), rel=1e-4)
+    assert report["steps"] == max(run.steps for run in runs) < 9
+    text = adapt(tmp_path, *settings, "--batch-size", 3).stdout
+    assert f"up to {report['steps']} steps each" in text
+
+
 def test_online_reports(tmp_path: Path) -> None:
     saved_engine(tmp_path, recovery_factor=1.0001, restore_probability=0.5)
     report = json.loads(adapt(tmp_path, "--online", "--batch-size", 1, "--json").stdout)
