@@ -184,7 +184,7 @@ class EngineLoops(EngineAttributes):
             call goes on there, and gives what an uninterrupted one would have given: it goes through the loader from
             the start, and compares the inputs that were predicted by a hash. With ``copy_model=False``, where it
             would need the weights at which the other ended, it does not go on. bfloat16, which NumPy does not have,
-            becomes float32.
+            becomes float32. Inputs must be tensors, arrays, numbers and texts, in tuples, lists and mappings.
         callbacks
             Objects of classes derived from :class:`it3.Callback`, which are told of each batch that is adapted to.
         **overrides
@@ -201,7 +201,8 @@ class EngineLoops(EngineAttributes):
         ValueError
             If there are no batches; for predictions that cannot be put together; for a batch of two tensors where the
             model can take two inputs; and, with `path`, for samples that are not in the first dimension, for an engine
-            whose embedder has no weights yet, and for what was begun with another engine, options or inputs.
+            whose embedder has no weights yet, for inputs that cannot be compared, and for what was begun with another
+            engine, options or inputs.
         TypeError
             For what are no batches or callbacks, and for unknown options.
         RuntimeError, OSError

@@ -17,9 +17,8 @@ import torch
 from torch import Tensor, nn
 
 from it3 import _C
-from it3.devices import device_of
 from it3.embedder import Embedder
-from it3.identity import digest_of, text_of
+from it3.identity import check_has_digest, digest_of, identity_of, text_of
 from it3.kept import random_state, set_random_state
 from it3.state_files import differences, read_state, write_state
 
@@ -167,8 +166,9 @@ class PredictionsFile:
         Raises
         ------
         ValueError
-            If that was with other inputs.
+            If that was with other inputs, and for inputs that cannot be compared.
         """
+        check_has_digest(inputs, "a batch")
         self._next_digest = hashlib.sha256(f"{self._digest} {digest_of(inputs)}".encode()).hexdigest()
         if not self._is_going_on:
             return False
@@ -345,14 +345,11 @@ class PredictionsFile:
 
 def _identity(engine: "IT3Engine", options: Mapping[str, Any]) -> dict[str, str]:
     """Write what predictions depend on, as far as it can be told."""
-    parts = ("features_layer_name", "output", "layer_output", "feedback", "in_dims", "distance_fn", "combine_fn")
     return {
         "it3": _C.__version__,
         "torch": str(torch.__version__),
         "the network, by a hash of its weights and layers,": digest_of([engine.state_dict(), text_of(engine.model)]),
-        "the device": str(device_of(engine.model)),
         "the embedder": text_of(engine.embedder),
-        "neutral, by a hash,": digest_of([engine.neutral]),
-        **{part: text_of(getattr(engine, part)) for part in parts},
+        **identity_of(engine),
         **{f"the option {name}": text_of(value) for name, value in options.items()},
     }
