@@ -83,7 +83,8 @@ class EngineLoops(EngineAttributes):
             call with the same path and arguments goes on with the epoch that follows, and gives what an uninterrupted
             one would have given, bit for bit on the same machine where torch computes deterministically, if nothing
             else keeps a state: loaders, criterion and callbacks of your own are not in the file. More `epochs` than
-            before train on.
+            before train on, with the same settings: a scheduler that is made for so many epochs, such as
+            ``CosineAnnealingLR(optimizer, T_max=epochs)``, is another one for more of them, and is refused.
 
         Returns
         -------

@@ -3,7 +3,7 @@
 import math
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -13,7 +13,7 @@ from it3.callbacks import Callback, Callbacks, TrainingStep
 from it3.checks import check_count, eager
 from it3.devices import device_of, on_device
 from it3.history import History
-from it3.identity import text_of
+from it3.identity import identity_of, text_of
 from it3.kept import KeptModes, KeptRandomState
 from it3.looking import Loader, check_loader, pair_in
 from it3.metrics import Metric, NotFiniteError, metric_of
@@ -44,8 +44,15 @@ def fit(
     progress: bool,
     max_grad_norm: float | None,
     checkpoint: str | os.PathLike[str] | None,
+    identity: Mapping[str, str] | None = None,
 ) -> History:
-    """Train; see :meth:`it3.IT3Engine.fit`."""
+    """Train; see :meth:`it3.IT3Engine.fit`.
+
+    Parameters
+    ----------
+    identity
+        What else must be as it was for a training to go on from its checkpoint, by names: for callers of this package.
+    """
     check_count("epochs", epochs, 1)
     if not callable(criterion):
         raise TypeError(f"criterion must be a function of (prediction, target), not {criterion!r:.80}")
@@ -59,8 +66,8 @@ def fit(
     training = _Training(engine, loader, criterion, stepper, told, bar)
     file = None
     if checkpoint is not None:
-        identity = _identity(engine, loader, criterion, history.metric)
-        file = TrainingCheckpoint(checkpoint, engine, stepper, [loader, validation], identity)
+        facts = _identity(engine, loader, criterion, history.metric) | dict(identity or {})
+        file = TrainingCheckpoint(checkpoint, engine, stepper, [loader, validation], facts)
     with KeptModes(engine), torch.inference_mode(False), torch.enable_grad(), told, bar:
         saved = None if file is None else file.read(epochs)
         if saved is not None:
@@ -254,9 +261,8 @@ def _identity(engine: "IT3Engine", loader: Loader, criterion: Criterion, metric:
     """Write what trainings have to have in common for one to go on with the other."""
     return {
         "the model": type(eager(engine.model)).__qualname__,
-        "the device": str(device_of(engine.model)),
-        "features_layer_name": engine.features_layer_name,
-        "distance_fn": text_of(engine.distance_fn),
+        "the embedder": type(eager(engine.embedder)).__qualname__,
+        **identity_of(engine),
         "training_recipe": repr(engine.training_recipe),
         "criterion": text_of(criterion),
         "metric": metric,

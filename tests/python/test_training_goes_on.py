@@ -16,9 +16,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 from it3 import IT3Engine
+from it3.fitting import fit
 from kinds_of_network import state_of
 from models import VectorCNN
 from torch import Tensor, nn
+from torch.optim import lr_scheduler
 from torch.utils.data import DataLoader, Dataset
 from trained import SGD, Stops, assert_same, by_hand, data, data_list, make_engine, raise_, seed_all, shuffled
 
@@ -177,7 +179,7 @@ def test_checkpoints_of_something_else(tmp_path: Path) -> None:
     make_engine().fit(**given)
     engine = make_engine(seed=1)
     before = state_of(engine)
-    half = torch.optim.lr_scheduler.ExponentialLR
+    half = lr_scheduler.ExponentialLR
     for arguments, match in (
         ({"optimizer": SGD}, "optimizer was Adam, and is SGD"),
         ({"optimizer": lambda p: torch.optim.Adam(p, lr=0.01)}, "the optimizer's lr was 0.001, and is 0.01"),
@@ -205,6 +207,130 @@ def test_checkpoints_of_something_else(tmp_path: Path) -> None:
         with pytest.raises(ValueError, match="is damaged, or does not hold a training of fit"):
             engine.fit(**given)
     assert all(torch.equal(value, before[name]) for name, value in engine.state_dict().items())
+
+
+def test_checkpoints_of_another_engine(tmp_path: Path) -> None:
+    """Of which the network and its shapes are the same."""
+    path = tmp_path / "training.pt"
+    given: dict[str, Any] = {"criterion": F.cross_entropy, "loader": data_list(), "checkpoint": path}
+    make_engine(neutral=0.0).fit(epochs=1, **given)
+    functions = [lambda features, embedding: features - embedding, lambda features, embedding: features * embedding]
+    for arguments, match in (
+        ({"neutral": 0.5}, "neutral, by a hash, was"),
+        ({"neutral": it3.RandomOneHot()}, "neutral, by a hash, was"),
+        ({"feedback": "prediction"}, "feedback was 'auto', and is 'prediction'"),
+        ({"combine_fn": functions[0]}, "combine_fn was .*, and is .*<lambda>"),
+        ({"distance_fn": "mse"}, "distance_fn was 'js', and is 'mse'"),
+        ({"output": lambda prediction: prediction}, "output was None, and is .*<lambda>"),
+        ({"in_dims": 1}, "in_dims was None, and is 1"),
+        ({"embedder": Own()}, "the embedder was Embedder, and is Own"),
+    ):
+        with pytest.raises(ValueError, match=match):
+            make_engine(**{"neutral": 0.0} | arguments).fit(epochs=2, **given)
+    assert len(make_engine(neutral=0.0).fit(epochs=2, **given)) == 2
+    labels = [it3.DrawnLabels(torch.arange(3) + change) for change in (0, 1)]
+    for number, (begun, other) in enumerate([labels, functions]):
+        name = ("neutral", "combine_fn")[number]
+        given["checkpoint"] = tmp_path / f"{name}.pt"
+        make_engine(**{name: begun}).fit(epochs=1, **given)
+        with pytest.raises(ValueError, match=f"{name}.* was .*, and is"):
+            make_engine(**{name: other}).fit(epochs=2, **given)
+
+
+class Own(nn.Linear):
+    def __init__(self) -> None:
+        super().__init__(3, 8)
+
+
+SCHEDULERS: dict[str, tuple[Callable[..., Any], Any, Any, str]] = {
+    "steps": (lambda o, gamma: lr_scheduler.StepLR(o, 1, gamma), 0.5, 0.9, "scheduler's gamma was 0.5, and is 0.9"),
+    "cosine": (lr_scheduler.CosineAnnealingLR, 2, 4, "the scheduler's T_max was 2, and is 4"),
+    "cycle": (
+        lambda o, steps: lr_scheduler.OneCycleLR(o, 0.1, total_steps=steps),
+        6,
+        12,
+        "scheduler's total_steps was 6, and is 12",
+    ),
+    "plateau": (
+        lambda o, patience: lr_scheduler.ReduceLROnPlateau(o, patience=patience),
+        0,
+        1,
+        "scheduler's patience was 0, and is 1",
+    ),
+    "functions": (
+        lambda o, power: lr_scheduler.LambdaLR(o, lambda epoch: 0.5 ** (power * epoch)),
+        1,
+        2,
+        "scheduler's functions was .*<lambda>.*, and is .*<lambda>",
+    ),
+    "restarts": (lr_scheduler.CosineAnnealingWarmRestarts, 1, 3, "scheduler's T_0 was 1, and is 3"),
+    "several": (
+        lambda o, gamma: lr_scheduler.SequentialLR(
+            o, [lr_scheduler.ConstantLR(o), lr_scheduler.StepLR(o, 1, gamma)], [1]
+        ),
+        0.5,
+        0.9,
+        "scheduler's _schedulers was .*'gamma': 0.5.*, and is .*'gamma': 0.9",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", SCHEDULERS)
+@pytest.mark.filterwarnings("ignore:The epoch parameter in")  # of torch's SequentialLR
+def test_checkpoints_with_other_settings_of_the_scheduler(name: str, tmp_path: Path) -> None:
+    make, setting, other, match = SCHEDULERS[name]
+    given: dict[str, Any] = {"criterion": F.cross_entropy, "loader": data_list(), "checkpoint": tmp_path / "t.pt"}
+
+    def train(epochs: int, setting: Any, lr: float = 0.05) -> it3.History:
+        return make_engine().fit(
+            epochs=epochs,
+            optimizer=lambda parameters: torch.optim.SGD(parameters, lr=lr),
+            scheduler=lambda optimizer: make(optimizer, setting),
+            **given,
+        )
+
+    train(2, setting)
+    with pytest.raises(ValueError, match=match):
+        train(3, other)
+    if name != "cycle":  # which sets the rate itself
+        with pytest.raises(ValueError, match=r"initial_lr was 0.05, and is 0.04"):
+            train(3, setting, lr=0.04)
+    if name != "cycle":  # of 6 steps
+        assert len(train(3, setting)) == 3
+
+
+def test_schedulers_that_have_counted_are_the_same(tmp_path: Path) -> None:
+    """The same objects go on, though they hold other counts than at the start."""
+    for name, (make, setting, *_) in SCHEDULERS.items():
+        if name in ("cycle", "several"):  # the one is at its end, the other warns
+            continue
+        engine, path = make_engine(), tmp_path / f"{name}.pt"
+        optimizer = SGD(engine.parameters())
+        given = {"optimizer": optimizer, "scheduler": make(optimizer, setting), "checkpoint": path}
+        for epochs in (2, 4):
+            assert len(engine.fit(data_list(), F.cross_entropy, epochs=epochs, **given)) == epochs
+
+
+def test_callers_may_add_to_what_must_be_the_same(tmp_path: Path) -> None:
+    def train(epochs: int, identity: dict[str, str] | None) -> it3.History:
+        names = ("optimizer", "scheduler", "scheduler_interval", "validation", "metric", "max_grad_norm")
+        return fit(
+            make_engine(),
+            data_list(),
+            F.cross_entropy,
+            epochs=epochs,
+            callbacks=[],
+            progress=False,
+            checkpoint=tmp_path / "t.pt",
+            identity=identity,
+            **dict.fromkeys(names),
+        )
+
+    train(1, {"the seed": "3"})
+    for other, said in (({"the seed": "4"}, "4"), (None, "None")):
+        with pytest.raises(ValueError, match=f"the seed was 3, and is {said}"):
+            train(2, other)
+    assert len(train(2, {"the seed": "3"})) == 2
 
 
 def test_states_that_no_file_can_hold_are_found_before_an_epoch(tmp_path: Path) -> None:
