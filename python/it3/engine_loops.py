@@ -67,8 +67,8 @@ class EngineLoops(EngineAttributes):
         validation, metric
             Batches like those of `loader`, which are scored after each epoch without adaptation (``num_steps=0``), in
             eval mode, by the mean over samples of "accuracy", "mse" or "mae", or of a function, as in
-            :func:`it3.evaluate`. Random generators are afterwards as before, so that validation does not change
-            training.
+            :func:`it3.evaluate`. Random generators, those of a DataLoader too, are afterwards as before, so that
+            validation does not change training.
         callbacks
             Objects of classes derived from :class:`it3.Callback`, such as :class:`it3.loggers.TensorBoard`, which are
             told of each step and each epoch.

@@ -21,7 +21,7 @@ from it3.notes import noted
 from it3.optimizing import GivenOptimizer, GivenScheduler, Interval, Stepper
 from it3.progress import Progress, length_of
 from it3.rows import UNADAPTED
-from it3.training_checkpoint import TrainingCheckpoint
+from it3.training_checkpoint import TrainingCheckpoint, generators_of
 
 if TYPE_CHECKING:
     from it3.engine import IT3Engine
@@ -183,10 +183,12 @@ class _Judge:
         device = device_of(self._engine.model)
         with KeptRandomState(), KeptModes(self._engine):
             self._engine.eval()
-            for inputs, targets in pairs_of(self._loader, epoch, "validation"):
-                prediction = self._engine.adapt(on_device(inputs, device), **UNADAPTED).prediction
-                of_batch, count = self.metric.sum(prediction, targets, self._engine.prediction_layout)
-                total, samples = total + of_batch, samples + count
+            batches = self._loader(epoch) if callable(self._loader) else self._loader
+            with KeptRandomState(generators_of(batches)):  # which the training's loader may share
+                for inputs, targets in pairs_of(batches, epoch, "validation"):
+                    prediction = self._engine.adapt(on_device(inputs, device), **UNADAPTED).prediction
+                    of_batch, count = self.metric.sum(prediction, targets, self._engine.prediction_layout)
+                    total, samples = total + of_batch, samples + count
         return total / samples
 
 

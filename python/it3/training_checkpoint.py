@@ -59,7 +59,7 @@ class TrainingCheckpoint:
                     "a DataLoader with persistent_workers=True keeps random states in its workers, which no checkpoint "
                     "can hold, so that training would go on otherwise; make it without"
                 )
-        self._generators = [generator for loader in loaders for generator in _generators_of(loader)]
+        self._generators = [generator for loader in loaders for generator in generators_of(loader)]
         self._was_checked = False
         _C.NewFile(path).discard()  # raises before an epoch is lost
         if stepper.is_made:
@@ -141,7 +141,7 @@ class TrainingCheckpoint:
             )
 
 
-def _generators_of(loader: object) -> list[torch.Generator]:
+def generators_of(loader: object) -> list[torch.Generator]:
     """Return the random generators of a DataLoader's own, each once."""
     if not isinstance(loader, DataLoader):
         return []

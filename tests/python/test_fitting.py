@@ -136,6 +136,21 @@ def test_validation_scores_without_adaptation_and_changes_no_training() -> None:
     assert "best" not in str(history)  # as nobody said what is better
 
 
+@pytest.mark.parametrize("by_function", [False, True])
+def test_validation_by_a_shared_generator_changes_no_training(by_function: bool) -> None:
+    engines = [make_engine(), make_engine()]
+    for engine, is_validated in zip(engines, (True, False), strict=True):
+        generator = torch.Generator().manual_seed(2)
+        given: dict[str, Any] = {}
+        if is_validated:
+            batches = DataLoader(data(17), 5, shuffle=True, generator=generator)
+            given = {"validation": (lambda _, batches=batches: batches) if by_function else batches}
+            given["metric"] = "accuracy"
+        torch.manual_seed(3)
+        engine.fit(shuffled(generator=generator), F.cross_entropy, epochs=2, **given)
+    assert_same(*engines)
+
+
 def test_modes_and_gradients_are_as_before(device: str) -> None:
     engine = make_engine().to(device)
     engine.eval()
