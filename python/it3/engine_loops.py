@@ -76,7 +76,8 @@ class EngineLoops(EngineAttributes):
             Whether to tell how far it is, on the standard error: by a bar of tqdm in terminals and notebooks, where
             tqdm is installed, else by a line an epoch.
         max_grad_norm
-            The gradients of each step are scaled down to this Euclidean norm over all parameters. None: they are not.
+            The gradients of each step are scaled down to this Euclidean norm over all of the optimizer's parameters.
+            None: they are not.
         checkpoint
             A file that is written after each epoch, complete or not at all, with weights, optimizer, scheduler, the
             history, and the random states of torch, Python, NumPy and of DataLoaders with generators of their own. A

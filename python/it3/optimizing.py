@@ -128,7 +128,8 @@ class Stepper:
         loss.backward()
         norm = None
         if self._max_grad_norm is not None:
-            norm = float(nn.utils.clip_grad_norm_(self._engine.parameters(), self._max_grad_norm))
+            stepped = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
+            norm = float(nn.utils.clip_grad_norm_(stepped, self._max_grad_norm))
             if not math.isfinite(norm):
                 raise NotFiniteError(
                     f"the gradients of {where} are not finite, though its loss is, so that no scaling helps; the "

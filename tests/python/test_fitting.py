@@ -226,6 +226,24 @@ def test_an_optimizer_that_lacks_parameters_is_an_error() -> None:
         frozen.fit(shuffled(), F.cross_entropy)
 
 
+@pytest.mark.parametrize("stale", [1e6, math.inf])
+def test_gradients_that_frozen_parameters_have_kept_do_not_count(stale: float) -> None:
+    engines = [make_engine(), make_engine()]
+    for engine in engines:
+        torch.manual_seed(2)
+        engine.uncertainty(data_list()[0][0])  # makes the embedder
+        engine.model[0].requires_grad_(False)
+        optimizer = torch.optim.SGD([each for each in engine.parameters() if each.requires_grad], lr=0.1)
+        torch.manual_seed(3)
+        if engine is engines[0]:
+            engine.model[0].weight.grad = torch.full((8, 6), stale)
+            engine.fit(data_list(), F.cross_entropy, optimizer=optimizer, max_grad_norm=1.0)
+            assert (engine.model[0].weight.grad == stale).all()  # not touched
+        else:
+            by_hand(engine, data_list(), F.cross_entropy, 1, optimizer, max_grad_norm=1.0)
+    assert_same(*engines)
+
+
 def test_losses_that_are_not_finite_say_where() -> None:
     batches = data_list()
     batches[2] = (batches[2][0] * math.nan, batches[2][1])
