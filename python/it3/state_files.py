@@ -30,13 +30,13 @@ def write_state(path: str | os.PathLike[str], state: dict[str, Any]) -> None:
         file.write(content.getvalue())
 
 
-def check_can_be_read(state: dict[str, Any]) -> None:
-    """Raise ValueError for a state that could be written, but not be read again."""
+def check_can_be_read(state: dict[str, Any], owner: str) -> None:
+    """Raise ValueError for a state of the owner's that could be written, but not be read again."""
     try:
         torch.load(_bytes_of(state), map_location="cpu", weights_only=True)
     except Exception as error:  # of pickle, for what it cannot write, or of torch
         raise ValueError(
-            "no checkpoint can hold the state of the optimizer or the scheduler, which keeps functions or objects that "
+            f"no checkpoint can hold the state of {owner}, which keeps functions or objects that "
             f"torch.load(..., weights_only=True) does not read: {_first_line(error)}"
         ) from error
 

@@ -351,3 +351,36 @@ def test_states_that_no_file_can_hold_are_found_before_an_epoch(tmp_path: Path) 
     assert os.listdir(tmp_path) == []
     with pytest.raises(ValueError, match="persistent_workers=True keeps random states"):
         engine.fit(**given | {"loader": DataLoader(data(), 8, num_workers=1, persistent_workers=True)})
+    odd = Extra({"object": Stops(1, print)})
+    before = [parameter.clone() for parameter in odd.parameters()]
+    with pytest.raises(ValueError, match="no checkpoint can hold the state of the engine's model or embedder, which k"):
+        IT3Engine(odd, "0", distance_fn="js").fit(**given)
+    assert all(map(torch.equal, odd.parameters(), before))
+    assert os.listdir(tmp_path) == []
+
+
+class Extra(nn.Sequential):
+    """A model with a state that is no tensor."""
+
+    def __init__(self, extra: Any) -> None:
+        super().__init__(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 3))
+        self.extra = extra
+
+    def get_extra_state(self) -> Any:
+        return self.extra
+
+    def set_extra_state(self, state: Any) -> None:
+        self.extra = state
+
+
+def test_states_that_are_no_tensors_go_on(tmp_path: Path) -> None:
+    engines = []
+    for epochs in (1, 3, 3):
+        torch.manual_seed(0)
+        engine = IT3Engine(Extra({"scale": 2.0, "names": ["a"]} if epochs == 1 else {}), "0", distance_fn="js")
+        checkpoint = tmp_path / "t.pt" if len(engines) < 2 else None
+        engine.fit(data_list(), F.cross_entropy, epochs=epochs, checkpoint=checkpoint)
+        engines.append(engine)
+    assert engines[1].model.extra == {"scale": 2.0, "names": ["a"]}
+    for one, other in zip(engines[1].parameters(), engines[2].parameters(), strict=True):
+        assert torch.equal(one, other)
