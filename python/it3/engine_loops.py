@@ -102,7 +102,8 @@ class EngineLoops(EngineAttributes):
         TypeError
             For what is no loader, criterion, optimizer, scheduler or callback.
         RuntimeError
-            If the checkpoint cannot be written, as on a full disk; the one of before stays.
+            If the checkpoint cannot be written, as on a full disk; the one of before stays. If another process is
+            training into it, which CHECKPOINT.lock beside it tells.
 
         Examples
         --------

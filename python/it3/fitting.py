@@ -4,6 +4,7 @@ import math
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -68,7 +69,7 @@ def fit(
     if checkpoint is not None:
         facts = _identity(engine, loader, criterion, history.metric) | dict(identity or {})
         file = TrainingCheckpoint(checkpoint, engine, stepper, [loader, validation], facts)
-    with KeptModes(engine), torch.inference_mode(False), torch.enable_grad(), told, bar:
+    with file or nullcontext(), KeptModes(engine), torch.inference_mode(False), torch.enable_grad(), told, bar:
         saved = None if file is None else file.read(epochs)
         if saved is not None:
             history.rows, training.steps = saved["rows"], saved["steps"]

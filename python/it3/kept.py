@@ -42,7 +42,9 @@ def set_random_state(state: Mapping[str, Any]) -> None:
 class KeptRandomState:
     """Puts the global random generators back at the end, also after an exception: torch's, Python's and NumPy's.
 
-    And those of one's own that are given. Not a generator: where an exception such as Ctrl-C ends one as it is entered, its end comes at any time later.
+    Those that are given are put back too.
+
+    Not a generator: where an exception such as Ctrl-C ends one as it is entered, its end comes at any time later.
     """
 
     def __init__(self, generators: Iterable[torch.Generator] = ()) -> None:

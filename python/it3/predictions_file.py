@@ -1,6 +1,5 @@
 """Predictions in a .npy file that grows batch by batch, and goes on where a killed process left it."""
 
-import fcntl
 import hashlib
 import io
 import os
@@ -20,7 +19,7 @@ from it3 import _C
 from it3.embedder import Embedder
 from it3.identity import check_has_digest, digest_of, identity_of, text_of
 from it3.kept import random_state, set_random_state
-from it3.state_files import differences, read_state, write_state
+from it3.state_files import differences, open_locked, read_state, write_state
 
 if TYPE_CHECKING:
     import numpy as np
@@ -262,22 +261,9 @@ class PredictionsFile:
 
     def _opened(self) -> BinaryIO:
         """Open the partial file, which no other process can open meanwhile."""
-        while True:
-            with self._saying():
-                file = os.fdopen(os.open(self._partial, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666), "r+b")
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # which the end of the process ends, however it comes
-            except BlockingIOError:
-                file.close()
-                raise RuntimeError(
-                    f"another process is predicting into {self._path!r}; wait for its end, or give another path"
-                ) from None
-            except OSError:
-                pass  # some file systems cannot lock
-            with suppress(FileNotFoundError):
-                if os.path.samestat(os.fstat(file.fileno()), os.stat(self._partial)):
-                    return file
-            file.close()  # another process has completed it between opening and locking
+        said = f"another process is predicting into {self._path!r}; wait for its end, or give another path"
+        with self._saying():
+            return open_locked(self._partial, said)
 
     def _read_note(self) -> dict[str, Any] | None:
         """Return what an earlier process noted; None if there is nothing to go on from."""

@@ -2,7 +2,8 @@
 
 import os
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Any
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any, BinaryIO, Self
 
 import torch
 from torch import Tensor
@@ -11,7 +12,7 @@ from torch.utils.data import DataLoader
 
 from it3 import _C
 from it3.kept import random_state, set_random_state
-from it3.state_files import check_can_be_read, differences, read_state, write_state
+from it3.state_files import check_can_be_read, differences, open_locked, read_state, write_state
 
 if TYPE_CHECKING:
     from it3.engine import IT3Engine
@@ -42,6 +43,8 @@ class TrainingCheckpoint:
         If the file cannot be written.
     """
 
+    _lock: BinaryIO
+
     def __init__(
         self,
         path: str | os.PathLike[str],
@@ -50,7 +53,7 @@ class TrainingCheckpoint:
         loaders: Iterable[object],
         identity: Mapping[str, str],
     ) -> None:
-        self._path = path
+        self._path, self._locked = path, f"{os.path.realpath(path)}.lock"
         self._engine, self._stepper = engine, stepper
         self._identity = dict(identity)
         loaders = list(loaders)
@@ -64,6 +67,24 @@ class TrainingCheckpoint:
         self._was_checked = False
         _C.NewFile(path).discard()  # raises before an epoch is lost
         self._check_can_be_read()
+
+    def __enter__(self) -> Self:
+        """Have the file to itself, by another one beside it, as this one is replaced after each epoch.
+
+        Raises
+        ------
+        RuntimeError
+            If another process has it.
+        """
+        said = f"another process is training into {str(self._path)!r}; wait for its end, or give another path"
+        self._lock = open_locked(self._locked, said)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Leave it to others."""
+        with suppress(OSError):
+            os.unlink(self._locked)
+        self._lock.close()
 
     def read(self, epochs: int) -> dict[str, Any] | None:
         """Put everything back as it was after the last epoch, and return the rest; None where there is no file.

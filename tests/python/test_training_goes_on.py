@@ -138,7 +138,7 @@ def test_a_killed_process_loses_no_epoch(tmp_path: Path) -> None:
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"}
     done = subprocess.run([sys.executable, "-c", KILLED, str(path), "8"], env=environment, check=False)
     assert done.returncode == -9
-    assert os.listdir(tmp_path) == ["training.pt"]
+    assert sorted(os.listdir(tmp_path)) == ["training.pt", "training.pt.lock"]  # whose lock has ended
     make, given = way("plain")
     engine = make()
     steps = []
@@ -146,7 +146,30 @@ def test_a_killed_process_loses_no_epoch(tmp_path: Path) -> None:
     counts.on_step = lambda step: steps.append(step.step)
     engine.fit(epochs=4, checkpoint=path, callbacks=[counts], **given)
     assert steps == list(range(7, 13))  # of the third and the fourth epoch
+    assert os.listdir(tmp_path) == ["training.pt"]
     assert_same(engine, whole)
+
+
+def test_one_process_a_checkpoint(tmp_path: Path) -> None:
+    path, linked = tmp_path / "training.pt", tmp_path / "linked.pt"
+    linked.symlink_to(path)
+    refused = []
+
+    def another() -> None:
+        for each in (path, linked):
+            with pytest.raises(RuntimeError, match=r"another process is training into '.*.pt'; wait"):
+                make_engine(seed=1).fit(data_list(), F.cross_entropy, epochs=2, checkpoint=each)
+            refused.append(each)
+
+    engine, alone = make_engine(), make_engine()
+    seed_all(1)
+    engine.fit(data_list(), F.cross_entropy, epochs=2, checkpoint=path, callbacks=[Stops(4, another)])
+    assert refused == [path, linked]
+    assert sorted(os.listdir(tmp_path)) == ["linked.pt", "training.pt"]
+    seed_all(1)
+    alone.fit(data_list(), F.cross_entropy, epochs=2)
+    assert len(alone.fit(data_list(), F.cross_entropy, epochs=2, checkpoint=linked)) == 2  # read, and not trained
+    assert_same(engine, alone)
 
 
 @contextmanager
