@@ -76,10 +76,12 @@ def fit(
         for epoch in range(len(history.rows) + 1, epochs + 1):
             row = training.run(epoch, f"epoch {epoch} of {epochs}", judge)
             history.rows.append(row)
-            for callback in told.all:
-                callback.on_epoch(dict(row))
-            if file is not None:
-                file.write(history.rows, training.steps)
+            try:
+                for callback in told.all:
+                    callback.on_epoch(dict(row))
+            finally:  # also where one of them ends the training; after them, as they may draw or change what is written
+                if file is not None:
+                    file.write(history.rows, training.steps)
     return history
 
 

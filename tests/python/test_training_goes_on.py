@@ -116,6 +116,31 @@ def test_more_epochs_train_on_in_the_same_process(tmp_path: Path) -> None:
     assert_same(engine, whole)
 
 
+def test_a_callback_that_raises_at_the_end_of_an_epoch_does_not_cost_it(tmp_path: Path) -> None:
+    class Draws(it3.Callback):
+        """Draws after each epoch, as what shows some samples does, and raises after one of them."""
+
+        def __init__(self, raises_at: int = 0) -> None:
+            self.raises_at, self.epochs = raises_at, []
+
+        def on_epoch(self, row: Any) -> None:
+            torch.rand(1)
+            self.epochs.append(row["epoch"])
+            if row["epoch"] == self.raises_at:
+                raise ValueError("boom")
+
+    engine, whole = make_engine(), make_engine()
+    given: dict[str, Any] = {"criterion": F.cross_entropy, "loader": shuffled(), "epochs": 4}
+    seed_all(1)
+    whole.fit(**given, callbacks=[Draws()])
+    seed_all(1)
+    with pytest.raises(ValueError, match="boom"):
+        engine.fit(**given, callbacks=[Draws(2)], checkpoint=tmp_path / "t.pt")
+    engine.fit(**given, callbacks=[draws := Draws()], checkpoint=tmp_path / "t.pt")
+    assert draws.epochs == [3, 4]
+    assert_same(engine, whole)
+
+
 KILLED = """
 import os, signal, sys, torch
 torch.set_num_threads(1)
