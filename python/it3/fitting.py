@@ -164,7 +164,7 @@ class _Training:
 
     def _check_weights(self, epoch: int) -> None:
         """Raise for weights that a last step has made infinite, which no loss has shown yet."""
-        named = self._engine.named_parameters()
+        named = [(name, each) for name, each in self._engine.named_parameters() if each.requires_grad]
         bad = [name for name, parameter in named if not bool(parameter.detach().isfinite().all())]
         if bad:
             raise NotFiniteError(

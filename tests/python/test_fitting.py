@@ -268,6 +268,26 @@ def test_losses_that_are_not_finite_say_where() -> None:
     assert all(torch.equal(value, before[name]) for name, value in engine.state_dict().items() if "extra" not in name)
 
 
+class Masked(nn.Module):
+    """Attends to the first of two features, by a mask that is no weight to train."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer, self.head = nn.Linear(6, 2), nn.Linear(2, 3)
+        self.mask = nn.Parameter(torch.tensor([0.0, -math.inf]), requires_grad=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        features = self.layer(x)
+        return self.head(features * (features + self.mask).softmax(1))
+
+
+def test_frozen_parameters_need_not_be_finite() -> None:
+    torch.manual_seed(0)
+    engine = IT3Engine(Masked(), "layer", distance_fn="js")
+    assert len(engine.fit(data_list(), F.cross_entropy, epochs=2)) == 2
+    assert engine.model.mask.tolist() == [0.0, -math.inf]
+
+
 def test_loaders() -> None:
     engine = make_engine()
     fit = engine.fit
