@@ -100,6 +100,7 @@ class _Training:
         self._engine, self._loader, self._criterion = engine, loader, criterion
         self._stepper, self._told, self._progress = stepper, told, progress
         self.steps = 0
+        self._lr = math.nan  # of the last step
 
     def run(self, epoch: int, name: str, judge: "_Judge | None") -> dict[str, Any]:
         """Train for an epoch, and return its row."""
@@ -114,7 +115,6 @@ class _Training:
             self._progress.count(f"loss {losses[0]:.4g}")
         self._check_weights(epoch)
         means = [total / samples for total in sums]
-        lr = self._stepper.lr
         score = math.nan if judge is None else judge.score(epoch)
         self._stepper.end_epoch(means[0] if judge is None else score)
         seconds = time.perf_counter() - start
@@ -126,7 +126,7 @@ class _Training:
             "loss_criterion": means[1],
             "loss_ttt": means[2],
             "score": score,
-            "lr": lr,
+            "lr": self._lr,
             "seconds": seconds,
         }
 
@@ -153,10 +153,10 @@ class _Training:
                 f"criterion and loss_ttt {losses[2]:.4g}. The weights are those of before this batch; check its inputs "
                 "and targets, lower the learning rate, or give max_grad_norm"
             )
-        lr = self._stepper.lr
+        self._lr = self._stepper.lr
         norm = self._stepper.step(loss, where)
         self.steps += 1
-        step = TrainingStep(epoch, place, self.steps, losses[0], losses[1], losses[2], lr, norm)
+        step = TrainingStep(epoch, place, self.steps, losses[0], losses[1], losses[2], self._lr, norm)
         for callback in self._told.all:
             callback.on_step(step)
         layout = self._engine.prediction_layout

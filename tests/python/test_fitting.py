@@ -68,7 +68,7 @@ def test_schedulers_that_count_batches_are_stepped_by_batch() -> None:
 
     for scheduler, interval in ((one_cycle, None), (halving, "batch"), (halving, None)):
         rates = Rates()
-        make_engine().fit(
+        history = make_engine().fit(
             data_list(),
             F.cross_entropy,
             epochs=2,
@@ -85,6 +85,7 @@ def test_schedulers_that_count_batches_are_stepped_by_batch() -> None:
             if scheduler is one_cycle or interval == "batch" or step == 2:
                 made.step()
         assert rates.rates == expected
+        assert [row["lr"] for row in history.rows] == [expected[2], expected[5]]  # of the last steps
 
 
 def test_a_plateau_is_looked_for_in_the_score() -> None:
