@@ -40,8 +40,9 @@ class EngineLoops(EngineAttributes):
         """Train model and embedder together, by ``criterion(prediction, target) + loss_ttt``.
 
         Each batch is a step: ``prediction, loss_ttt = engine(inputs, target=target)`` in train mode, and the gradients
-        of the sum. Afterwards every module is in the mode, train or eval, in which it was. All modules are put into
-        train mode at the start of each epoch, as by ``engine.train()``.
+        of the sum. Afterwards every module is in the mode, train or eval, in which it was, and ``.grad`` holds the
+        gradients of the last step. All modules are put into train mode at the start of each epoch, as by
+        ``engine.train()``.
 
         Parameters
         ----------

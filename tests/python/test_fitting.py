@@ -152,7 +152,7 @@ def test_validation_by_a_shared_generator_changes_no_training(by_function: bool)
     assert_same(*engines)
 
 
-def test_modes_and_gradients_are_as_before(device: str) -> None:
+def test_modes_are_as_before(device: str) -> None:
     engine = make_engine().to(device)
     engine.eval()
     engine.model[2].train()
@@ -163,6 +163,20 @@ def test_modes_and_gradients_are_as_before(device: str) -> None:
     with pytest.raises(ValueError, match="boom"):
         engine.fit(shuffled(), lambda *_: raise_(ValueError("boom")))
     assert {name: module.training for name, module in engine.named_modules()} == before
+
+
+def test_the_gradients_of_the_last_step_stay() -> None:
+    engine, twin = make_engine(), make_engine()
+    for parameter in engine.model.parameters():
+        parameter.grad = torch.full_like(parameter, 7.0)  # which do not count
+    optimizer = torch.optim.Adam(twin.parameters(), lr=1e-3)
+    torch.manual_seed(1)
+    by_hand(twin, data_list(), F.cross_entropy, 2, optimizer)
+    torch.manual_seed(1)
+    engine.fit(data_list(), F.cross_entropy, epochs=2)
+    gradients = [[each.grad for each in one.parameters()] for one in (engine, twin)]
+    assert len(gradients[0]) == 8
+    assert all(map(torch.equal, *gradients))
 
 
 class Several(nn.Module):
