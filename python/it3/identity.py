@@ -1,6 +1,7 @@
 """Texts and hashes that are the same in every process, by which values are told apart."""
 
 import hashlib
+import inspect
 import re
 import sys
 from collections.abc import Mapping
@@ -31,9 +32,10 @@ def text_of(value: Any) -> str:
     if not name:
         return re.sub(r" at 0x[0-9a-f]+", "", repr(value))
     module = getattr(value, "__module__", None) or ""
+    function = inspect.unwrap(value)  # of a decorated one what was written by hand
     # Of torch's functions the names tell enough.
-    is_told_by_code = isinstance(getattr(value, "__code__", None), CodeType) and not module.startswith("torch.")
-    return f"{module}.{name}" + (f" (code {_digest_of_code(value)})" if is_told_by_code else "")
+    is_told_by_code = isinstance(getattr(function, "__code__", None), CodeType) and not module.startswith("torch.")
+    return f"{module}.{name}" + (f" (code {_digest_of_code(function)})" if is_told_by_code else "")
 
 
 def digest_of(tree: Any) -> str:

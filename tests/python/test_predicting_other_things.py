@@ -1,6 +1,9 @@
 """Predictions do not go on with other inputs, functions and labels, however much these look alike."""
 
+import ast
 import os
+import subprocess
+import sys
 from collections import UserDict
 from collections.abc import Callable
 from pathlib import Path
@@ -95,3 +98,35 @@ def test_other_functions_and_labels_are_seen(tmp_path: Path) -> None:
         told = Stops()
         packed_engine(**begun).predict(inputs, path=path, callbacks=[told])
         assert told.batches == [3, 4]
+
+
+FUNCTIONS = """
+import torch
+from it3.identity import text_of
+
+def made(by):
+    @torch.no_grad()
+    def scaled(x, names={"a": 1.0}):
+        return by * x if x in {"one", "two", "three", "four", "five"} else [2 * each for each in x]
+    return scaled
+
+def made_otherwise(by):
+    @torch.no_grad()
+    def scaled(x, names={"a": 1.0}):
+        return by * x if x in {"one", "two", "three", "four", "five"} else [3 * each for each in x]
+    return scaled
+
+made_otherwise.__qualname__ = made.__qualname__
+print([text_of(function).split("(code ")[1] for function in (made(1.0), made(2.0), made_otherwise(1.0), made)])
+"""
+
+
+def test_functions_have_the_same_text_in_every_process() -> None:
+    """Also where their code holds sets, whose order changes from process to process."""
+    told = []
+    for seed in ("1", "2"):
+        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "PYTHONHASHSEED": seed}
+        command = [sys.executable, "-c", FUNCTIONS]
+        told.append(subprocess.run(command, env=environment, check=True, capture_output=True, text=True).stdout)
+    assert told[0] == told[1]
+    assert len(set(ast.literal_eval(told[0]))) == 4
