@@ -40,8 +40,9 @@ class EngineLoops(EngineAttributes):
         """Train model and embedder together, by ``criterion(prediction, target) + loss_ttt``.
 
         Each batch is a step: ``prediction, loss_ttt = engine(inputs, target=target)`` in train mode, and the gradients
-        of the sum. Afterwards every module is in the mode, train or eval, in which it was. All modules are put into
-        train mode at the start of each epoch, as by ``engine.train()``.
+        of the sum. Afterwards every module is in the mode, train or eval, in which it was, and ``.grad`` holds the
+        gradients of the last step. All modules are put into train mode at the start of each epoch, as by
+        ``engine.train()``.
 
         Parameters
         ----------
@@ -67,8 +68,8 @@ class EngineLoops(EngineAttributes):
         validation, metric
             Batches like those of `loader`, which are scored after each epoch without adaptation (``num_steps=0``), in
             eval mode, by the mean over samples of "accuracy", "mse" or "mae", or of a function, as in
-            :func:`it3.evaluate`. Random generators are afterwards as before, so that validation does not change
-            training.
+            :func:`it3.evaluate`. Random generators, those of a DataLoader too, are afterwards as before, so that
+            validation does not change training.
         callbacks
             Objects of classes derived from :class:`it3.Callback`, such as :class:`it3.loggers.TensorBoard`, which are
             told of each step and each epoch.
@@ -76,14 +77,16 @@ class EngineLoops(EngineAttributes):
             Whether to tell how far it is, on the standard error: by a bar of tqdm in terminals and notebooks, where
             tqdm is installed, else by a line an epoch.
         max_grad_norm
-            The gradients of each step are scaled down to this Euclidean norm over all parameters. None: they are not.
+            The gradients of each step are scaled down to this Euclidean norm over all of the optimizer's parameters.
+            None: they are not.
         checkpoint
             A file that is written after each epoch, complete or not at all, with weights, optimizer, scheduler, the
             history, and the random states of torch, Python, NumPy and of DataLoaders with generators of their own. A
             call with the same path and arguments goes on with the epoch that follows, and gives what an uninterrupted
             one would have given, bit for bit on the same machine where torch computes deterministically, if nothing
             else keeps a state: loaders, criterion and callbacks of your own are not in the file. More `epochs` than
-            before train on.
+            before train on, with the same settings: a scheduler that is made for so many epochs, such as
+            ``CosineAnnealingLR(optimizer, T_max=epochs)``, is another one for more of them, and is refused.
 
         Returns
         -------
@@ -100,7 +103,8 @@ class EngineLoops(EngineAttributes):
         TypeError
             For what is no loader, criterion, optimizer, scheduler or callback.
         RuntimeError
-            If the checkpoint cannot be written, as on a full disk; the one of before stays.
+            If the checkpoint cannot be written, as on a full disk; the one of before stays. If another process is
+            training into it, which CHECKPOINT.lock beside it tells.
 
         Examples
         --------
@@ -184,7 +188,7 @@ class EngineLoops(EngineAttributes):
             call goes on there, and gives what an uninterrupted one would have given: it goes through the loader from
             the start, and compares the inputs that were predicted by a hash. With ``copy_model=False``, where it
             would need the weights at which the other ended, it does not go on. bfloat16, which NumPy does not have,
-            becomes float32.
+            becomes float32. Inputs must be tensors, arrays, numbers and texts, in tuples, lists and mappings.
         callbacks
             Objects of classes derived from :class:`it3.Callback`, which are told of each batch that is adapted to.
         **overrides
@@ -201,7 +205,8 @@ class EngineLoops(EngineAttributes):
         ValueError
             If there are no batches; for predictions that cannot be put together; for a batch of two tensors where the
             model can take two inputs; and, with `path`, for samples that are not in the first dimension, for an engine
-            whose embedder has no weights yet, and for what was begun with another engine, options or inputs.
+            whose embedder has no weights yet, for inputs that cannot be compared, and for what was begun with another
+            engine, options or inputs.
         TypeError
             For what are no batches or callbacks, and for unknown options.
         RuntimeError, OSError

@@ -3,7 +3,8 @@
 import math
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -13,7 +14,7 @@ from it3.callbacks import Callback, Callbacks, TrainingStep
 from it3.checks import check_count, eager
 from it3.devices import device_of, on_device
 from it3.history import History
-from it3.identity import text_of
+from it3.identity import identity_of, text_of
 from it3.kept import KeptModes, KeptRandomState
 from it3.looking import Loader, check_loader, pair_in
 from it3.metrics import Metric, NotFiniteError, metric_of
@@ -21,7 +22,7 @@ from it3.notes import noted
 from it3.optimizing import GivenOptimizer, GivenScheduler, Interval, Stepper
 from it3.progress import Progress, length_of
 from it3.rows import UNADAPTED
-from it3.training_checkpoint import TrainingCheckpoint
+from it3.training_checkpoint import TrainingCheckpoint, generators_of
 
 if TYPE_CHECKING:
     from it3.engine import IT3Engine
@@ -44,8 +45,15 @@ def fit(
     progress: bool,
     max_grad_norm: float | None,
     checkpoint: str | os.PathLike[str] | None,
+    identity: Mapping[str, str] | None = None,
 ) -> History:
-    """Train; see :meth:`it3.IT3Engine.fit`."""
+    """Train; see :meth:`it3.IT3Engine.fit`.
+
+    Parameters
+    ----------
+    identity
+        What else must be as it was for a training to go on from its checkpoint, by names: for callers of this package.
+    """
     check_count("epochs", epochs, 1)
     if not callable(criterion):
         raise TypeError(f"criterion must be a function of (prediction, target), not {criterion!r:.80}")
@@ -59,19 +67,21 @@ def fit(
     training = _Training(engine, loader, criterion, stepper, told, bar)
     file = None
     if checkpoint is not None:
-        identity = _identity(engine, loader, criterion, history.metric)
-        file = TrainingCheckpoint(checkpoint, engine, stepper, [loader, validation], identity)
-    with KeptModes(engine), torch.inference_mode(False), torch.enable_grad(), told, bar:
+        facts = _identity(engine, loader, criterion, history.metric) | dict(identity or {})
+        file = TrainingCheckpoint(checkpoint, engine, stepper, [loader, validation], facts)
+    with file or nullcontext(), KeptModes(engine), torch.inference_mode(False), torch.enable_grad(), told, bar:
         saved = None if file is None else file.read(epochs)
         if saved is not None:
             history.rows, training.steps = saved["rows"], saved["steps"]
         for epoch in range(len(history.rows) + 1, epochs + 1):
             row = training.run(epoch, f"epoch {epoch} of {epochs}", judge)
             history.rows.append(row)
-            for callback in told.all:
-                callback.on_epoch(dict(row))
-            if file is not None:
-                file.write(history.rows, training.steps)
+            try:
+                for callback in told.all:
+                    callback.on_epoch(dict(row))
+            finally:  # also where one of them ends the training; after them, as they may draw or change what is written
+                if file is not None:
+                    file.write(history.rows, training.steps)
     return history
 
 
@@ -90,6 +100,7 @@ class _Training:
         self._engine, self._loader, self._criterion = engine, loader, criterion
         self._stepper, self._told, self._progress = stepper, told, progress
         self.steps = 0
+        self._lr = math.nan  # of the last step
 
     def run(self, epoch: int, name: str, judge: "_Judge | None") -> dict[str, Any]:
         """Train for an epoch, and return its row."""
@@ -104,7 +115,6 @@ class _Training:
             self._progress.count(f"loss {losses[0]:.4g}")
         self._check_weights(epoch)
         means = [total / samples for total in sums]
-        lr = self._stepper.lr
         score = math.nan if judge is None else judge.score(epoch)
         self._stepper.end_epoch(means[0] if judge is None else score)
         seconds = time.perf_counter() - start
@@ -116,7 +126,7 @@ class _Training:
             "loss_criterion": means[1],
             "loss_ttt": means[2],
             "score": score,
-            "lr": lr,
+            "lr": self._lr,
             "seconds": seconds,
         }
 
@@ -143,10 +153,10 @@ class _Training:
                 f"criterion and loss_ttt {losses[2]:.4g}. The weights are those of before this batch; check its inputs "
                 "and targets, lower the learning rate, or give max_grad_norm"
             )
-        lr = self._stepper.lr
+        self._lr = self._stepper.lr
         norm = self._stepper.step(loss, where)
         self.steps += 1
-        step = TrainingStep(epoch, place, self.steps, losses[0], losses[1], losses[2], lr, norm)
+        step = TrainingStep(epoch, place, self.steps, losses[0], losses[1], losses[2], self._lr, norm)
         for callback in self._told.all:
             callback.on_step(step)
         layout = self._engine.prediction_layout
@@ -154,7 +164,7 @@ class _Training:
 
     def _check_weights(self, epoch: int) -> None:
         """Raise for weights that a last step has made infinite, which no loss has shown yet."""
-        named = self._engine.named_parameters()
+        named = [(name, each) for name, each in self._engine.named_parameters() if each.requires_grad]
         bad = [name for name, parameter in named if not bool(parameter.detach().isfinite().all())]
         if bad:
             raise NotFiniteError(
@@ -176,10 +186,12 @@ class _Judge:
         device = device_of(self._engine.model)
         with KeptRandomState(), KeptModes(self._engine):
             self._engine.eval()
-            for inputs, targets in pairs_of(self._loader, epoch, "validation"):
-                prediction = self._engine.adapt(on_device(inputs, device), **UNADAPTED).prediction
-                of_batch, count = self.metric.sum(prediction, targets, self._engine.prediction_layout)
-                total, samples = total + of_batch, samples + count
+            batches = self._loader(epoch) if callable(self._loader) else self._loader
+            with KeptRandomState(generators_of(batches)):  # which the training's loader may share
+                for inputs, targets in pairs_of(batches, epoch, "validation"):
+                    prediction = self._engine.adapt(on_device(inputs, device), **UNADAPTED).prediction
+                    of_batch, count = self.metric.sum(prediction, targets, self._engine.prediction_layout)
+                    total, samples = total + of_batch, samples + count
         return total / samples
 
 
@@ -254,9 +266,8 @@ def _identity(engine: "IT3Engine", loader: Loader, criterion: Criterion, metric:
     """Write what trainings have to have in common for one to go on with the other."""
     return {
         "the model": type(eager(engine.model)).__qualname__,
-        "the device": str(device_of(engine.model)),
-        "features_layer_name": engine.features_layer_name,
-        "distance_fn": text_of(engine.distance_fn),
+        "the embedder": type(eager(engine.embedder)).__qualname__,
+        **identity_of(engine),
         "training_recipe": repr(engine.training_recipe),
         "criterion": text_of(criterion),
         "metric": metric,

@@ -20,8 +20,8 @@ class History:
     rows
         One dictionary an epoch: ``epoch``, from 1; ``loss``, ``loss_criterion`` and ``loss_ttt``, each the mean over
         the epoch's samples as they were when their batch came; ``score``, of the validation data with 0 steps of
-        adaptation, nan without such data; ``lr``, the learning rate at the epoch's end, before a scheduler changes it;
-        and ``seconds``, of the training and the validation.
+        adaptation, nan without such data; ``lr``, the learning rate of the epoch's last step; and ``seconds``, of the
+        training and the validation.
     metric
         The name of what ``score`` is; "" without validation data.
 

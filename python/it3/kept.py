@@ -2,7 +2,7 @@
 
 import random
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from importlib import import_module
 from typing import Any
@@ -42,11 +42,14 @@ def set_random_state(state: Mapping[str, Any]) -> None:
 class KeptRandomState:
     """Puts the global random generators back at the end, also after an exception: torch's, Python's and NumPy's.
 
+    Those that are given are put back too.
+
     Not a generator: where an exception such as Ctrl-C ends one as it is entered, its end comes at any time later.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, generators: Iterable[torch.Generator] = ()) -> None:
         self._state = random_state()
+        self._of_own = [(each, each.get_state()) for each in generators]
 
     def __enter__(self) -> None:
         """Begin."""
@@ -54,6 +57,8 @@ class KeptRandomState:
     def __exit__(self, *_: object) -> None:
         """Put them back."""
         set_random_state(self._state)
+        for generator, state in self._of_own:
+            generator.set_state(state)
 
 
 class KeptModes:

@@ -11,6 +11,8 @@ from it3.callbacks import Callback, TrainingStep
 
 _ENTRIES = 1000
 """What MLflow takes at once."""
+_DEFAULT_EXPERIMENT = "0"
+"""The id of MLflow's."""
 
 
 class _Logger(Callback):
@@ -19,8 +21,8 @@ class _Logger(Callback):
     Of each optimizer step "step/loss", "step/loss_criterion", "step/loss_ttt", "step/lr" and, with ``max_grad_norm``,
     "step/grad_norm", by the number of the step; of each epoch "epoch/loss", "epoch/score" and so on, by its number; of
     each batch of predictions "prediction/steps", "prediction/uncertainty", the mean over its samples,
-    "prediction/first_loss" and "prediction/last_loss", where it took steps, and "prediction/adapted_share", where there
-    is a threshold, by the batch's number, from 0.
+    "prediction/first_loss" and "prediction/last_loss", where it took steps, of the samples that adapted, and
+    "prediction/adapted_share", where there is a threshold, by the batch's number, from 0.
     """
 
     def write(self, values: Mapping[str, float], step: int) -> None:
@@ -42,8 +44,11 @@ class _Logger(Callback):
         """Write down what adapting to a batch came to."""
         values = {"steps": float(adaptation.steps), "uncertainty": float(adaptation.uncertainty.double().mean())}
         if adaptation.steps:
-            values["first_loss"] = float(adaptation.losses[0].double().mean())
-            values["last_loss"] = float(adaptation.losses[-1].double().mean())
+            losses = adaptation.losses.double()
+            if losses.dim() > 1 and adaptation.adapted_samples is not None:
+                losses = losses[:, adaptation.adapted_samples]  # of the others there is no loss
+            values["first_loss"] = float(losses[0].mean())
+            values["last_loss"] = float(losses[-1].mean())
         if adaptation.adapted_samples is not None:
             values["adapted_share"] = float(adaptation.adapted_samples.double().mean())
         self.write({f"prediction/{name}": value for name, value in values.items()}, batch)
@@ -107,7 +112,8 @@ class MLflow(_Logger):
     Parameters
     ----------
     experiment
-        The name of the experiment of runs of its own, which is made if it is not there. None: MLflow's default.
+        The name of the experiment of runs of its own, which is made if it is not there. None: the one that MLflow calls
+        "Default"; what ``mlflow.set_experiment()`` or ``MLFLOW_EXPERIMENT_NAME`` says is not looked at.
     run_name
         Of runs of its own. None: MLflow chooses.
     tracking_uri
@@ -155,15 +161,15 @@ class MLflow(_Logger):
 
     def on_end(self, error: BaseException | None) -> None:
         """Write what is left, and end a run of its own."""
+        status = "KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED"
         try:
             self._send()
+            if error is None:
+                status = "FINISHED"
         finally:
-            if self._client is not None and self._is_own:
-                interrupted = isinstance(error, KeyboardInterrupt)
-                status = "FINISHED" if error is None else "KILLED" if interrupted else "FAILED"
-                self._client.set_terminated(self._run_id, status)
-            self._client = None
-            self._waiting = []
+            client, run_id, self._client, self._run_id, self._waiting = self._client, self._run_id, None, "", []
+            if client is not None and self._is_own:
+                client.set_terminated(run_id, status)
 
     def _send(self) -> None:
         if not self._waiting:
@@ -177,12 +183,13 @@ class MLflow(_Logger):
     def _begin(self) -> None:
         active = self._mlflow.active_run()
         self._is_own = active is None
-        self._client = self._mlflow.MlflowClient(self._tracking_uri if self._is_own else None)
-        if active is not None:
-            self._run_id = active.info.run_id
-            return
-        experiment = "0"
+        client = self._mlflow.MlflowClient(self._tracking_uri if self._is_own else None)
+        self._run_id = self._new_run(client) if active is None else active.info.run_id
+        self._client = client
+
+    def _new_run(self, client: Any) -> str:
+        experiment = _DEFAULT_EXPERIMENT
         if self._experiment is not None:
-            found = self._client.get_experiment_by_name(self._experiment)
-            experiment = self._client.create_experiment(self._experiment) if found is None else found.experiment_id
-        self._run_id = self._client.create_run(experiment, run_name=self._run_name).info.run_id
+            found = client.get_experiment_by_name(self._experiment)
+            experiment = client.create_experiment(self._experiment) if found is None else found.experiment_id
+        return str(client.create_run(experiment, run_name=self._run_name).info.run_id)

@@ -19,6 +19,12 @@ GivenOptimizer = Optimizer | Callable[[list[nn.Parameter]], Optimizer]
 GivenScheduler = LRScheduler | Callable[[Optimizer], LRScheduler]
 Interval = Literal["epoch", "batch"]
 _CHANGED_BY_SCHEDULERS = {"lr", "momentum", "betas"}
+_COUNTED_BY_SCHEDULERS = {
+    *("last_epoch", "_step_count", "_last_lr", "_is_initial", "_get_lr_called_within_step"),
+    *("best", "num_bad_epochs", "cooldown_counter"),  # of ReduceLROnPlateau
+    *("T_cur", "T_i"),  # of CosineAnnealingWarmRestarts
+}
+"""What schedulers write into their own state as they are stepped; the rest are their settings."""
 
 
 class Stepper:
@@ -80,6 +86,8 @@ class Stepper:
             self.scheduler = scheduler(self.optimizer)
         if self.scheduler is not None:
             self._check_scheduler(self.scheduler)
+            for group in self.optimizer.param_groups:  # as all schedulers but ReduceLROnPlateau note it
+                group.setdefault("initial_lr", group["lr"])
         self.identity = self._identity()
         self.is_made = True
 
@@ -120,7 +128,8 @@ class Stepper:
         loss.backward()
         norm = None
         if self._max_grad_norm is not None:
-            norm = float(nn.utils.clip_grad_norm_(self._engine.parameters(), self._max_grad_norm))
+            stepped = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
+            norm = float(nn.utils.clip_grad_norm_(stepped, self._max_grad_norm))
             if not math.isfinite(norm):
                 raise NotFiniteError(
                     f"the gradients of {where} are not finite, though its loss is, so that no scaling helps; the "
@@ -160,7 +169,9 @@ class Stepper:
                 if name != "params" and name not in changed
             }
         scheduler = "None" if self.scheduler is None else type(self.scheduler).__name__
-        return facts | {"scheduler": scheduler, "scheduler_interval": str(self._interval)}
+        facts |= {"scheduler": scheduler, "scheduler_interval": str(self._interval)}
+        settings = {} if self.scheduler is None else _settings_of(self.scheduler)
+        return facts | {f"the scheduler's {name}": text_of(value) for name, value in settings.items()}
 
     def _steps_by_batch(self, scheduler: LRScheduler) -> bool:
         if self._interval is None:
@@ -190,6 +201,25 @@ class Stepper:
                 f"the ReduceLROnPlateau has mode={scheduler.mode!r}, but of the {what} that it is stepped with "
                 f"{better} is better; make it with mode={mode!r}"
             )
+
+
+def _settings_of(scheduler: LRScheduler) -> dict[str, Any]:
+    """Return what a scheduler was made with, as far as its state tells it, and its functions."""
+
+    def without_counts(value: Any) -> Any:
+        if isinstance(value, list):
+            return [without_counts(each) for each in value]
+        if not isinstance(value, dict):
+            return value
+        return {name: without_counts(each) for name, each in value.items() if name not in _COUNTED_BY_SCHEDULERS}
+
+    settings: dict[str, Any] = without_counts(scheduler.state_dict())
+    parts = getattr(scheduler, "_schedulers", [scheduler])  # of a SequentialLR or ChainedScheduler
+    functions = [
+        *(function for part in parts for function in getattr(part, "lr_lambdas", [])),
+        *(part._scale_fn_custom for part in parts if getattr(part, "_scale_fn_custom", None)),  # of a CyclicLR
+    ]
+    return settings | ({"functions": functions} if functions else {})
 
 
 def _check_kinds(optimizer: object, scheduler: object, interval: object) -> None:

@@ -52,8 +52,9 @@ def predict(
                     prediction = _adapted(engine, on_device(inputs, device), number, told, overrides)
                 kept.add(prediction, engine.prediction_layout, number)
             bar.count()
+        predicted = kept.result()
         bar.end(f"{number + 1} batches")
-        return kept.result()
+        return predicted
 
 
 class Together:

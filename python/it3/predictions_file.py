@@ -1,6 +1,5 @@
 """Predictions in a .npy file that grows batch by batch, and goes on where a killed process left it."""
 
-import fcntl
 import hashlib
 import io
 import os
@@ -17,11 +16,10 @@ import torch
 from torch import Tensor, nn
 
 from it3 import _C
-from it3.devices import device_of
 from it3.embedder import Embedder
-from it3.identity import digest_of, text_of
+from it3.identity import check_has_digest, digest_of, identity_of, text_of
 from it3.kept import random_state, set_random_state
-from it3.state_files import differences, read_state, write_state
+from it3.state_files import differences, open_locked, read_state, write_state
 
 if TYPE_CHECKING:
     import numpy as np
@@ -167,8 +165,9 @@ class PredictionsFile:
         Raises
         ------
         ValueError
-            If that was with other inputs.
+            If that was with other inputs, and for inputs that cannot be compared.
         """
+        check_has_digest(inputs, "a batch")
         self._next_digest = hashlib.sha256(f"{self._digest} {digest_of(inputs)}".encode()).hexdigest()
         if not self._is_going_on:
             return False
@@ -262,22 +261,9 @@ class PredictionsFile:
 
     def _opened(self) -> BinaryIO:
         """Open the partial file, which no other process can open meanwhile."""
-        while True:
-            with self._saying():
-                file = os.fdopen(os.open(self._partial, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666), "r+b")
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # which the end of the process ends, however it comes
-            except BlockingIOError:
-                file.close()
-                raise RuntimeError(
-                    f"another process is predicting into {self._path!r}; wait for its end, or give another path"
-                ) from None
-            except OSError:
-                pass  # some file systems cannot lock
-            with suppress(FileNotFoundError):
-                if os.path.samestat(os.fstat(file.fileno()), os.stat(self._partial)):
-                    return file
-            file.close()  # another process has completed it between opening and locking
+        said = f"another process is predicting into {self._path!r}; wait for its end, or give another path"
+        with self._saying():
+            return open_locked(self._partial, said)
 
     def _read_note(self) -> dict[str, Any] | None:
         """Return what an earlier process noted; None if there is nothing to go on from."""
@@ -345,14 +331,11 @@ class PredictionsFile:
 
 def _identity(engine: "IT3Engine", options: Mapping[str, Any]) -> dict[str, str]:
     """Write what predictions depend on, as far as it can be told."""
-    parts = ("features_layer_name", "output", "layer_output", "feedback", "in_dims", "distance_fn", "combine_fn")
     return {
         "it3": _C.__version__,
         "torch": str(torch.__version__),
         "the network, by a hash of its weights and layers,": digest_of([engine.state_dict(), text_of(engine.model)]),
-        "the device": str(device_of(engine.model)),
         "the embedder": text_of(engine.embedder),
-        "neutral, by a hash,": digest_of([engine.neutral]),
-        **{part: text_of(getattr(engine, part)) for part in parts},
+        **identity_of(engine),
         **{f"the option {name}": text_of(value) for name, value in options.items()},
     }

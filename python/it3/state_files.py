@@ -1,13 +1,47 @@
 """Files of what a loop has to know to go on: written complete or not at all, and checked when they are read."""
 
+import fcntl
 import io
 import os
 import zipfile
-from typing import Any
+from contextlib import suppress
+from typing import Any, BinaryIO
 
 import torch
 
 from it3 import _C
+
+
+def open_locked(path: str, said: str) -> BinaryIO:
+    """Open a file, which is made if it is not there, and which no other process can open so meanwhile.
+
+    Parameters
+    ----------
+    path
+        The file, which whoever has opened it may rename or remove.
+    said
+        The message where another process has it.
+
+    Raises
+    ------
+    RuntimeError
+        If another process has it.
+    OSError
+        If it cannot be opened.
+    """
+    while True:
+        file = os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666), "r+b")
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # which the end of the process ends, however it comes
+        except BlockingIOError:
+            file.close()
+            raise RuntimeError(said) from None
+        except OSError:
+            pass  # some file systems cannot lock
+        with suppress(FileNotFoundError):
+            if os.path.samestat(os.fstat(file.fileno()), os.stat(path)):
+                return file
+        file.close()  # another process has renamed or removed it between opening and locking
 
 
 def write_state(path: str | os.PathLike[str], state: dict[str, Any]) -> None:
@@ -30,13 +64,13 @@ def write_state(path: str | os.PathLike[str], state: dict[str, Any]) -> None:
         file.write(content.getvalue())
 
 
-def check_can_be_read(state: dict[str, Any]) -> None:
-    """Raise ValueError for a state that could be written, but not be read again."""
+def check_can_be_read(state: dict[str, Any], owner: str) -> None:
+    """Raise ValueError for a state of the owner's that could be written, but not be read again."""
     try:
         torch.load(_bytes_of(state), map_location="cpu", weights_only=True)
     except Exception as error:  # of pickle, for what it cannot write, or of torch
         raise ValueError(
-            "no checkpoint can hold the state of the optimizer or the scheduler, which keeps functions or objects that "
+            f"no checkpoint can hold the state of {owner}, which keeps functions or objects that "
             f"torch.load(..., weights_only=True) does not read: {_first_line(error)}"
         ) from error
 

@@ -2,15 +2,17 @@
 
 import os
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Any
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any, BinaryIO, Self
 
 import torch
-from torch import nn
+from torch import Tensor
+from torch.nn.parameter import is_lazy
 from torch.utils.data import DataLoader
 
 from it3 import _C
 from it3.kept import random_state, set_random_state
-from it3.state_files import check_can_be_read, differences, read_state, write_state
+from it3.state_files import check_can_be_read, differences, open_locked, read_state, write_state
 
 if TYPE_CHECKING:
     from it3.engine import IT3Engine
@@ -41,6 +43,8 @@ class TrainingCheckpoint:
         If the file cannot be written.
     """
 
+    _lock: BinaryIO
+
     def __init__(
         self,
         path: str | os.PathLike[str],
@@ -49,7 +53,7 @@ class TrainingCheckpoint:
         loaders: Iterable[object],
         identity: Mapping[str, str],
     ) -> None:
-        self._path = path
+        self._path, self._locked = path, f"{os.path.realpath(path)}.lock"
         self._engine, self._stepper = engine, stepper
         self._identity = dict(identity)
         loaders = list(loaders)
@@ -59,11 +63,28 @@ class TrainingCheckpoint:
                     "a DataLoader with persistent_workers=True keeps random states in its workers, which no checkpoint "
                     "can hold, so that training would go on otherwise; make it without"
                 )
-        self._generators = [generator for loader in loaders for generator in _generators_of(loader)]
+        self._generators = [generator for loader in loaders for generator in generators_of(loader)]
         self._was_checked = False
         _C.NewFile(path).discard()  # raises before an epoch is lost
-        if stepper.is_made:
-            check_can_be_read(stepper.state_dict())
+        self._check_can_be_read()
+
+    def __enter__(self) -> Self:
+        """Have the file to itself, by another one beside it, as this one is replaced after each epoch.
+
+        Raises
+        ------
+        RuntimeError
+            If another process has it.
+        """
+        said = f"another process is training into {str(self._path)!r}; wait for its end, or give another path"
+        self._lock = open_locked(self._locked, said)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Leave it to others."""
+        with suppress(OSError):
+            os.unlink(self._locked)
+        self._lock.close()
 
     def read(self, epochs: int) -> dict[str, Any] | None:
         """Put everything back as it was after the last epoch, and return the rest; None where there is no file.
@@ -110,20 +131,28 @@ class TrainingCheckpoint:
             "steps": steps,
         }
         if not self._was_checked:
-            check_can_be_read(self._stepper.state_dict())
+            self._check_can_be_read()
             self._was_checked = True
         write_state(self._path, state)
 
+    def _check_can_be_read(self) -> None:
+        own = self._engine.state_dict()
+        unusual = {name: own[name] for name in own if type(own[name]) is not Tensor and not is_lazy(own[name])}
+        check_can_be_read(unusual, "the engine's model or embedder")
+        if self._stepper.is_made:
+            check_can_be_read(self._stepper.state_dict(), "the optimizer or the scheduler")
+
     def _check(self, saved: dict[str, Any], epochs: int) -> None:
         said = differences(saved["identity"], self._identity | self._stepper.identity)
-        shapes = {name: tuple(value.shape) for name, value in saved["engine"].items()}
-        own = self._engine.state_dict()
-        said += [f"it has no {name!r} of this engine" for name in own if name not in shapes]
-        said += [f"{name!r} in it is not in this engine" for name in shapes if name not in own]
+        then, own = saved["engine"], self._engine.state_dict()
+        said += [f"it has no {name!r} of this engine" for name in own if name not in then]
+        said += [f"{name!r} in it is not in this engine" for name in then if name not in own]
         for name, value in own.items():
-            is_shaped = not nn.parameter.is_lazy(value) and value.numel()
-            if is_shaped and tuple(value.shape) != shapes.get(name, tuple(value.shape)):
-                said.append(f"{name!r} had the shape {shapes[name]}, and has {tuple(value.shape)}")
+            if not isinstance(value, Tensor) or not isinstance(then.get(name), Tensor):
+                continue  # of what get_extra_state() returns
+            is_shaped = not is_lazy(value) and value.numel()
+            if is_shaped and value.shape != then[name].shape:
+                said.append(f"{name!r} had the shape {tuple(then[name].shape)}, and has {tuple(value.shape)}")
         if said:
             raise ValueError(
                 f"{str(self._path)!r} holds another training, with which this one cannot go on: {'; '.join(said[:6])}. "
@@ -141,7 +170,7 @@ class TrainingCheckpoint:
             )
 
 
-def _generators_of(loader: object) -> list[torch.Generator]:
+def generators_of(loader: object) -> list[torch.Generator]:
     """Return the random generators of a DataLoader's own, each once."""
     if not isinstance(loader, DataLoader):
         return []

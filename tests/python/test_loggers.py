@@ -16,6 +16,12 @@ import torch
 import torch.nn.functional as F
 from trained import Stops, data_list, make_engine, raise_
 
+
+class Kept(it3.loggers._Logger):
+    def write(self, values: Any, step: int) -> None:
+        self.values = values
+
+
 needs_tensorboard = pytest.mark.skipif(importlib.util.find_spec("tensorboard") is None, reason="needs tensorboard")
 needs_mlflow = pytest.mark.skipif(importlib.util.find_spec("mlflow") is None, reason="needs mlflow-skinny")
 
@@ -194,6 +200,36 @@ def test_mlflow_runs_that_end_early_or_are_the_users(fake: FakeMLflow) -> None:
     assert len(written_in([fake.runs["run 2"]])["step/loss"]) == 3
 
 
+@pytest.mark.parametrize("fails", ["log_batch", "create_run", "set_terminated"])
+def test_mlflow_that_fails_at_the_end(fails: str, fake: FakeMLflow, monkeypatch: pytest.MonkeyPatch) -> None:
+    logger = it3.loggers.MLflow()
+
+    engine, inputs = make_engine(), [x for x, _ in data_list()]
+    with monkeypatch.context() as patch:
+        patch.setattr(FakeClient, fails, lambda *_, **__: raise_(OSError("no server")))
+        with pytest.raises(OSError, match="no server"):
+            engine.predict(inputs, callbacks=[logger])
+    statuses = [run["status"] for run in fake.runs.values()]
+    assert statuses == {"log_batch": ["FAILED"], "create_run": [], "set_terminated": ["RUNNING"]}[fails]
+    engine.predict(inputs, callbacks=[logger])  # into another run
+    assert list(fake.runs.values())[-1]["status"] == "FINISHED"
+    assert len(fake.runs) == len(statuses) + 1
+    assert len(written_in(list(fake.runs.values())[-1:])["prediction/steps"]) == 3
+
+
+def test_losses_are_of_the_samples_that_adapted() -> None:
+    engine = make_engine(optimization_parameters={"num_steps": 2, "lr": 1e-3, "per_sample": True})
+    x = data_list()[0][0]
+    engine.eval()
+    uncertainties = engine.uncertainty(x)
+    kept = Kept()
+    engine.predict([x], callbacks=[kept], threshold=uncertainties.median().item())
+    alone = engine.adapt(x[uncertainties > uncertainties.median()])
+    assert 0 < kept.values["prediction/adapted_share"] < 1
+    for name, losses in (("first_loss", alone.losses[0]), ("last_loss", alone.losses[1])):
+        assert kept.values[f"prediction/{name}"] == pytest.approx(losses.mean().item(), rel=1e-3)
+
+
 def test_mlflow_is_sent_what_it_takes_at_once(fake: FakeMLflow) -> None:
     batches = data_list()[:1] * 260
     make_engine().fit(batches, F.cross_entropy, callbacks=[it3.loggers.MLflow()])
@@ -237,10 +273,6 @@ def test_without_the_package(name: str, package: str, monkeypatch: pytest.Monkey
 
 
 def test_nan_is_left_out() -> None:
-    class Kept(it3.loggers._Logger):
-        def write(self, values: Any, step: int) -> None:
-            self.values = values
-
     kept = Kept()
     kept.on_epoch({"epoch": 3, "loss": 1.0, "score": math.nan})
     assert kept.values == {"epoch/loss": 1.0}

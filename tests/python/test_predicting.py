@@ -152,6 +152,9 @@ def test_callbacks_and_progress(capsys: pytest.CaptureFixture[str]) -> None:
     assert torch.equal(torch.cat([prediction for _, prediction in told.all[:-1]]), predicted)
     assert told.all[-1] is None
     assert capsys.readouterr().err == "predicting: 5 batches\n"
+    with pytest.raises(ValueError, match="gave no batches"):
+        make_engine().predict([], progress=True)
+    assert capsys.readouterr().err == ""  # nothing was predicted
 
 
 def test_nothing_of_an_earlier_batch_is_held() -> None:

@@ -16,9 +16,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 from it3 import IT3Engine
-from kinds_of_network import state_of
 from models import VectorCNN
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from trained import SGD, Stops, assert_same, by_hand, data, data_list, make_engine, raise_, seed_all, shuffled
 
@@ -114,6 +113,31 @@ def test_more_epochs_train_on_in_the_same_process(tmp_path: Path) -> None:
     assert_same(engine, whole)
 
 
+def test_a_callback_that_raises_at_the_end_of_an_epoch_does_not_cost_it(tmp_path: Path) -> None:
+    class Draws(it3.Callback):
+        """Draws after each epoch, as what shows some samples does, and raises after one of them."""
+
+        def __init__(self, raises_at: int = 0) -> None:
+            self.raises_at, self.epochs = raises_at, []
+
+        def on_epoch(self, row: Any) -> None:
+            torch.rand(1)
+            self.epochs.append(row["epoch"])
+            if row["epoch"] == self.raises_at:
+                raise ValueError("boom")
+
+    engine, whole = make_engine(), make_engine()
+    given: dict[str, Any] = {"criterion": F.cross_entropy, "loader": shuffled(), "epochs": 4}
+    seed_all(1)
+    whole.fit(**given, callbacks=[Draws()])
+    seed_all(1)
+    with pytest.raises(ValueError, match="boom"):
+        engine.fit(**given, callbacks=[Draws(2)], checkpoint=tmp_path / "t.pt")
+    engine.fit(**given, callbacks=[draws := Draws()], checkpoint=tmp_path / "t.pt")
+    assert draws.epochs == [3, 4]
+    assert_same(engine, whole)
+
+
 KILLED = """
 import os, signal, sys, torch
 torch.set_num_threads(1)
@@ -136,7 +160,7 @@ def test_a_killed_process_loses_no_epoch(tmp_path: Path) -> None:
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"}
     done = subprocess.run([sys.executable, "-c", KILLED, str(path), "8"], env=environment, check=False)
     assert done.returncode == -9
-    assert os.listdir(tmp_path) == ["training.pt"]
+    assert sorted(os.listdir(tmp_path)) == ["training.pt", "training.pt.lock"]  # whose lock has ended
     make, given = way("plain")
     engine = make()
     steps = []
@@ -144,7 +168,30 @@ def test_a_killed_process_loses_no_epoch(tmp_path: Path) -> None:
     counts.on_step = lambda step: steps.append(step.step)
     engine.fit(epochs=4, checkpoint=path, callbacks=[counts], **given)
     assert steps == list(range(7, 13))  # of the third and the fourth epoch
+    assert os.listdir(tmp_path) == ["training.pt"]
     assert_same(engine, whole)
+
+
+def test_one_process_a_checkpoint(tmp_path: Path) -> None:
+    path, linked = tmp_path / "training.pt", tmp_path / "linked.pt"
+    linked.symlink_to(path)
+    refused = []
+
+    def another() -> None:
+        for each in (path, linked):
+            with pytest.raises(RuntimeError, match=r"another process is training into '.*.pt'; wait"):
+                make_engine(seed=1).fit(data_list(), F.cross_entropy, epochs=2, checkpoint=each)
+            refused.append(each)
+
+    engine, alone = make_engine(), make_engine()
+    seed_all(1)
+    engine.fit(data_list(), F.cross_entropy, epochs=2, checkpoint=path, callbacks=[Stops(4, another)])
+    assert refused == [path, linked]
+    assert sorted(os.listdir(tmp_path)) == ["linked.pt", "training.pt"]
+    seed_all(1)
+    alone.fit(data_list(), F.cross_entropy, epochs=2)
+    assert len(alone.fit(data_list(), F.cross_entropy, epochs=2, checkpoint=linked)) == 2  # read, and not trained
+    assert_same(engine, alone)
 
 
 @contextmanager
@@ -169,59 +216,3 @@ def test_a_full_disk_leaves_the_earlier_checkpoint(tmp_path: Path) -> None:
     assert os.listdir(tmp_path) == ["training.pt"]
     with pytest.raises(RuntimeError, match=r"cannot write '.*/nowhere/training.pt': No such file or directory"):
         engine.fit(data_list(), F.cross_entropy, epochs=2, checkpoint=tmp_path / "nowhere/training.pt")
-
-
-def test_checkpoints_of_something_else(tmp_path: Path) -> None:
-    path = tmp_path / "training.pt"
-    given: dict[str, Any] = {"criterion": F.cross_entropy, "loader": data_list(), "epochs": 2, "checkpoint": path}
-    make_engine().fit(**given)
-    engine = make_engine(seed=1)
-    before = state_of(engine)
-    half = torch.optim.lr_scheduler.ExponentialLR
-    for arguments, match in (
-        ({"optimizer": SGD}, "optimizer was Adam, and is SGD"),
-        ({"optimizer": lambda p: torch.optim.Adam(p, lr=0.01)}, "the optimizer's lr was 0.001, and is 0.01"),
-        ({"scheduler": lambda o: half(o, 0.5)}, "scheduler was None, and is ExponentialLR"),
-        ({"max_grad_norm": 1.0}, "max_grad_norm was None, and is 1.0"),
-        (
-            {"criterion": F.multi_margin_loss},
-            "criterion was torch.nn.functional.cross_entropy, and is torch.nn.functio",
-        ),
-        ({"loader": data_list()[:2]}, "the number of batches was 3, and is 2"),
-        ({"epochs": 1}, "holds a training of 2 epochs, which is more than epochs=1"),
-    ):
-        with pytest.raises(ValueError, match=match):
-            engine.fit(**given | arguments)
-    torch.manual_seed(0)
-    wider = IT3Engine(nn.Sequential(nn.Linear(6, 9), nn.ReLU(), nn.Linear(9, 3)), "0", distance_fn="js")
-    with pytest.raises(ValueError, match=r"it has no 'model.2.weight' .*'model.3.weight' in it is not in this engine"):
-        wider.fit(**given)
-    wider = IT3Engine(nn.Sequential(nn.Linear(6, 9), nn.ReLU(), nn.Dropout(), nn.Linear(9, 3)), "0", distance_fn="js")
-    with pytest.raises(ValueError, match=r"'model.0.weight' had the shape \(8, 6\), and has \(9, 6\)"):
-        wider.fit(**given)
-    content = path.read_bytes()
-    for bad in (content[:-100], b"nothing", content[:2000] + bytes([content[2000] ^ 1]) + content[2001:]):
-        path.write_bytes(bad)
-        with pytest.raises(ValueError, match="is damaged, or does not hold a training of fit"):
-            engine.fit(**given)
-    assert all(torch.equal(value, before[name]) for name, value in engine.state_dict().items())
-
-
-def test_states_that_no_file_can_hold_are_found_before_an_epoch(tmp_path: Path) -> None:
-    class Odd(torch.optim.lr_scheduler.ExponentialLR):
-        def __init__(self, optimizer: torch.optim.Optimizer) -> None:
-            super().__init__(optimizer, 0.5)
-            self.odd = Stops(1, print)
-
-    engine = make_engine()
-    engine.uncertainty(data_list()[0][0])
-    before = state_of(engine)
-    given: dict[str, Any] = {"criterion": F.cross_entropy, "loader": data_list(), "checkpoint": tmp_path / "t.pt"}
-    with pytest.raises(
-        ValueError, match="no checkpoint can hold the state of the optimizer or the scheduler, which keep"
-    ):
-        engine.fit(**given, scheduler=Odd)
-    assert all(torch.equal(value, before[name]) for name, value in engine.state_dict().items())
-    assert os.listdir(tmp_path) == []
-    with pytest.raises(ValueError, match="persistent_workers=True keeps random states"):
-        engine.fit(**given | {"loader": DataLoader(data(), 8, num_workers=1, persistent_workers=True)})
