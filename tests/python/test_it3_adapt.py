@@ -106,7 +106,7 @@ def test_only_samples_that_are_less_sure_than_clean_ones_adapt(tmp_path: Path) -
 @pytest.mark.parametrize("per_sample", [False, True])
 def test_losses_are_those_of_the_samples_that_adapt(tmp_path: Path, per_sample: bool) -> None:
     engine, x = saved_engine(tmp_path)
-    threshold = float(engine.uncertainty(x).median())
+    threshold = float(engine.uncertainty(x).quantile(0.6))  # between two of them, as rounding differs
     options = {"threshold": threshold, "per_sample": per_sample, "tolerance": 0.5, "num_steps": 9, "lr": 1e-3}
     settings = [part for name, value in options.items() for part in ("--set", f"{name}={str(value).lower()}")]
     report = json.loads(adapt(tmp_path, *settings, "--batch-size", 3, "--json").stdout)
