@@ -82,7 +82,7 @@ def test_the_shell(functions: Path, tmp_path: Path) -> None:
 def test_programs_in_cpp(functions: Path, consumer: Path, tmp_path: Path) -> None:
     torch.save(batch(5), tmp_path / "x.pt")
     said = run(consumer, functions, tmp_path / "x.pt", tmp_path / "y.pt")
-    assert "compiled: evaluated by programs of AOTInductor" in said
+    assert "compiled:    evaluated by programs of AOTInductor" in said
     close(torch.load(tmp_path / "y.pt"), make_engine(arguments=arguments())(batch(5))[0])
 
 

@@ -231,7 +231,7 @@ def test_the_shell(dense: Path, tmp_path: Path, arguments: tuple[str, ...]) -> N
 def test_a_program_in_cpp(dense: Path, consumer: Path, tmp_path: Path) -> None:
     torch.save(batch(5), tmp_path / "x.pt")
     said = run(consumer, dense, tmp_path / "x.pt", tmp_path / "y.pt")
-    assert "compiled: evaluated by programs of AOTInductor" in said
+    assert "compiled:    evaluated by programs of AOTInductor" in said
     close(torch.load(tmp_path / "y.pt"), make_engine()(batch(5))[0])
     changed = run(consumer.parent / "changes", dense, tmp_path / "x.pt").splitlines()
     assert {line.partition(": ")[0]: line.partition(": ")[2] for line in changed} == {
