@@ -93,7 +93,7 @@ void collect_engines(PyHeapTypeObject* heap_type) {
   };
 }
 
-void bind_explanation(py::module_& module) {
+void bind_explanation(const py::module_& module) {
   py::class_<ShapeAndLayout>(module, "ShapeAndLayout", "The shape of a tensor, and where its channels and samples are.")
       .def_property_readonly("shape", [](const ShapeAndLayout& of) { return py::tuple(py::cast(of.shape)); })
       .def_readonly("layout", &ShapeAndLayout::layout, "Its dimensions count from 0; no channels in one dimension.")
