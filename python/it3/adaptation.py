@@ -83,7 +83,7 @@ class Adaptation:
         shape, dtype = tuple(self.prediction.shape), str(self.prediction.dtype).removeprefix("torch.")
         said = f"prediction: {shape} of {dtype}, steps: {self.steps}"
         if self.steps:
-            means = self.losses.double().reshape(self.steps, -1).mean(1)
+            means = self._mean_losses()
             said += f", loss: {float(means[0]):.4g} to {float(means[-1]):.4g}"
         if self.adapted_samples is not None:
             said += f", adapted samples: {int(self.adapted_samples.sum())} of {self.adapted_samples.numel()}"
@@ -103,6 +103,13 @@ class Adaptation:
     def steps(self) -> int:
         """The number of optimizer steps done."""
         return len(self.losses)
+
+    def _mean_losses(self) -> Tensor:
+        """Return the loss before each step, (steps,): with ``per_sample`` the mean over the samples that adapted."""
+        losses = self.losses.double()
+        if losses.dim() == 1:
+            return losses
+        return (losses if self.adapted_samples is None else losses[:, self.adapted_samples]).mean(1)
 
     def state_dict(self) -> dict[str, Tensor]:
         """Return the model's state dict with the adapted weights in it, all copies.

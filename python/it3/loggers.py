@@ -44,11 +44,8 @@ class _Logger(Callback):
         """Write down what adapting to a batch came to."""
         values = {"steps": float(adaptation.steps), "uncertainty": float(adaptation.uncertainty.double().mean())}
         if adaptation.steps:
-            losses = adaptation.losses.double()
-            if losses.dim() > 1 and adaptation.adapted_samples is not None:
-                losses = losses[:, adaptation.adapted_samples]  # of the others there is no loss
-            values["first_loss"] = float(losses[0].mean())
-            values["last_loss"] = float(losses[-1].mean())
+            losses = adaptation._mean_losses()
+            values["first_loss"], values["last_loss"] = float(losses[0]), float(losses[-1])
         if adaptation.adapted_samples is not None:
             values["adapted_share"] = float(adaptation.adapted_samples.double().mean())
         self.write({f"prediction/{name}": value for name, value in values.items()}, batch)

@@ -28,6 +28,18 @@ def test_repr_is_short(network: str) -> None:
         assert "steps: 2, loss: " in repr(engine.adapt(case.inputs, per_sample=True, num_steps=2))
 
 
+def test_repr_has_the_losses_of_the_samples_that_adapted() -> None:
+    case = make_case("mlp")
+    engine, _ = build(case, "traced")
+    engine.uncertainty(case.inputs)
+    threshold = engine.uncertainty(case.inputs).quantile(0.6).item()
+    adaptation = engine.adapt(case.inputs, per_sample=True, num_steps=2, threshold=threshold)
+    adapted = adaptation.adapted_samples
+    assert 0 < int(adapted.sum()) < len(adapted)
+    first, last = (adaptation.losses[place][adapted].mean().item() for place in (0, -1))
+    assert f"loss: {first:.4g} to {last:.4g}" in repr(adaptation)
+
+
 def test_equality_is_identity() -> None:
     case = make_case("mlp")
     engine, _ = build(case, "traced")

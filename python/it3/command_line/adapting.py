@@ -149,10 +149,8 @@ class _Collected(Callback):
         self._steps = max(self._steps, adaptation.steps)
         adapted = adaptation.adapted_samples
         if adaptation.steps:
-            ends = [adaptation.losses[0], adaptation.losses[-1]]
-            if adapted is not None and adaptation.losses.dim() > 1:  # a loss for each sample, also for the others
-                ends = [losses[adapted] for losses in ends]
-            self._losses.append([float(loss.double().mean()) for loss in ends])
+            losses = adaptation._mean_losses()
+            self._losses.append([float(losses[0]), float(losses[-1])])
             self._of_losses.append(len(self._uncertainty[-1]) if adapted is None else int(adapted.sum()))
         self._adapted += 0 if adapted is None else int(adapted.sum())
         self._recoveries += int(adaptation.recovered)
