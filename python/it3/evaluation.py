@@ -9,7 +9,7 @@ from it3 import _C
 from it3.bootstrap import Bootstrap, Gain, holm
 from it3.metrics import Metric
 from it3.rows import BASE, Row
-from it3.tables import table_of
+from it3.tables import table_of, without_empty
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -168,7 +168,7 @@ class Evaluation:
 
     def __str__(self) -> str:
         """Write the table and the verdict."""
-        return table_of(dict(self._columns())) + "\n\n" + self.verdict
+        return table_of(self._columns()) + "\n\n" + self.verdict
 
     def _columns(self) -> list[tuple[str, list[str]]]:
         """Return the titles and cells of the table's columns, without those that are empty."""
@@ -183,7 +183,7 @@ class Evaluation:
             ("ms", [_unless_nan(row["milliseconds"], ".2f") for row in self.rows]),
             ("MB", [_unless_nan(row["megabytes"], ".1f") for row in self.rows]),
         ]
-        return [(title, cells) for title, cells in columns if any(cells)]
+        return without_empty(columns)
 
     def _sentences(self) -> list[str]:
         """Return those of the verdict."""

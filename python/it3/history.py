@@ -69,7 +69,7 @@ class History:
             "lr": [_number(row, "lr") for row in rows],
             "seconds": ["" if row is None else f"{row['seconds']:.2f}" for row in rows],
         }
-        return table_of(table) + self._best()
+        return table_of(table.items(), texts=("epoch",)) + self._best()
 
     def _best(self) -> str:
         if self._higher_is_better is None or not self.rows:

@@ -6,7 +6,7 @@ from typing import Any
 from torch import nn
 
 from it3 import _C
-from it3.layer_table import Layer, layers, tried
+from it3.layer_table import Layer, Layers, layers, tried
 
 _GREATEST_SHARE = 0.5
 
@@ -72,7 +72,11 @@ def suggest_layer(model: nn.Module, example_inputs: Any, **arguments: Any) -> Su
     runs:        cut at the layer, exported by torch.export
     ...
     """
-    table = layers(model, example_inputs, **arguments)
+    return suggestion_from(layers(model, example_inputs, **arguments), model, example_inputs, arguments)
+
+
+def suggestion_from(table: Layers, model: nn.Module, example_inputs: Any, arguments: dict[str, Any]) -> Suggestion:
+    """Suggest one of the layers in a table of a model's; see :func:`suggest_layer`."""
     candidates = [layer for layer in table if _is_usable(layer)]
     if not candidates:
         raise ValueError(

@@ -23,6 +23,9 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
+_TIMED_RUNS = 5
+
+
 @dataclass(frozen=True)
 class Layer:
     """What a run of a model tells of one of its layers.
@@ -134,7 +137,7 @@ class Layers:
 
     def __str__(self) -> str:
         """Write the table."""
-        return table_of(self.columns(), texts=("kind", "runs"))
+        return table_of(self.columns().items(), texts=("layer", "kind", "runs"))
 
     __repr__ = __str__
 
@@ -147,7 +150,7 @@ class Layers:
 def layers(model: nn.Module, example_inputs: Any, *, explain: bool = False, **arguments: Any) -> Layers:
     """List the layers of a model at which y0 may be fed back, and what each costs.
 
-    The model runs a few times in eval mode, without gradients, and is as before afterwards.
+    The model runs a few times in eval mode, and is as before afterwards.
 
     Parameters
     ----------
@@ -180,7 +183,7 @@ def layers(model: nn.Module, example_inputs: Any, *, explain: bool = False, **ar
     for name, _ in model.named_children():
         IT3Engine(model, name, **copy.deepcopy(arguments))  # raises for arguments that it does not take
         break
-    run = ObservedRun(model, example_inputs, arguments.get("layer_output"))
+    run = ObservedRun(model, example_inputs, arguments.get("layer_output"), runs=_TIMED_RUNS)
     prediction: Tensor = _C.chosen_output(run.output, arguments.get("output"), Tensor)
     shape = tuple(prediction.shape)
     given = arguments.get("prediction_layout"), arguments.get("features_layout")

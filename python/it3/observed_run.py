@@ -20,8 +20,6 @@ from it3 import _C
 from it3.kept import own_copy
 from it3.undisturbed import undisturbed
 
-_RUNS = 5
-
 
 @dataclass
 class Calls:
@@ -57,6 +55,8 @@ class ObservedRun:
         What it is called with.
     layer_output
         Which tensor in what a layer returns y0 is injected into, see :class:`it3.IT3Engine`.
+    runs
+        How many; times are medians of them.
 
     Attributes
     ----------
@@ -66,15 +66,16 @@ class ObservedRun:
         Of each module, by its name.
     """
 
-    def __init__(self, model: nn.Module, inputs: Any, layer_output: Any = None) -> None:
+    def __init__(self, model: nn.Module, inputs: Any, layer_output: Any = None, *, runs: int = 1) -> None:
         self._model, self._inputs, self._layer_output = model, inputs, layer_output
         self._modules = dict(model.named_modules())
         self._weights = list(model.parameters())
         self._bits = {name: 1 << place for place, name in enumerate(self._modules)}
         self.calls = {name: Calls() for name in self._modules}
         with undisturbed(model), torch.enable_grad(), _as_it_is_written():
-            runs = [self._run() for _ in range(_RUNS)]
-        self._uses, self._norms, self._seconds = runs[0].uses, runs[0].norms, [run.seconds for run in runs]
+            observed = [self._run() for _ in range(runs)]
+        self._uses, self._norms = observed[0].uses, observed[0].norms
+        self._seconds = [each.seconds for each in observed]
 
     def hangs_on(self, name: str, layer: str) -> list[bool]:
         """Return for each call of a module whether its output hangs on that of a layer before it."""

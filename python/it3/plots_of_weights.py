@@ -79,7 +79,7 @@ def cut(engine: IT3Engine, inputs: Any, ax: Axes | None = None) -> Axes:
 
     Modules are boxes from the top down, in the order of their calls, with how many numbers their parameters have. One
     whose calls are all on one side of the layer is one box, with all that is in it. Functions that are no modules are
-    not shown. The model runs a few times, and is as before afterwards.
+    not shown. The model runs once, and is as before afterwards.
 
     Parameters
     ----------

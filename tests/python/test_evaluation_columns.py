@@ -235,3 +235,12 @@ def test_errors() -> None:
         evaluate(resamples=0)
     with pytest.raises(KeyError, match="no row is called '4 steps'; the rows are '0 steps', '0 steps, y1', 'adapted'"):
         evaluate().compare("4 steps", "0 steps")
+
+
+def test_a_metric_may_be_called_like_another_column() -> None:
+    def gain(prediction: Tensor, targets: Tensor) -> Tensor:
+        return (prediction - targets).square().mean(1)
+
+    engine, batches = engine_and_batches()
+    lines = str(it3.evaluate(engine, batches, gain, {"1 step": {"num_steps": 1}}, higher_is_better=False)).splitlines()
+    assert lines[0].split().count("gain") == 2

@@ -13,6 +13,7 @@ from it3 import _C
 from it3.command_line.adapt import BatchSize, Device, EngineFile, Setting, loaded
 from it3.command_line.adapting import Batches
 from it3.command_line.printing import AsJson, print_json, print_table, work_is_quiet
+from it3.tables import table_of
 
 _QUARTILES = ("lower quartile", "median", "upper quartile")
 _UNTIMED = 3
@@ -40,11 +41,8 @@ def bench(
         return
     columns = {"steps": [str(row["steps"]) for row in rows]}
     columns |= {title: [f"{row[title]:.3f}" for row in rows] for title in _QUARTILES}
-    lines = ["  ".join(columns)]
-    for cells in zip(*columns.values(), strict=True):
-        lines.append("  ".join(cell.rjust(len(title)) for title, cell in zip(columns, cells, strict=True)))
     typer.echo(f"ms a call of {count} samples, {repeats} calls each")
-    print_table(columns, "\n".join(lines))
+    print_table(columns, table_of(columns.items()))
 
 
 def _timed(engine: it3.IT3Engine, batch: Any, steps: list[int], repeats: int) -> list[dict[str, Any]]:

@@ -11,6 +11,7 @@ from it3.checks import like_of
 from it3.command_line.example_inputs import example_from
 from it3.command_line.importing import model_at
 from it3.command_line.printing import AsJson, print_json, print_table, work_is_quiet
+from it3.layer_advice import suggestion_from
 
 _MODEL = "package.module:thing or file.py:thing: a module, or a function or class that makes one without arguments."
 
@@ -36,7 +37,7 @@ def layers(
         made = model_at(model, weights)
         inputs = example_from(example, shape or [], dtype or ["float32"], like_of(made))
         table = it3.layers(made, inputs, explain=explain)
-        suggestion = it3.suggest_layer(made, inputs) if suggest else None
+        suggestion = suggestion_from(table, made, inputs, {}) if suggest else None
     if as_json:
         document = {"layers": [dataclasses.asdict(layer) for layer in table]}
         if suggestion is not None:

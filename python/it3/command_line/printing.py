@@ -15,6 +15,8 @@ from rich.table import Table
 from rich.text import Text
 from torch import Tensor
 
+from it3.tables import without_empty
+
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document, and nothing else.")]
 
 
@@ -63,7 +65,7 @@ def print_table(columns: Mapping[str, list[str]], text: str, words: tuple[str, .
     if not console.is_terminal:
         typer.echo(text)
         return
-    columns = {title: cells for title, cells in columns.items() if any(cells)}
+    columns = dict(without_empty(columns.items()))
     table = Table(box=SIMPLE_HEAD, padding=(0, 1))
     for title in columns:
         header = Text(title.replace(" ", "\n"))

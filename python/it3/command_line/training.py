@@ -66,8 +66,6 @@ def train_by(
         callbacks=[_Told(done)],
         checkpoint=checkpoint,
         identity=_texts_of(configuration) | {"seed in [training]": str(seed)},
-        progress=False,
-        **dict.fromkeys(("scheduler", "scheduler_interval", "validation", "metric", "max_grad_norm")),
     )
     return Trained(engine.eval(), history.rows, example_from_data(loader, engine))
 
