@@ -14,6 +14,11 @@ function(it3_target_options target)
         ${target}
         PRIVATE -Wall -Wextra -Wpedantic -Wconversion -Wshadow
     )
+    # GCC takes what a unity build's one file includes for headers, in which such a class would be several.
+    target_compile_options(
+        ${target}
+        PRIVATE $<$<CXX_COMPILER_ID:GNU>:-Wno-subobject-linkage>
+    )
     if(IT3_WERROR)
         target_compile_options(${target} PRIVATE -Werror)
     endif()

@@ -7,7 +7,7 @@ set -euo pipefail
 bin=$(realpath "$1") && shift
 build=$PWD/build/tidy
 "$bin/cmake" -S . -B "$build" -G Ninja -DIT3_BUILD_PYTHON=ON -DIT3_BUILD_APPS=ON -DPython_EXECUTABLE="$bin/python" \
-  -DCMAKE_CXX_COMPILER_LAUNCHER= > /dev/null
+  -DCMAKE_CXX_COMPILER_LAUNCHER= -DCMAKE_UNITY_BUILD=OFF > /dev/null
 find "$build" -name cmake_pch.hxx | while read -r header; do
   echo "module precompiled_$(basename "$(dirname "$header")" .dir) { header \"$header\" export * }"
 done > "$build/module.map"

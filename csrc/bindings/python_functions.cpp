@@ -31,7 +31,7 @@ auto function_of_two(const char* name, py::handle function) {
 }
 
 /// What of an it3.Embedder is looked up in each call: names that live as long as the process.
-struct Names {
+struct ModuleNames {
   PyObject* const dict = PyUnicode_InternFromString("__dict__");
   PyObject* const forward = PyUnicode_InternFromString("forward");
   PyObject* const extra_channels = PyUnicode_InternFromString("extra_channels");
@@ -45,8 +45,8 @@ struct Names {
       PyUnicode_InternFromString("_backward_hooks"), PyUnicode_InternFromString("_backward_pre_hooks")};
 };
 
-const Names& names() {
-  static const Names all;
+const ModuleNames& module_names() {
+  static const ModuleNames all;
   return all;
 }
 
@@ -67,7 +67,8 @@ class PythonEmbedder : public LazyEmbedder {
 
   bool is_built() const override {
     const py::gil_scoped_acquire gil;
-    const at::Tensor bias2 = has_default_class() ? own_weight(names().bias2) : at::Tensor();  // gets its shape last
+    const at::Tensor bias2 =
+        has_default_class() ? own_weight(module_names().bias2) : at::Tensor();  // gets its shape last
     return bias2.defined() ? bias2.numel() != 0 : module_.attr("is_built").cast<bool>();
   }
 
@@ -75,7 +76,8 @@ class PythonEmbedder : public LazyEmbedder {
   std::function<void()> clearing() override {
     const py::gil_scoped_acquire gil;
     std::vector<std::pair<at::Tensor, at::Tensor>> weights;
-    for (PyObject* const name : {names().weight1, names().bias1, names().weight2, names().bias2}) {
+    for (PyObject* const name :
+         {module_names().weight1, module_names().bias1, module_names().weight2, module_names().bias2}) {
       const at::Tensor own = own_weight(name);
       if (own.defined()) weights.emplace_back(own, at::empty({0}, own.options().requires_grad(false)));
     }
@@ -109,20 +111,23 @@ class PythonEmbedder : public LazyEmbedder {
   EmbedderWeights weights() const override {
     const py::gil_scoped_acquire gil;
     if (const auto count = extra_channels(); count != 0) return {{}, {}, {}, {}, count};
-    return {weight(names().weight1), weight(names().bias1), weight(names().weight2), weight(names().bias2)};
+    return {
+        weight(module_names().weight1), weight(module_names().bias1), weight(module_names().weight2),
+        weight(module_names().bias2)};
   }
 
   bool is_plain() const override {
     const py::gil_scoped_acquire gil;
     if (!has_default_class()) return false;
     const py::handle attributes = all_attributes();
-    for (PyObject* const hooks : names().hooks) {
+    for (PyObject* const hooks : module_names().hooks) {
       if (PyObject_Size(item(attributes, hooks).ptr()) != 0) return false;
     }
-    if (PyDict_Contains(attributes.ptr(), names().forward) != 0) return false;
+    if (PyDict_Contains(attributes.ptr(), module_names().forward) != 0) return false;
     if (extra_channels() != 0) return true;
     const auto is_own = [&](PyObject* name) { return own_weight(name).defined(); };  // not one that is computed
-    return is_own(names().weight1) && is_own(names().bias1) && is_own(names().weight2) && is_own(names().bias2);
+    return is_own(module_names().weight1) && is_own(module_names().bias1) && is_own(module_names().weight2) &&
+           is_own(module_names().bias2);
   }
 
   at::Tensor operator()(const at::Tensor& prediction, const at::Tensor& features) override {
@@ -136,15 +141,15 @@ class PythonEmbedder : public LazyEmbedder {
     return reinterpret_cast<PyObject*>(Py_TYPE(module_.ptr())) == python_parts().embedder_class.ptr();
   }
   /// Past torch.nn.Module.__getattr__, which takes as long as an operation of torch. The module keeps them.
-  py::handle all_attributes() const { return py::getattr(module_, names().dict).release().dec_ref(); }
+  py::handle all_attributes() const { return py::getattr(module_, module_names().dict).release().dec_ref(); }
   /// 0 for one with weights.
   std::int64_t extra_channels() const {
-    PyObject* const found = PyDict_GetItem(all_attributes().ptr(), names().extra_channels);
+    PyObject* const found = PyDict_GetItem(all_attributes().ptr(), module_names().extra_channels);
     return found != nullptr ? py::handle(found).cast<std::int64_t>() : 0;
   }
   /// A parameter; undefined where the weight is another attribute, or none.
   at::Tensor own_weight(PyObject* name) const {
-    PyObject* const found = PyDict_GetItem(item(all_attributes(), names().parameters).ptr(), name);
+    PyObject* const found = PyDict_GetItem(item(all_attributes(), module_names().parameters).ptr(), name);
     return found != nullptr && THPVariable_Check(found) ? THPVariable_Unpack(found) : at::Tensor();
   }
   at::Tensor weight(PyObject* name) const {

@@ -16,7 +16,7 @@ namespace {
 PyObject* interned(const char* name) { return PyUnicode_InternFromString(name); }
 
 /// The names of attributes, which live as long as the process.
-struct Names {
+struct SetupNames {
   PyObject* const model = interned("model");
   PyObject* const layer = interned("features_layer_name");
   PyObject* const output = interned("output");
@@ -31,8 +31,8 @@ struct Names {
   PyObject* const modules = interned("_modules");
 };
 
-const Names& names() {
-  static const Names all;
+const SetupNames& setup_names() {
+  static const SetupNames all;
   return all;
 }
 
@@ -94,7 +94,7 @@ py::object without_compile(const py::object& model) {
 
 Attributes Attributes::of(const py::object& face) {
   const auto attributes = py::reinterpret_steal<py::object>(PyObject_GenericGetDict(face.ptr(), nullptr));
-  PyObject* const children = PyDict_GetItem(attributes.ptr(), names().modules);
+  PyObject* const children = PyDict_GetItem(attributes.ptr(), setup_names().modules);
   const auto attribute = [&](PyObject* name) {
     // A child of the torch.nn.Module comes past its __getattr__, which takes as long as an operation of torch.
     const bool is_child = children != nullptr && _PyType_Lookup(Py_TYPE(face.ptr()), name) == nullptr &&
@@ -106,7 +106,7 @@ Attributes Attributes::of(const py::object& face) {
     if (found == nullptr) throw py::error_already_set();
     return py::reinterpret_steal<py::object>(found);
   };
-  const Names& all = names();
+  const SetupNames& all = setup_names();
   return {attribute(all.model),    attribute(all.layer),      attribute(all.output),       attribute(all.layer_output),
           attribute(all.embedder), attribute(all.combine_fn), attribute(all.distance_fn),  attribute(all.neutral),
           attribute(all.feedback), attribute(all.in_dims),    attribute(all.given_layouts)};

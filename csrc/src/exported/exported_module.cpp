@@ -27,7 +27,7 @@ namespace prim = c10::prim;
 
 /// What Python's functions on sizes are in TorchScript.
 const std::map<std::string_view, const char*>& functions_of_numbers() {
-  static const std::map<std::string_view, const char*> functions = {
+  static const std::map<std::string_view, const char*> table = {
       {"_operator.add", "aten::add"},
       {"_operator.sub", "aten::sub"},
       {"_operator.mul", "aten::mul"},
@@ -54,7 +54,7 @@ const std::map<std::string_view, const char*>& functions_of_numbers() {
       {"math.sqrt", "aten::sqrt"},
       {"torch._sym_sqrt", "aten::sqrt"},
   };
-  return functions;
+  return table;
 }
 
 /// Whether an operation is a check by torch.export of what it assumed, which the conditions on sizes say too, or which

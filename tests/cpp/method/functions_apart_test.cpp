@@ -8,7 +8,7 @@
 namespace it3::test {
 namespace {
 
-const Options steps{.num_steps = 2, .lr = 0.1};
+const Options two_steps{.num_steps = 2, .lr = 0.1};
 
 TEST(FunctionsApart, RaiseForAWeightThatAdaptsInTheModelItself) {
   Problem problem;
@@ -16,16 +16,16 @@ TEST(FunctionsApart, RaiseForAWeightThatAdaptsInTheModelItself) {
   Method method = problem.method();
   method.embed = [weight](const at::Tensor& prediction, const at::Tensor&) { return prediction.matmul(weight); };
   const auto before = weight.detach().clone();
-  const std::string error = error_of([&] { adapt(*problem.network, method, steps, problem.x); });
+  const std::string error = error_of([&] { adapt(*problem.network, method, two_steps, problem.x); });
   EXPECT_NE(error.find("the embedder computes with the model's weight 'last.weight'"), std::string::npos) << error;
   EXPECT_TRUE(torch::equal(weight, before));
 
   // What the error advises.
   method.embed = [before](const at::Tensor& prediction, const at::Tensor&) { return prediction.matmul(before); };
-  const auto by_copy = adapt(*problem.network, method, steps, problem.x).prediction;
+  const auto by_copy = adapt(*problem.network, method, two_steps, problem.x).prediction;
   EXPECT_TRUE(by_copy.isfinite().all().item<bool>());
   method.embed = [weight](const at::Tensor& prediction, const at::Tensor&) { return prediction.matmul(weight); };
-  Options others = steps;
+  Options others = two_steps;
   others.parameters = {"first"};
   EXPECT_EQ(adapt(*problem.network, method, others, problem.x).steps(), 2);
 }

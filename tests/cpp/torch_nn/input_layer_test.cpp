@@ -5,8 +5,8 @@
 namespace it3::test {
 namespace {
 
-constexpr int steps = 3;
-constexpr double lr = 1e-2;
+constexpr int few_steps = 3;
+constexpr double rate = 1e-2;
 
 at::Tensor concatenated(const at::Tensor& x, const at::Tensor& y) { return torch::cat({x, y}, 1); }
 
@@ -20,8 +20,8 @@ struct Concatenating {
     const auto predict = [&](const at::Tensor& y) {
       return torch::tanh(concatenated(x, y).matmul(weights[0])).matmul(weights[1]);
     };
-    torch::optim::Adam optimizer(weights, torch::optim::AdamOptions(lr));
-    for (int i = 0; i < steps; ++i) {
+    torch::optim::Adam optimizer(weights, torch::optim::AdamOptions(rate));
+    for (int i = 0; i < few_steps; ++i) {
       const auto y0 = predict(nothing);
       optimizer.zero_grad();
       torch::mse_loss(predict(y0), y0).backward();
@@ -55,12 +55,11 @@ struct Concatenating {
   }
 };
 
-const Options options{.num_steps = steps, .lr = lr};
+const Options adam{.num_steps = few_steps, .lr = rate};
 
 TEST(InputLayer, ConcatenatesInASequential) {
   const Concatenating problem;
-  Engine engine(
-      std::make_shared<ModuleNetwork>(problem.sequential(), "input"), options, Embedder(Layout{}, Layout{}, 2));
+  Engine engine(std::make_shared<ModuleNetwork>(problem.sequential(), "input"), adam, Embedder(Layout{}, Layout{}, 2));
   EXPECT_TRUE(close(engine.adapt(problem.x).prediction, problem.expected()));
   EXPECT_FALSE(engine.is_trained());
 }
@@ -68,7 +67,7 @@ TEST(InputLayer, ConcatenatesInASequential) {
 TEST(InputLayer, ConcatenatesBeforeTorchScriptAndInFiles) {
   const Concatenating problem;
   const auto module = with_input_layer(problem.script(), 2);
-  Engine engine(std::make_shared<ScriptNetwork>(module, "input"), options, Embedder(Layout{}, Layout{}, 2));
+  Engine engine(std::make_shared<ScriptNetwork>(module, "input"), adam, Embedder(Layout{}, Layout{}, 2));
   EXPECT_TRUE(close(engine.adapt(problem.x).prediction, problem.expected()));
   const TemporaryFolder folder;
   engine.save(folder.file("engine.pt"), problem.x);
