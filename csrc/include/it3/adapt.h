@@ -37,8 +37,8 @@ struct AdaptCall {
   Graphs* graphs = nullptr;
   /// Compiled programs that may replace the network's passes; the first one that suits the call is used. Null: none.
   const CompiledKinds* compiled = nullptr;
-  /// For internal use; callers set Options::per_sample instead. The number of samples that are stacked in the inputs and
-  /// adapt weights of their own, see Network::checkout_per_sample().
+  /// For internal use; callers set Options::per_sample instead. The number of samples that are stacked in the inputs
+  /// and adapt weights of their own, see Network::checkout_per_sample().
   std::optional<std::int64_t> samples = std::nullopt;
   /// For internal use: the position of the first sample in a larger batch, for error messages.
   std::int64_t first_sample = 0;
@@ -49,14 +49,15 @@ struct AdaptCall {
   }
 };
 
-/// The inner loop of IT3: takes up to Options::num_steps optimizer steps on the loss distance(y1, y0), with y0 = f(x) and
-/// y1 = F(x | y0) (Durasov et al., arXiv 2410.04201; Options::anchor chooses F), and then predicts. Engine::adapt() is
-/// this function with the parts that an engine holds.
+/// The inner loop of IT3: takes up to Options::num_steps optimizer steps on the loss distance(y1, y0), with y0 = f(x)
+/// and y1 = F(x | y0) (Durasov et al., arXiv 2410.04201; Options::anchor chooses F), and then predicts. Engine::adapt()
+/// is this function with the parts that an engine holds.
 ///
 /// The result does not depend on the caller's grad, inference and autocast modes. If anything throws, the network is
 /// unchanged.
 ///
-/// @throws c10::ValueError  if no parameter can adapt; if a loss or the prediction is not finite; and if options exclude
+/// @throws c10::ValueError  if no parameter can adapt; if a loss or the prediction is not finite; and if options
+/// exclude
 ///                          one another or do not suit the network
 ///
 /// @code{.cpp}

@@ -16,7 +16,7 @@ namespace it3 {
 /// network's prediction; predictions have the network's own shape and dtype. B is the number of samples.
 ///
 /// @code{.cpp}
-/// it3::Adaptation adapted = engine.adapt(x, /*with_details=*/true);
+/// it3::Adaptation adapted = engine.adapt(x, true);  // with details
 /// std::cout << "loss " << adapted.loss().item<double>() << " before step " << adapted.steps() << '\n';
 /// at::Tensor unsure = adapted.uncertainty();                            // (B,)
 /// at::Tensor change = (adapted.second - adapted.first).abs().amax(1);  // |y1 - y0| of the adapted network

@@ -10,8 +10,8 @@
 
 namespace it3 {
 
-/// The weights of the default embedder, a two-layer perceptron over channels, for predictions of C channels and features
-/// of F channels. Without weights, the prediction itself is the embedding.
+/// The weights of the default embedder, a two-layer perceptron over channels, for predictions of C channels and
+/// features of F channels. Without weights, the prediction itself is the embedding.
 struct EmbedderWeights {
   /// (F, C), (F), (F, F) and (F), of one floating-point dtype; undefined without weights.
   at::Tensor weight1, bias1, weight2, bias2;
@@ -22,8 +22,8 @@ struct EmbedderWeights {
   bool are_learned() const { return extra_channels == 0; }
 };
 
-/// Draws new weights for predictions and features like these two tensors, on the device and in the dtype of the features
-/// (float32 under autocast). The distribution is that of torch.nn.Linear: U(−k, k) with k = 1/sqrt(inputs).
+/// Draws new weights for predictions and features like these two tensors, on the device and in the dtype of the
+/// features (float32 under autocast). The distribution is that of torch.nn.Linear: U(−k, k) with k = 1/sqrt(inputs).
 ///
 /// @throws c10::ValueError  if the features are not floating-point
 ///
@@ -43,7 +43,8 @@ IT3_API EmbedderWeights make_embedder_weights(
 ///
 /// - A prediction without positions, (B, C) or (B), gives (B, F), which broadcast_add() spreads over the features'
 ///   positions.
-/// - A prediction with positions, such as (B, C, H, W), is resized to the features' positions by adaptive average pooling
+/// - A prediction with positions, such as (B, C, H, W), is resized to the features' positions by adaptive average
+/// pooling
 ///   and gives the features' shape. If the features have no positions, (B, F), it is averaged over its own.
 /// - Without weights the embedding is the prediction itself, put behind zeros into the last of the F channels. Added to
 ///   features whose last channels are zeros, as those of an InputLayer are, it is thereby concatenated to the others.
@@ -66,8 +67,8 @@ IT3_API at::Tensor embed(
     const Layout& prediction_layout = {},
     const Layout& features_layout = {});
 
-/// features + embedding, in the features' shape. An embedding of shape (B, F) is added at every position of the features;
-/// another one is broadcast over the trailing dimensions that it lacks.
+/// features + embedding, in the features' shape. An embedding of shape (B, F) is added at every position of the
+/// features; another one is broadcast over the trailing dimensions that it lacks.
 ///
 /// @throws c10::ValueError  naming both shapes, if they do not fit
 ///
@@ -80,8 +81,8 @@ IT3_API at::Tensor broadcast_add(
     const at::Tensor& features, const at::Tensor& embedding, const Layout& features_layout = {});
 
 /// The default embedder as a module, with embed() as its forward(). Its four parameters exist from construction, empty,
-/// so that an optimizer that is built before the first call trains them. They take their shapes from the first prediction
-/// and features that it is called with.
+/// so that an optimizer that is built before the first call trains them. They take their shapes from the first
+/// prediction and features that it is called with.
 ///
 /// Several threads may call it at the same time, the first call included.
 ///
@@ -116,7 +117,9 @@ class IT3_API EmbedderImpl : public torch::nn::Cloneable<EmbedderImpl> {
 
   /// The embedder's own weights, not copies; empty tensors before the first call.
   const EmbedderWeights& weights() const { return weights_; }
+  /// Which dimensions of predictions are samples and channels.
   const Layout& prediction_layout() const { return prediction_layout_; }
+  /// Which dimensions of features are samples and channels.
   const Layout& features_layout() const { return features_layout_; }
 
   /// Sets which dimensions are samples and channels from now on.

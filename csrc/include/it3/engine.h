@@ -53,9 +53,9 @@ namespace it3 {
 ///
 /// **Copies.** An engine can be moved but not copied. A moved-from engine can only be assigned to or destroyed.
 ///
-/// **Functions of your own** (`embed`, `combine`, `distance`) may compute with weights of the model. With a ScriptNetwork
-/// they see the weights from before the call. A ModuleNetwork holds the adapted weights in the model itself during a
-/// call; there adapt() throws c10::ValueError if a function computes with a weight that adapts.
+/// **Functions of your own** (`embed`, `combine`, `distance`) may compute with weights of the model. With a
+/// ScriptNetwork they see the weights from before the call. A ModuleNetwork holds the adapted weights in the model
+/// itself during a call; there adapt() throws c10::ValueError if a function computes with a weight that adapts.
 class IT3_API Engine {
  public:
   /// An engine around any network.
@@ -71,7 +71,7 @@ class IT3_API Engine {
   /// @code{.cpp}
   /// auto network = std::make_shared<it3::ModuleNetwork>(model, "encoder");
   /// it3::Engine engine(
-  ///     network, {.num_steps = 1, .lr = 1e-4}, it3::Embedder(), /*combine=*/nullptr, it3::distance_by_name("js"));
+  ///     network, {.num_steps = 1, .lr = 1e-4}, it3::Embedder(), nullptr, it3::distance_by_name("js"));
   /// it3::Losses losses = engine.losses(x, classes);  // class indices, (8,)
   /// @endcode
   explicit Engine(
@@ -101,7 +101,9 @@ class IT3_API Engine {
   /// The engine that a file held, see load_engine(). Warns, with the reason, if the file's compiled programs cannot be
   /// run here.
   explicit Engine(SavedEngine saved);
+  /// Moves an engine.
   Engine(Engine&&) noexcept;
+  /// Moves an engine.
   Engine& operator=(Engine&&) noexcept;
   ~Engine();
 
@@ -117,19 +119,23 @@ class IT3_API Engine {
   /// Which dimensions of predictions are samples and channels. Unless it was set, the engine finds out at its first
   /// call, from the classes of the network's layers.
   Layout prediction_layout() const;
+  /// Sets it, for models whose layers do not tell.
   void set_prediction_layout(const Layout& layout);
 
   /// How losses() forms the second term of the training loss.
   TrainingRecipe training_recipe;
 
-  /// Whether the embedder was trained: by losses() of this engine, before the engine was saved and loaded, or elsewhere.
-  /// An embedder that has its weights when the engine is made counts as trained. An engine that was not trained warns
-  /// once when it adapts. Set it if model and embedder were trained by other means.
+  /// Whether the embedder was trained: by losses() of this engine, before the engine was saved and loaded, or
+  /// elsewhere. An embedder that has its weights when the engine is made counts as trained. An engine that was not
+  /// trained warns once when it adapts; call set_trained(true) if model and embedder were trained by other means.
   bool is_trained() const;
+  /// Sets is_trained().
   void set_trained(bool is_trained);
 
   /// The signal that stands for "no prediction yet", in training and at test time; see Neutral.
   Neutral neutral() const;
+  /// Sets neutral().
+  ///
   /// @throws c10::ValueError  where check_neutral() does
   void set_neutral(Neutral neutral);
 
@@ -158,8 +164,10 @@ class IT3_API Engine {
   /// Adapts to a batch and predicts; see it3::adapt(). The model's weights, buffers and flags are afterwards as before,
   /// unless Options::copy_model is false: then adapted weights stay until reset().
   ///
+  /// @param inputs  one batch
   /// @param with_details  whether the result also has y1 and the adapted weights
-  /// @throws c10::ValueError  where it3::adapt() does; and for a threshold that was calibrated while the other of y0 and
+  /// @throws c10::ValueError  where it3::adapt() does; and for a threshold that was calibrated while the other of y0
+  /// and
   ///                          softmax(y0) was fed back
   /// @throws c10::Error  if Options::copy_model is false and the call comes from inside of another call on the model
   ///
@@ -199,7 +207,7 @@ class IT3_API Engine {
   /// @endcode
   double calibrate(const std::vector<Inputs>& clean, double quantile = 0.95);
 
-  /// calibrate() for batches that come one at a time: add each of them, then use the calibration.
+  /// The first part of calibrate(), for batches that come one at a time: adds a batch to a calibration.
   ///
   /// @code{.cpp}
   /// it3::Calibration calibration;
@@ -207,10 +215,12 @@ class IT3_API Engine {
   /// engine.calibrate_by(calibration);
   /// @endcode
   void add_to(Calibration& calibration, const Inputs& clean);
+  /// The second part of calibrate(): sets and returns the threshold.
   double calibrate_by(const Calibration& calibration, double quantile = 0.95);
 
   /// How extreme predictions were in calibrate(); empty before.
   std::optional<PredictionRange> calibrated_range() const;
+  /// Sets calibrated_range(); an empty one ends the warnings.
   void set_calibrated_range(std::optional<PredictionRange> range);
 
   /// Writes the weights from before the first call with Options::copy_model false back into the model, and forgets what
@@ -255,6 +265,7 @@ class IT3_API Engine {
   /// Reads an engine that save(), in C++ or Python, has written; see load_engine(). A file with compiled programs runs
   /// them as machine code: read no such file that you do not trust.
   ///
+  /// @param path  the file
   /// @param device  where its tensors are put; by default, on the devices that they were saved from
   /// @throws c10::Error  if the file is missing, damaged, or holds no engine
   ///
@@ -306,7 +317,7 @@ class IT3_API Engine {
   ///
   /// @code{.cpp}
   /// it3::Engine engine = it3::Engine::load("engine.pt");
-  /// it3::Adaptation adapted = engine.adapt(x, /*with_details=*/true);
+  /// it3::Adaptation adapted = engine.adapt(x, true);
   /// engine.save_adapted(adapted, "adapted.pt");
   /// torch::jit::Module plain = torch::jit::load("adapted.pt");
   /// at::Tensor prediction = plain.forward({x}).toTensor();

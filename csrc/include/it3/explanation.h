@@ -34,8 +34,8 @@ struct IT3_API Explanation {
   std::string fed_back;
   /// The shapes of prediction and features, and which of their dimensions are samples and channels.
   Shapes shapes;
-  /// Why a training step computes the part before the layer in both passes. Empty if it does not, or if no training step
-  /// has been taken yet.
+  /// Why a training step computes the part before the layer in both passes. Empty if it does not, or if no training
+  /// step has been taken yet.
   std::string why_not_shared;
 
   /// All of this as text, one line for each answer.

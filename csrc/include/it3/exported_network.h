@@ -49,6 +49,7 @@ class IT3_API ExportedNetwork : public ScriptNetwork {
 
   /// A program in memory that mark_layer() has marked.
   ///
+  /// @param graph  the program
   /// @param layer  the name of the layer in the network; a module of this name is made if the program has none
   ExportedNetwork(const ExportedGraph& graph, const std::string& layer);
 

@@ -9,7 +9,8 @@ namespace it3 {
 
 /// Checks that what is injected at the network's layer reaches the prediction. If it does not, y1 equals y0 whatever is
 /// fed back, so nothing adapts and an embedder never learns. This happens, for example, when the layer returns several
-/// tensors and the network uses another one than the one that is injected into. An Engine checks this at its first call.
+/// tensors and the network uses another one than the one that is injected into. An Engine checks this at its first
+/// call.
 ///
 /// @return  whether the inputs could show it; an empty batch cannot
 /// @throws c10::ValueError  if the injection does not reach the prediction
@@ -17,7 +18,7 @@ namespace it3 {
 /// @code{.cpp}
 /// it3::ModuleNetwork network(model, "encoder");
 /// it3::Method method{
-///     .embed = [](const at::Tensor& y0, const at::Tensor&) { return y0.mean(1, /*keepdim=*/true); },
+///     .embed = [](const at::Tensor& y0, const at::Tensor&) { return y0.mean(1, true); },
 ///     .combine = [](const at::Tensor& features, const at::Tensor& embedding) { return features + embedding; },
 ///     .distance = it3::distance_by_name("mse")};
 /// bool could_tell = it3::check_injection(network, method, it3::Inputs(x));

@@ -12,7 +12,8 @@ namespace it3 {
 
 /// A layer before all others, so that y0 can be fed back at the input of a model. There are two ways:
 ///
-/// - with `extra_channels`, y0 is concatenated: the layer appends that many channels of zeros to its input, and y0 is put
+/// - with `extra_channels`, y0 is concatenated: the layer appends that many channels of zeros to its input, and y0 is
+/// put
 ///   into them. The next layer has to take that many more channels, and the engine's Embedder has to be made with the
 ///   same number of extra channels;
 /// - without, the embedding of y0 is added to the input.
@@ -21,7 +22,7 @@ namespace it3 {
 ///
 /// @code{.cpp}
 /// torch::nn::Sequential net(
-///     {{"input", it3::InputLayer(/*extra_channels=*/3)}, {"fc", torch::nn::Linear(13 + 3, 64)},
+///     {{"input", it3::InputLayer(3)}, {"fc", torch::nn::Linear(13 + 3, 64)},
 ///      {"relu", torch::nn::ReLU()}, {"head", torch::nn::Linear(64, 3)}});
 /// auto network = std::make_shared<it3::ModuleNetwork>(net, "input");
 /// it3::Engine engine(network, {.lr = 1e-4}, it3::Embedder(it3::Layout{}, it3::Layout{.channel_dim = 1}, 3));

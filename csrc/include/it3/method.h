@@ -52,6 +52,7 @@ struct Distance {
   Distance(F both) : Distance(DistanceFunction(std::move(both)), {}) {
     to_target = to_prediction;
   }
+  /// One function for each.
   Distance(DistanceFunction prediction, DistanceFunction target)
       : to_prediction(std::move(prediction)), to_target(std::move(target)) {}
 };
@@ -69,8 +70,10 @@ struct Distance {
 /// apply softmax, and targets as probabilities. They sum over the classes. These three and "cosine" then take the mean
 /// over samples and positions.
 ///
+/// @param name  one of distance_names()
 /// @param layout  which dimension of predictions holds the classes or components: its channels
-/// @throws c10::ValueError  for another name. The functions of the last four throw it for predictions that have only one
+/// @throws c10::ValueError  for another name. The functions of the last four throw it for predictions that have only
+/// one
 ///                          number for each sample
 ///
 /// @code{.cpp}
@@ -101,8 +104,11 @@ IT3_API const std::vector<std::string>& distance_names();
 /// it3::Losses losses = it3::training_losses(network, method, it3::Inputs(x), y);
 /// @endcode
 struct Method {
+  /// The embedder.
   Embed embed;
+  /// Combines features and embedding; broadcast_add() is the usual one.
   Combine combine;
+  /// The distance that adaptation shrinks.
   Distance distance;
   /// Whether `embed` and `combine` are right for features of any memory format, as the default ones are.
   bool takes_any_layout = false;

@@ -21,9 +21,9 @@
 
 namespace it3 {
 
-/// The place in a C++ model where y0 is injected. LibTorch has no forward hooks, so the author of the model calls one of
-/// these in forward(), behind the layer to inject at. By itself it returns its input. If the model is called during an
-/// injection, by the embedder for example, nothing is injected in that inner call.
+/// The place in a C++ model where y0 is injected. LibTorch has no forward hooks, so the author of the model calls one
+/// of these in forward(), behind the layer to inject at. By itself it returns its input. If the model is called during
+/// an injection, by the embedder for example, nothing is injected in that inner call.
 ///
 /// @code{.cpp}
 /// struct NetImpl : torch::nn::Module {
@@ -65,10 +65,11 @@ concept CalledWithATensor = std::is_base_of_v<torch::nn::Module, Impl> && requir
 /// A torch::nn model as a network: a Sequential that is cut behind one of its children, or any model with an
 /// InjectionPoint.
 ///
-/// A working copy runs the model itself, in eval mode, with other weights and buffers swapped in. Afterwards everything is
-/// as before. Several threads may share a network, and several networks may share a model or a part of one: they take
-/// turns, each from checkout() to the end of the working copy, and in passes for training. See Network for what is not
-/// covered. The network reads the model's modules and parameters when it is made: after adding some, make another one.
+/// A working copy runs the model itself, in eval mode, with other weights and buffers swapped in. Afterwards everything
+/// is as before. Several threads may share a network, and several networks may share a model or a part of one: they
+/// take turns, each from checkout() to the end of the working copy, and in passes for training. See Network for what is
+/// not covered. The network reads the model's modules and parameters when it is made: after adding some, make another
+/// one.
 ///
 /// @code{.cpp}
 /// auto network = std::make_shared<it3::ModuleNetwork>(model, "encoder");  // a Sequential, cut behind "encoder"
@@ -106,18 +107,21 @@ class IT3_API ModuleNetwork : public Network {
   /// The children up to the cut run once for both passes, unless they draw random numbers in training. If none of them
   /// adapts, they run once for all steps: they must not depend on chance in eval mode.
   ///
+  /// @param model  the Sequential
   /// @param layer  the name of the child
-  /// @throws c10::ValueError  naming the children, if there is none of this name. A pass throws it for inputs other than
+  /// @throws c10::ValueError  naming the children, if there is none of this name. A pass throws it for inputs other
+  /// than
   ///                          one tensor
   ModuleNetwork(const torch::nn::Sequential& model, const std::string& layer);
 
-  /// A model with an InjectionPoint whose forward() takes one tensor and returns one, given by its holder or its pointer.
-  /// A pass throws c10::ValueError for inputs other than one tensor.
+  /// A model with an InjectionPoint whose forward() takes one tensor and returns one, given by its holder or its
+  /// pointer. A pass throws c10::ValueError for inputs other than one tensor.
   template <detail::CalledWithATensor Impl>
   explicit ModuleNetwork(std::shared_ptr<Impl> module)
       : ModuleNetwork(std::shared_ptr<torch::nn::Module>(module), [module](const Inputs& inputs) {
           return module->forward(single_tensor(inputs));
         }) {}
+  /// The same for a holder.
   template <detail::CalledWithATensor Impl>
   explicit ModuleNetwork(const torch::nn::ModuleHolder<Impl>& module)
       : ModuleNetwork(module.is_empty() ? std::shared_ptr<Impl>() : module.ptr()) {}

@@ -34,15 +34,19 @@ namespace it3 {
 /// @endcode
 class Inject {
  public:
+  /// What is called with the features.
   using Function = std::function<at::Tensor(const at::Tensor& features)>;
 
+  /// @param function  the function
   /// @param takes_any_layout  whether the function is also right for features in channels_last memory format where the
   ///                          model by itself gives contiguous ones. One with `features.view(...)` is not
   template <typename F, typename = std::enable_if_t<std::is_convertible_v<F, Function>>>
   Inject(F function, bool takes_any_layout = false)
       : function_(std::move(function)), takes_any_layout_(takes_any_layout) {}
 
+  /// The tensor to use instead of the features.
   at::Tensor operator()(const at::Tensor& features) const { return function_(features); }
+  /// Whether the function is right for features in any memory format.
   bool takes_any_layout() const { return takes_any_layout_; }
 
  private:
@@ -105,8 +109,8 @@ class IT3_API AdaptedWeights {
   virtual void commit() = 0;
 };
 
-/// A transaction on a network's weights, opened by Network::checkout(): passes with weights that can be changed. It has to
-/// be used and destroyed in the thread that opened it.
+/// A transaction on a network's weights, opened by Network::checkout(): passes with weights that can be changed. It has
+/// to be used and destroyed in the thread that opened it.
 ///
 /// @code{.cpp}
 /// it3::ModuleNetwork network(model, "encoder");
@@ -126,8 +130,8 @@ class IT3_API WorkingCopy : public TwoPass, public AdaptedWeights {
   /// evaluate the nodes of the graphs that the passes record in order (no Python hooks, no activation checkpointing).
   virtual bool has_plain_graphs() const { return false; }
 
-  /// The same passes with other values for the leaves, as constants. While the returned object lives, the working copy's
-  /// own passes must be neither run nor differentiated.
+  /// The same passes with other values for the leaves, as constants. While the returned object lives, the working
+  /// copy's own passes must be neither run nor differentiated.
   virtual std::unique_ptr<TwoPass> with_constants(const std::vector<at::Tensor>& values) = 0;
 
   /// Whether prepare() always returns the same: it depends neither on the leaves nor on chance.
@@ -150,8 +154,8 @@ struct Dependencies {
 /// examples/cpp/own_network.cpp does so. The ready-made networks are ModuleNetwork, ScriptNetwork and ExportedNetwork.
 ///
 /// Several threads may share a network. Where passes need the model's own tensors, calls take turns; see take_turn().
-/// That does not cover what a program does with the model by itself: while a thread adapts it, the program must not call
-/// it, train it, or differentiate what its own passes have recorded.
+/// That does not cover what a program does with the model by itself: while a thread adapts it, the program must not
+/// call it, train it, or differentiate what its own passes have recorded.
 class IT3_API Network : public TwoPass {
  public:
   /// A number that no other network of this process has.
@@ -169,10 +173,11 @@ class IT3_API Network : public TwoPass {
 
   /// Whether it adapts without cuDNN, which differentiates recurrent layers in train mode only.
   bool runs_without_cudnn() const { return runs_without_cudnn_; }
+  /// Has it adapt without cuDNN from now on.
   void run_without_cudnn() { runs_without_cudnn_ = true; }
 
-  /// All floating-point and complex parameters, those with requires_grad=false too. A tied parameter comes once, under its
-  /// first name.
+  /// All floating-point and complex parameters, those with requires_grad=false too. A tied parameter comes once, under
+  /// its first name.
   virtual std::vector<NamedParameter> parameters() const = 0;
 
   /// All parameters and buffers that are known, a tied one under each of its names. By default, parameters().
@@ -201,8 +206,9 @@ class IT3_API Network : public TwoPass {
   /// Whether the part before the layer runs once for both passes.
   virtual bool is_cut() const { return false; }
 
-  /// The layers that the prediction and the features come from, as far as they are known.
+  /// The layers that compute the prediction, as far as they are known.
   virtual Origin origin_of_prediction() const { return {}; }
+  /// The layers that compute the features, as far as they are known.
   virtual Origin origin_of_features() const { return {}; }
 
   /// Opens a transaction on the weights.
@@ -214,9 +220,9 @@ class IT3_API Network : public TwoPass {
   virtual std::unique_ptr<WorkingCopy> checkout(
       const std::vector<NamedParameter>& adapted, const Normalization& normalization = {}) = 0;
 
-  /// Opens a transaction in which each sample has weights of its own, and all samples run together (by torch.vmap). Every
-  /// leaf and every tensor in inputs and results has a leading dimension of size `samples`; distances and injections,
-  /// which run inside, see one sample. Returns null if this kind of network cannot run so.
+  /// Opens a transaction in which each sample has weights of its own, and all samples run together (by torch.vmap).
+  /// Every leaf and every tensor in inputs and results has a leading dimension of size `samples`; distances and
+  /// injections, which run inside, see one sample. Returns null if this kind of network cannot run so.
   virtual std::unique_ptr<WorkingCopy> checkout_per_sample(
       const std::vector<NamedParameter>& /*adapted*/,
       const Normalization& /*normalization*/,

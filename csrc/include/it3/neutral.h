@@ -9,8 +9,8 @@
 
 namespace it3 {
 
-/// A neutral signal that is drawn: for each sample and position one class, all equally probable, as a one-hot vector over
-/// the channels.
+/// A neutral signal that is drawn: for each sample and position one class, all equally probable, as a one-hot vector
+/// over the channels.
 struct RandomOneHot {};
 
 /// A neutral signal that is drawn: for each sample one of these labels, all equally probable.
@@ -19,14 +19,15 @@ struct DrawnLabels {
   at::Tensor labels;
 };
 
-/// A function that returns the neutral signal for a batch, given the batch's prediction. The signal has the shape of the
-/// prediction, or broadcasts to it.
+/// A function that returns the neutral signal for a batch, given the batch's prediction. The signal has the shape of
+/// the prediction, or broadcasts to it.
 using NeutralFunction = std::function<at::Tensor(const at::Tensor& prediction)>;
 
 /// The signal that stands for "no prediction yet": y0 = f(x | combine(features, embed(neutral))), as in ZigZag, the
 /// training of IT3 (arXiv 2410.04201, Eq. 1).
 ///
-/// - A tensor: a number, or a tensor that broadcasts to the prediction's shape, in the units of the prediction. It has to
+/// - A tensor: a number, or a tensor that broadcasts to the prediction's shape, in the units of the prediction. It has
+/// to
 ///   lie outside of the labels. An undefined tensor means that there is no neutral signal: y0 = f(x).
 /// - A RandomOneHot, a DrawnLabels or a function: drawn once for each call, by torch's random generator.
 ///
@@ -45,7 +46,8 @@ IT3_API bool is_given(const Neutral& neutral);
 
 /// Checks a neutral signal.
 ///
-/// @throws c10::ValueError  for a tensor that is empty, not real or not finite; for labels without a first dimension; and
+/// @throws c10::ValueError  for a tensor that is empty, not real or not finite; for labels without a first dimension;
+/// and
 ///                          for a null function
 ///
 /// @code{.cpp}

@@ -21,11 +21,13 @@ enum class OptimizerKind { adam, adamw, sgd, rmsprop, adagrad };
 /// The network F that makes the second prediction, y1 = F(x | y0), while f adapts.
 ///
 /// - self: f itself, so that both predictions are pulled toward one another, as in torch-ttt.
-/// - frozen: f as it was before it adapted. Gradients reach f through y0 alone, so that f cannot learn to accept a wrong
+/// - frozen: f as it was before it adapted. Gradients reach f through y0 alone, so that f cannot learn to accept a
+/// wrong
 ///   y0. This is the paper's choice (arXiv 2410.04201).
-/// - frozen_tail: the part of f behind the layer as it was before it adapted, on the features of the adapting f. Gradients
-///   reach f through y0 and through the features. The paper's program for MNIST does so. The network has to be cut at its
-///   layer.
+/// - frozen_tail: the part of f behind the layer as it was before it adapted, on the features of the adapting f.
+/// Gradients
+///   reach f through y0 and through the features. The paper's program for MNIST does so. The network has to be cut at
+///   its layer.
 /// - ema: a moving average of f's weights, F ← ema_decay F + (1 − ema_decay) f after each step: the paper's online
 ///   variant, for Options::copy_model false.
 enum class AnchorKind { self, frozen, frozen_tail, ema };
@@ -33,14 +35,14 @@ enum class AnchorKind { self, frozen, frozen_tail, ema };
 /// Which prediction of the adapted network is the answer: y0, y1, or their mean.
 enum class PredictionKind { first, second, mean };
 
-/// The values that Options::set() accepts: those that a dictionary, a command line or a file can hold. std::monostate is
-/// Python's None.
+/// The values that Options::set() accepts: those that a dictionary, a command line or a file can hold. std::monostate
+/// is Python's None.
 using OptionValue = std::
     variant<std::monostate, bool, std::int64_t, double, std::string, std::vector<double>, std::vector<std::string>>;
 
-/// How the inner loop adapts. The default is three steps of Adam with a learning rate that is too small to harm a network:
-/// choose other values on held-out data. Numbers are checked when a call uses them. README's table of options says the
-/// same of each, and so does option_infos() to programs.
+/// How the inner loop adapts. The default is three steps of Adam with a learning rate that is too small to harm a
+/// network: choose other values on held-out data. Numbers are checked when a call uses them. README's table of options
+/// says the same of each, and so does option_infos() to programs.
 ///
 /// @code{.cpp}
 /// it3::Options options{
@@ -68,7 +70,8 @@ struct IT3_API Options {
   /// Gradients are scaled down to this Euclidean norm, over all parameters together, if theirs is larger. Unset: never.
   std::optional<double> max_grad_norm = std::nullopt;
   /// The parameters that adapt, out of those that require gradients: {"all"}; {"norm"}, the scales and shifts of
-  /// normalization layers; or patterns of the dotted names of parameters or of modules around them, in which `*`, `?` and
+  /// normalization layers; or patterns of the dotted names of parameters or of modules around them, in which `*`, `?`
+  /// and
   /// `[...]` mean what they mean in a shell.
   std::vector<std::string> parameters = {"all"};
 
@@ -83,8 +86,8 @@ struct IT3_API Options {
   /// Which prediction of the adapted network is the answer.
   PredictionKind prediction = PredictionKind::first;
 
-  /// Steps end early if the loss has not fallen below its minimum so far by more than this fraction, `patience` times in
-  /// a row. Waits for the device at each step. Unset: all steps are taken.
+  /// Steps end early if the loss has not fallen below its minimum so far by more than this fraction, `patience` times
+  /// in a row. Waits for the device at each step. Unset: all steps are taken.
   std::optional<double> tolerance = std::nullopt;
   /// See `tolerance`. Unset: 1.
   std::optional<std::int64_t> patience = std::nullopt;
@@ -103,15 +106,15 @@ struct IT3_API Options {
   /// The probability with which each weight goes back to its value at the start after each step: the stochastic
   /// restoration of CoTTA (arXiv 2203.13591).
   double restore_probability = 0;
-  /// For `copy_model` false: everything goes back to the start before a batch if m, the moving average over calls of the
-  /// loss before the first step, m ← 0.9 m + 0.1 loss, exceeds recovery_factor times its minimum so far; or if a loss or
-  /// prediction is not finite. Above 1. Unset: never.
+  /// For `copy_model` false: everything goes back to the start before a batch if m, the moving average over calls of
+  /// the loss before the first step, m ← 0.9 m + 0.1 loss, exceeds recovery_factor times its minimum so far; or if a
+  /// loss or prediction is not finite. Above 1. Unset: never.
   std::optional<double> recovery_factor = std::nullopt;
 
   /// Whether calls on a CUDA device may be recorded as CUDA graphs and replayed; by name, "auto" or "off". See Graphs.
   bool cuda_graphs = true;
-  /// The dtype of the passes in mixed precision (autocast): at::kBFloat16 or at::kHalf; by name, "bf16" or "fp16". Unset:
-  /// the passes run in the model's own precision.
+  /// The dtype of the passes in mixed precision (autocast): at::kBFloat16 or at::kHalf; by name, "bf16" or "fp16".
+  /// Unset: the passes run in the model's own precision.
   std::optional<at::ScalarType> amp = std::nullopt;
 
   /// norm_statistics and norm_prior together.
@@ -139,8 +142,8 @@ struct IT3_API Options {
   /// The options that are set, by name, as set() takes them.
   std::vector<std::pair<std::string, OptionValue>> values() const;
 
-  /// Sets several options by name. If that changes a choice, such as the anchor, options that only belong to the earlier
-  /// choice, such as ema_decay to the anchor "ema", are unset.
+  /// Sets several options by name. If that changes a choice, such as the anchor, options that only belong to the
+  /// earlier choice, such as ema_decay to the anchor "ema", are unset.
   ///
   /// @throws c10::ValueError, c10::TypeError  where set() and validate() do
   ///
@@ -156,6 +159,7 @@ struct IT3_API Options {
   /// @throws c10::ValueError  if they do not
   void validate() const;
 
+  /// Whether all options are equal.
   bool operator==(const Options&) const = default;
 };
 

@@ -26,13 +26,14 @@ class SizeConditions;
 
 /// A TorchScript module, scripted or traced, as a network. It is cut at the layer into a head and a tail, and the head
 /// runs once for both passes. The cut takes parameters and buffers as arguments, so that adaptation never writes to the
-/// module, and one network can adapt in several threads at the same time. The network's own passes, which training runs,
-/// are for one thread at a time.
+/// module, and one network can adapt in several threads at the same time. The network's own passes, which training
+/// runs, are for one thread at a time.
 ///
 /// Working copies run in eval mode, as if every `training` flag were false; the network's own passes run with the flags
 /// as they are. The module is cut once for each way to normalize, and again after an attribute that forward() reads has
-/// changed. The first call with a new kind of inputs (their number, dtypes or numbers of dimensions) compares predictions
-/// and gradients of the cut with those of the module's own forward(), unless forward() draws random numbers.
+/// changed. The first call with a new kind of inputs (their number, dtypes or numbers of dimensions) compares
+/// predictions and gradients of the cut with those of the module's own forward(), unless forward() draws random
+/// numbers.
 ///
 /// @code{.cpp}
 /// torch::jit::Module scripted = torch::jit::load("model.pt");  // written by Python's torch.jit.script(model).save()
@@ -46,13 +47,14 @@ class IT3_API ScriptNetwork : public Network {
   /// @param module  the module, which is not copied
   /// @param layer  the dotted name of a submodule; "" for the whole module
   /// @param output  which tensor of the module's output is the prediction. Unset: its only tensor
-  /// @param layer_output  which tensor of the layer's output is injected into. Unset: the first one, in tuples and lists.
+  /// @param layer_output  which tensor of the layer's output is injected into. Unset: the first one, in tuples and
+  /// lists.
   ///                      In a dict, it has to be given
   /// @throws c10::ValueError  if there is no such layer; and, here or at the first call in another mode, if the module
   ///     cannot be cut there: the layer is never called, called several times, or called inside a branch or loop that
-  ///     depends on data; it returns no tensor, or none at `layer_output`; forward() assigns attributes; or the prediction
-  ///     does not depend on the layer's output. A pass throws it if the module returns no tensor at `output`, or several
-  ///     and `output` is unset; and if the cut gives other results than the module
+  ///     depends on data; it returns no tensor, or none at `layer_output`; forward() assigns attributes; or the
+  ///     prediction does not depend on the layer's output. A pass throws it if the module returns no tensor at
+  ///     `output`, or several and `output` is unset; and if the cut gives other results than the module
   ScriptNetwork(
       torch::jit::Module module,
       std::string layer,
@@ -92,9 +94,13 @@ class IT3_API ScriptNetwork : public Network {
   /// draws no random numbers, and writes to nothing that existed before.
   bool has_repeatable_head() const;
 
+  /// The module, uncut.
   const torch::jit::Module& module() const { return module_; }
+  /// The dotted name of the layer.
   const std::string& layer() const;
+  /// Which tensor of the module's output is the prediction.
   const std::optional<OutputPath>& output() const;
+  /// Which tensor of the layer's output is injected into.
   const std::optional<OutputPath>& layer_output() const;
 
  private:

@@ -64,20 +64,21 @@ struct IT3_API TrainingRecipe {
   double weight = 1;
   /// For `drawn`: the probability of the target, from 0 to 1. Unset: 0.5.
   std::optional<double> target_probability = std::nullopt;
-  /// For `drawn`: what a draw decides for. Unset: each sample; but the whole batch where the alternative to the target is
-  /// that nothing is injected, since then all samples have to be alike.
+  /// For `drawn`: what a draw decides for. Unset: each sample; but the whole batch where the alternative to the target
+  /// is that nothing is injected, since then all samples have to be alike.
   std::optional<DrawnFor> drawn_for = std::nullopt;
-  /// Standard deviation of the Gaussian noise that is added to what is fed back, 0 or more: in the units of predictions,
-  /// or of probabilities where those are fed back.
+  /// Standard deviation of the Gaussian noise that is added to what is fed back, 0 or more: in the units of
+  /// predictions, or of probabilities where those are fed back.
   double noise = 0;
 
+  /// Whether all parts are equal.
   bool operator==(const TrainingRecipe&) const = default;
 
   /// Whether a target is drawn for one of the passes.
   bool draws() const { return first_pass == FirstSignal::drawn || second_pass == SecondPass::drawn; }
 
-  /// Checks the numbers, and that nothing is set that has no effect: `target_probability` and `drawn_for` without a draw,
-  /// `weight` without a second term, `noise` without anything that is fed back.
+  /// Checks the numbers, and that nothing is set that has no effect: `target_probability` and `drawn_for` without a
+  /// draw, `weight` without a second term, `noise` without anything that is fed back.
   ///
   /// @throws c10::ValueError  if a check fails
   void validate() const;
