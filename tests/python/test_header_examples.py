@@ -23,6 +23,11 @@ SHARED = """
 
 #include <it3/it3.h>
 
+/// Examples do nothing that the library, or torch, warns of.
+struct Warnings : c10::WarningHandler {
+  void process(const c10::Warning& warning) override { throw std::runtime_error(warning.msg()); }
+};
+
 /// What examples have without saying where it comes from. Each example has it anew.
 struct Given {
   torch::nn::Sequential model{
@@ -61,7 +66,8 @@ def program(examples: list[tuple[str, int, str]]) -> str:
     for i, (header, line, code) in enumerate(examples):
         parts.append(f'struct Example{i} : Given {{ void run() {{\n#line {line} "{header}"\n{code}}} }};\n')
     calls = [f'  run<Example{i}>("{header}:{line}");\n' for i, (header, line, _) in enumerate(examples)]
-    return "".join([*parts, "int main() {\n", *calls, "}\n"])
+    begin = "int main() {\n  Warnings warnings;\n  c10::WarningUtils::set_warning_handler(&warnings);\n"
+    return "".join([*parts, begin, *calls, "}\n"])
 
 
 def write_files() -> None:
@@ -80,9 +86,11 @@ def test_the_examples_of_the_headers_run(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.chdir(tmp_path)
     write_files()
     throws = ("one.h", 7, 'engine.options.set("num_steps", std::int64_t{-1});\n')
-    told = run(build_program(program([*examples(), throws]), tmp_path))
-    failures = re.findall("^FAILED: (.*)$", told, re.MULTILINE)
-    assert failures == ["one.h:7: num_steps must be a whole number, 0 or more, not -1"]
+    warns = ("other.h", 1, "engine.set_trained(false);\nengine.adapt(x);\n")
+    told = run(build_program(program([*examples(), throws, warns]), tmp_path))
+    first, second = re.findall("^FAILED: (.*)$", told, re.MULTILINE)
+    assert first == "one.h:7: num_steps must be a whole number, 0 or more, not -1"
+    assert second.startswith("other.h:1: this engine was never trained")
 
 
 def test_each_header_for_programs_has_an_example() -> None:

@@ -155,8 +155,8 @@ class IT3_API Engine {
   /// @throws c10::ValueError  where training_losses() does: for example, for a target that does not fit the prediction
   ///
   /// @code{.cpp}
-  /// it3::Losses losses = engine.losses(x, classes);
-  /// at::Tensor first_term = torch::nn::functional::cross_entropy(losses.prediction, classes);
+  /// it3::Losses losses = engine.losses(x, y);  // (8, 13) and (8, 3)
+  /// at::Tensor first_term = torch::mse_loss(losses.prediction, y);
   /// (first_term + losses.loss_ttt).backward();
   /// @endcode
   Losses losses(const Inputs& inputs, const std::optional<at::Tensor>& target = {});
