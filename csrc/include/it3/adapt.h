@@ -57,8 +57,7 @@ struct AdaptCall {
 /// unchanged.
 ///
 /// @throws c10::ValueError  if no parameter can adapt; if a loss or the prediction is not finite; and if options
-/// exclude
-///                          one another or do not suit the network
+///                          exclude one another or do not suit the network
 ///
 /// @code{.cpp}
 /// it3::ModuleNetwork network(model, "encoder");

@@ -12,8 +12,8 @@
 
 namespace it3 {
 
-/// The result of one call of adapt(). Every tensor is detached from autograd's graph, and is on the device of the
-/// network's prediction; predictions have the network's own shape and dtype. B is the number of samples.
+/// The result of one call of adapt(). Every tensor is detached from autograd's graph. Predictions have the shape and
+/// dtype of the network's own; losses are on their device. B is the number of samples.
 ///
 /// @code{.cpp}
 /// it3::Adaptation adapted = engine.adapt(x, true);  // with details

@@ -44,8 +44,7 @@ IT3_API EmbedderWeights make_embedder_weights(
 /// - A prediction without positions, (B, C) or (B), gives (B, F), which broadcast_add() spreads over the features'
 ///   positions.
 /// - A prediction with positions, such as (B, C, H, W), is resized to the features' positions by adaptive average
-/// pooling
-///   and gives the features' shape. If the features have no positions, (B, F), it is averaged over its own.
+///   pooling and gives the features' shape. If the features have no positions, (B, F), it is averaged over its own.
 /// - Without weights the embedding is the prediction itself, put behind zeros into the last of the F channels. Added to
 ///   features whose last channels are zeros, as those of an InputLayer are, it is thereby concatenated to the others.
 ///

@@ -117,9 +117,9 @@ class IT3_API Engine {
   std::optional<InDims> in_dims = std::nullopt;
 
   /// Which dimensions of predictions are samples and channels. Unless it was set, the engine finds out at its first
-  /// call, from the classes of the network's layers.
+  /// call; see settle_layouts().
   Layout prediction_layout() const;
-  /// Sets it, for models whose layers do not tell.
+  /// Sets it, for models for which the engine cannot find out.
   void set_prediction_layout(const Layout& layout);
 
   /// How losses() forms the second term of the training loss.
@@ -167,8 +167,7 @@ class IT3_API Engine {
   /// @param inputs  one batch
   /// @param with_details  whether the result also has y1 and the adapted weights
   /// @throws c10::ValueError  where it3::adapt() does; and for a threshold that was calibrated while the other of y0
-  /// and
-  ///                          softmax(y0) was fed back
+  ///                          and softmax(y0) was fed back
   /// @throws c10::Error  if Options::copy_model is false and the call comes from inside of another call on the model
   ///
   /// @code{.cpp}
@@ -182,7 +181,7 @@ class IT3_API Engine {
 
   /// How unsure the network is of each sample, without adapting: ‖y1 − y0‖, or ‖softmax(y1) − softmax(y0)‖ where
   /// probabilities are fed back; (B,), in the units of the prediction. See it3::uncertainty(). With
-  /// Feedback::prediction, logits are compared as they are; their distance is larger where the engine is surer.
+  /// Feedback::prediction, logits are compared as they are; their distance is larger where the network is surer.
   ///
   /// @code{.cpp}
   /// at::Tensor distances = engine.uncertainty(x);

@@ -13,9 +13,8 @@ namespace it3 {
 /// A layer before all others, so that y0 can be fed back at the input of a model. There are two ways:
 ///
 /// - with `extra_channels`, y0 is concatenated: the layer appends that many channels of zeros to its input, and y0 is
-/// put
-///   into them. The next layer has to take that many more channels, and the engine's Embedder has to be made with the
-///   same number of extra channels;
+///   put into them. The next layer has to take that many more channels, and the engine's Embedder has to be made with
+///   the same number of extra channels;
 /// - without, the embedding of y0 is added to the input.
 ///
 /// In a Sequential, name it as the layer of a ModuleNetwork. In another model, call it before an InjectionPoint.

@@ -73,8 +73,7 @@ struct Distance {
 /// @param name  one of distance_names()
 /// @param layout  which dimension of predictions holds the classes or components: its channels
 /// @throws c10::ValueError  for another name. The functions of the last four throw it for predictions that have only
-/// one
-///                          number for each sample
+///                          one number for each sample
 ///
 /// @code{.cpp}
 /// it3::Distance js = it3::distance_by_name("js");

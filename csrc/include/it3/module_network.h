@@ -110,8 +110,7 @@ class IT3_API ModuleNetwork : public Network {
   /// @param model  the Sequential
   /// @param layer  the name of the child
   /// @throws c10::ValueError  naming the children, if there is none of this name. A pass throws it for inputs other
-  /// than
-  ///                          one tensor
+  ///                          than one tensor
   ModuleNetwork(const torch::nn::Sequential& model, const std::string& layer);
 
   /// A model with an InjectionPoint whose forward() takes one tensor and returns one, given by its holder or its

@@ -27,8 +27,7 @@ using NeutralFunction = std::function<at::Tensor(const at::Tensor& prediction)>;
 /// training of IT3 (arXiv 2410.04201, Eq. 1).
 ///
 /// - A tensor: a number, or a tensor that broadcasts to the prediction's shape, in the units of the prediction. It has
-/// to
-///   lie outside of the labels. An undefined tensor means that there is no neutral signal: y0 = f(x).
+///   to lie outside of the labels. An undefined tensor means that there is no neutral signal: y0 = f(x).
 /// - A RandomOneHot, a DrawnLabels or a function: drawn once for each call, by torch's random generator.
 ///
 /// @code{.cpp}
@@ -47,8 +46,7 @@ IT3_API bool is_given(const Neutral& neutral);
 /// Checks a neutral signal.
 ///
 /// @throws c10::ValueError  for a tensor that is empty, not real or not finite; for labels without a first dimension;
-/// and
-///                          for a null function
+///                          and for a null function
 ///
 /// @code{.cpp}
 /// it3::check_neutral(torch::tensor({0.5, 0.5, 0.0}));  // broadcasts to predictions of shape (B, 3)

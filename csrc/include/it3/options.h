@@ -22,12 +22,10 @@ enum class OptimizerKind { adam, adamw, sgd, rmsprop, adagrad };
 ///
 /// - self: f itself, so that both predictions are pulled toward one another, as in torch-ttt.
 /// - frozen: f as it was before it adapted. Gradients reach f through y0 alone, so that f cannot learn to accept a
-/// wrong
-///   y0. This is the paper's choice (arXiv 2410.04201).
+///   wrong y0. This is the paper's choice (arXiv 2410.04201).
 /// - frozen_tail: the part of f behind the layer as it was before it adapted, on the features of the adapting f.
-/// Gradients
-///   reach f through y0 and through the features. The paper's program for MNIST does so. The network has to be cut at
-///   its layer.
+///   Gradients reach f through y0 and through the features. The paper's program for MNIST does so. The network has to
+///   be cut at its layer.
 /// - ema: a moving average of f's weights, F ← ema_decay F + (1 − ema_decay) f after each step: the paper's online
 ///   variant, for Options::copy_model false.
 enum class AnchorKind { self, frozen, frozen_tail, ema };
@@ -71,8 +69,7 @@ struct IT3_API Options {
   std::optional<double> max_grad_norm = std::nullopt;
   /// The parameters that adapt, out of those that require gradients: {"all"}; {"norm"}, the scales and shifts of
   /// normalization layers; or patterns of the dotted names of parameters or of modules around them, in which `*`, `?`
-  /// and
-  /// `[...]` mean what they mean in a shell.
+  /// and `[...]` mean what they mean in a shell.
   std::vector<std::string> parameters = {"all"};
 
   /// The network that makes y1 while f adapts.

@@ -48,8 +48,7 @@ class IT3_API ScriptNetwork : public Network {
   /// @param layer  the dotted name of a submodule; "" for the whole module
   /// @param output  which tensor of the module's output is the prediction. Unset: its only tensor
   /// @param layer_output  which tensor of the layer's output is injected into. Unset: the first one, in tuples and
-  /// lists.
-  ///                      In a dict, it has to be given
+  ///                      lists. In a dict, it has to be given
   /// @throws c10::ValueError  if there is no such layer; and, here or at the first call in another mode, if the module
   ///     cannot be cut there: the layer is never called, called several times, or called inside a branch or loop that
   ///     depends on data; it returns no tensor, or none at `layer_output`; forward() assigns attributes; or the

@@ -31,8 +31,7 @@ class IT3_API Calibration {
   ///
   /// @param quantile  from 0 to 1
   /// @throws c10::ValueError  for another quantile; if there are no samples; and if an uncertainty is not finite,
-  /// naming
-  ///                          the samples
+  ///                          naming the samples
   double threshold(double quantile) const;
 
   /// How extreme the predictions of the batches were.

@@ -101,12 +101,10 @@ IT3_API void check_is_one(const std::string& layer, const std::vector<ExportedPa
 /// on a tensor in another way than by returning it, such as in an attribute. The mark is then put behind one of these.
 ///
 /// @param layer_output  which tensor of the layer's output is injected into; ExportedGraph::calls has to have the
-/// layer.
-///     Unset: the only tensor of the layer that is used behind it
+///     layer. Unset: the only tensor of the layer that is used behind it
 /// @throws c10::ValueError  if no operation belongs to such a layer; where check_is_one() does; if `layer_output` is
-/// unset
-///     and not exactly one tensor of the layer is used behind it; and if `layer_output` does not name one tensor that
-///     the layer computes in its only call
+///     unset and not exactly one tensor of the layer is used behind it; and if `layer_output` does not name one tensor
+///     that the layer computes in its only call
 ///
 /// @code{.cpp}
 /// it3::ExportedGraph program = it3::read_exported_program("model.pt2", std::nullopt, std::nullopt);

@@ -12,9 +12,8 @@ namespace it3 {
 /// What is fed back into the network: class probabilities, or the prediction y0 as it is.
 ///
 /// - automatic: softmax(y0) if the distance compares class distributions, or if the engine was trained with class
-/// indices
-///   on predictions that are not probabilities themselves; else y0. What is fed back at test time is then of the same
-///   kind as the labels that were fed back in training.
+///   indices on predictions that are not probabilities themselves; else y0. What is fed back at test time is then of
+///   the same kind as the labels that were fed back in training.
 /// - probabilities: softmax(y0) over the classes.
 /// - prediction: y0 as it is, as in torch-ttt.
 ///

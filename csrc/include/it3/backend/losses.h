@@ -36,11 +36,9 @@ struct Losses {
 ///                which are made one-hot
 /// @param recipe  what is fed back in both passes
 /// @param is_feedback_open  whether to feed back class probabilities if targets are class indices and predictions are
-/// not
-///                          probabilities themselves; see Feedback::automatic
+///                          not probabilities themselves; see Feedback::automatic
 /// @throws c10::ValueError  if the target does not fit the prediction, naming both shapes; if the neutral signal could
-/// be
-///                          a label; if the recipe draws from targets and there is no target; and where
+///                          be a label; if the recipe draws from targets and there is no target; and where
 ///                          TrainingRecipe::validate() does
 ///
 /// @code{.cpp}

@@ -15,9 +15,8 @@ namespace it3 {
 /// @param layout  which dimensions of predictions are samples and channels; a prediction without dimensions is one
 /// sample
 /// @param of_probabilities  whether to measure ‖softmax(y1) − softmax(y0)‖ over the channels instead. Use it for
-/// logits:
-///     they differ most where they are large, which is where a network is sure, so that their own distance does not
-///     measure uncertainty
+///     logits: they differ most where they are large, which is where a network is sure, so that their own distance does
+///     not measure uncertainty
 /// @throws c10::ValueError  if `of_probabilities` is true and there is only one class
 ///
 /// @code{.cpp}

@@ -29,8 +29,7 @@ struct NeededLayouts {
 ///
 /// - Tensors of one or two dimensions are (B) or (B, C).
 /// - In larger tensors, the sample dimension is the one that shrinks, with the remaining values unchanged, if the
-/// inputs
-///   have fewer samples. The channel dimension is that of the torch.nn layer that returns the tensor.
+///   inputs have fewer samples. The channel dimension is that of the torch.nn layer that returns the tensor.
 /// - If no layer of torch.nn returns the tensor, passes with inputs of other sizes tell channels from positions, whose
 ///   number changes. If several dimensions keep their size, the channel dimension is the one of the size that the
 ///   layers before have.

@@ -41,9 +41,8 @@ class IT3_API SwappedWeights {
   /// @param others  the model's other tensors, with or without `adapted`
   /// @param writable  tensors that the model itself may write to; they hold copies too
   /// @throws c10::ValueError  if something adapts and a tensor was made in inference mode; if two adapted parameters
-  /// share
-  ///                          memory; and if an adapted parameter is not contiguous and shares memory with another
-  ///                          tensor
+  ///                          share memory; and if an adapted parameter is not contiguous and shares memory with
+  ///                          another tensor
   explicit SwappedWeights(
       const std::vector<NamedParameter>& adapted,
       const std::vector<at::Tensor>& others = {},
