@@ -135,6 +135,7 @@ class IT3_API EmbedderImpl : public torch::nn::Cloneable<EmbedderImpl> {
   Layout features_layout_;
   EmbedderWeights weights_;
 };
+/// A shared pointer to EmbedderImpl, of the kind that torch::nn has for its modules.
 TORCH_MODULE(Embedder);
 
 }  // namespace it3

@@ -50,6 +50,7 @@ class IT3_API InputLayerImpl : public torch::nn::Cloneable<InputLayerImpl> {
   std::int64_t extra_channels_;
   std::int64_t channel_dim_;
 };
+/// A shared pointer to InputLayerImpl, of the kind that torch::nn has for its modules.
 TORCH_MODULE(InputLayer);
 
 }  // namespace it3

@@ -50,6 +50,7 @@ class IT3_API InjectionPointImpl : public torch::nn::Cloneable<InjectionPointImp
   const Inject* inject_ = nullptr;
   bool called_ = false;
 };
+/// A shared pointer to InjectionPointImpl, of the kind that torch::nn has for its modules.
 TORCH_MODULE(InjectionPoint);
 
 namespace detail {

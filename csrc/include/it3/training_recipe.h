@@ -14,10 +14,11 @@ namespace it3 {
 ///   paper's authors do so.
 enum class FirstSignal { neutral, drawn };
 
-/// Converts between a FirstSignal and its name.
+/// The FirstSignal of a name: that of the enumerator.
 ///
 /// @throws c10::ValueError  for an unknown name
 IT3_API FirstSignal first_signal_by_name(std::string_view name);
+/// The name of a FirstSignal.
 IT3_API std::string_view to_string(FirstSignal first_pass);
 
 /// What is fed back in the second pass of a training step, which gives y1.
@@ -29,19 +30,21 @@ IT3_API std::string_view to_string(FirstSignal first_pass);
 /// - none: there is no second pass, and the second term of the loss is 0.
 enum class SecondPass { target, prediction, detached_prediction, drawn, none };
 
-/// Converts between a SecondPass and its name.
+/// The SecondPass of a name: that of the enumerator.
 ///
 /// @throws c10::ValueError  for an unknown name
 IT3_API SecondPass second_pass_by_name(std::string_view name);
+/// The name of a SecondPass.
 IT3_API std::string_view to_string(SecondPass second_pass);
 
 /// Whether one draw decides for each sample separately, or for the whole batch.
 enum class DrawnFor { sample, batch };
 
-/// Converts between a DrawnFor and its name.
+/// The DrawnFor of a name: that of the enumerator.
 ///
 /// @throws c10::ValueError  for an unknown name
 IT3_API DrawnFor drawn_for_by_name(std::string_view name);
+/// The name of a DrawnFor.
 IT3_API std::string_view to_string(DrawnFor drawn_for);
 
 /// What is fed back in the passes of a training step, and how much the second term of the loss counts; see

@@ -37,10 +37,11 @@ struct EngineState {
   IT3_API void check_fits(const std::map<std::string, at::Tensor>& own) const;
 };
 
-/// Converts between a state and a dictionary of plain values.
+/// A state as a dictionary of plain values.
+IT3_API c10::IValue to_ivalue(const EngineState& state);
+/// The state in such a dictionary.
 ///
 /// @throws c10::Error  for a dictionary that holds no state
-IT3_API c10::IValue to_ivalue(const EngineState& state);
 IT3_API EngineState state_from(const c10::IValue& dict);
 
 /// Writes a state to a file, which appears under its name when it is complete. It holds a dictionary, as

@@ -25,10 +25,11 @@ namespace it3 {
 /// @endcode
 enum class Feedback { automatic, probabilities, prediction };
 
-/// Converts between a Feedback and its name: "auto", "probabilities" or "prediction".
+/// The Feedback of a name: "auto", "probabilities" or "prediction".
 ///
 /// @throws c10::ValueError  for an unknown name
 IT3_API Feedback feedback_by_name(std::string_view name);
+/// The name of a Feedback.
 IT3_API std::string_view to_string(Feedback feedback);
 
 /// softmax(prediction) over the channels.

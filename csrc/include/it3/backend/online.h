@@ -95,9 +95,9 @@ class IT3_API Online {
   struct Start {
     std::string name;  ///< the parameter's name
     at::Tensor value;  ///< a copy
-    /// The parameter, as a key that is never dereferenced, and the number of its start; null and 0 if unknown, as in a
-    /// file.
+    /// The parameter, as a key that is never dereferenced; null if unknown, as in a file.
     const at::TensorImpl* parameter = nullptr;
+    /// What tells this start from all others; 0 if unknown, as in a file.
     std::uint64_t number = 0;
   };
 

@@ -51,11 +51,12 @@ struct IT3_API PredictionRange {
   void widen(const at::Tensor& prediction, const Layout& layout);
 };
 
-/// Converts between a range and a value for files: the tuple (kind, most_extreme, samples), such as ("logits", 0.8,
-/// 32); None for no range.
+/// A range as a value for files: the tuple (kind, most_extreme, samples), such as ("logits", 0.8, 32); None for no
+/// range.
+IT3_API c10::IValue to_ivalue(const std::optional<PredictionRange>& range);
+/// The range of such a value.
 ///
 /// @throws c10::Error  for any other value
-IT3_API c10::IValue to_ivalue(const std::optional<PredictionRange>& range);
 IT3_API std::optional<PredictionRange> prediction_range_from(const c10::IValue& value);
 
 }  // namespace it3
