@@ -86,7 +86,7 @@ struct IT3_API Options {
   /// Steps end early if the loss has not fallen below its minimum so far by more than this fraction, `patience` times
   /// in a row. Waits for the device at each step. Unset: all steps are taken.
   std::optional<double> tolerance = std::nullopt;
-  /// See `tolerance`. Unset: 1.
+  /// The number of evaluations in a row without such a fall after which steps end; see `tolerance`. Unset: 1.
   std::optional<std::int64_t> patience = std::nullopt;
   /// Only samples whose uncertainty() exceeds it adapt; the others contribute neither to the loss nor to gradients. In
   /// the units of uncertainty(). Engine::calibrate() sets it. Unset: all samples adapt.

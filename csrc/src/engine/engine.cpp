@@ -55,9 +55,8 @@ ScriptNetwork& script_of(const std::shared_ptr<Network>& network) {
   TORCH_CHECK_VALUE(
       dynamic_cast<ExportedNetwork*>(network.get()) == nullptr,
       "an engine around a program of torch.export cannot be saved as TorchScript, as the file would not hold which "
-      "sizes "
-      "of inputs the program is for; keep the program's own file, and write what training and adaptation have changed "
-      "by save_state()");
+      "sizes of inputs the program is for; keep the program's own file, and write what training and adaptation have "
+      "changed by save_state()");
   auto* const script = dynamic_cast<ScriptNetwork*>(network.get());
   TORCH_CHECK_VALUE(
       script != nullptr, "only an engine around a ScriptNetwork can be saved; export the model to TorchScript");

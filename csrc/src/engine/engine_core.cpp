@@ -90,8 +90,7 @@ void EngineCore::check_threshold(const EngineCall& call) const {
   TORCH_CHECK_VALUE(
       !range || (range->kind == PredictionRange::Kind::logits) == feeds_probabilities, "threshold was calibrated when ",
       kind(!feeds_probabilities), " were fed back, but now ", kind(feeds_probabilities),
-      " are, whose distances have another scale; call calibrate() again, or set threshold "
-      "to None");
+      " are, whose distances have another scale; call calibrate() again, or set threshold to None");
 }
 
 void EngineCore::compare_with_range(const EngineCall& call, const Options& options, const at::Tensor& first) {

@@ -279,7 +279,7 @@ const std::vector<Option>& option_table() {
           "`patience` times in a row. The CPU then waits for the device at each step. None: all steps are taken."),
       whole_number(
           "patience", &Options::patience, 1,
-          "How many evaluations in a row may fail to lower the loss by `tolerance`. None: 1."),
+          "The number of evaluations in a row without such a fall, see `tolerance`, after which steps end. None: 1."),
       number(
           "threshold", &Options::threshold, from_zero,
           "Only samples whose uncertainty exceeds it adapt; the others contribute neither to the loss nor to "
