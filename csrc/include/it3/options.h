@@ -142,7 +142,8 @@ struct IT3_API Options {
   /// Sets several options by name. If that changes a choice, such as the anchor, options that only belong to the
   /// earlier choice, such as ema_decay to the anchor "ema", are unset.
   ///
-  /// @throws c10::ValueError, c10::TypeError  where set() and validate() do
+  /// @throws c10::ValueError  where set() and validate() do
+  /// @throws c10::TypeError  where set() does
   ///
   /// @code{.cpp}
   /// it3::Options options{.anchor = it3::AnchorKind::ema, .ema_decay = 0.9};
