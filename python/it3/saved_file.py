@@ -88,7 +88,7 @@ def _device_of_programs(path: str, programs: _C.SavedPrograms | None) -> str:
     device = programs.device_type if programs is not None else "cpu"
     if device == "cuda" and not torch.cuda.is_available():
         raise RuntimeError(
-            f"{path} was saved on a CUDA device, of which there is none here; give another device, such as 'cpu'"
+            f"{path} was saved on a CUDA device, and none can be used here; give another device, such as 'cpu'"
         )
     return device
 

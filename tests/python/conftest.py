@@ -21,6 +21,7 @@ LONG = {
     "test_installed.py",
     "test_differential.py",
     "test_readme.py",
+    "test_header_examples.py",
     "test_search_goes_on.py",
     "test_compilation.py",
     "test_saved_programs.py",

@@ -23,6 +23,19 @@ def build_against(prefix: object, project: str, build: Path) -> Path:
     return build
 
 
+def build_program(source: str, folder: Path) -> Path:
+    """Build a program of one file against the it3 that is installed."""
+    (folder / "program.cpp").write_text(source)
+    (folder / "CMakeLists.txt").write_text(
+        "cmake_minimum_required(VERSION 3.25)\n"
+        "project(one_file LANGUAGES CXX)\n"
+        "find_package(it3 REQUIRED)\n"
+        "add_executable(program program.cpp)\n"
+        "target_link_libraries(program PRIVATE it3::it3)\n"
+    )
+    return build_against(it3.cmake_prefix_path, str(folder), folder / "build") / "program"
+
+
 def install(prefix: Path) -> Path:
     """Install the C++ library alone, a static one; the build is kept for the next time."""
     build = ROOT / "build" / "static"

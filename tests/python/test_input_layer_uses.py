@@ -69,7 +69,7 @@ def test_a_file_with_compiled_programs(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("wrong", [-1, 1.5, True, "2"])
 def test_wrong_numbers(wrong: Any) -> None:
-    with pytest.raises(ValueError, match="extra_channels must be a whole number from 0"):
+    with pytest.raises(ValueError, match="extra_channels must be a whole number, 0 or more"):
         WithInputLayer(nn.Linear(3, 2), wrong)
 
 

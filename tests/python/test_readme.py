@@ -9,7 +9,7 @@ from typing import Any
 import it3
 import pytest
 import torch
-from installed import ROOT, build_against, run
+from installed import ROOT, build_program, run
 
 README = (ROOT / "README.md").read_text()
 
@@ -26,18 +26,6 @@ def as_program(snippet: str, before: str, after: str) -> str:
     includes = [line for line in lines if line.startswith("#include")]
     body = [line for line in lines if not line.startswith("#include")]
     return "\n".join([*includes, "int main() {", before, *body, after, "}", ""])
-
-
-def build_program(source: str, folder: Path) -> Path:
-    (folder / "program.cpp").write_text(source)
-    (folder / "CMakeLists.txt").write_text(
-        "cmake_minimum_required(VERSION 3.25)\n"
-        "project(readme LANGUAGES CXX)\n"
-        "find_package(it3 REQUIRED)\n"
-        "add_executable(program program.cpp)\n"
-        "target_link_libraries(program PRIVATE it3::it3)\n"
-    )
-    return build_against(it3.cmake_prefix_path, str(folder), folder / "build") / "program"
 
 
 def test_the_cpp_snippet_trains_and_adapts(tmp_path: Path) -> None:

@@ -201,7 +201,7 @@ def test_a_recipe_is_a_value() -> None:
         ({"weight": -1.0}, "weight must be a number, 0 or more, not -1"),
         ({"weight": float("nan")}, "weight must be a number"),
         ({"second_pass": "none", "weight": 2.0}, "weight multiplies the second term"),
-        ({"second_pass": "none", "noise": 1.0}, "noise is on what is fed back, but nothing is"),
+        ({"second_pass": "none", "noise": 1.0}, "noise is added to what is fed back, but with .* nothing is"),
         ({"noise": float("inf")}, "noise must be a standard deviation, 0 or more"),
         (
             {"first_pass": "drawn", "target_probability": 1.5},
@@ -226,7 +226,7 @@ def test_recipes_that_do_not_fit_the_call() -> None:
     with pytest.raises(ValueError, match="the training recipe draws from the targets, but no target was given"):
         engine(case.inputs)
     engine.training_recipe = TrainingRecipe(first_pass="drawn", second_pass="none", drawn_for="sample")
-    with pytest.raises(ValueError, match="without a neutral signal nothing is injected"):
+    with pytest.raises(ValueError, match="drawn_for='sample' needs a neutral signal"):
         engine(case.inputs, target=case.target)
     with pytest.raises(TypeError, match=r"training_recipe must be an it3\.TrainingRecipe, not a dict"):
         engine.training_recipe = {"second_pass": "none"}

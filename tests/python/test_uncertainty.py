@@ -166,13 +166,13 @@ def test_a_threshold_from_when_something_else_was_fed_back_is_refused() -> None:
     engine.calibrate([x])
     engine.feedback = "prediction"
     for call in (engine.adapt, engine):
-        with pytest.raises(ValueError, match="between class probabilities, which were fed back when"):
+        with pytest.raises(ValueError, match="when class probabilities were fed back, but now predictions are"):
             call(x)
     engine.adapt(x, threshold=None)
     engine.calibrate([x])
     engine.adapt(x)
     engine.feedback = "auto"
-    with pytest.raises(ValueError, match="between predictions, which were fed back when"):
+    with pytest.raises(ValueError, match="when predictions were fed back, but now class probabilities are"):
         engine.adapt(x)
 
 

@@ -24,27 +24,36 @@ struct ScriptSlots;
 class SizeConditions;
 }  // namespace detail
 
-/// A TorchScript module, scripted or traced, cut at one layer into a head and a tail. The head runs once for both
-/// passes. Its graphs take parameters and buffers as inputs, so adaptation never writes to the module, and one network
-/// can adapt in several threads at once. The network's own passes, which training runs, are for one thread at a time.
+/// A TorchScript module, scripted or traced, as a network. It is cut at the layer into a head and a tail, and the head
+/// runs once for both passes. The cut takes parameters and buffers as arguments, so that adaptation never writes to the
+/// module, and one network can adapt in several threads at the same time. The network's own passes, which training
+/// runs, are for one thread at a time.
 ///
 /// Working copies run in eval mode, as if every `training` flag were false; the network's own passes run with the flags
-/// as they are. The module is cut once for each way to normalize, and again when an attribute that forward() reads has
-/// changed. The first call with a new kind of inputs (their number, dtypes or numbers of dimensions) compares the cut
-/// with the module's own forward(), predictions and gradients, unless forward() draws random numbers.
+/// as they are. The module is cut once for each way to normalize, and again after an attribute that forward() reads has
+/// changed. The first call with a new kind of inputs (their number, dtypes or numbers of dimensions) compares
+/// predictions and gradients of the cut with those of the module's own forward(), unless forward() draws random
+/// numbers.
+///
+/// @code{.cpp}
+/// torch::jit::Module scripted = torch::jit::load("model.pt");  // written by Python's torch.jit.script(model).save()
+/// auto network = std::make_shared<it3::ScriptNetwork>(scripted, "encoder");
+/// it3::Engine engine(network, {.lr = 1e-4});
+/// it3::Losses losses = engine.losses(x, y);
+/// at::Tensor prediction = engine.adapt(x).prediction;
+/// @endcode
 class IT3_API ScriptNetwork : public Network {
  public:
-  /// @param layer  the dotted name of a submodule, or "" for the whole module
-  /// @param output  where the prediction is in what the module returns; nothing: its only tensor
-  /// @param layer_output  where the tensor that is injected into is in what the layer returns; nothing: its first
-  ///                      tensor. Tuples, lists and, if it is given, dicts are looked into
-  ///
-  /// Raises c10::ValueError if there is no such layer, and, here or at a first call in another mode, if the module
-  /// cannot be cut there: the layer is called never, several times, or inside a branch or loop that remains when
-  /// constants are known; there is no tensor in what it returns, or none at `layer_output`; the module assigns
-  /// attributes in forward(); the prediction does not depend on the layer's output. A pass raises it if the module
-  /// returns no tensor at `output`, or several and `output` is not given, and if the cut gives other results than the
-  /// module.
+  /// @param module  the module, which is not copied
+  /// @param layer  the dotted name of a submodule; "" for the whole module
+  /// @param output  which tensor of the module's output is the prediction. Unset: its only tensor
+  /// @param layer_output  which tensor of the layer's output is injected into. Unset: the first one, in tuples and
+  ///                      lists. In a dict, it has to be given
+  /// @throws c10::ValueError  if there is no such layer; and, here or at the first call in another mode, if the module
+  ///     cannot be cut there: the layer is never called, called several times, or called inside a branch or loop that
+  ///     depends on data; it returns no tensor, or none at `layer_output`; forward() assigns attributes; or the
+  ///     prediction does not depend on the layer's output. A pass throws it if the module returns no tensor at
+  ///     `output`, or several and `output` is unset; and if the cut gives other results than the module
   ScriptNetwork(
       torch::jit::Module module,
       std::string layer,
@@ -68,25 +77,29 @@ class IT3_API ScriptNetwork : public Network {
   std::unique_ptr<WorkingCopy> checkout_per_sample(
       const std::vector<NamedParameter>& adapted, const Normalization& normalization, std::int64_t samples) override;
 
-  /// Makes parameters() these: the module's tensors under the names of the one that it was traced from.
+  /// Sets what parameters() returns: the module's tensors, under the names of the model that it was traced from.
   void name_parameters(std::vector<NamedParameter> parameters) { named_ = std::move(parameters); }
 
-  /// Has passes raise c10::ValueError for inputs of sizes that the module is not for.
+  /// Has passes throw c10::ValueError for inputs of sizes that the module is not made for.
   void limit_sizes(std::shared_ptr<const detail::SizeConditions> sizes);
 
-  /// Whether the module is for inputs of these sizes.
+  /// Whether the module is made for inputs of these sizes.
   bool takes(const Inputs& inputs) const;
 
-  /// A copy of the module with other values for some of parameters(), by name.
+  /// A copy of the module in which some of parameters() have other values.
   torch::jit::Module with_weights(const std::vector<std::pair<std::string, at::Tensor>>& weights) const;
 
-  /// Whether what comes before the layer gives the same in eval mode whenever it runs on the same: it draws no random
-  /// numbers, and nothing is written to that was there before.
+  /// Whether the part before the layer, in eval mode, always gives the same results for the same inputs and weights: it
+  /// draws no random numbers, and writes to nothing that existed before.
   bool has_repeatable_head() const;
 
+  /// The module, uncut.
   const torch::jit::Module& module() const { return module_; }
+  /// The dotted name of the layer.
   const std::string& layer() const;
+  /// Which tensor of the module's output is the prediction.
   const std::optional<OutputPath>& output() const;
+  /// Which tensor of the layer's output is injected into.
   const std::optional<OutputPath>& layer_output() const;
 
  private:

@@ -65,29 +65,32 @@ Compiled::Compiled(For what, Programs programs, bool is_measured, std::shared_pt
 }
 
 std::string Compiled::why_not(const AdaptCall& call, const std::vector<NamedParameter>& adapted) const {
-  if (call.network.id() != for_.network) return "the model, or the kind of its inputs, is another one than compiled";
+  if (call.network.id() != for_.network)
+    return "the programs were compiled for another model, or another kind of inputs";
   if (compiled_options(call.options) != for_.options) {
-    return "parameters, anchor, norm_statistics, norm_prior, per_sample or amp is another one than compiled";
+    return "the programs were compiled with another value of parameters, anchor, norm_statistics, norm_prior, "
+           "per_sample or amp";
   }
   if (!adapted.empty() && !are_same(tensors_of(adapted), tensors_of(for_.adapted))) {
-    return "other parameters adapt than compiled";
+    return "the programs were compiled for adapting other parameters";
   }
   const auto& reads = call.method.reads;
   if (reads.has_value() != for_.reads.has_value() || (reads && for_.reads && !are_same(*reads, *for_.reads))) {
-    return "the embedder is another one, or has other parameters, than compiled";
+    return "the programs were compiled for another embedder, or for other parameters of it";
   }
   if (have_functions_changed_) {
     return "embedder, combine_fn or distance_fn, or something that they read, has changed since it was compiled";
   }
   // Samples that adapt each by itself are stacked by now.
-  if (!for_.options.per_sample && call.method.in_dims != for_.in_dims) return "in_dims is another one than compiled";
+  if (!for_.options.per_sample && call.method.in_dims != for_.in_dims)
+    return "the programs were compiled with another value of in_dims";
   const auto is_tensor_with_elements = [](const c10::IValue& input) {
     return input.isTensor() && input.toTensor().numel() > 0;
   };
   const auto& [args, kwargs] = call.inputs;
   if (!kwargs.empty() || !std::all_of(args.begin(), args.end(), is_tensor_with_elements)) return "the batch is empty";
   if (!call.options.amp && at::autocast::is_autocast_enabled(for_.adapted.at(0).tensor.device().type())) {
-    return "autocast is on, which amp is for";
+    return "autocast is on; use the option amp instead";
   }
   return "";
 }
@@ -118,7 +121,7 @@ Compiled::Verdict Compiled::verdict(const AdaptCall& call, const std::vector<Nam
     verdict.is_decided = known != decided_.end();
     if (verdict.is_decided) verdict.why_not = known->second;
     if (!verdict.is_decided && decided_.size() >= most_decided) {
-      verdict.why_not = "there are too many kinds of sizes to try all";
+      verdict.why_not = "the inputs have had too many different sizes to try the programs with all";
     }
   }
   if (verdict.is_same_memory || !verdict.why_not.empty()) return verdict;

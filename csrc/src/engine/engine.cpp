@@ -54,8 +54,9 @@ class ModuleEmbedder : public LazyEmbedder {
 ScriptNetwork& script_of(const std::shared_ptr<Network>& network) {
   TORCH_CHECK_VALUE(
       dynamic_cast<ExportedNetwork*>(network.get()) == nullptr,
-      "a program of torch.export is not saved as TorchScript, which would forget the sizes of inputs that it is for; "
-      "keep its file, and what training and adaptation have changed by save_state()");
+      "an engine around a program of torch.export cannot be saved as TorchScript, as the file would not hold which "
+      "sizes of inputs the program is for; keep the program's own file, and write what training and adaptation have "
+      "changed by save_state()");
   auto* const script = dynamic_cast<ScriptNetwork*>(network.get());
   TORCH_CHECK_VALUE(
       script != nullptr, "only an engine around a ScriptNetwork can be saved; export the model to TorchScript");

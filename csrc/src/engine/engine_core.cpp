@@ -88,10 +88,9 @@ void EngineCore::check_threshold(const EngineCall& call) const {
   const bool feeds_probabilities = call.method.feeds_probabilities;
   const auto kind = [](bool of_probabilities) { return of_probabilities ? "class probabilities" : "predictions"; };
   TORCH_CHECK_VALUE(
-      !range || (range->kind == PredictionRange::Kind::logits) == feeds_probabilities,
-      "threshold is a distance between ", kind(!feeds_probabilities),
-      ", which were fed back when the engine was calibrated, but now ", kind(feeds_probabilities),
-      " are; call calibrate() again, or set threshold to None");
+      !range || (range->kind == PredictionRange::Kind::logits) == feeds_probabilities, "threshold was calibrated when ",
+      kind(!feeds_probabilities), " were fed back, but now ", kind(feeds_probabilities),
+      " are, whose distances have another scale; call calibrate() again, or set threshold to None");
 }
 
 void EngineCore::compare_with_range(const EngineCall& call, const Options& options, const at::Tensor& first) {

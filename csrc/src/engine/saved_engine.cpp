@@ -246,7 +246,7 @@ detail::Archive archive_in(const detail::Archive& archive, const std::string& na
 Dictionary description_in(const detail::Archive& archive, const std::string& name) {
   TORCH_CHECK_VALUE(archive.has(name), "it holds no engine; engine.save() writes one");
   const auto description = archive_in(archive, name).unpickle("data");
-  TORCH_CHECK_VALUE(description.isGenericDict(), "what describes the engine is damaged");
+  TORCH_CHECK_VALUE(description.isGenericDict(), "its description of the engine is damaged");
   const Dictionary dictionary = description.toGenericDict();
   const std::int64_t found = dictionary.at("format").toInt();
   TORCH_CHECK_VALUE(
@@ -260,7 +260,7 @@ SavedEngine engine_beside_program(const detail::Archive& archive, std::optional<
   const Dictionary d = description_in(archive, record_beside_program);
   if (!device && d.contains("programs_on_cuda") && d.at("programs_on_cuda").toBool()) {
     TORCH_CHECK(
-        at::hasCUDA(), "it was saved on a CUDA device, of which there is none here; give another device, such as cpu");
+        at::hasCUDA(), "it was saved on a CUDA device, and none can be used here; give another device, such as cpu");
     device = c10::Device(c10::kCUDA);
   }
   const auto function_in = [&](const char* name, c10::Device on) -> std::optional<SavedModule> {

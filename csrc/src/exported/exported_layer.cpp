@@ -73,8 +73,8 @@ Leaving what_leaves(const ExportedGraph& graph, const std::string& layer) {
   std::vector<std::string> names(leaving.size());
   std::transform(leaving.begin(), leaving.end(), names.begin(), [](const Leaving& each) { return each.name; });
   TORCH_CHECK_VALUE(
-      is_one, "several tensors leave the layer '", layer, "': ", detail::join(names),
-      ", as it is called several times or returns several; name a layer that is called once and returns one");
+      is_one, "several tensors of the layer '", layer, "' are used behind it: ", detail::join(names),
+      ", as it is called several times or returns several tensors; name a layer that is called once and returns one");
   return std::move(leaving.front());
 }
 
@@ -157,7 +157,9 @@ void check_name(const ExportedGraph& graph, const std::string& layer) {
   for (const auto& [name, class_name] : graph.layers) {
     if (!name.empty()) names.push_back(name);
   }
-  TORCH_CHECK_VALUE(!names.empty(), "the exported program does not tell the modules that its operations are called in");
+  TORCH_CHECK_VALUE(
+      !names.empty(),
+      "the exported program does not record which modules its operations belong to, so that no layer can be found");
   TORCH_CHECK_VALUE(
       std::find(names.begin(), names.end(), layer) != names.end(), "the exported program has no layer '", layer,
       "' that computes; did you mean '", detail::nearest_name(layer, names), "'? Its layers are ", detail::join(names));
@@ -183,7 +185,8 @@ void check_is_one(const std::string& layer, const std::vector<ExportedPart>& par
 
 void mark_layer(ExportedGraph& graph, const std::string& layer, const std::optional<OutputPath>& layer_output) {
   if (layer.empty()) {
-    TORCH_CHECK_VALUE(!layer_output, "layer_output is for a layer; of the whole model, output chooses");
+    TORCH_CHECK_VALUE(
+        !layer_output, "layer_output chooses a tensor of a named layer; for the whole model, give output instead");
     return;
   }
   check_name(graph, layer);

@@ -72,7 +72,7 @@ bool is_check(const ExportedOperation& operation) {
       text.starts_with("Runtime assertion failed") && (!depends_on_values(text) || std::regex_search(text, of_count));
   TORCH_CHECK_VALUE(
       is_of_sizes && target.starts_with("torch.ops.aten._assert_scalar"),
-      "the exported program checks values: ", target, " ", text);
+      "the exported program checks values of tensors, which is not supported: ", target, " ", text);
   return true;
 }
 
@@ -214,7 +214,7 @@ class ModuleBuilder {
     const auto known = torch::jit::findOperatorFor(name);
     TORCH_CHECK_VALUE(
         known != nullptr, "the exported program calls ", operation.target,
-        ", which is no operation of this torch, or calls other functions");
+        ", which this torch does not have as an operation, or which calls other functions, as torch.cond() does");
     const c10::FunctionSchema& schema = known->schema();
     std::vector<Value*> inputs;
     for (std::size_t i = 0; i < schema.arguments().size(); ++i) {
@@ -235,7 +235,7 @@ class ModuleBuilder {
     // A number for a tensor, as in x / 2, has an overload of its own.
     TORCH_CHECK_VALUE(
         node->schema().overload_name() == schema.overload_name() || has_number_for_tensor(inputs, schema),
-        "the exported program's ", operation.target, " would be taken for ", node->schema());
+        "the exported program's ", operation.target, " would be run as another overload, ", node->schema());
     if (!operation.gives_list) {
       for (std::size_t i = 0; i < std::min(node->outputs().size(), operation.results.size()); ++i) {
         set(operation.results[i], node->output(i));

@@ -163,7 +163,7 @@ class Reading {
           {tensor.at("arg").at("name"), dotted, known->second, std::string_view(kind) == "parameter"});
       return;
     }
-    TORCH_CHECK_VALUE(false, "it takes something else than tensors: ", spec.dump());
+    TORCH_CHECK_VALUE(false, "it takes an input that is not a tensor: ", spec.dump());
   }
 
   void take_operation(const json& node) {
@@ -304,7 +304,7 @@ class Reading {
     const json& module = program_.at("graph_module");
     std::vector<std::string> names;
     for (const json& spec : module.at("signature").at("output_specs")) {
-      TORCH_CHECK_VALUE(spec.contains("user_output"), "it writes to its inputs, or to buffers, at its end");
+      TORCH_CHECK_VALUE(spec.contains("user_output"), "it changes its inputs or buffers, which is not supported");
       names.push_back(name_of(spec.at("user_output").at("arg")));
     }
     if (path) {

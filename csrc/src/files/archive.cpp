@@ -95,9 +95,10 @@ void check_bytes(const at::Tensor& tensor, const std::map<const void*, std::size
   const auto found = sizes.find(tensor.storage().data());
   const std::size_t size = found == sizes.end() ? 0 : found->second;
   const std::size_t claimed = tensor.storage().nbytes();
-  TORCH_CHECK_VALUE(claimed <= size, "a tensor of it has ", size, " of its ", claimed, " bytes");
+  TORCH_CHECK_VALUE(claimed <= size, "one of its tensors has only ", size, " of ", claimed, " bytes");
   TORCH_CHECK_VALUE(
-      span_of(tensor).end <= static_cast<std::int64_t>(claimed), "a tensor of it reaches beyond its memory");
+      span_of(tensor).end <= static_cast<std::int64_t>(claimed),
+      "one of its tensors reaches beyond the data that the file has for it");
 }
 
 }  // namespace

@@ -143,7 +143,7 @@ class PickleWalk {
       values_[value].values = std::min(values_[value].values + values_[part].values, most_values + 1);
     }
     TORCH_CHECK_VALUE(
-        values_[value].values <= most_values, "a pickle in it stands for more than ", most_values, " values");
+        values_[value].values <= most_values, "a pickle in it unpacks to more than ", most_values, " values");
     TORCH_CHECK_VALUE(values_[value].depth <= deepest, "a pickle in it is nested more than ", deepest, " deep");
   }
 

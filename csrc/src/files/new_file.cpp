@@ -39,9 +39,7 @@ std::optional<struct stat> old_file(const std::string& target, const std::string
   TORCH_CHECK(
       S_ISREG(status.st_mode), "cannot write '", path,
       "': it is a device, a pipe or a socket; give the name of a file that can be replaced");
-  TORCH_CHECK(
-      ::access(target.c_str(), W_OK) == 0, "cannot write '", path,
-      "': the file is there, and protected against writing");
+  TORCH_CHECK(::access(target.c_str(), W_OK) == 0, "cannot write '", path, "': the file exists and is write-protected");
   return status;
 }
 
@@ -130,7 +128,7 @@ int NewFile::open_kept(const std::string& kept_as) {
     stays_ = is_named && opened.st_size > 0;
     if (is_free && is_named && is_file) return descriptor;
     ::close(descriptor);
-    TORCH_CHECK(is_file, "cannot write '", path_, "': ", partial_, " is there, and is no regular file; remove it");
+    TORCH_CHECK(is_file, "cannot write '", path_, "': ", partial_, " exists and is not a regular file; remove it");
     TORCH_CHECK(is_free, "cannot write '", path_, "': another process is writing ", partial_);
     // Another one has committed it between opening and locking.
   }

@@ -15,8 +15,9 @@ namespace it3::detail {
 TemporaryFolder::TemporaryFolder() {
   std::string name = (std::filesystem::temp_directory_path() / "it3-XXXXXX").string();
   TORCH_CHECK(
-      mkdtemp(name.data()) != nullptr, "no temporary folder can be made as ", name, ": ",
-      std::generic_category().message(errno), "; the environment variable TMPDIR says where they are made");
+      mkdtemp(name.data()) != nullptr, "cannot create the temporary folder ", name, ": ",
+      std::generic_category().message(errno),
+      "; set the environment variable TMPDIR to a folder that can be written to");
   path_ = name;
 }
 

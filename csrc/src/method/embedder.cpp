@@ -109,14 +109,15 @@ at::Tensor embed(
   if (weights.are_learned()) {
     TORCH_CHECK_VALUE(
         from.sym_size(1) == weights.weight1.size(1) && to.sym_size(1) == weights.weight1.size(0),
-        misfit(prediction, features), ": it has its weights for predictions of ", weights.weight1.size(1),
+        misfit(prediction, features), ": its weights are for predictions of ", weights.weight1.size(1),
         " and features of ", weights.weight1.size(0),
         " channels; give another embedder, or clear() this one and train it anew");
   } else {
     TORCH_CHECK_VALUE(
         from.sym_size(1) == weights.extra_channels && from.sym_size(1) < to.sym_size(1), misfit(prediction, features),
-        ": it puts it into ", weights.extra_channels, " extra channels of the features, but the prediction has ",
-        from.size(1), "; give the input layer, and the embedder, that many extra_channels");
+        ": the prediction is put into ", weights.extra_channels,
+        " extra channels of the features, but the prediction has ", from.size(1),
+        "; make the input layer and the embedder with that number as extra_channels");
     TORCH_CHECK_VALUE(
         features.is_floating_point() || features.is_complex(), "a prediction is fed back as it is, but the input has ",
         "the dtype ", features.scalar_type(), ", which would round it; name a layer with a floating-point output");
@@ -166,7 +167,7 @@ at::Tensor broadcast_add(const at::Tensor& features, const at::Tensor& embedding
 
 EmbedderImpl::EmbedderImpl(Layout prediction_layout, Layout features_layout, std::int64_t extra_channels)
     : prediction_layout_(prediction_layout), features_layout_(features_layout) {
-  TORCH_CHECK_VALUE(extra_channels >= 0, "extra_channels must be a whole number from 0, not ", extra_channels);
+  TORCH_CHECK_VALUE(extra_channels >= 0, "extra_channels must be a whole number, 0 or more, not ", extra_channels);
   weights_.extra_channels = extra_channels;
   EmbedderImpl::reset();
 }

@@ -80,10 +80,9 @@ bool check_injection(Network& network, const Method& method, const Inputs& given
   // Where gradients are cut off, values may still tell.
   TORCH_CHECK_VALUE(
       is_reached || differ(second, first.prediction),
-      "what is injected at the layer does not reach the prediction, so there is nothing to adapt by: the prediction "
-      "does "
-      "not depend on that output of the layer. If the layer returns several tensors, such as an LSTM's output and its "
-      "last states, say by layer_output which one the model uses, as layer_output=(1, 0); else name another layer");
+      "what is injected at the layer does not reach the prediction, so that y1 equals y0 and nothing can adapt. If the "
+      "layer returns several tensors, such as the output and the last states of an LSTM, choose the one that the model "
+      "uses by layer_output, for example layer_output=(1, 0); else name another layer");
   return true;
 }
 

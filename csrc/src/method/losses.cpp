@@ -110,8 +110,8 @@ Losses training_losses(
       !recipe.draws() || target, "the training recipe draws from the targets, but no target was given; give target=");
   TORCH_CHECK_VALUE(
       recipe.first_pass != FirstSignal::drawn || recipe.drawn_for != DrawnFor::sample || is_given(given_method.neutral),
-      "without a neutral signal nothing is injected where no target is drawn, which is for the whole batch; give "
-      "drawn_for='batch', or a neutral signal");
+      "drawn_for='sample' needs a neutral signal: without one, nothing is injected where no target is drawn, and the "
+      "samples of a batch cannot differ in that; give drawn_for='batch', or a neutral signal");
   const auto turn = network.take_turn();
   PassInputs inputs(given_inputs, given_inputs, network.may_write_inputs());
   Method method = given_method;

@@ -34,7 +34,10 @@ void check_neutral(const Neutral& neutral) {
     check_values(*value, "neutral must be a number or a tensor of real numbers");
   }
   if (const auto* const drawn = std::get_if<DrawnLabels>(&neutral)) {
-    TORCH_CHECK_VALUE(drawn->labels.defined() && drawn->labels.dim() > 0, "labels to draw from must be (N, ...)");
+    TORCH_CHECK_VALUE(
+        drawn->labels.defined() && drawn->labels.dim() > 0,
+        "labels to draw from must be a tensor with the labels along its first dimension, (N, ...), not ",
+        drawn->labels.defined() ? "a tensor without dimensions" : "an undefined one");
     check_values(drawn->labels, "labels to draw from must be a tensor of real numbers");
   }
   if (const auto* const function = std::get_if<NeutralFunction>(&neutral)) {

@@ -59,14 +59,16 @@ void TrainingRecipe::validate() const {
   }
   TORCH_CHECK_VALUE(
       draws() || (!target_probability && !drawn_for), target_probability ? "target_probability" : "drawn_for",
-      " says how targets are drawn, but none are with first_pass='", to_string(first_pass), "' and second_pass='",
-      to_string(second_pass), "'; give 'drawn' for one of the two, or leave it out");
+      " says how targets are drawn, but first_pass='", to_string(first_pass), "' and second_pass='",
+      to_string(second_pass), "' draw none; give 'drawn' for one of the two, or leave ",
+      target_probability ? "target_probability" : "drawn_for", " out");
   TORCH_CHECK_VALUE(
       second_pass != SecondPass::none || weight == 1,
-      "weight multiplies the second term, which second_pass='none' does not have; leave it out");
+      "weight multiplies the second term of the loss, but second_pass='none' has no such term; leave weight out");
   TORCH_CHECK_VALUE(
       noise == 0 || second_pass != SecondPass::none || first_pass == FirstSignal::drawn,
-      "noise is on what is fed back, but nothing is with first_pass='neutral' and second_pass='none'; leave it out");
+      "noise is added to what is fed back, but with first_pass='neutral' and second_pass='none' nothing is fed back; "
+      "leave noise out");
 }
 
 }  // namespace it3

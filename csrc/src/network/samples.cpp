@@ -116,8 +116,8 @@ Samples::Samples(Inputs inputs, const std::optional<InDims>& in_dims, const Layo
   }
   TORCH_CHECK_VALUE(
       count,
-      "the inputs have no tensor that holds samples; give tensors with a dimension of samples, or say by in_dims which "
-      "dimension that is");
+      "the inputs have no tensor that holds samples; give tensors with a sample dimension, or say by in_dims which "
+      "dimension holds the samples");
   count_ = *count;
 }
 

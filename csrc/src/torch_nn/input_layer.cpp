@@ -11,7 +11,7 @@ namespace it3 {
 
 InputLayerImpl::InputLayerImpl(std::int64_t extra_channels, std::int64_t channel_dim)
     : extra_channels_(extra_channels), channel_dim_(channel_dim) {
-  TORCH_CHECK_VALUE(extra_channels >= 0, "extra_channels must be a whole number from 0, not ", extra_channels);
+  TORCH_CHECK_VALUE(extra_channels >= 0, "extra_channels must be a whole number, 0 or more, not ", extra_channels);
 }
 
 void InputLayerImpl::pretty_print(std::ostream& stream) const {

@@ -57,7 +57,7 @@ torch::jit::Module module_of_class(const char* name, const std::shared_ptr<torch
 
 torch::jit::Module with_input_layer(
     const torch::jit::Module& module, std::int64_t extra_channels, std::int64_t channel_dim, std::int64_t argument) {
-  TORCH_CHECK_VALUE(extra_channels >= 0, "extra_channels must be a whole number from 0, not ", extra_channels);
+  TORCH_CHECK_VALUE(extra_channels >= 0, "extra_channels must be a whole number, 0 or more, not ", extra_channels);
   const c10::FunctionSchema schema = module.get_method("forward").function().getSchema();
   std::vector<std::string> declared, given;
   for (std::size_t i = 1; i < schema.arguments().size(); ++i) {  // behind self

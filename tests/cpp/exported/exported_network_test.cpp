@@ -189,7 +189,7 @@ TEST(ExportedNetwork, IsSavedByItsStateOnly) {
   const at::Tensor x = torch::randn({5, 3, 6, 6});
   engine.set_trained(true);
   engine.adapt(x);
-  expect_error([&] { engine.save(folder.file("engine.pt"), x); }, "would forget the sizes");
+  expect_error([&] { engine.save(folder.file("engine.pt"), x); }, "would not hold which sizes");
   engine.save_state(folder.file("state.pt"));
   other.load_state(folder.file("state.pt"));
   EXPECT_GT(other.drift().distance, 0);
@@ -221,7 +221,7 @@ TEST(ExportedNetwork, TakesOneOfALayersOutputs) {
   expect_error([&] { load("branching.pt2", "branches", {"given"}); }, "does not compute its output given");
   expect_error([&] { load("branching.pt2", "branches", {"twice", 0}); }, "returns one tensor in several places");
   expect_error([&] { load("twice.pt2", "layer", {}); }, "the layer 'layer' is called several times");
-  expect_error([&] { load("fixed.pt2", "", {0}); }, "of the whole model, output chooses");
+  expect_error([&] { load("fixed.pt2", "", {0}); }, "for the whole model, give output instead");
 }
 
 TEST(ExportedNetwork, SaysWhatIsWrong) {
@@ -231,7 +231,7 @@ TEST(ExportedNetwork, SaysWhatIsWrong) {
   };
   EXPECT_THROW(ExportedNetwork(folder.file("none.pt2"), "0"), c10::Error);
   expect_error([&] { load("fixed.pt2", "9"); }, "has no layer '9' that computes; did you mean");
-  expect_error([&] { load("twice.pt2", "layer"); }, "several tensors leave the layer 'layer'");
+  expect_error([&] { load("twice.pt2", "layer"); }, "several tensors of the layer 'layer' are used behind it");
   for (const char* const name : {"layer", "other"}) {
     expect_error(
         [&] { load("renamed.pt2", name); }, "of the exported program may be one layer of the model, called twice");

@@ -103,7 +103,7 @@ TEST(Archive, TensorsHaveAllTheirBytes) {
     const std::string shorter = with_records(saved(), [&](const std::string& name, std::string& content) {
       if (name == "data/0") content.resize(size);
     });
-    EXPECT_EQ(error_at(shorter), c10::str("a tensor of it has ", size, " of its 96 bytes"));
+    EXPECT_EQ(error_at(shorter), c10::str("one of its tensors has only ", size, " of 96 bytes"));
   }
   const std::string same = with_records(saved(), [](const std::string&, std::string&) {});
   EXPECT_EQ(error_at(same), "no c10::ValueError");
@@ -117,7 +117,7 @@ TEST(Archive, SparseTensorsHaveAllTheirBytes) {
     const std::string shorter = with_records(bytes, [&](const std::string& name, std::string& content) {
       if (name == part) content.resize(16);
     });
-    EXPECT_EQ(error_at(shorter).find("a tensor of it has 16 of its "), 0) << error_at(shorter);
+    EXPECT_EQ(error_at(shorter).find("one of its tensors has only 16 of "), 0) << error_at(shorter);
   }
 }
 

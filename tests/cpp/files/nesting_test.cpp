@@ -67,7 +67,7 @@ TEST(PickleNesting, WhatIsHeldOftenIsCountedOften) {
     if (i == 15) fine_doubled = doubled + ".";
   }
   EXPECT_EQ(pickle_error(fine_doubled), fine);
-  EXPECT_EQ(pickle_error(doubled + "."), "a pickle in it stands for more than 10000000 values");
+  EXPECT_EQ(pickle_error(doubled + "."), "a pickle in it unpacks to more than 10000000 values");
 }
 
 TEST(PickleNesting, NothingIsCountedOnThatIsNotThere) {

@@ -11,17 +11,30 @@
 
 namespace it3 {
 
-/// What batches that need no adaptation tell: how large uncertainty() is where the network is sure, and how extreme its
-/// predictions are.
+/// Statistics of batches that need no adaptation: how large uncertainty() is where the network is sure, and how extreme
+/// its predictions are.
+///
+/// @code{.cpp}
+/// it3::Calibration calibration;
+/// engine.add_to(calibration, x);
+/// engine.add_to(calibration, torch::randn({8, 13}));
+/// double median = calibration.threshold(0.5), highest = calibration.threshold(1);
+/// assert(median <= highest);
+/// engine.calibrate_by(calibration, 0.9);
+/// @endcode
 class IT3_API Calibration {
  public:
-  /// Takes one more batch in, by predictions without adapting; they normalize as the options say.
+  /// Adds a batch: predicts it without adapting, with the normalization of the options.
   void add(const EngineCall& call, const Options& options);
 
-  /// A quantile of uncertainty() over the samples of all batches, interpolated linearly. Raises c10::ValueError for a
-  /// quantile outside [0, 1]; if there are no samples; and if some distances are not finite, naming the samples.
+  /// A quantile of uncertainty() over the samples of all batches, interpolated linearly between the nearest two.
+  ///
+  /// @param quantile  from 0 to 1
+  /// @throws c10::ValueError  for another quantile; if there are no samples; and if an uncertainty is not finite,
+  ///                          naming the samples
   double threshold(double quantile) const;
 
+  /// How extreme the predictions of the batches were.
   const PredictionRange& range() const { return range_; }
 
  private:

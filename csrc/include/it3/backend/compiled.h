@@ -41,7 +41,9 @@ class IT3_API Compiled {
     /// something else, than when they were compiled.
     std::function<bool()> have_functions_changed = nullptr;
 
-    /// Raises c10::ValueError where a parameter that adapts shares memory with anything else among these.
+    /// Checks that no parameter that adapts shares memory with another of these tensors.
+    ///
+    /// @throws c10::ValueError  if one does
     void check() const;
   };
 
@@ -63,7 +65,7 @@ class IT3_API Compiled {
     ///
     /// @param device  where they run; of what is not on the CPU, they were compiled for another number of such a device
     ///
-    /// Raises c10::Error where they are damaged, or cannot be run here.
+    /// @throws c10::Error  if they are damaged, or cannot be run here
     static Programs read(const std::string& folder, c10::Device device);
   };
 
@@ -71,7 +73,7 @@ class IT3_API Compiled {
   ///                     one; else always by the programs
   /// @param keeps  what is to live as long: it keeps the programs' folder
   ///
-  /// Raises what For::check() raises.
+  /// @throws c10::ValueError  where For::check() does
   Compiled(For what, Programs programs, bool is_measured, std::shared_ptr<const void> keeps = nullptr);
 
   /// Finds out whether functions have changed, for the calls from now on, as they are before a call swaps anything in.

@@ -38,7 +38,7 @@ class IT3_API CompiledProgram {
   /// @param package  a file that torch's aoti_compile_and_package() wrote
   /// @param conditions  on sizes, see ExportedGraph::conditions
   ///
-  /// Raises c10::Error if this torch, on this machine, cannot load it.
+  /// @throws c10::Error  if this torch cannot load it on this machine
   CompiledProgram(const std::string& package, std::vector<Argument> arguments, std::vector<std::string> conditions);
   ~CompiledProgram();
   CompiledProgram(CompiledProgram&&) noexcept;

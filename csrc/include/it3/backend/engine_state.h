@@ -11,31 +11,49 @@
 
 namespace it3 {
 
-/// What of an engine training and adaptation change: all that another one, around a like network, needs to go on.
+/// The part of an engine that training and adaptation change: all that an engine around a network of the same structure
+/// needs to go on. See Engine::state().
+///
+/// @code{.cpp}
+/// it3::EngineState state = engine.state();
+/// for (const auto& [name, tensor] : state.tensors) std::cout << name << ' ' << tensor.sizes() << '\n';
+/// it3::write_state(state, "state.pt");
+/// engine.set_state(it3::read_state("state.pt"));
+/// @endcode
 struct EngineState {
-  /// By the names of Python's IT3Engine.state_dict(): parameters and buffers as "model.NAME", the default embedder's as
-  /// "embedder.NAME".
+  /// Parameters and buffers as "model.NAME", the default embedder's as "embedder.NAME": the names of Python's
+  /// IT3Engine.state_dict().
   std::map<std::string, at::Tensor> tensors = {};
+  /// See Engine::is_trained().
   bool is_trained = false;
+  /// Whether training had class indices as targets for predictions that are not probabilities themselves.
   bool learned_probabilities = false;
-  /// What calls keep that adapt for good.
+  /// What calls with Options::copy_model false have kept.
   Online::State online = {};
 
-  /// Raises c10::ValueError unless its tensors are those of an engine, by names and shapes; an embedder's may be empty.
+  /// Checks that these tensors have the names and shapes of an engine's. Those of an embedder may be empty in either.
+  ///
+  /// @throws c10::ValueError  naming what is missing, unexpected or of another shape
   IT3_API void check_fits(const std::map<std::string, at::Tensor>& own) const;
 };
 
-/// A state as a dictionary of plain values, and back. Raises c10::Error if it is none.
+/// A state as a dictionary of plain values.
 IT3_API c10::IValue to_ivalue(const EngineState& state);
+/// The state in such a dictionary.
+///
+/// @throws c10::Error  for a dictionary that holds no state
 IT3_API EngineState state_from(const c10::IValue& dict);
 
-/// Writes a state. The file appears under its name when it is complete. It is a dictionary of torch::pickle_save(),
-/// which Python's torch.load reads without `weights_only`; IT3Engine.load_state_dict() takes the "state_dict" in it.
+/// Writes a state to a file, which appears under its name when it is complete. It holds a dictionary, as
+/// torch::pickle_save() writes it. Python reads it with torch.load(path, weights_only=False); its "state_dict" is for
+/// IT3Engine.load_state_dict().
 ///
-/// Raises c10::Error if it cannot be written.
+/// @throws c10::Error  if the file cannot be written
 IT3_API void write_state(const EngineState& state, const std::string& path);
 
-/// Raises c10::Error, with the file's name, if it is missing, damaged, or no state of an engine.
+/// Reads a state that write_state() has written.
+///
+/// @throws c10::Error  with the file's name, if it is missing, damaged, or holds no state of an engine
 IT3_API EngineState read_state(const std::string& path);
 
 }  // namespace it3

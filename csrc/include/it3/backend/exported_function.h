@@ -14,14 +14,23 @@ namespace detail {
 class SizeConditions;
 }
 
-/// A program of torch.export as one of Method's functions, as ScriptFunction is for TorchScript: as `embed` (of the
-/// prediction, or of prediction and features), as `combine` and as `distance`. Safe to call in several threads at once.
+/// A program of torch.export as one of the functions of an engine: `embed`, a function of the prediction or of
+/// prediction and features; `combine`; or `distance`. ScriptFunction is the same for TorchScript. Several threads may
+/// call it at the same time.
+///
+/// @code{.cpp}
+/// it3::ExportedGraph program = it3::read_exported_program("distance.pt2", std::nullopt, std::nullopt);
+/// it3::ExportedFunction distance(program);
+/// assert(distance(y, y).item<double>() == 0);
+/// @endcode
 class IT3_API ExportedFunction {
  public:
-  /// Raises c10::ValueError unless the program takes one tensor or two, and for operations that cannot be run.
+  /// @throws c10::ValueError  unless the program takes one or two tensors; and if it has operations that cannot be run
   explicit ExportedFunction(const ExportedGraph& program);
 
-  /// Of both, or of `a` if it takes one. Raises c10::ValueError for sizes that it was not exported for.
+  /// The result for both tensors; or for `a`, if the program takes one.
+  ///
+  /// @throws c10::ValueError  for sizes that it was not exported for
   at::Tensor operator()(const at::Tensor& a, const at::Tensor& b) const;
 
  private:

@@ -88,27 +88,34 @@ struct ExportedPart {
   std::set<const void*> memory;
 };
 
-/// Raises c10::ValueError if another module of a program may be the same one of the model as a layer, as where one
-/// module has two names, or is called again in another way: each call is then by itself in the program. Of modules
-/// without parameters, only the latter can be told.
+/// Checks that no other module of a program can be the same module of the model as the layer: one that has two names,
+/// or that is called again in another way. In the program, each such call stands by itself. For modules without
+/// parameters, only a second call can be recognized.
+///
+/// @throws c10::ValueError  if one can
 IT3_API void check_is_one(const std::string& layer, const std::vector<ExportedPart>& parts);
 
-/// Puts a features_target behind the output of the layer of this name; nothing for the whole model, "".
+/// Marks the layer of this name: puts a features_target behind its output. Does nothing for the whole model, "".
 ///
-/// @param layer_output  where the output is in what the layer returns, which ExportedGraph::calls has to tell; nothing:
-///     the one tensor that leaves the layer
+/// Two things cannot be recognized in a program: that a layer without parameters has two names, and that a layer hands
+/// on a tensor in another way than by returning it, such as in an attribute. The mark is then put behind one of these.
 ///
-/// Raises c10::ValueError if no operation is called in such a layer; for what check_is_one() refuses; if none or
-/// several tensors leave it and layer_output is nothing; and if layer_output does not tell one tensor that the layer
-/// computes in its only call.
+/// @param layer_output  which tensor of the layer's output is injected into; ExportedGraph::calls has to have the
+///     layer. Unset: the only tensor of the layer that is used behind it
+/// @throws c10::ValueError  if no operation belongs to such a layer; where check_is_one() does; if `layer_output` is
+///     unset and not exactly one tensor of the layer is used behind it; and if `layer_output` does not name one tensor
+///     that the layer computes in its only call
 ///
-/// What a program does not tell cannot be refused: that a layer without parameters has two names, or that a layer hands
-/// on what it computes in other ways than by returning it, as in an attribute. The mark then stands behind one of
-/// these.
+/// @code{.cpp}
+/// it3::ExportedGraph program = it3::read_exported_program("model.pt2", std::nullopt, std::nullopt);
+/// it3::mark_layer(program, "encoder");
+/// it3::ExportedNetwork network(program, "encoder");
+/// at::Tensor y0 = network.predict(it3::Inputs(x)).prediction;
+/// @endcode
 IT3_API void mark_layer(
     ExportedGraph& graph, const std::string& layer, const std::optional<OutputPath>& layer_output = std::nullopt);
 
-/// Reads what torch.export.save() wrote; see ExportedNetwork.
+/// Reads a file that torch.export.save() has written; see ExportedNetwork for the arguments and the errors.
 IT3_API ExportedGraph read_exported_program(
     const std::string& path, const std::optional<OutputPath>& output, std::optional<c10::Device> device);
 

@@ -14,19 +14,31 @@ namespace detail {
 class GraphCache;
 }
 
-/// The CUDA graphs of adaptations by one network and method: a call like an earlier one (shapes, options, where weights
-/// lie) is replayed as one graph, with the values that inputs and weights have now. The first such call runs as always,
-/// the second is recorded. A few are kept, those that were used last. May be used from several threads.
+/// The CUDA graphs of calls of adapt() with one network and method. A call is of the same kind as an earlier one if
+/// shapes, options and the addresses of the weights are equal. The first call of a kind runs as always, the second is
+/// recorded, and later ones replay the recording with the current values of inputs and weights. Only the few graphs
+/// that were used last are kept. Several threads may share it.
+///
+/// @code{.cpp}
+/// it3::ModuleNetwork network(model, "encoder");
+/// it3::Method method{.distance = it3::distance_by_name("mse")};
+/// std::string why = it3::Graphs::why_not(network, method, engine.options, it3::Inputs(x));
+/// std::cout << "no CUDA graph: " << why << '\n';  // on a CPU, for example
+/// @endcode
 class IT3_API Graphs {
  public:
+  /// Keeps no graphs yet.
   Graphs();
   ~Graphs();
+  /// Moves the graphs.
   Graphs(Graphs&&) noexcept;
+  /// Moves the graphs.
   Graphs& operator=(Graphs&&) noexcept;
 
+  /// For internal use.
   detail::GraphCache& cache() { return *cache_; }
 
-  /// Why a call with these would never be recorded; empty if it would.
+  /// Why a call with these arguments would never be recorded; empty if it would.
   static std::string why_not(
       const Network& network, const Method& method, const Options& options, const Inputs& inputs);
 

@@ -16,9 +16,9 @@ namespace detail {
 class PartMutex;
 }
 
-/// What keeps threads from using a model's own tensors and flags in ways that do not go together: see UpgradeMutex. All
-/// locks that name one part, a tensor or a module, share a mutex for it, so that they hold for engines around one
-/// model, and around models with a part in common.
+/// A lock on a model's own tensors and flags, which keeps threads from using them in conflicting ways; see
+/// UpgradeMutex. All locks that name the same part, a tensor or a module, share a mutex for it. They therefore hold for
+/// all engines around a model, and around models with a part in common.
 class IT3_API ModelLock {
  public:
   /// A lock on nothing, which never waits.
@@ -28,7 +28,7 @@ class IT3_API ModelLock {
   /// @param parts  addresses of other things that are used, such as its modules
   explicit ModelLock(const std::vector<at::Tensor>& tensors, const std::vector<const void*>& parts = {});
 
-  /// Has the lock for its use while it lives. It is destroyed in the thread that made it.
+  /// Holds the lock as long as it lives. It has to be destroyed in the thread that made it.
   class IT3_API Turn {
    public:
     Turn() = default;
@@ -45,14 +45,15 @@ class IT3_API ModelLock {
     UpgradeMutex::Use use_ = UpgradeMutex::Use::reading;
   };
 
-  /// Waits for other threads. A caller that holds Python's interpreter lock gives it up first. Raises what
-  /// UpgradeMutex::lock() raises.
+  /// Waits for other threads. A caller that holds Python's interpreter lock has to release it first.
+  ///
+  /// @throws c10::Error  where UpgradeMutex::lock() does
   Turn wait(UpgradeMutex::Use use) const;
 
-  /// Nothing where it would have to wait.
+  /// The turn, if the lock is free; unset if this would have to wait.
   std::optional<Turn> try_take(UpgradeMutex::Use use) const;
 
-  /// Whether this thread has the lock, or another one on a part of it.
+  /// Whether this thread holds the lock, or another lock on one of its parts.
   bool is_held() const;
 
  private:

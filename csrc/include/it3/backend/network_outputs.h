@@ -43,8 +43,11 @@ using OutputsFor = std::function<std::vector<NetworkOutputs>(const Inputs& input
 
 /// How outputs differ from those that are right, by more than rounding; empty if they do not.
 ///
-/// @param actual, expected  for the inputs and the weights as they are
-/// @param actual_for, expected_for  for others
+/// @param actual  for the inputs and the weights as they are
+/// @param expected  for the inputs and the weights as they are
+/// @param inputs  the inputs
+/// @param actual_for  for other inputs and weights
+/// @param expected_for  for other inputs and weights
 ///
 /// Each tensor may differ by 1e-4 of its norm in float32, by 1e-2 on CUDA, where convolutions round more, by 3e-2 in
 /// half precision and by 1e-8 in double precision. A network may amplify rounding: each may also differ by ten times as

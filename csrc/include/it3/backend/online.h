@@ -14,91 +14,125 @@
 
 namespace it3 {
 
-/// How far weights have moved from their start.
+/// How far weights have moved from their start; see Engine::drift().
 struct Drift {
-  /// The Euclidean norm of the change of all weights together, and its ratio to the norm of the start.
+  /// The Euclidean norm of the change of all adapted weights together.
   double distance = 0;
+  /// `distance` divided by the norm of these weights at the start.
   double relative = 0;
-  /// The norm of each parameter's change, by name.
+  /// The Euclidean norm of each parameter's change, by name.
   std::vector<std::pair<std::string, double>> by_parameter = {};
 };
 
-/// What stays from call to call when adapted weights are kept (`copy_model` false): the weights of the start, to go
-/// back to, the optimizer's state and the anchor, to go on with, and the average of the loss.
+/// What stays from call to call if adapted weights are kept (Options::copy_model false): the weights at the start, to
+/// go back to; the optimizer's state and the anchor, to go on with; and the moving average of the loss.
 ///
-/// The start belongs to the model: all who adapt one share it, and where one of them goes back, the others forget what
-/// they had. Weights that somebody else changed since the last call, by training or by loading, are a new start.
+/// The start belongs to the model. All objects that adapt the model share it, and if one of them goes back to it, the
+/// others forget what they kept. If weights were changed by other means since the last call, by training or by loading,
+/// they are a new start.
 ///
-/// Calls of adapt() that keep weights, drift() and reset() by threads take turns, those of several Online around one
-/// model too. The other functions are for adapt(), in its turn.
+/// In several threads, calls of adapt() that keep weights, of drift() and of reset() take turns, those of several
+/// Online objects around one model included. The other functions are for adapt() to call.
+///
+/// @code{.cpp}
+/// it3::ModuleNetwork network(model, "encoder");
+/// it3::Method method{
+///     .embed = [](const at::Tensor& y0, const at::Tensor&) { return y0.mean(1, true); },
+///     .combine = [](const at::Tensor& features, const at::Tensor& e) { return it3::broadcast_add(features, e); },
+///     .distance = it3::distance_by_name("mse")};
+/// it3::Options options{.copy_model = false};
+/// it3::Online online;
+/// it3::adapt({network, method, options, it3::Inputs(x), &online});
+/// std::cout << "moved by " << online.drift(network).distance << '\n';
+/// online.reset(network);
+/// @endcode
 class IT3_API Online {
  public:
-  /// What a call starts with and changes, one tensor a parameter in each list.
+  /// What a call starts from and changes. Each list has one tensor for each parameter.
   struct CallState {
-    /// Empty if the parameters, or the optimizer, are not those of the last call.
+    /// The optimizer's state; empty if the parameters or the optimizer are not those of the last call.
     OptimizerState optimizer = {};
+    /// The weights at the start.
     std::vector<at::Tensor> start = {};
-    /// The weights of the anchor "ema"; empty if the parameters are not those of the last call, or it had none.
+    /// The weights of the anchor "ema"; empty if the parameters are not those of the last call, or it had no such
+    /// anchor.
     std::vector<at::Tensor> average = {};
-    /// Of the parameters.
+    /// The names of the parameters.
     std::vector<std::string> names = {};
   };
 
-  /// Copies for these parameters, before they are checked out.
+  /// Returns copies for a call that adapts these parameters, before it checks them out.
   CallState resume(const std::vector<NamedParameter>& adapted, OptimizerKind optimizer);
 
-  /// Remembers the state after a call, and the loss before its first step if it counts for has_collapsed(). To be
-  /// called when the weights have been committed.
+  /// Remembers the state after a call, once its weights are committed.
+  ///
+  /// @param adapted  the parameters that the call adapted
+  /// @param call_state  what resume() returned, as the call changed it
+  /// @param loss  the loss before the first step, for has_collapsed(); unset if it is not watched
   void keep(const std::vector<NamedParameter>& adapted, CallState call_state, std::optional<double> loss = {});
 
-  /// Whether a call with this loss before its first step means collapse; see Options::recovery_factor.
+  /// Whether the network has collapsed, judging by a call's loss before its first step: whether the moving average of
+  /// these losses exceeds `recovery_factor` times its minimum. See Options::recovery_factor.
   bool has_collapsed(double loss, double recovery_factor) const;
 
-  /// Whether a call has kept weights since the start.
+  /// Whether any call has kept weights since the start.
   bool has_moved() const { return !state_.stepped.empty(); }
 
   /// How far the network's weights are from their start.
   Drift drift(const Network& network) const;
 
-  /// Raises c10::Error where this thread is inside of a call on the network's model, which computes with the weights
-  /// that a call which keeps others, or reset(), would write to. To be asked before either.
+  /// Checks that this thread is not inside of a call on the network's model. Call it before reset(), and before a call
+  /// that keeps weights: both write to weights that an outer call would still compute with.
+  ///
+  /// @throws c10::Error  if this thread is inside of such a call
   static void check_outside_of_calls(const Network& network);
 
-  /// Writes the weights of the start into the network, whoever adapted it, and forgets everything. Writes nothing where
-  /// nothing was adapted.
+  /// Writes the weights of the start into the network, also if another object adapted it, and forgets everything. Does
+  /// nothing if nothing has adapted.
   void reset(const Network& network);
 
-  /// The weight of a parameter at the start.
+  /// The value of a parameter at the start.
   struct Start {
-    std::string name;
-    at::Tensor value;
-    /// Whose start it is, which is only looked up, and what tells it from all others; 0 where unknown, as in a file.
+    std::string name;  ///< the parameter's name
+    at::Tensor value;  ///< a copy
+    /// The parameter, as a key that is never dereferenced; null if unknown, as in a file.
     const at::TensorImpl* parameter = nullptr;
+    /// What tells this start from all others; 0 if unknown, as in a file.
     std::uint64_t number = 0;
   };
 
-  /// The moving average of the losses before first steps, and its least value.
+  /// The moving average of the losses before first steps, and its minimum so far.
   struct LossAverage {
-    double average;
-    double least;
+    double average;  ///< the moving average
+    double least;    ///< its minimum so far
   };
 
-  /// All that there is, for copies and files.
+  /// Everything that an Online holds, for copies and files.
   struct State {
+    /// The weights at the start.
     std::vector<Start> start = {};
+    /// The optimizer's state.
     OptimizerState optimizer = {};
+    /// The weights of the anchor "ema".
     std::vector<at::Tensor> average = {};
-    /// The parameters that the optimizer's state and the average belong to.
+    /// The names of the parameters that the optimizer's state and the average belong to.
     std::vector<std::string> stepped = {};
+    /// The optimizer of the last call.
     OptimizerKind optimizer_name = OptimizerKind::adam;
+    /// Unset until a call with Options::recovery_factor.
     std::optional<LossAverage> loss_average = {};
   };
+  /// Everything that it holds; empty if the start has changed since.
   State state() const;
 
-  /// Writes weights, those of network.parameters() in their order, into the network, and remembers what `state` holds,
-  /// which belongs to them.
+  /// Writes weights into the network, and remembers a state that belongs to them.
+  ///
+  /// @param network  the network
+  /// @param state  what state() has returned
+  /// @param weights  for network.parameters(), in their order
   void go_back(const Network& network, State state, const std::vector<at::Tensor>& weights);
 
+  /// One that goes on from a state.
   explicit Online(State state) : state_(std::move(state)) {}
   Online() = default;
 

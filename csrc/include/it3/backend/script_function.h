@@ -13,16 +13,30 @@ struct Code;
 
 namespace it3 {
 
-/// A TorchScript module as one of Method's functions, which can be saved in an engine's file: as `embed` (of the
-/// prediction, or of prediction and features), as `combine` and as `distance`. Safe to call in several threads at once.
+/// A TorchScript module as one of the functions of an engine, which Engine::save() can write. It can be `embed`, a
+/// function of the prediction or of prediction and features; `combine`; or `distance`. Several threads may call it at
+/// the same time.
+///
+/// @code{.cpp}
+/// torch::jit::Module huber("Huber");
+/// huber.define("def forward(self, y1, y0):\n    return torch.huber_loss(y1, y0)\n");
+/// it3::Distance distance{it3::ScriptFunction(huber)};
+/// auto network = std::make_shared<it3::ScriptNetwork>(torch::jit::load("model.pt"), "encoder");
+/// it3::Engine engine(network, {}, it3::Embedder(), nullptr, distance);
+/// engine.save("saved.pt", x);
+/// @endcode
 class IT3_API ScriptFunction {
  public:
-  /// Raises c10::ValueError unless forward() takes one tensor or two; more may have defaults.
+  /// @param module  has a forward() of one or two tensors; further arguments need defaults
+  /// @throws c10::ValueError  for another forward()
   explicit ScriptFunction(torch::jit::Module module);
 
-  /// forward(a, b), or forward(a) if it takes one. Raises c10::TypeError if that is no tensor.
+  /// forward(a, b); or forward(a), if it takes one tensor.
+  ///
+  /// @throws c10::TypeError  if it does not return a tensor
   at::Tensor operator()(const at::Tensor& a, const at::Tensor& b) const;
 
+  /// The module that it was made of.
   const torch::jit::Module& module() const { return module_; }
 
  private:

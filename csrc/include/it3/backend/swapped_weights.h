@@ -11,11 +11,11 @@
 
 namespace it3 {
 
-/// Copies of tensors. Those that lie over the same memory do so in their copies too.
+/// Copies of tensors. The copies of tensors that share memory share memory in the same way.
 IT3_API std::vector<at::Tensor> copies_with_shared_memory(const std::vector<at::Tensor>& tensors);
 
-/// Puts the values of tensors back when it is destroyed, without throwing: of those that were made in inference mode,
-/// which cannot be replaced, but written to.
+/// Restores the values of tensors when it is destroyed, without throwing. It is for tensors that were made in inference
+/// mode: their storage cannot be swapped, but they can be written to.
 class IT3_API KeptValues {
  public:
   KeptValues() = default;
@@ -29,19 +29,20 @@ class IT3_API KeptValues {
   std::vector<std::pair<at::Tensor, at::Tensor>> kept_;  // and what it held
 };
 
-/// Swaps other storage in for a model's parameters and buffers. While it lives, the adapted parameters hold copies of
-/// their values, a tensor that lies over the memory of one of these is the same part of its copy, and all that does not
-/// adapt requires no gradient. Its destructor, which does not throw, gives every tensor its own storage and flag back.
-/// Only pointers move, so the values are restored bit for bit, and no version counter of the model's changes.
+/// Swaps other storage into a model's parameters and buffers. While it lives, the adapted parameters hold copies of
+/// their values, tensors that share memory with one of them share the copy, and everything that does not adapt requires
+/// no gradient. Its destructor, which does not throw, gives every tensor its own storage and flag back. Only pointers
+/// move, so values are restored bit for bit, and no version counter of the model changes.
 class IT3_API SwappedWeights {
  public:
-  /// @param adapted  hold copies, and are the leaves
-  /// @param others  the model's other tensors; some of `adapted` among them do no harm
-  /// @param writable  those, of both or beside them, which the model itself may write to: copies too
+  /// Tensors that were made in inference mode are not swapped, but get their values back.
   ///
-  /// Tensors that were made in inference mode, which cannot be replaced, are not swapped, but get their values back.
-  /// Raises c10::ValueError if something adapts and there are such; if two adapted parameters lie over the same memory;
-  /// if an adapted parameter has gaps in which another tensor lies.
+  /// @param adapted  the parameters that adapt: they hold copies, and are the leaves
+  /// @param others  the model's other tensors, with or without `adapted`
+  /// @param writable  tensors that the model itself may write to; they hold copies too
+  /// @throws c10::ValueError  if something adapts and a tensor was made in inference mode; if two adapted parameters
+  ///                          share memory; and if an adapted parameter is not contiguous and shares memory with
+  ///                          another tensor
   explicit SwappedWeights(
       const std::vector<NamedParameter>& adapted,
       const std::vector<at::Tensor>& others = {},

@@ -13,7 +13,9 @@ namespace it3 {
 /// What is common to working copies that swap other weights into the model itself; the passes are the network's own.
 class IT3_API SwappedWorkingCopy : public WorkingCopy {
  public:
-  /// @param others, writable  see SwappedWeights
+  /// @param adapted  see SwappedWeights
+  /// @param others  see SwappedWeights
+  /// @param writable  see SwappedWeights
   /// @param turn  is held until the weights are back
   SwappedWorkingCopy(
       const std::vector<NamedParameter>& adapted,
