@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 import it3
+from it3 import callbacks, engine_loops, history, looking, optimizing
 
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE / "_extensions"))
@@ -21,6 +22,7 @@ extensions = [
     "breathe",
     "sphinx_copybutton",
     "all_names",
+    "docstrings",
     "repository_links",
 ]
 # The tutorials' scripts stand in gallery/ as pages.
@@ -39,11 +41,16 @@ autodoc_typehints = "description"
 autodoc_typehints_description_target = "documented_params"
 autodoc_typehints_format = "short"
 autodoc_preserve_defaults = True
+# Which are imported for type checkers alone.
+for module, name in (
+    *((looking, "Loader"), (optimizing, "GivenOptimizer"), (optimizing, "GivenScheduler")),
+    *((callbacks, "Callback"), (history, "History"), (it3, "IT3Engine")),
+):
+    setattr(engine_loops, name, getattr(module, name))
 python_use_unqualified_type_names = True
 python_maximum_signature_line_length = 80
 add_module_names = False
 napoleon_google_docstring = False
-napoleon_use_ivar = True
 napoleon_use_rtype = False
 
 # C++.
@@ -55,7 +62,7 @@ cpp_maximum_signature_line_length = 80
 
 # What is not of it3, and has no page here. There is no network to fetch other projects' lists of names from.
 nitpick_ignore_regex = [
-    (r"py:.*", r"(torch|nn|matplotlib|pandas|optuna|collections|os|pathlib|np|numpy|jinja2|mlflow)(\..*)?"),
+    (r"py:.*", r"(torch|nn|matplotlib|pandas|optuna|collections|os|pathlib|np|numpy|pd|dataclasses|jinja2|mlflow)(\..*)?"),
     (r"py:.*", r"(Tensor|Module|Optimizer|LRScheduler|ExportedProgram|Axes|DataFrame|Path|PathLike|optional)"),
     (r"cpp:.*", r"(std|at|c10|torch)(::.*)?"),
     (r"cpp:.*", r"(it3::)?detail(::.*)?"),

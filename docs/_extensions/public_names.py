@@ -28,21 +28,21 @@ def _names_in(module: ModuleType, name: str) -> set[str]:
     own = listed or [
         key
         for key, value in vars(module).items()
-        if not key.startswith("_") and (value_module(value) == module.__name__ or key.isupper())
+        if not key.startswith("_") and (_module_of(value) == module.__name__ or key.isupper())
     ]
     return {name}.union(*(_with_members(getattr(module, key), f"{name}.{key}") for key in own))
 
 
-def value_module(value: Any) -> str | None:
+def _module_of(value: Any) -> str | None:
     """Return the module that defines a class or a function."""
     return value.__module__ if inspect.isclass(value) or inspect.isroutine(value) else None
 
 
 def _with_members(part: Any, name: str) -> set[str]:
-    """Return a name, and those of a class's methods and properties that it3 documents."""
+    """Return a name, and those of a class's documented methods and properties, but for what a public base has."""
     if not inspect.isclass(part):
         return {name}
-    bases = [base for base in part.__mro__ if base.__module__.split(".")[0] == "it3"]
+    bases = [part, *(base for base in part.__mro__[1:] if _is_hidden_base(base))]
     members = {key: value for base in reversed(bases) for key, value in vars(base).items() if not key.startswith("_")}
     documented = {
         key
@@ -50,3 +50,9 @@ def _with_members(part: Any, name: str) -> set[str]:
         if (callable(value) or hasattr(value, "fget") or hasattr(value, "func")) and inspect.getdoc(value)
     }
     return {name} | {f"{name}.{key}" for key in documented}
+
+
+def _is_hidden_base(base: type) -> bool:
+    """Whether people know what a base of it3 brings along by the class that is derived from it alone."""
+    is_public = base.__name__ in it3.__all__ or base.__name__.startswith("_")
+    return base.__module__.split(".")[0] == "it3" and not is_public
