@@ -22,13 +22,14 @@ extensions = [
     "breathe",
     "sphinx_copybutton",
     "all_names",
+    "cpp_headers",
     "docstrings",
     "repository_links",
 ]
 # The tutorials' scripts stand in gallery/ as pages.
 exclude_patterns = ["_extensions", "tutorials"]
 nitpicky = True
-suppress_warnings = ["config.cache"]  # sphinx-gallery's settings hold a class
+suppress_warnings = ["duplicate_declaration.cpp"]  # of the namespace, once a header; see unfold_namespaces()
 
 # Markdown. Headings can be linked to as on GitHub.
 myst_enable_extensions = ["deflist", "substitution"]
@@ -47,7 +48,6 @@ for module, name in (
     *((callbacks, "Callback"), (history, "History"), (it3, "IT3Engine")),
 ):
     setattr(engine_loops, name, getattr(module, name))
-python_use_unqualified_type_names = True
 python_maximum_signature_line_length = 80
 add_module_names = False
 napoleon_google_docstring = False
@@ -62,10 +62,18 @@ cpp_maximum_signature_line_length = 80
 
 # What is not of it3, and has no page here. There is no network to fetch other projects' lists of names from.
 nitpick_ignore_regex = [
-    (r"py:.*", r"(torch|nn|matplotlib|pandas|optuna|collections|os|pathlib|np|numpy|pd|dataclasses|jinja2|mlflow)(\..*)?"),
+    (
+        r"py:.*",
+        r"(torch|nn|matplotlib|pandas|optuna|collections|os|pathlib|np|numpy|pd|dataclasses|jinja2|mlflow)(\..*)?",
+    ),
     (r"py:.*", r"(Tensor|Module|Optimizer|LRScheduler|ExportedProgram|Axes|DataFrame|Path|PathLike|optional)"),
     (r"cpp:.*", r"(std|at|c10|torch)(::.*)?"),
     (r"cpp:.*", r"(it3::)?detail(::.*)?"),
+    # Parts of the core that public headers name, and programs have no use for.
+    (
+        r"cpp:.*",
+        r"(Compiled|EngineCall|ExportedGraph|Graphs|OptimizerState|SavedPrograms|Shapes|State|UpgradeMutex)(::.*)?",
+    ),
 ]
 
 sphinx_gallery_conf = {

@@ -33,6 +33,12 @@ const look = (page, width) => new Promise(done => {
       return true;
     });
     const broken = [...root.querySelectorAll("img")].filter(image => image.complete && !image.naturalWidth);
+    const loaded = [...root.querySelectorAll("script[src], img[src], iframe[src], link[rel=stylesheet], link[rel=preload]")];
+    for (const part of loaded) {
+      const address = new URL(part.src || part.href, location);
+      if (address.protocol !== "data:" && address.origin !== location.origin)
+        found.push(`${page} loads ${address}, where pages need no network`);
+    }
     if (root.scrollWidth > width)
       found.push(`${page} is ${root.scrollWidth} pixels wide in a window of ${width}`);
     for (const part of wide.slice(0, 3))
@@ -60,7 +66,9 @@ class Server(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), partial(Handler, directory=str(folder)))
         pages = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*.html"))
         self.pages = [page for page in pages if not page.startswith("_")]
-        self.look = LOOK.replace("PAGES", json.dumps(["/" + page for page in self.pages])).replace("WIDTHS", str([*WIDTHS]))
+        self.look = LOOK.replace("PAGES", json.dumps(["/" + page for page in self.pages])).replace(
+            "WIDTHS", str([*WIDTHS])
+        )
         self.found: queue.Queue[list[str]] = queue.Queue()
         self.missing: set[str] = set()
 
@@ -117,8 +125,8 @@ def faults(folder: Path, browser: str) -> tuple[list[str], int]:
             chromium.wait()
             server.shutdown()
         messages.seek(0)
-        console = {line.split("CONSOLE", 1)[1].strip() for line in messages if "CONSOLE" in line}
-    return [*found, *sorted(server.missing), *sorted(console)], len(server.pages)
+        console = {line.split("CONSOLE", 1)[1].split("] ", 1)[-1].strip() for line in messages if "CONSOLE" in line}
+    return [*dict.fromkeys(found), *sorted(server.missing), *sorted(console)], len(server.pages)
 
 
 def main(folder: Path) -> int:

@@ -56,6 +56,8 @@ def _to_page(link: nodes.Element, shown: str, page: str) -> addnodes.pending_xre
     return addnodes.pending_xref("", *link.children, refdoc=page, **how)
 
 
-def _as_text(link: nodes.Element, where: Path) -> nodes.inline:
+def _as_text(link: nodes.Element, where: Path) -> nodes.Element:
     path = where.as_posix()
+    if path.endswith(link.astext()):
+        return nodes.literal(path, path)
     return nodes.inline("", "", *link.children, nodes.Text(" ("), nodes.literal(path, path), nodes.Text(")"))
