@@ -82,7 +82,6 @@ sphinx_gallery_conf = {
     "filename_pattern": r"\.py$",
     "within_subsection_order": "FileNameSortKey",
     "image_scrapers": ("matplotlib",),
-    "abort_on_example_error": True,
     "show_memory": False,
     "show_signature": False,
     "download_all_examples": False,

@@ -1,7 +1,8 @@
 """Look at the built documentation in Chromium: no page is wider than its window, and none reports an error.
 
-Usage: look_at_docs.py FOLDER. Pages are looked at in windows of 1280 and 360 pixels, all of them in one run of Chromium,
-from a server on this machine that tells of every file that is missing. Without a browser nothing is looked at.
+Usage: look_at_docs.py FOLDER. Pages are looked at in windows of 1280 and 360 pixels, all of them in one run of
+Chromium, from a server on this machine that tells of every file that is missing. Without a browser nothing is looked
+at.
 """
 
 import json
@@ -28,12 +29,12 @@ const look = (page, width) => new Promise(done => {
     const root = frame.contentDocument.documentElement;
     const wide = [...root.querySelectorAll("main *")].filter(part => {
       if (part.getBoundingClientRect().right <= width + 1) return false;
-      for (let around = part.parentElement; around; around = around.parentElement)
-        if (around !== root && getComputedStyle(around).overflowX !== "visible" && around.tagName !== "BODY") return false;
+      for (let around = part.parentElement; around.tagName !== "BODY"; around = around.parentElement)
+        if (getComputedStyle(around).overflowX !== "visible") return false;  // it scrolls
       return true;
     });
     const broken = [...root.querySelectorAll("img")].filter(image => image.complete && !image.naturalWidth);
-    const loaded = [...root.querySelectorAll("script[src], img[src], iframe[src], link[rel=stylesheet], link[rel=preload]")];
+    const loaded = [...root.querySelectorAll("[src], link[rel=stylesheet], link[rel=preload]")];
     for (const part of loaded) {
       const address = new URL(part.src || part.href, location);
       if (address.protocol !== "data:" && address.origin !== location.origin)
