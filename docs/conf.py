@@ -32,9 +32,8 @@ nitpicky = True
 suppress_warnings = ["duplicate_declaration.cpp"]  # of the namespace, once a header; see unfold_namespaces()
 
 # Markdown. Headings can be linked to as on GitHub.
-myst_enable_extensions = ["deflist", "substitution"]
+myst_enable_extensions = ["deflist"]
 myst_heading_anchors = 4
-myst_links_external_new_tab = False
 
 # Python.
 autodoc_member_order = "bysource"
@@ -81,12 +80,10 @@ sphinx_gallery_conf = {
     "gallery_dirs": "gallery",
     "filename_pattern": r"\.py$",
     "within_subsection_order": "FileNameSortKey",
-    "image_scrapers": ("matplotlib",),
     "show_memory": False,
     "show_signature": False,
     "download_all_examples": False,
     "write_computation_times": False,
-    "plot_gallery": True,
     "remove_config_comments": True,
 }
 

@@ -1,5 +1,6 @@
 """What napoleon does not make of numpy's style by itself."""
 
+import re
 from typing import Any
 
 from sphinx.application import Sphinx
@@ -19,9 +20,10 @@ def keep_colon(_app: Sphinx, what: str, _name: str, _part: Any, _options: Any, l
 
 
 def part_names(_app: Sphinx, _what: str, _name: str, _part: Any, _options: Any, lines: list[str]) -> None:
-    """Give each of several attributes that share a text, "low, high", an entry of its own above it."""
+    """Give each of several attributes that share a text, "low, high", an entry of its own; name classes shortly."""
     start = ".. attribute:: "
     for place in reversed(range(len(lines))):
+        lines[place] = re.sub(r"^( *:type( \w+)?: )(torch[\w.]+)$", r"\1~\3", lines[place])
         if lines[place].startswith(start):
             names = lines[place].removeprefix(start).split(", ")
             lines[place : place + 1] = [start + names[0], *(" " * len(start) + name for name in names[1:])]
