@@ -40,7 +40,7 @@ def _names_read(folder: Path) -> set[str]:
     """Return the classes, and the functions and types of the namespace it3."""
     names = set()
     for compound in ElementTree.parse(folder / "index.xml").getroot().iter("compound"):
-        name = compound.findtext("name")
+        name = compound.findtext("name", "")
         if compound.get("kind") in {"class", "struct"}:
             names.add(name)
         elif name == "it3":
