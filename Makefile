@@ -7,6 +7,7 @@
 # make sanitize   the tests under AddressSanitizer, UndefinedBehaviorSanitizer and ThreadSanitizer; 90 minutes on two cores
 # make zoo     the same comparison on models of torch, torchvision, timm and transformers
 # make lint    formatters, linters, types; `make format` applies what can be applied
+# make docs    the documentation, with all tutorials run, to build/docs/html; warnings and broken links are errors
 # make bench   time and measure against torch-ttt; ARGS="--rows MLP" for some rows, ARGS=--help for more
 # make stubs   write python/it3/_C.pyi anew
 
@@ -23,7 +24,7 @@ SOURCES := CMakeLists.txt pyproject.toml $(shell find cmake csrc python -type f 
 CPP := $(shell find csrc examples tests benchmarks -name "*.cpp" -o -name "*.h")
 CMAKE_FILES := CMakeLists.txt $(shell find cmake csrc examples tests benchmarks -name CMakeLists.txt -o -name "*.cmake")
 
-.PHONY: demo test differential fuzz endurance sanitize zoo bench studies lint format tidy stubs clean
+.PHONY: demo test differential fuzz endurance sanitize zoo bench docs studies lint format tidy stubs clean
 .DELETE_ON_ERROR:
 
 demo: .venv/.it3 .venv/.demo
@@ -66,6 +67,11 @@ zoo: .venv/.it3 .venv/.test
 
 bench: .venv/.it3 .venv/.test .venv/.demo .venv/.studies
 	PATH=$(abspath $(BIN)):$$PATH $(BIN)/python benchmarks/speed.py $(ARGS)
+
+docs: .venv/.it3 .venv/.demo .venv/.docs
+	tools/install_system_packages.sh $(PYTHON) --docs
+	$(BIN)/sphinx-build -W --keep-going --quiet -d build/docs/doctrees docs build/docs/html
+	$(BIN)/python tools/look_at_docs.py build/docs/html
 
 STUDIES := authors_programs mnist_noise fashion_corruptions tabular_missing airfoil_graph tissue_segmentation \
   efficientnet_photos review_sentiment spoken_vowels molecule_graphs streams
@@ -123,6 +129,6 @@ clean:
 	touch $@
 
 # The extras of pyproject.toml, without it3 itself.
-.venv/.demo .venv/.studies .venv/.test .venv/.lint: .venv/.%: .venv/.python pyproject.toml
+.venv/.demo .venv/.studies .venv/.docs .venv/.test .venv/.lint: .venv/.%: .venv/.python pyproject.toml
 	$(PIP) $$($(BIN)/python tools/extra_requirements.py $*)
 	touch $@

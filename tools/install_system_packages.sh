@@ -1,7 +1,7 @@
 #!/bin/sh
-# Installs the Debian packages that it3 is built with, or the data that its studies use, or the browser that looks at its
-# pages, those that are missing.
-# Usage: install_system_packages.sh PYTHON [--studies | --browser]
+# Installs the Debian packages that it3 is built with, or the data that its studies use, or what reads the C++ headers for
+# its documentation, or the browser that looks at its pages, those that are missing.
+# Usage: install_system_packages.sh PYTHON [--studies | --docs | --browser]
 set -eu
 python=$1
 
@@ -25,6 +25,7 @@ boost/timer/progress_display.hpp libboost-dev
 EOT
 case ${2:-} in
   --studies) [ -d /usr/share/datasets/fashion-mnist ] && missing="" || missing=" dataset-fashion-mnist" ;;
+  --docs) command -v doxygen >/dev/null && missing="" || missing=" doxygen" ;;
   --browser) command -v chromium >/dev/null && missing="" || missing=" chromium" ;;
 esac
 [ -n "$missing" ] || exit 0
