@@ -2,9 +2,9 @@
 Graphs: fewer nodes than in training
 ====================================
 
-You have a graph network, and at test time its graphs are sparser. In ten seconds on one core you will have told it3 what
-of a batch of graphs the samples are, fed predictions back at the nodes, adapted to a batch together and to each graph
-alone, and compared both with controls, one of which needs no network.
+You have a graph network, and at test time its graphs are sparser. In ten seconds you will have told it3 what of a batch
+of graphs the samples are, fed predictions back at the nodes, adapted to a batch together and to each graph alone, and
+compared both with controls, one of which needs no network.
 
 A graph here is a place with measuring stations around it, and the question is how high the place lies. The terrain is
 real: it is that around the fault at Jacksboro, Tennessee, which comes with matplotlib.
@@ -24,9 +24,10 @@ RADIUS, MOST = 12, 16  # of the surroundings, in points of the map, which are ab
 # Graphs as tensors
 # -----------------
 # it3 needs one dimension along which samples lie, and here a sample is a *graph*. So graphs are padded to as many nodes
-# as the largest has: nodes are (B, N, 4), and edges are a matrix of weights, (B, N, N). Node 0 is the place, whose height
-# is not known; the other nodes are stations, or padding. A node's features are where it lies, its height above the mean
-# of its graph's stations, in 100 m, and whether it is a station. Its edges come from the four nearest stations.
+# as the largest has: nodes are (B, N, 4), and edges are a matrix of weights, (B, N, N). Node 0 is the place, whose
+# height is not known; the other nodes are stations, or padding. A node's features are where it lies, its height above
+# the mean of its graph's stations, in 100 m, and whether it is a station. Its edges come from the four nearest
+# stations.
 
 
 def batches(count: int, columns: tuple[int, int], stations: tuple[int, int], noise: float = 0.0) -> list:
@@ -70,8 +71,8 @@ figure.colorbar(points, ax=right, label="m above the stations' mean")
 # %%
 # A graph network, and where to feed back
 # ---------------------------------------
-# ``encoder`` returns the nodes' features. What is fed back there is the prediction for the whole graph: its embedding is
-# added to each node of that graph.
+# ``encoder`` returns the nodes' features. What is fed back there is the prediction for the whole graph: its embedding
+# is added to each node of that graph.
 
 
 class TerrainNet(nn.Module):
@@ -122,15 +123,15 @@ candidates = {
     f"{steps} steps, {anchor}, {lr}": {"num_steps": steps, "anchor": anchor, "lr": lr}
     for steps, anchor, lr in [(1, "self", 1e-4), (1, "self", 1e-3), (3, "self", 1e-3), (3, "frozen", 1e-3)]
 }
-scores = it3.evaluate(engines, held_out, "mae", candidates).to_frame()["score"]
+scores = it3.evaluate(engines[0], held_out, "mae", candidates).to_frame()["score"]
 print(scores)
 chosen = candidates[scores[list(candidates)].idxmin()]
 
 # %%
 # Together, or each graph alone
 # -----------------------------
-# By default a batch adapts one set of weights. With ``per_sample=True`` each graph has its own, as if it were alone, and
-# all adapt at once; the losses are then (steps, B). On the left, these over the steps; on the right, what adapting
+# By default a batch adapts one set of weights. With ``per_sample=True`` each graph has its own, as if it were alone,
+# and all adapt at once; the losses are then (steps, B). On the left, these over the steps; on the right, what adapting
 # changed of each prediction.
 
 alone = engines[0].adapt(test[0][0], **chosen, per_sample=True)
@@ -142,8 +143,8 @@ it3.plots.before_and_after(engines[0].adapt(test[0][0], num_steps=0), alone, tes
 # %%
 # Does it help?
 # -------------
-# What needs no network is here the mean of the four nearest stations, weighted by their edges. ``others`` takes it, as it
-# takes other methods of adaptation; ``reference`` makes a control of the training targets, their median.
+# What needs no network is here the mean of the four nearest stations, weighted by their edges. ``others`` takes it, as
+# it takes other methods of adaptation; ``reference`` makes a control of the training targets, their median.
 
 
 def nearest_stations(inputs: tuple[Tensor, Tensor]) -> Tensor:
