@@ -41,11 +41,12 @@ def batches_of(inputs: Tensor, targets: Tensor) -> list[tuple[Tensor, Tensor]]:
 
 
 figure, rows = plt.subplots(3, 10, figsize=(9, 3), layout="constrained")
-for row, (name, digits) in zip(rows, {"clean": clean, **noisy}.items(), strict=True):
-    row[0].set_title(name if name == "clean" else f"noise of sd {name}", loc="left", fontsize="medium")
+for row, (name, digits) in zip(rows, {"none": clean, **noisy}.items(), strict=True):
+    row[0].set_title(f"noise: {name}", loc="left", fontsize="medium")
     for ax, digit in zip(row, digits[:, 0].numpy(), strict=False):
         ax.imshow(digit, cmap="gray_r", vmin=0, vmax=1)
         ax.axis("off")
+plt.show()
 
 # %%
 # Which layer?
@@ -109,9 +110,14 @@ print(histories[0])
 candidates = {
     "running statistics, lr 1e-4": {"norm_statistics": "running", "lr": 1e-4},
     "batch statistics, lr 1e-4": {"norm_statistics": "batch", "lr": 1e-4},
-    "batch statistics, lr 1e-3, frozen": {"norm_statistics": "batch", "lr": 1e-3, "anchor": "frozen"},
+    "batch statistics, lr 1e-3, frozen": {
+        "norm_statistics": "batch",
+        "lr": 1e-3,
+        "anchor": "frozen",
+    },
 }
-scores = it3.evaluate(engines[0], batches_of(blurred, y[1100:1300]), "accuracy", candidates).to_frame()["score"]
+held_out = batches_of(blurred, y[1100:1300])
+scores = it3.evaluate(engines[0], held_out, "accuracy", candidates).to_frame()["score"]
 best = scores[list(candidates)].idxmax()
 print(scores[list(candidates)], f"chosen: {best}", sep="\n")
 
@@ -123,11 +129,13 @@ print(scores[list(candidates)], f"chosen: {best}", sep="\n")
 # and after.
 
 inputs, targets = noisy[0.3][:50], labels[:50]
+before = engines[0].adapt(inputs, num_steps=0)
 adapted = engines[0].adapt(inputs, **candidates[best], num_steps=10)
 print(adapted)
 figure, (left, right) = plt.subplots(1, 2, figsize=(9, 4), layout="constrained")
 it3.plots.losses(adapted, ax=left)
-it3.plots.before_and_after(engines[0].adapt(inputs, num_steps=0), adapted, targets, ax=right)
+it3.plots.before_and_after(before, adapted, targets, ax=right)
+plt.show()
 
 # %%
 # Does it help?
@@ -155,6 +163,7 @@ print(evaluation)
 # ``report`` writes all of it as one page for the browser.
 
 it3.plots.gains(evaluation, ax=plt.figure(figsize=(9, 6), layout="constrained").gca())
+plt.show()
 folder = Path(tempfile.mkdtemp())
 evaluation.report(folder / "report.html")
 
@@ -167,8 +176,10 @@ evaluation.report(folder / "report.html")
 engines[0].optimization_parameters.update(candidates[best])
 engines[0].save(folder / "engine.pt", example_inputs=inputs)
 loaded = it3.load(folder / "engine.pt")
-print("the same predictions:", torch.allclose(loaded.adapt(inputs).prediction, engines[0].adapt(inputs).prediction))
-plt.show()
+print(
+    "the same predictions:",
+    torch.allclose(loaded.adapt(inputs).prediction, engines[0].adapt(inputs).prediction),
+)
 
 # %%
 # Where to go on

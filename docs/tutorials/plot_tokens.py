@@ -34,19 +34,22 @@ PADDING, UNKNOWN = 0, 1
 
 
 def texts_of(package: str) -> tuple[list[str], list[str]]:
-    """Read the first paragraphs of a package's docstrings, and its comments of five words or more."""
+    """Read docstrings' first paragraphs, and comments of five words or more."""
     docstrings, comments = [], []
     files = Path(find_spec(package).origin).parent.rglob("*.py")
     for path in sorted(files, key=lambda path: (path.name, str(path))):
         source = path.read_text(encoding="utf-8")
-        docstrings += [each.strip().split("\n\n")[0] for each in re.findall(r'"""(.*?)"""', source, re.DOTALL)]
+        found = re.findall(r'"""(.*?)"""', source, re.DOTALL)
+        docstrings += [docstring.strip().split("\n\n")[0] for docstring in found]
         comments += re.findall(r"^ *# ([A-Z]\w* (?:\S+ ){3}.*)", source, re.MULTILINE)
         if min(len(docstrings), len(comments)) >= EACH:
             return docstrings[:EACH], comments[:EACH]
     raise ValueError(f"{package} has too few docstrings or comments")
 
 
-def batches_of(texts: list[tuple[list[str], int]]) -> list[tuple[dict[str, Tensor], Tensor]]:
+def batches_of(
+    texts: list[tuple[list[str], int]],
+) -> list[tuple[dict[str, Tensor], Tensor]]:
     """Replace words by their numbers, and cut texts into batches of 50."""
     words = torch.full((len(texts), LENGTH), PADDING)
     for row, (text, _) in zip(words, texts, strict=True):
@@ -63,9 +66,10 @@ for number, package in enumerate(PACKAGES):
         texts += [(re.findall(r"[a-z]+|\d", text.lower()), number) for text in found]
 order = torch.randperm(3 * EACH, generator=torch.Generator().manual_seed(0)).tolist()
 docstrings, comments = ([texts[row] for row in order] for texts in (docstrings, comments))
-vocabulary = {word: 2 + n for n, word in enumerate(dict.fromkeys(w for text, _ in docstrings[:1200] for w in text))}
+known = dict.fromkeys(word for text, _ in docstrings[:1200] for word in text)  # as an ordered set
+vocabulary = {word: number for number, word in enumerate(known, UNKNOWN + 1)}
 training, clean = batches_of(docstrings[:1200]), batches_of(docstrings[1200:1500])
-held_out = batches_of([(text[::3], package) for text, package in docstrings[1500:]])  # every third word
+held_out = batches_of([(text[::3], package) for text, package in docstrings[1500:]])
 test = batches_of(comments[:400])
 for text, package in [docstrings[0], comments[0]]:
     print(f"{PACKAGES[package]}: {' '.join(text[:LENGTH])}")
@@ -100,9 +104,17 @@ class TextNet(nn.Module):
 def train(seed: int) -> it3.IT3Engine:
     """Train a network on docstrings."""
     torch.manual_seed(seed)
-    engine = it3.IT3Engine(TextNet(), "attention", layer_output=0, output="logits", in_dims=0, distance_fn="js")
+    how = {"layer_output": 0, "output": "logits", "in_dims": 0, "distance_fn": "js"}
+    engine = it3.IT3Engine(TextNet(), "attention", **how)
     optimizer = torch.optim.Adam(engine.parameters(), lr=1e-2)
-    history = engine.fit(training, F.cross_entropy, epochs=3, optimizer=optimizer, validation=clean, metric="accuracy")
+    history = engine.fit(
+        training,
+        F.cross_entropy,
+        epochs=3,
+        optimizer=optimizer,
+        validation=clean,
+        metric="accuracy",
+    )
     print(f"accuracy on other docstrings: {history.rows[-1]['score']:.3f}")
     return engine.eval()
 
@@ -133,12 +145,14 @@ def entropy(inputs: dict[str, Tensor]) -> Tensor:
 
 def share_greater(measure: Callable[[dict[str, Tensor]], Tensor]) -> float:
     """Return in what share of pairs a comment has a greater value than a docstring."""
-    of_comments, of_docstrings = (torch.cat([measure(inputs) for inputs, _ in data]) for data in (test, clean))
+    of_comments = torch.cat([measure(inputs) for inputs, _ in test])
+    of_docstrings = torch.cat([measure(inputs) for inputs, _ in clean])
     return float((of_comments[:, None] > of_docstrings).float().mean())
 
 
-print(f"uncertainty: greater for the comment in {share_greater(engines[0].uncertainty):.1%} of pairs")
-print(f"entropy: greater for the comment in {share_greater(entropy):.1%} of pairs")
+print("greater for the comment, in a share of pairs:")
+print(f"uncertainty: {share_greater(engines[0].uncertainty):.1%}")
+print(f"entropy: {share_greater(entropy):.1%}")
 
 uncertainty = torch.cat([engines[0].uncertainty(inputs) for inputs, _ in test])
 predictions = engines[0].predict(test, num_steps=0).argmax(1)
@@ -146,6 +160,7 @@ errors = (predictions != torch.cat([y for _, y in test])).float()
 figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.6), layout="constrained")
 it3.plots.uncertainty_against_error(uncertainty, errors, ax=left)
 it3.plots.risk_coverage(uncertainty, errors, ax=right)
+plt.show()
 
 # %%
 # Adapting those that need it
@@ -157,7 +172,10 @@ it3.plots.risk_coverage(uncertainty, errors, ax=right)
 engines[0].calibrate(clean)
 print(engines[0].adapt(test[0][0]))
 threshold = engines[0].optimization_parameters.pop("threshold")
-candidates = {f"lr {lr}, {anchor}": {"lr": lr, "anchor": anchor} for lr, anchor in [(1e-4, "self"), (1e-3, "frozen")]}
+candidates = {
+    "lr 1e-4, self": {"lr": 1e-4, "anchor": "self"},
+    "lr 1e-3, frozen": {"lr": 1e-3, "anchor": "frozen"},
+}
 scores = it3.evaluate(engines[0], held_out, "accuracy", candidates).to_frame()["score"]
 print(scores[["0 steps", *candidates]])
 chosen = candidates[scores[list(candidates)].idxmax()]
@@ -171,14 +189,21 @@ chosen = candidates[scores[list(candidates)].idxmax()]
 def without_unknown_words(inputs: dict[str, Tensor]) -> dict[str, Tensor]:
     """Mask unknown words, except where no other would remain."""
     known = inputs["mask"] & (inputs["words"] != UNKNOWN)
-    return {"words": inputs["words"], "mask": torch.where(known.any(1, keepdim=True), known, inputs["mask"])}
+    return {
+        "words": inputs["words"],
+        "mask": torch.where(known.any(1, keepdim=True), known, inputs["mask"]),
+    }
 
 
 evaluation = it3.evaluate(
     engines,
     test,
     "accuracy",
-    {"defaults": {}, "chosen": chosen, "chosen, uncertain texts alone": {**chosen, "threshold": threshold}},
+    {
+        "defaults": {},
+        "chosen": chosen,
+        "chosen, uncertain texts alone": {**chosen, "threshold": threshold},
+    },
     reference=torch.cat([y for _, y in training]),
     repairs={"without unknown words": without_unknown_words},
 )
