@@ -166,8 +166,8 @@ plt.show()
 # Adapting those that need it
 # ---------------------------
 # ``calibrate`` sets the option ``threshold`` by docstrings, which need no adaptation: 95 % of texts like these shall
-# not adapt. It is taken out again here, so that it can be a variant of its own below. Learning rate and anchor are
-# chosen on another shift than that of the test: docstrings of which every third word is left.
+# not adapt. It is taken out again here, to be a variant of its own below, for all three networks. Learning rate and
+# anchor are chosen on another shift than that of the test: docstrings of which every third word is left.
 
 engines[0].calibrate(clean)
 print(engines[0].adapt(test[0][0]))
