@@ -128,15 +128,14 @@ else:
 # Without a program of your own
 # -----------------------------
 #
-# ``it3-adapt`` adapts an engine to a .npy file, batch by batch, with options of the engine as its own. It is built
-# with the library by ``cmake --preset release && cmake --build --preset release``, or by ``make``, from it3's
-# sources.
+# ``it3-adapt`` adapts an engine to a .npy file, with options of the engine as its own. It is built with the library
+# by ``cmake --preset release && cmake --build --preset release``, or by ``make``, from it3's sources.
 
 np.save(folder / "x.npy", x.numpy())
 it3_adapt = os.environ.get("IT3_ADAPT") or shutil.which("it3-adapt")
 if it3_adapt:
     command = [it3_adapt, folder / "engine.pt", "--input", folder / "x.npy", "--output", folder / "y.npy"]
-    done = subprocess.run([*command, "--batch-size", str(len(x))], check=True, capture_output=True, text=True)
+    done = subprocess.run(command, check=True, capture_output=True, text=True)
     print(done.stdout)
     difference = np.abs(np.load(folder / "y.npy") - in_python.numpy()).max()
     print(f"it3-adapt and Python differ by {difference:.1e}")
