@@ -15,6 +15,7 @@ import tempfile
 from pathlib import Path
 
 import it3
+import matplotlib.pyplot as plt
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -42,6 +43,7 @@ model = nn.Sequential(nn.Linear(13, 64), nn.ReLU(), nn.Linear(64, 64), nn.ReLU()
 engine = it3.IT3Engine(model, "0", optimization_parameters={"num_steps": 2, "lr": 1e-3})
 engine.fit(list(zip(rows[:350].split(35), prices[:350].split(35), strict=True)), F.mse_loss, epochs=30)
 engine.eval()
+it3.plots.cut(engine, x, ax=plt.figure(figsize=(6, 4), layout="constrained").gca())
 
 # %%
 # Ask first whether it is worth deploying
@@ -102,11 +104,11 @@ find_package(it3 REQUIRED)
 add_executable(adapt adapt.cpp)
 target_link_libraries(adapt PRIVATE it3::it3)
 """)
+torch.save(x, folder / "x.pt")
 
 # %%
 # ``find_package`` finds the library that the Python package carries, by ``it3.cmake_prefix_path``, and its torch.
 
-torch.save(x, folder / "x.pt")
 build = folder / "build"
 has_compiler = shutil.which("cmake") and any(map(shutil.which, ("c++", "g++", "clang++")))
 if has_compiler:

@@ -107,13 +107,13 @@ evaluation = it3.evaluate(
     groups=groups,
 )
 print(evaluation)
-it3.plots.gains(evaluation)
-plt.tight_layout()
+it3.plots.gains(evaluation, ax=plt.figure(figsize=(9, 5), layout="constrained").gca())
 
 # %%
-# Adapting takes what dark images lost from 0 steps back, but so do the batch's statistics without any step, and
-# entropy minimization: no gain beyond the best control. Here a batch is of one shift and one region; batches that mix
-# them have other statistics, so evaluate on batches like those that you will adapt to.
+# With 0 steps the network loses the ink of dark images, and adapting finds most of it. But the batch's statistics do
+# that too, without any step, and entropy minimization with as many: there is no gain beyond the best control. Here a
+# batch is of one shift and one region. Batches that mix them have other statistics, so evaluate on batches like those
+# to come.
 #
 # How sure is each pixel?
 # -----------------------
@@ -121,8 +121,7 @@ plt.tight_layout()
 # ``engine.uncertainty(x)`` is one number an image, which grows with the number of pixels in doubt. Of each pixel it
 # is the distance of the two predictions that ``adapt`` returns with 0 steps.
 
-x, y = batches[0][0], batches[0][1]
-engine = engines[0]
+(x, y), engine = batches[0], engines[0]
 unadapted, adapted = engine.adapt(x, num_steps=0), engine.adapt(x)
 of_pixels = (unadapted.second.softmax(1) - unadapted.first.softmax(1)).norm(dim=1)
 torch.testing.assert_close(of_pixels.flatten(1).norm(dim=1), engine.uncertainty(x))
@@ -133,26 +132,27 @@ columns = {
     "adapted": adapted.prediction.softmax(1)[:, 1],
     "uncertainty": of_pixels / of_pixels.max(),
 }
-figure, axes = plt.subplots(3, len(columns), figsize=(9, 5.5))
+figure, axes = plt.subplots(3, len(columns), figsize=(9, 5.5), layout="constrained")
 for row, of_image in enumerate(axes):
     for ax, (title, maps) in zip(of_image, columns.items(), strict=True):
         ax.imshow(maps[row].numpy(), cmap="gray" if title == "image" else "viridis", vmin=0, vmax=1)
         ax.set_axis_off()
         ax.set_title(title if row == 0 else "")
-plt.tight_layout()
 
 # %%
-# Does it tell wrong pixels? Keep those that the network is surest of, and see how many are wrong, by this uncertainty
-# and by the entropy, which needs neither embedder nor second pass.
+# Does it tell wrong pixels? Keep those that the network is surest of, and see how many of them are wrong, by this
+# uncertainty and by the entropy, which needs neither embedder nor second pass.
 
 wrong = (unadapted.prediction.argmax(1) != y).float().flatten()
 entropy = torch.special.entr(unadapted.prediction.softmax(1)).sum(1)
-figure, axes = plt.subplots(1, 2, figsize=(9, 4), sharey=True)
+figure, axes = plt.subplots(1, 2, figsize=(9, 4), sharey=True, layout="constrained")
 for ax, (name, uncertainty) in zip(axes, {"‖y1 - y0‖": of_pixels, "entropy": entropy}.items(), strict=True):
     it3.plots.risk_coverage(uncertainty.flatten(), wrong, ax=ax).text(5, 0.9 * wrong.mean(), name)
-plt.tight_layout()
 
 # %%
+# Both do, and the entropy somewhat better. The pixels that are in doubt are those at the rim of the ink and the
+# bright ones of the photo.
+#
 # Where to go on: :doc:`/results` has brain tissue, with three classes, five networks and a search for settings, where
 # adapting gains nothing beyond entropy minimization either. :doc:`plot_why_it_may_not_help` tells what to try first,
 # and :doc:`plot_cpp_deployment` takes a network to C++.

@@ -30,7 +30,8 @@ model = nn.Sequential(
     *(nn.Conv2d(8, 16, 3, padding=1), nn.BatchNorm2d(16), nn.ReLU(), nn.Flatten()),
     *(nn.Linear(16 * 4 * 4, 32), nn.ReLU(), nn.Linear(32, 10)),
 )
-engine = it3.IT3Engine(model, "8", distance_fn="cross_entropy", optimization_parameters={"num_steps": 1, "lr": 1e-3})
+options = {"num_steps": 1, "lr": 1e-3}
+engine = it3.IT3Engine(model, "8", distance_fn="cross_entropy", optimization_parameters=options)
 clean = list(zip(images[:1200].split(60), classes[:1200].split(60), strict=True))
 history = engine.fit(clean, F.cross_entropy, epochs=4, optimizer=lambda parameters: torch.optim.Adam(parameters, 3e-3))
 engine.eval()
@@ -49,16 +50,18 @@ for place, strength in enumerate((0.1, 0.25, 0.4)):
     noise = torch.randn(x.shape, generator=torch.Generator().manual_seed(place))
     shifts["noise", strength] = (x + strength * noise, y)
 
-streams = {order: it3.stream(shifts, order, batch_size=40) for order in ("continual", "gradual", "mixed", "correlated")}
-figure, axes = plt.subplots(4, 1, figsize=(8, 6), sharex=True)
+orders = ("continual", "gradual", "mixed", "correlated")
+streams = {order: it3.stream(shifts, order, batch_size=40) for order in orders}
+figure, axes = plt.subplots(4, 1, figsize=(8, 6), sharex=True, layout="constrained")
 for ax, (order, stream) in zip(axes, streams.items(), strict=True):
-    print(stream)
     strengths = [strength for of_batch in stream.groups for _, strength in of_batch]
     labels = torch.cat([targets for _, targets in stream.batches])
     drawn = ax.scatter(range(len(labels)), labels, c=strengths, s=8)
     ax.set(title=order, ylabel="class")
 axes[-1].set_xlabel("sample")
 figure.colorbar(drawn, ax=axes, label="noise")
+for stream in streams.values():
+    print(stream)
 
 # %%
 # Keep weights, or start anew
@@ -76,18 +79,16 @@ variants = {
 }
 shown = ["0 steps", "0 steps, batch statistics", "0 steps, balanced classes", *variants]
 for order in ("mixed", "correlated"):
-    evaluation = it3.evaluate(
-        engine, streams[order].batches, "accuracy", variants, reference=classes[:1200], groups=streams[order].groups
-    )
+    batches, groups = streams[order].batches, streams[order].groups
+    evaluation = it3.evaluate(engine, batches, "accuracy", variants, groups=groups)
     frame = evaluation.to_frame()
     print(f"{order}: the best control is {evaluation.best_control!r}, {frame.score[evaluation.best_control]:.3f}")
     print(frame.loc[shown, ["score", "worst", "verdict"]].round(3), evaluation.verdict, sep="\n\n", end="\n\n")
 
 # %%
-# The last name in each line is that of the best control. No variant gains beyond it: entropy minimization with the
-# same steps, or the batch's statistics alone, do as much. What is best differs from order to order, too: balancing
-# the classes loses where they come one after another, as each batch has few of them. So compare on the order in which
-# your data will come.
+# No variant gains beyond the best control, which minimizes entropy with the same steps. And what is good hangs on the
+# order: balancing the classes gains where batches are mixed, and loses where classes come one after another, as each
+# batch has few of them. So compare on the order in which your data will come.
 #
 # One sample at a time
 # --------------------
@@ -104,7 +105,7 @@ ways = {
     "kept, restored": {**online, "anchor": "ema", "restore_probability": 0.02},
     "kept, reset by drift": online,
 }
-figure, (of_accuracy, of_drift) = plt.subplots(1, 2, figsize=(10, 4))
+figure, (of_accuracy, of_drift) = plt.subplots(1, 2, figsize=(10, 4), layout="constrained")
 for name, options in ways.items():
     right, drifts, resets = [], [], 0
     for x, y in one_by_one:
@@ -125,7 +126,6 @@ for name, options in ways.items():
 of_accuracy.set(xlabel="digit", ylabel="share of right digits so far", ylim=(0, 1))
 of_drift.set(xlabel="digit", ylabel="drift of the weights, %")
 of_accuracy.legend(fontsize="small")
-plt.tight_layout()
 
 # %%
 # When to reset
@@ -145,8 +145,7 @@ plt.tight_layout()
 # Which layers moved is in :func:`it3.plots.drift`, here of the way "kept". ``engine.drift().by_parameter`` has the
 # numbers.
 
-it3.plots.drift(farthest)
-plt.tight_layout()
+it3.plots.drift(farthest, ax=plt.figure(figsize=(8, 3), layout="constrained").gca())
 print(f"after the last reset: {engine.drift().distance}")
 
 # %%
