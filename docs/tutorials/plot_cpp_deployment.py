@@ -29,7 +29,8 @@ folder = Path(tempfile.mkdtemp())
 # ---------------
 #
 # The prices of houses from 13 numbers each. A quarter of the entries of the test's houses are missing, and hold the
-# mean.
+# mean. The picture shows where the engine cuts the network, in C++ as in Python: the layer and what comes before it run
+# once for y0 and y1.
 
 rows, prices = (torch.tensor(part, dtype=torch.float32) for part in boston_housing_data())
 order = torch.randperm(len(rows), generator=torch.Generator().manual_seed(0))
@@ -117,7 +118,7 @@ if has_compiler:
         ["cmake", "--build", build],
         [build / "adapt", folder / "engine.pt", folder / "x.pt", folder / "prediction.pt"],
     ):
-        done = subprocess.run(command, check=True, capture_output=True, text=True)
+        done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
     print(done.stdout)
     in_cpp = torch.load(folder / "prediction.pt")
     difference = (in_cpp - in_python).abs().max().item()
@@ -137,7 +138,7 @@ np.save(folder / "x.npy", x.numpy())
 it3_adapt = os.environ.get("IT3_ADAPT") or shutil.which("it3-adapt")
 if it3_adapt:
     command = [it3_adapt, folder / "engine.pt", "--input", folder / "x.npy", "--output", folder / "y.npy"]
-    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
     print(done.stdout)
     difference = np.abs(np.load(folder / "y.npy") - in_python.numpy()).max()
     print(f"it3-adapt and Python differ by {difference:.1e}")
@@ -154,8 +155,8 @@ shutil.rmtree(folder)
 # ``engine.save("engine.pt2", example_inputs=x, format="aoti")`` writes no TorchScript but a program of
 # ``torch.export``, with the steps of adapting compiled to machine code by torch's AOTInductor. ``it3::Engine::load``
 # and ``it3-adapt`` read it like the other. It is worth it for small networks, whose time goes into calls of
-# operations: :doc:`/performance` has the times. Compiling takes a minute or so, which is why this page does not show
-# it. The code is for one version of torch and one kind of processor: elsewhere the engine is read with a warning, and
+# operations: :doc:`/performance` has the times. Compiling takes longer than a page like this may, so it is not shown.
+# The code is for one version of torch and one kind of processor: elsewhere the engine is read with a warning, and
 # runs without the compiled programs. Of each input only the first dimension may differ in size from the example.
 #
 # Where to go on: ``examples/cpp`` in it3's sources trains in C++ alone, and has a network of its own.

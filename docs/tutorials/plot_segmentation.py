@@ -74,13 +74,13 @@ print(engines[0].explain(train_x[:8]))
 # Shifted images
 # --------------
 #
-# From each of eight regions of the photos' lower halves come eight images, once with noise and once darker. What is
+# From each of six regions of the photos' lower halves come eight images, once with noise and once darker. What is
 # wrong with one image of a region is likely wrong with the others, and with the same ones under the other shift. So a
 # region is a *cluster*: the intervals below draw regions, not batches, or they would be too narrow.
 
 batches, clusters, groups = [], [], []
 for name, photo in zip(("temple", "flower"), photos, strict=True):
-    for place, region in enumerate(photo[214:].split(160, dim=1)):
+    for place, region in enumerate(photo[214:].split(214, dim=1)):
         x, y = write_on(region, 8, seed=place)
         noise = torch.randn(x.shape, generator=torch.Generator().manual_seed(place))
         for shift, shifted in (("noise", x + 0.15 * noise), ("dark", 0.4 * x)):

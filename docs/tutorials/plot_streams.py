@@ -4,8 +4,8 @@ Adapt to a stream, and keep what was learned
 
 What you get: a network that adapts to batch after batch, each time from where the last batch left it, and the means
 to see when that goes wrong. Streams of noisy digits come in four orders; the weights are kept, watched, restored and
-reset. The data are scikit-learn's 8 x 8 digits. Whether keeping weights helps hangs on the order, so every order is
-compared with controls.
+reset. The data are scikit-learn's 8 x 8 digits. Whether keeping weights helps hangs on the order, so it is compared
+with controls in two of them.
 """
 
 import it3

@@ -68,8 +68,8 @@ it3.plots.gains(evaluation, ax=plt.figure(figsize=(9, 5), layout="constrained").
 # %%
 # Compared with "0 steps" alone, the variant would look like a success. But its gain is in "0 steps, batch
 # statistics", which takes no step and knows nothing of idempotence; to clip pixels to the range of the training, to
-# balance the classes, or to minimize entropy gives as much or more. A gain is one only beyond the *best* control: the
-# dashed line.
+# balance the classes as well, or to minimize entropy gives as much or more. With three networks intervals are wide,
+# too. A gain is one only beyond the *best* control: the dashed line.
 #
 # A smaller loss is not a better prediction
 # -----------------------------------------
