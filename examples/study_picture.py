@@ -109,10 +109,9 @@ def _draw_shifts(axes: Axes, shown: list[tuple[str, dict[str, float]]], record: 
         places = [place + 0.22 * (number - (len(shown) - 1) / 2) for place in range(len(groups))]
         axes.plot(list(groups.values()), places, looks["marker"], color=looks["color"], label=label, markersize=5.5)
     shifts = [shift.replace("_", " ") for shift in shown[0][1]]
-    axes.set(
-        xlabel=_better(record), ylim=(len(shifts) - 0.5, -0.5), yticks=range(len(shifts)), title="Under each shift"
-    )
-    axes.set_yticklabels(shifts)
+    room = 0.5 if len(shifts) > 1 else 1
+    axes.set(xlabel=_better(record), ylim=(len(shifts) - 1 + room, -room), title="Under each shift")
+    axes.set_yticks(range(len(shifts)), shifts)
     axes.grid(axis="x")
     axes.margins(x=0.08)
 
