@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from networks import UNet, efficientnet_lite0, mlp, mnist_cnn, resnet20, transformer
+from titles import title_of
 from torch import nn
 
 
@@ -22,8 +23,7 @@ class Row:
     @property
     def title(self) -> str:
         """The network, the batch and the layer."""
-        each = ", each by itself" if self.per_sample else ""
-        return f"{self.name}, batch {self.shape[0]}{each}, {self.layer}"
+        return title_of(self.name, self.shape[0], self.layer, each_by_itself=self.per_sample)
 
 
 def torchvision_model(name: str) -> Callable[[], nn.Module]:

@@ -1,7 +1,8 @@
 """Time adaptation and measure its memory, against torch-ttt and against the same passes written by hand.
 
 Medians of the ratios of neighboring blocks of calls, the engines in turn in one process. Timed are an eager model, a
-TorchScript one and, on the CPU, the latter in a C++ program. Writes OUTPUT/performance-DEVICE.json, .md and .png.
+TorchScript one and, on the CPU, the latter in a C++ program. Writes OUTPUT/performance-DEVICE.json, and of that .md and
+.png; report.py makes docs/performance.md of such files in docs/measurements.
 """
 
 import argparse
@@ -16,22 +17,21 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import IO, Any, cast
 
 import it3
-import matplotlib as mpl
 import torch
 from engines import Call, Floor, loop, make_engines
 from installed import build_against
 from it3 import _C, IT3Engine
-from matplotlib import pyplot as plt
-from rich import box
+from report import table_of
 from rich.console import Console
 from rich.progress import track
-from rich.table import Table
 from rows import CPU, CUDA, CUDA_VARIANTS, Row
+from speed_picture import draw
 from torch import Tensor
 
 LOOPED = 4
@@ -129,68 +129,37 @@ def measure(row: Row, steps: int, device: str, program: Path | None, threads: in
             run()
         blocks = max(3, min(25, int(budget / (count * slowest * len(runs)))))
         times = [{name: run() for name, run in runs.items()} for _ in range(blocks)]
-    parameters = sum(p.numel() * p.element_size() for p in script.model.parameters())
+    of_engine = {name: [block[name] for block in times] for name in runs}
+    loops = {"it3": "by hand", "it3, C++": "by hand, C++"}
     return {
-        "row": row.title,
+        "network": row.name,
+        "batch": row.shape[0],
+        "each_by_itself": row.per_sample,
+        "layer": row.layer,
         "steps": steps,
         "threads": threads,
-        "seconds": {name: [block[name] for block in times] for name in runs},
-        "peak_bytes": peaks,
-        "parameter_bytes": parameters,
+        "milliseconds": {name: rounded(1e3 * statistics.median(of)) for name, of in of_engine.items()},
+        "times_as_fast": {
+            name: ratios(of_engine["torch-ttt"], of) for name, of in of_engine.items() if name.startswith("it3")
+        },
+        "by_hand": {
+            name: ratios(of_engine[name], of_engine[loop_by_hand])[0]
+            for name, loop_by_hand in loops.items()
+            if loop_by_hand in of_engine
+        },
+        "peak_mib": {name: rounded(peak / 2**20) for name, peak in peaks.items()},
     }
 
 
-def ratio(result: dict[str, Any], slower: str, faster: str) -> list[float]:
-    """Return the quartiles of one engine's time over another's."""
-    pairs = zip(result["seconds"][slower], result["seconds"][faster], strict=True)
-    return statistics.quantiles((a / b for a, b in pairs), n=4)
+def ratios(slower: list[float], faster: list[float]) -> list[float]:
+    """Return the median and the quartiles of one engine's time over another's, of neighboring blocks."""
+    low, middle, high = statistics.quantiles((a / b for a, b in zip(slower, faster, strict=True)), n=4)
+    return [rounded(middle), rounded(low), rounded(high)]
 
 
-def engines_in(results: list[dict[str, Any]]) -> list[str]:
-    """Return the names of our engines."""
-    return list(dict.fromkeys(name for result in results for name in result["seconds"] if name.startswith("it3")))
-
-
-def table_of(results: list[dict[str, Any]]) -> Table:
-    """Lay the results out: how many times as fast as torch-ttt our engines are, with quartiles."""
-    table = Table(box=box.MARKDOWN)
-    table.add_column("network, batch, layer", no_wrap=True)
-    columns = ("steps", "threads", "torch-ttt, ms", *engines_in(results), "it3 / by hand", "peak, MB", "torch-ttt, MB")
-    for column in columns:
-        table.add_column(column, justify="right", no_wrap=True)
-    for result in results:
-        ratios = {}
-        for name in engines_in(results):
-            low, middle, high = ratio(result, "torch-ttt", name) if name in result["seconds"] else (0, 0, 0)
-            ratios[name] = f"{middle:.3g} ({low:.3g} to {high:.3g})" if middle else ""
-        floors = [(n, h) for n, h in (("it3", "by hand"), ("it3, C++", "by hand, C++")) if h in result["seconds"]]
-        floor = [f"{ratio(result, name, by_hand)[1]:.2f}" for name, by_hand in floors]
-        table.add_row(
-            result["row"],
-            str(result["steps"]),
-            str(result["threads"]),
-            f"{1e3 * statistics.median(result['seconds']['torch-ttt']):.3g}",
-            *ratios.values(),
-            ", in C++ ".join(floor),
-            *(f"{result['peak_bytes'][name] / 2**20:.3g}" for name in ("it3", "torch-ttt")),
-        )
-    return table
-
-
-def plot(results: list[dict[str, Any]], path: Path) -> None:
-    """Draw the ratios against torch-ttt."""
-    names = engines_in(results)
-    labels = [f"{r['row']}, {r['steps']} step{'s' * (r['steps'] > 1)}, {r['threads']} th." for r in results]
-    figure, axes = plt.subplots(figsize=(9, 1 + 0.28 * len(results)), layout="constrained")
-    for name, marker in zip(names, "os^Dv", strict=False):
-        points = [(ratio(r, "torch-ttt", name)[1], i) for i, r in enumerate(results) if name in r["seconds"]]
-        axes.plot(*zip(*points, strict=True), marker, label=name, markersize=5)
-    axes.set(xscale="log", xlabel="times as fast as torch-ttt", yticks=range(len(labels)), yticklabels=labels)
-    axes.axvline(1, color="0.5")
-    axes.invert_yaxis()
-    axes.grid(axis="x", alpha=0.3)
-    axes.legend()
-    figure.savefig(path, dpi=100)
+def rounded(value: float) -> float:
+    """Round to four digits."""
+    return float(f"{value:.4g}")
 
 
 def main() -> None:
@@ -203,7 +172,6 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=4, help="for each comparison, beside three blocks; default 4")
     parser.add_argument("--output", type=Path, default=Path("output"), help="a folder")
     arguments = parser.parse_args()
-    mpl.use("Agg")
     is_cpu = arguments.device == "cpu"
     if is_cpu and KEEPS_MEMORY.items() - os.environ.items():
         os.execve(sys.executable, [sys.executable, *sys.argv], {**os.environ, **KEEPS_MEMORY})
@@ -226,16 +194,21 @@ def main() -> None:
         for n, row, steps in track(work, console=Console(stderr=True)):
             torch.set_num_threads(n)
             results.append(measure(row, steps, arguments.device, program, n, arguments.seconds))
-    where = platform.processor() or platform.machine() if is_cpu else torch.cuda.get_device_name()
-    about = {"torch": torch.__version__, "machine": where, "cores": cores, "command": " ".join(sys.argv)}
+    about = {
+        "torch": torch.__version__,
+        "machine": platform.processor() or platform.machine() if is_cpu else torch.cuda.get_device_name(),
+        "cores": cores,
+        "date": datetime.now(tz=UTC).date().isoformat(),
+        "command": " ".join(sys.argv),
+    }
     arguments.output.mkdir(exist_ok=True)
     stem = arguments.output / f"performance-{arguments.device}"
-    stem.with_suffix(".json").write_text(json.dumps({**about, "results": results}))
-    with stem.with_suffix(".md").open("w") as file:
-        Console(file=file, width=400).print(table_of(results))
-    plot(results, stem.with_suffix(".png"))
-    print(about)
-    Console(width=400).print(table_of(results))
+    stem.with_suffix(".json").write_text(
+        json.dumps({**about, "results": results}, indent=1, ensure_ascii=False) + "\n", encoding="utf-8"
+    )
+    stem.with_suffix(".md").write_text(table_of(results) + "\n", encoding="utf-8")
+    draw(results, stem.with_suffix(".png"))
+    print(about, table_of(results), sep="\n")
 
 
 if __name__ == "__main__":

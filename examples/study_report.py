@@ -1,46 +1,13 @@
-"""A study's picture, and its section of docs/results.md."""
+"""A study's section of docs/results.md."""
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import matplotlib as mpl
-import torch
 from it3.metrics import metric_of
-from matplotlib import pyplot as plt
 from study import Study
 
 if TYPE_CHECKING:
     import it3
     from study_run import Comparison
-
-CHOSEN, DEFAULTS = "adapted, as chosen", "adapted, the defaults"
-
-
-def draw(study: Study, comparison: "Comparison", path: Path) -> None:
-    """Draw the metric under each shift and over steps, and the uncertainty of clean and shifted inputs."""
-    mpl.use("Agg")
-    figure, (left, middle, right) = plt.subplots(
-        1, 3, figsize=(15, 4.5), layout="constrained", width_ratios=(1.6, 1, 1)
-    )
-    metric = metric_of(study.metric, study.higher_is_better)
-    best = comparison.chosen.best_control
-    for row in comparison.chosen.rows:
-        if row["name"] in ("0 steps", best, CHOSEN):
-            label = f"{row['name']} (best control)" if row["name"] == best else row["name"]
-            left.plot(list(row["groups"]), list(row["groups"].values()), "o-", label=label)
-    left.set(ylabel=f"{metric.name}, {'higher' if metric.higher_is_better else 'lower'} is better")
-    left.tick_params(axis="x", rotation=45 if len(study.shifts) > 4 else 0)
-    left.legend()
-    middle.plot(list(comparison.over_steps), list(comparison.over_steps.values()), "o-")
-    middle.set(xlabel="steps, all else as chosen", title=f"{metric.name} on the test, one network")
-    for label, batches in {"clean": study.clean, "shifted": study.test}.items():
-        values = torch.cat([comparison.engine.uncertainty(x) for x, _ in batches])
-        right.hist(values.clamp(1e-6).log10().numpy(), bins=40, density=True, alpha=0.6, label=label)
-    right.set(xlabel="log10 of the uncertainty", title="Uncertainty")
-    right.legend()
-    figure.suptitle(study.title)
-    figure.savefig(path, dpi=100)
-    plt.close(figure)
 
 
 def section(study: Study, comparison: "Comparison") -> str:

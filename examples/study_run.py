@@ -1,4 +1,6 @@
-"""A study on the command line: train as was chosen, compare on the test's shifts, draw and write.
+"""A study on the command line: train as was chosen, compare on the test's shifts, write and draw.
+
+Its picture is drawn from NAME.json; with that in docs/measurements/studies, redraw.py draws it again without a run.
 
 With --search, first choose how to train and to adapt, which takes hours.
 """
@@ -16,7 +18,9 @@ from it3.metrics import metric_of
 from other_methods import methods_of_torch_ttt
 from rich.console import Console
 from study import Study, TensorFunction, train
-from study_report import CHOSEN, DEFAULTS, draw, section
+from study_picture import draw
+from study_record import CHOSEN, DEFAULTS, record_of, write
+from study_report import section
 from study_search import Choice, search
 from torch import Tensor
 from uncertainty import measures
@@ -119,7 +123,7 @@ def run(build: Callable[[], Study | list[Study]], description: str | None) -> No
     """Run a study, or several, from the command line."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, default=SEEDS, help="networks to train of each kind")
-    parser.add_argument("--output", type=Path, default=Path("output"), help="folder for the picture and the report")
+    parser.add_argument("--output", type=Path, default=Path("output"), help="folder for what is written")
     parser.add_argument("--search", type=int, metavar="TRIALS", help="first choose by so many ways to train")
     parser.add_argument("--processes", type=int, default=1, help="in which the search trains")
     arguments = parser.parse_args()
@@ -131,6 +135,8 @@ def run(build: Callable[[], Study | list[Study]], description: str | None) -> No
         if arguments.search:
             search(study, arguments.search, arguments.processes, arguments.output / f"{study.name}.search")
         comparison = compare(study, arguments.seeds, console)
-        draw(study, comparison, arguments.output / f"{study.name}.png")
+        record = record_of(study, comparison)
+        write(record, arguments.output / f"{study.name}.json")
+        draw(record, arguments.output / f"{study.name}.png")
         (arguments.output / f"{study.name}.md").write_text(section(study, comparison))
         print(study.title, comparison.chosen, comparison.defaults, *comparison.uncertainty, sep="\n", end="\n\n")
