@@ -53,9 +53,7 @@ def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.usefixtures("_as_a_reader")
 @pytest.mark.parametrize("name", pages())
-def test_the_blocks_run(
-    name: str, environment: dict[str, str], request: pytest.FixtureRequest, tmp_path: Path
-) -> None:
+def test_the_blocks_run(name: str, environment: dict[str, str], request: pytest.FixtureRequest, tmp_path: Path) -> None:
     page = Page(name, (ROOT / name).read_text(), tmp_path / "page")
     if page.calls("it3-adapt") and not BINARY:
         pytest.skip("IT3_ADAPT does not name the binary; make test builds it")

@@ -36,9 +36,9 @@ enum class PredictionKind { first, second, mean };
 using OptionValue = std::
     variant<std::monostate, bool, std::int64_t, double, std::string, std::vector<double>, std::vector<std::string>>;
 
-/// How the inner loop adapts: the options of README's table, by their names. The defaults are three steps of Adam at a
-/// learning rate that is small enough to harm no network. What is unset has the default that its documentation says;
-/// see option_infos().
+/// How the inner loop adapts: the options of docs/how_to/options.md, by their names. The defaults are three steps of
+/// Adam at a learning rate that is small enough to harm no network. What is unset has the default that its
+/// documentation says; see option_infos().
 struct IT3_API Options {
   OptimizerKind optimizer_name = OptimizerKind::adam;
   std::int64_t num_steps = 3;
