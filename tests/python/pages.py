@@ -16,7 +16,7 @@ from typing import Any
 from installed import ROOT
 
 RUN = ("python", "pycon", "console", "cpp")
-SHOWN = ("text", "toml", "cmake", "json", "css")
+SHOWN = ("text", "toml", "cmake", "json", "bibtex")
 DOCTEST = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
 
 
