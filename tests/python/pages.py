@@ -151,11 +151,9 @@ def run_commands(name: str, block: Block, folder: Path, environment: dict[str, s
             stderr=subprocess.STDOUT,
         )
         where = f"{name}, line {block.line}: $ {line}"
-        if expected.strip():
-            is_right = doctest.OutputChecker().check_output(expected, done.stdout, DOCTEST)
-            assert is_right, f"{where}gives\n{done.stdout}where the page has\n{expected}"
-        else:
-            assert done.returncode == 0, f"{where}ends with {done.returncode} and\n{done.stdout}"
+        assert done.returncode == 0, f"{where}ends with {done.returncode} and\n{done.stdout}"
+        is_right = not expected.strip() or doctest.OutputChecker().check_output(expected, done.stdout, DOCTEST)
+        assert is_right, f"{where}gives\n{done.stdout}where the page has\n{expected}"
 
 
 def split_command(text: str) -> tuple[str, str]:

@@ -8,6 +8,13 @@ from pathlib import Path
 import it3
 import pytest
 import torch
+
+pytest.importorskip("matplotlib")
+pytest.importorskip("optuna")
+pytest.importorskip("pandas")
+pytest.importorskip("tensorboard")
+pytest.importorskip("typer")
+
 from binary import BINARY
 from command_line import PYTHON_FOLDER
 from installed import ROOT, build_against, run
@@ -25,8 +32,10 @@ def environment(tmp_path_factory: pytest.TempPathFactory, cache: Path) -> dict[s
     (programs / "it3").chmod(0o755)
     if BINARY:
         (programs / "it3-adapt").symlink_to(Path(BINARY).absolute())
-    own = {"PATH": f"{programs}:{os.environ['PATH']}", "PYTHONPATH": str(PYTHON_FOLDER), "OMP_NUM_THREADS": "1"}
-    return {**os.environ, **own, "NO_COLOR": "1", "COLUMNS": "120", "IT3_CACHE_DIR": str(cache)}
+    path = os.pathsep.join([str(programs), str(Path(sys.executable).parent), os.environ["PATH"]])
+    output = {"NO_COLOR": "1", "COLUMNS": "120"}
+    ours = {"PYTHONPATH": str(PYTHON_FOLDER), "IT3_CACHE_DIR": str(cache), "OMP_NUM_THREADS": "1"}
+    return {**os.environ, **output, **ours, "PATH": path}
 
 
 @pytest.fixture
@@ -71,6 +80,7 @@ WRONG = {
     "no examples": "```pycon\nx = 1\n```",
     "another line": "```console\n$ echo a\nb\n```",
     "a command that fails": "```console\n$ false\n```",
+    "a command that fails as expected": "```console\n$ echo a; false\na\n```",
     "no command": "```console\nls\n```",
     "another language": "```sh\nls\n```",
     "no language": "```\nls\n```",
