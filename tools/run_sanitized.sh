@@ -16,7 +16,7 @@ case $kind in
     flags="-fsanitize=address,undefined -fno-sanitize=vptr"
     runtimes="libasan.so libubsan.so"
     # These two build the library once more, without sanitizers.
-    tests="tests/python --ignore tests/python/test_installed.py --ignore tests/python/test_readme.py"
+    tests="tests/python --ignore tests/python/test_installed.py --ignore tests/python/test_docs.py"
     # Tests ask for more memory than there is, and preload a library of their own.
     export ASAN_OPTIONS=allocator_may_return_null=1:verify_asan_link_order=0:detect_odr_violation=0
     export UBSAN_OPTIONS=print_stacktrace=1:halt_on_error=1

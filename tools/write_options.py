@@ -1,4 +1,4 @@
-"""Write what is made from the core's table of options: python/it3/options.py, and the table in README.md.
+"""Write what is made from the core's table of options: python/it3/options.py, and the table in docs/how_to/options.md.
 
 With --check, only say whether they are as they would be written.
 """
@@ -12,6 +12,7 @@ from pathlib import Path
 from it3 import _C
 
 ROOT = Path(__file__).parent.parent
+PAGE = ROOT / "docs/how_to/options.md"
 
 HEAD = '''"""The options of an engine. Written by tools/write_options.py from the core's table; change that instead."""
 
@@ -68,8 +69,8 @@ def python() -> str:
     return subprocess.run(ruff, input=text, capture_output=True, text=True, check=True, cwd=ROOT).stdout
 
 
-def readme() -> str:
-    """Return README.md with the table in it."""
+def page() -> str:
+    """Return the page of the options with the table in it."""
     rows = ["| name | default | accepted | |", "| --- | --- | --- | --- |"]
     for info in _C.option_infos():
         default = default_of(info).replace("'", '"')
@@ -77,7 +78,7 @@ def readme() -> str:
         rows.append(
             f"| `{info.name}` | `{default}` | {accepted} | {info.documentation} |".replace("(x | y0)", "(x \\| y0)")
         )
-    old = (ROOT / "README.md").read_text()
+    old = PAGE.read_text()
     return re.sub(
         r"(<!-- options -->\n).*?(?=<!-- end -->)", lambda m: m[1] + "\n".join(rows) + "\n", old, flags=re.DOTALL
     )
@@ -86,7 +87,7 @@ def readme() -> str:
 def main() -> int:
     """Write or check."""
     stale = []
-    for path, text in ((ROOT / "python/it3/options.py", python()), (ROOT / "README.md", readme())):
+    for path, text in ((ROOT / "python/it3/options.py", python()), (PAGE, page())):
         if path.exists() and path.read_text() == text:
             continue
         stale.append(path.name)

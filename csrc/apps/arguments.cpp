@@ -158,7 +158,7 @@ std::string options_help() {
     if (value == "[all]") value = "all";
     text += "  " + info.name + "=" + value + ": " + info.accepted + "\n";
   }
-  return text + "The table in it3's README tells more.\n\n";
+  return text + "The page on options in it3's documentation, docs/how_to/options.md, tells more.\n\n";
 }
 
 constexpr const char* footer =

@@ -30,7 +30,7 @@ run_tests() {
   # it3 is not installed beside torch here, as in an environment, so that programs need to be told where torch's libraries are.
   torch=$($python -c 'import torch, pathlib; print(pathlib.Path(torch.__file__).parent)')
   export LD_LIBRARY_PATH="$torch/lib${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}"
-  skipped="$skipped --deselect tests/python/test_readme.py::test_the_wheel_finds_its_torch_whatever_python_is_first"
+  skipped="$skipped --deselect tests/python/test_installed.py::test_the_wheel_finds_its_torch_whatever_python_is_first"
   # The tests are many small operations, which many threads only slow down.
   OMP_NUM_THREADS=2 $python -m pytest -q -p no:cacheprovider $skipped
 }

@@ -20,7 +20,7 @@ os.environ.setdefault("AOT_INDUCTOR_COMPILE_WRAPPER_OPT_LEVEL", "O0")
 LONG = {
     "test_installed.py",
     "test_differential.py",
-    "test_readme.py",
+    "test_docs.py",
     "test_header_examples.py",
     "test_search_goes_on.py",
     "test_compilation.py",

@@ -1,5 +1,8 @@
 """C++ projects outside of it3 find what the wheel and `cmake --install` carry, and adapt as Python does."""
 
+import re
+import subprocess
+import sys
 from collections import OrderedDict
 from pathlib import Path
 
@@ -51,3 +54,25 @@ def test_the_examples_train_adapt_and_save(tmp_path: Path) -> None:
     y = (x[:, 0].sin() + x[:, 1] * x[:, 2]).unsqueeze(1)
     assert F.mse_loss(model(x), y) < 0.5 * y.var()
     assert "adapted by it3 and by hand" in run(build / "own_network", tmp_path)  # which fails if they differ
+
+
+@pytest.mark.parametrize("path", ["/usr/bin:/bin"])
+def test_the_wheel_finds_its_torch_whatever_python_is_first(path: str, tmp_path: Path) -> None:
+    (tmp_path / "CMakeLists.txt").write_text(
+        "cmake_minimum_required(VERSION 3.25)\n"
+        "project(finds LANGUAGES CXX)\n"
+        "find_package(it3 REQUIRED)\n"
+        'message(STATUS "torch in ${LibTorch_LIBRARY_DIR}")\n'
+    )
+    cmake = Path(sys.executable).parent / "cmake"
+    done = subprocess.run(
+        [cmake, "-S", tmp_path, "-B", tmp_path / "build", f"-DCMAKE_PREFIX_PATH={it3.cmake_prefix_path}"],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={"PATH": path},
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    found = re.search("torch in (.*)", done.stdout)
+    assert found is not None
+    assert Path(found[1]).resolve() == (Path(torch.__file__).parent / "lib").resolve()

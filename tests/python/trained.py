@@ -40,7 +40,7 @@ def by_hand(
     scheduler: Any = None,
     max_grad_norm: float | None = None,
 ) -> list[list[tuple[float, float, int]]]:
-    """The README's loop, which also returns both losses of each batch, and its size."""
+    """The loop of docs/how_to/train.md, which also returns both losses of each batch, and its size."""
     told = []
     engine.train()
     for _ in range(epochs):

@@ -39,7 +39,7 @@ using OptionValue = std::
     variant<std::monostate, bool, std::int64_t, double, std::string, std::vector<double>, std::vector<std::string>>;
 
 /// How the inner loop adapts. The default is three steps of Adam with a learning rate that is too small to harm a
-/// network: choose other values on held-out data. Numbers are checked when a call uses them. README's table of options
+/// network: choose other values on held-out data. Numbers are checked when a call uses them. docs/how_to/options.md
 /// says the same of each, and so does option_infos() to programs.
 ///
 /// @code{.cpp}
