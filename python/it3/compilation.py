@@ -23,6 +23,7 @@ from it3.exported import conditions_of, open_sizes
 from it3.function_watch import check_unchanged, codes_of_functions, watch_functions
 from it3.kept import KeptRandomState, own_copy
 from it3.packages import write_package
+from it3.paths import package_folder
 from it3.progress import tqdm_or_none
 from it3.pure_function import Function
 
@@ -245,9 +246,9 @@ def _values_of(tensor: Tensor) -> Any:
 
 def _code_of_it3() -> str:
     """Return what is another one wherever this library computes something else."""
-    here = Path(__file__).parent
+    here = Path(package_folder)
     digest = hashlib.sha256()
-    for file in (*sorted(here.glob("*.py")), Path(_C.__file__), *sorted(here.glob("lib/libit3*"))):
+    for file in (*sorted(here.rglob("*.py")), Path(_C.__file__), *sorted(here.glob("lib/libit3*"))):
         digest.update(file.read_bytes())
     return digest.hexdigest()
 

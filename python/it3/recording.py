@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from it3.exported_model import ExportedModel
+from it3.paths import package_folder
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 _STDLIB = sysconfig.get_path("stdlib") + os.sep
 _QUIET = (
     os.path.dirname(torch.__file__) + os.sep,
-    os.path.dirname(__file__) + os.sep,
+    package_folder + os.sep,
     "<frozen importlib",
     "<frozen abc",
     "<frozen _collections_abc",

@@ -6,7 +6,6 @@ import time
 import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from statistics import fmean
 from typing import Any
 
@@ -18,10 +17,10 @@ from it3.identity import digest_of, text_of
 from it3.kept import seed_all, seeded_runs
 from it3.looking import Batches
 from it3.metrics import Metric, metric_of
+from it3.paths import package_folder
 from it3.rows import UNADAPTED
 from it3.spaces import Places, Space, places_of, values_at
 
-_OURS = str(Path(__file__).parent)
 Train = Callable[[dict[str, Any], int], IT3Engine]
 
 
@@ -81,7 +80,7 @@ class Experiment:
                 return {"failure": f"it cannot be scored without adaptation (num_steps=0): {error}"}
             except Exception as error:  # whatever the user's function raises, the other trials go on
                 frames = traceback.extract_tb(error.__traceback__)
-                where = next((frame for frame in frames if not frame.filename.startswith(_OURS)), frames[-1])
+                where = next((frame for frame in frames if not frame.filename.startswith(package_folder)), frames[-1])
                 return {"failure": f"{type(error).__name__}: {error} ({where.filename}, line {where.lineno})"}
 
     def identity(self) -> dict[str, str]:
