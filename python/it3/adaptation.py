@@ -23,7 +23,7 @@ from it3.export import (
     to_exported_program,
     to_torchscript,
 )
-from it3.kept import KeptRandomState, counts_writes
+from it3.support.kept import KeptRandomState, counts_writes
 
 _INTEGERS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 

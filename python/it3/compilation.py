@@ -21,11 +21,11 @@ from it3.embedder import Embedder
 from it3.engine import IT3Engine
 from it3.exported import conditions_of, open_sizes
 from it3.function_watch import check_unchanged, codes_of_functions, watch_functions
-from it3.kept import KeptRandomState, own_copy
 from it3.packages import write_package
 from it3.paths import package_folder
-from it3.progress import tqdm_or_none
 from it3.pure_function import Function
+from it3.support.kept import KeptRandomState, own_copy
+from it3.support.progress import tqdm_or_none
 
 Used = TypeVar("Used")
 

@@ -8,11 +8,11 @@ import torch
 from torch import Tensor
 
 from it3.bootstrap import Bootstrap
-from it3.checks import eager
 from it3.engine import IT3Engine
 from it3.labels import label_of
 from it3.looking import Batches
 from it3.rows import Row
+from it3.support.checks import eager
 
 
 class Dependence:

@@ -8,19 +8,19 @@ import torch
 from torch import Tensor
 
 from it3 import _C
-from it3.checks import check_count
 from it3.class_scores import CalibrationError
 from it3.controls import Reference
 from it3.dependence import Dependence
 from it3.engine import IT3Engine
 from it3.evaluation import Evaluation
-from it3.kept import KeptRandomState, own_copy, seeded_runs
 from it3.labels import Labels, labels_of, labels_of_samples
 from it3.looking import Batches, Loader, batches_of
 from it3.metrics import Metric, metric_of, right_classes
-from it3.notes import noted
 from it3.other_methods import OtherMethods, Others
 from it3.rows import Predictor, Row, add_row, rows_of
+from it3.support.checks import check_count
+from it3.support.kept import KeptRandomState, own_copy, seeded_runs
+from it3.support.notes import noted
 
 
 def evaluate(

@@ -9,7 +9,7 @@ from it3 import _C
 from it3.bootstrap import Bootstrap, Gain, holm
 from it3.metrics import Metric
 from it3.rows import BASE, Row
-from it3.tables import table_of, without_empty
+from it3.support.tables import table_of, without_empty
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -16,7 +16,7 @@ from torch.utils import _pytree as pytree
 from it3 import _C
 from it3.exported_model import ExportedModel
 from it3.input_layer import WithInputLayer, scripted
-from it3.kept import own_copy
+from it3.support.kept import own_copy
 
 Method = Literal["script", "trace"]
 

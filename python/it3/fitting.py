@@ -11,17 +11,17 @@ import torch
 from torch import Tensor
 
 from it3.callbacks import Callback, Callbacks, TrainingStep
-from it3.checks import check_count, eager
-from it3.devices import device_of, on_device
 from it3.history import History
-from it3.identity import identity_of, text_of
-from it3.kept import KeptModes, KeptRandomState
 from it3.looking import Loader, check_loader, pair_in
 from it3.metrics import Metric, NotFiniteError, metric_of
-from it3.notes import noted
 from it3.optimizing import GivenOptimizer, GivenScheduler, Interval, Stepper
-from it3.progress import Progress, length_of
 from it3.rows import UNADAPTED
+from it3.support.checks import check_count, eager
+from it3.support.devices import device_of, on_device
+from it3.support.identity import identity_of, text_of
+from it3.support.kept import KeptModes, KeptRandomState
+from it3.support.notes import noted
+from it3.support.progress import Progress, length_of
 from it3.training_checkpoint import TrainingCheckpoint, generators_of
 
 if TYPE_CHECKING:

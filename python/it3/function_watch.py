@@ -8,10 +8,10 @@ from torch import Tensor, nn
 
 from it3 import _C
 from it3.engine import IT3Engine
-from it3.kept import own_copy
 from it3.looking import sibling
 from it3.reads import Reads
 from it3.recording import Recorder
+from it3.support.kept import own_copy
 from it3.tracing import ValueReads
 
 Codes = dict[int, tuple[CodeType, dict[str, Any]]]

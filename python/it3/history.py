@@ -3,7 +3,7 @@
 import math
 from typing import TYPE_CHECKING, Any
 
-from it3.tables import table_of
+from it3.support.tables import table_of
 
 if TYPE_CHECKING:
     import pandas as pd

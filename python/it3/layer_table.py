@@ -11,13 +11,13 @@ import torch
 from torch import Tensor, nn
 
 from it3 import _C
-from it3.checks import check_model, eager
 from it3.engine import IT3Engine
 from it3.exported_model import ExportedModel
-from it3.kept import KeptRandomState, own_copy
 from it3.layouts import origin_of
 from it3.observed_run import ObservedRun
-from it3.tables import table_of
+from it3.support.checks import check_model, eager
+from it3.support.kept import KeptRandomState, own_copy
+from it3.support.tables import table_of
 
 if TYPE_CHECKING:
     import pandas as pd

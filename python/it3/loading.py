@@ -8,12 +8,12 @@ import torch
 from torch import Tensor
 
 from it3 import _C
-from it3.checks import eager
 from it3.embedder import Embedder
 from it3.engine import IT3Engine
 from it3.exported_model import ExportedModel
-from it3.kept import KeptRandomState
 from it3.saved_file import ATTRIBUTES, SavedEngine, read_engine
+from it3.support.checks import eager
+from it3.support.kept import KeptRandomState
 
 
 def load(path: str | os.PathLike[str], device: torch.device | str | None = None) -> IT3Engine:

@@ -17,7 +17,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.weak import WeakIdKeyDictionary
 
 from it3 import _C
-from it3.kept import own_copy
+from it3.support.kept import own_copy
 from it3.undisturbed import undisturbed
 
 

@@ -9,8 +9,8 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import CyclicLR, LRScheduler, OneCycleLR, ReduceLROnPlateau
 
-from it3.identity import text_of
 from it3.metrics import NotFiniteError
+from it3.support.identity import text_of
 
 if TYPE_CHECKING:
     from it3.engine import IT3Engine

@@ -8,9 +8,9 @@ from matplotlib.patches import FancyBboxPatch, Patch
 
 from it3 import _C
 from it3.calls_around_layer import Part, parts_of
-from it3.checks import eager
 from it3.engine import IT3Engine
 from it3.plots_parts import BLUE, GRAY, ORANGE, SKY, axes_for, shown_name, without_frame
+from it3.support.checks import eager
 
 _MOST_LAYERS = 30  # whose bars and names can be read
 _OPACITY = 0.35  # of what is behind text

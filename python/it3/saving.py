@@ -8,7 +8,6 @@ import torch
 from torch import Tensor, nn
 
 from it3 import _C
-from it3.checks import eager as eager_of
 from it3.embedder import Embedder
 from it3.export import (
     FunctionOfOne,
@@ -23,9 +22,10 @@ from it3.export import (
     unreadable,
 )
 from it3.exported_model import ExportedModel
-from it3.kept import KeptRandomState, counts_writes, own_copy
 from it3.looking import sibling
 from it3.saved_file import read_engine
+from it3.support.checks import eager as eager_of
+from it3.support.kept import KeptRandomState, counts_writes, own_copy
 
 if TYPE_CHECKING:
     from it3.adaptation import Adaptation

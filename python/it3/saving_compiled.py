@@ -14,7 +14,6 @@ import torch
 from torch import Tensor, nn
 
 from it3 import _C
-from it3.checks import eager as eager_of
 from it3.compilation import check_backend, compiled_for
 from it3.embedder import Embedder
 from it3.engine import IT3Engine
@@ -22,11 +21,12 @@ from it3.export import FunctionOfOne, FunctionOfTwo, to_exported_program
 from it3.exported import with_open_sizes
 from it3.exported_model import model_of
 from it3.function_watch import functions_of
-from it3.kept import KeptRandomState, own_copy
 from it3.loading import engine_of
 from it3.looking import sibling
 from it3.saved_file import ATTRIBUTES, moved_to, read_engine
 from it3.saving import calls_of, check_apart, check_embedder, check_finite, check_same, copy_to_export, of_parts
+from it3.support.checks import eager as eager_of
+from it3.support.kept import KeptRandomState, own_copy
 
 _ADVICE = "save the engine as TorchScript, by format='torchscript'"
 

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from it3.checks import check_count
-from it3.kept import seeded_runs
+from it3.support.checks import check_count
+from it3.support.kept import seeded_runs
 
 Order = Literal["continual", "gradual", "mixed", "correlated"]
 

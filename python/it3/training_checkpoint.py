@@ -11,8 +11,8 @@ from torch.nn.parameter import is_lazy
 from torch.utils.data import DataLoader
 
 from it3 import _C
-from it3.kept import random_state, set_random_state
 from it3.state_files import check_can_be_read, differences, open_locked, read_state, write_state
+from it3.support.kept import random_state, set_random_state
 
 if TYPE_CHECKING:
     from it3.engine import IT3Engine

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from it3.keeping import Keeper
-from it3.kept import KeptModes, KeptRandomState
 from it3.reads import Reads
+from it3.support.kept import KeptModes, KeptRandomState
 
 
 @contextmanager

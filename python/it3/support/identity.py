@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from it3 import _C
-from it3.devices import device_of
+from it3.support.devices import device_of
 
 if TYPE_CHECKING:
     from it3.engine import IT3Engine
