@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from it3 import _C
-from it3.export import (
+from it3.cutting.export import (
     check_same,
     check_same_writes,
     copy_of,

@@ -8,8 +8,8 @@ import torch
 from torch import nn
 
 from it3 import _C
+from it3.cutting.exported_model import ExportedModel
 from it3.engine import IT3Engine
-from it3.exported_model import ExportedModel
 from it3.observed_run import ObservedRun
 from it3.support.checks import eager
 

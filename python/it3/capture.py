@@ -22,7 +22,7 @@ from torch.utils._sympy.printers import PythonPrinter
 
 from it3 import _C
 from it3.cut_program import CutProgram, is_mutable
-from it3.exported import open_sizes
+from it3.cutting.exported_graph import open_sizes
 from it3.hoisting import hoist
 from it3.pure_function import Function
 

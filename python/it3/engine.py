@@ -10,16 +10,16 @@ from torch import Tensor, nn
 
 from it3 import _C
 from it3.adaptation import Adaptation
+from it3.cutting.exported_model import ExportedModel
+from it3.cutting.first_look import look_at_first
+from it3.cutting.norm_statistics import OtherStatistics
+from it3.cutting.shared_head import SharedHead
+from it3.cutting.tracing import plan_of
 from it3.embedder import Embedder
 from it3.engine_loops import EngineLoops
-from it3.exported_model import ExportedModel
-from it3.first_look import look_at_first
-from it3.norm_statistics import OtherStatistics
-from it3.shared_head import SharedHead
 from it3.support.checks import eager
 from it3.support.inputs_in_batches import inputs_in_batches
 from it3.support.kept import KeptRandomState, own_copy
-from it3.tracing import plan_of
 
 if TYPE_CHECKING:
     from it3.saved_file import SavedEngine

@@ -7,12 +7,12 @@ import torch
 from torch import Tensor, nn
 
 from it3 import _C
+from it3.cutting.reads import Reads
+from it3.cutting.recording import Recorder
+from it3.cutting.tracing import ValueReads
 from it3.engine import IT3Engine
 from it3.looking import sibling
-from it3.reads import Reads
-from it3.recording import Recorder
 from it3.support.kept import own_copy
-from it3.tracing import ValueReads
 
 Codes = dict[int, tuple[CodeType, dict[str, Any]]]
 

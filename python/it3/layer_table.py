@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from it3 import _C
+from it3.cutting.exported_model import ExportedModel
+from it3.cutting.layouts import origin_of
 from it3.engine import IT3Engine
-from it3.exported_model import ExportedModel
-from it3.layouts import origin_of
 from it3.observed_run import ObservedRun
 from it3.support.checks import check_model, eager
 from it3.support.kept import KeptRandomState, own_copy

@@ -10,10 +10,10 @@ from torch.utils import _pytree as pytree
 from torch.utils.data import Dataset, IterableDataset
 
 from it3 import _C
-from it3.export import copy_of
+from it3.cutting.export import copy_of
+from it3.cutting.undisturbed import undisturbed
 from it3.support.checks import eager as eager_of
 from it3.support.kept import own_copy
-from it3.undisturbed import undisturbed
 
 if TYPE_CHECKING:
     from it3.engine import IT3Engine

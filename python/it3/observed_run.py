@@ -17,8 +17,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.weak import WeakIdKeyDictionary
 
 from it3 import _C
+from it3.cutting.undisturbed import undisturbed
 from it3.support.kept import own_copy
-from it3.undisturbed import undisturbed
 
 
 @dataclass

@@ -13,9 +13,9 @@ from torch import nn
 from torch.export.passes import move_to_device_pass
 
 from it3 import _C
+from it3.cutting.export import quiet_torchscript
+from it3.cutting.exported_model import model_of
 from it3.embedder import Embedder
-from it3.export import quiet_torchscript
-from it3.exported_model import model_of
 
 ATTRIBUTES = {"embedder": "embedder", "combine": "combine_fn", "distance": "distance_fn"}
 """Of an engine, by the names that its functions have in files."""

@@ -8,8 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from it3 import _C
-from it3.embedder import Embedder
-from it3.export import (
+from it3.cutting.export import (
     FunctionOfOne,
     FunctionOfTwo,
     Method,
@@ -21,7 +20,8 @@ from it3.export import (
     uncompiled,
     unreadable,
 )
-from it3.exported_model import ExportedModel
+from it3.cutting.exported_model import ExportedModel
+from it3.embedder import Embedder
 from it3.looking import sibling
 from it3.saved_file import read_engine
 from it3.support.checks import eager as eager_of

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from it3 import export
+from it3.cutting import export
 
 OWN = (str(Path(__file__).parent), str(export.__file__))
 """Where a test asks for TorchScript by itself, and where the library makes it for those who save as TorchScript."""

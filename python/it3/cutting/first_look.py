@@ -5,9 +5,9 @@ from typing import Any
 import torch
 
 from it3 import _C
-from it3.keeping import Keeper
-from it3.layouts import origins_of
-from it3.reads import Reads
+from it3.cutting.keeping import Keeper
+from it3.cutting.layouts import origins_of
+from it3.cutting.reads import Reads
 
 
 def look_at_first(engine: _C.Engine, setup: _C.EngineSetup, inputs: Any, is_training: bool) -> _C.EngineSetup:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from it3 import _C
-from it3.exported_model import class_of
+from it3.cutting.exported_model import class_of
 
 
 def origins_of(

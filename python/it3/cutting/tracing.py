@@ -17,12 +17,12 @@ from torch.utils import _pytree as pytree
 from torch.utils.weak import WeakIdKeyDictionary
 
 from it3 import _C
-from it3.exported import Graph, with_open_sizes
-from it3.exported_model import ExportedModel
-from it3.keeping import Keeper
-from it3.reads import Reads
-from it3.recording import Recorder, is_users
-from it3.undisturbed import RestoredAttributes
+from it3.cutting.exported_graph import Graph, with_open_sizes
+from it3.cutting.exported_model import ExportedModel
+from it3.cutting.keeping import Keeper
+from it3.cutting.reads import Reads
+from it3.cutting.recording import Recorder, is_users
+from it3.cutting.undisturbed import RestoredAttributes
 
 
 class ValueReads(TorchFunctionMode):

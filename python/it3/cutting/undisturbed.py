@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from it3.keeping import Keeper
-from it3.reads import Reads
+from it3.cutting.keeping import Keeper
+from it3.cutting.reads import Reads
 from it3.support.kept import KeptModes, KeptRandomState
 
 
@@ -17,8 +17,8 @@ def undisturbed(model: nn.Module) -> Iterator[None]:
     """Have an eager model in eval mode inside, outside of inference mode, and as it was at the end.
 
     Its flags, attributes, buffers and parameters, what forward() writes of Python's state beside, as far as
-    :mod:`it3.reads` finds it, and random generators are put back, also after an exception. Parameters and buffers are
-    copied for it.
+    :mod:`it3.cutting.reads` finds it, and random generators are put back, also after an exception. Parameters and
+    buffers are copied for it.
     """
     kept = [_KeptTensor(tensor) for tensor in (*model.parameters(), *model.buffers())]
     keeper = Keeper(Reads(model))

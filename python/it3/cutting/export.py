@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from it3 import _C
-from it3.exported_model import ExportedModel
+from it3.cutting.exported_model import ExportedModel
 from it3.input_layer import WithInputLayer, scripted
 from it3.support.kept import own_copy
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from it3.exported_model import ExportedModel
+from it3.cutting.exported_model import ExportedModel
 from it3.paths import package_folder
 
 if TYPE_CHECKING:

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 from torch.autograd.grad_mode import _unsafe_preserve_version_counter
 
-from it3.reads import Reads, contents_of
-from it3.recording import global_random_states, set_random_states
+from it3.cutting.reads import Reads, contents_of
+from it3.cutting.recording import global_random_states, set_random_states
 from it3.support.kept import counts_writes
 
 

@@ -23,8 +23,8 @@ import torch
 from torch import Tensor, nn
 
 from it3 import _C
-from it3.exported_model import ExportedModel
-from it3.recording import is_users
+from it3.cutting.exported_model import ExportedModel
+from it3.cutting.recording import is_users
 
 _MOST_FACTS = 1000
 _MOST_ITEMS = 1000

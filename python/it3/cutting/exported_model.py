@@ -13,7 +13,7 @@ from torch.export.graph_signature import InputKind, TensorArgument
 from torch.export.unflatten import InterpreterModule, UnflattenedModule
 from torch.utils import _pytree as pytree
 
-from it3.exported import SqueezeCheck, program_like
+from it3.cutting.exported_graph import SqueezeCheck, program_like
 
 
 class ExportedModel(UnflattenedModule):

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode, _get_current_function_mode
 
-from it3.known_functions import KNOWN, NORMS, is_plain, is_plain_or_constant, running_statistics
+from it3.cutting.known_functions import KNOWN, NORMS, is_plain, is_plain_or_constant, running_statistics
 
 # Of heads that compute fewer numbers, keeping them takes longer than computing them again.
 _WORTH_IT = 1 << 15
