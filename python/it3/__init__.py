@@ -32,7 +32,7 @@ from it3.streams import Stream, stream
 
 if TYPE_CHECKING:
     from it3 import plots
-    from it3.compilation import compile  # noqa: A004  (as torch.compile)
+    from it3.compiling.compile import compile  # noqa: A004  (as torch.compile)
     from it3.searching import Search, search
     from it3.tuning import Tuning, tune
 
@@ -82,7 +82,7 @@ _SEARCHING = {"Search": "searching", "search": "searching", "Tuning": "tuning", 
 
 def __getattr__(name: str) -> Any:
     if name == "compile":  # with parts of torch that take long to import
-        from it3 import compilation  # noqa: PLC0415
+        from it3.compiling import compile as compilation  # noqa: PLC0415
 
         return compilation.compile
     if name in _SEARCHING:

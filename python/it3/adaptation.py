@@ -264,7 +264,7 @@ class Adaptation:
 
 def _package_of(model: nn.Module, example_inputs: Any) -> bytes:
     """Compile a model into a package, in memory."""
-    from it3.packages import write_package  # noqa: PLC0415  (with parts of torch that take long to import)
+    from it3.compiling.packages import write_package  # noqa: PLC0415  (with parts of torch that take long to import)
 
     tensors = [leaf for leaf in pytree.tree_leaves(example_inputs) if isinstance(leaf, Tensor) and leaf.dim()]
     if all(len(tensor) == 1 for tensor in tensors):

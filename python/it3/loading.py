@@ -61,7 +61,7 @@ def engine_of(saved: SavedEngine) -> IT3Engine:
 
 def _use(engine: IT3Engine, programs: _C.SavedPrograms, example_inputs: Any) -> None:
     """Have calls of an engine evaluated by programs from its file, while its functions are as they are."""
-    from it3.function_watch import codes_of_functions, watch_functions  # noqa: PLC0415  (rarely needed)
+    from it3.compiling.function_watch import codes_of_functions, watch_functions  # noqa: PLC0415  (rarely needed)
 
     tensors: dict[str, Tensor] = {}
     functions = {name: getattr(engine, attribute) for name, attribute in ATTRIBUTES.items()}

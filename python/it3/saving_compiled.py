@@ -14,13 +14,13 @@ import torch
 from torch import Tensor, nn
 
 from it3 import _C
-from it3.compilation import check_backend, compiled_for
+from it3.compiling.compile import check_backend, compiled_for
+from it3.compiling.function_watch import functions_of
 from it3.cutting.export import FunctionOfOne, FunctionOfTwo, to_exported_program
 from it3.cutting.exported_graph import with_open_sizes
 from it3.cutting.exported_model import model_of
 from it3.embedder import Embedder
 from it3.engine import IT3Engine
-from it3.function_watch import functions_of
 from it3.loading import engine_of
 from it3.looking import sibling
 from it3.saved_file import ATTRIBUTES, moved_to, read_engine

@@ -14,7 +14,9 @@ import it3
 import pytest
 import torch
 from compiled_engines import Dense, Images, batch, check_alike, close, dense, engines, is_compiled, make_engine
-from it3 import IT3Engine, capture, compilation
+from it3 import IT3Engine
+from it3.compiling import capture
+from it3.compiling import compile as compilation
 from torch import Tensor, nn
 from torch._inductor.exc import InvalidCxxCompiler
 

@@ -8,7 +8,7 @@ from torch import SymInt, Tensor, fx, nn
 from torch._functorch.compile_utils import fx_graph_cse
 from torch.utils.flop_counter import flop_registry
 
-from it3.pure_function import Function
+from it3.compiling.pure_function import Function
 
 _WORTH = 0.1
 """The least share of a step's floating-point operations that is moved."""

@@ -21,10 +21,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._sympy.printers import PythonPrinter
 
 from it3 import _C
-from it3.cut_program import CutProgram, is_mutable
+from it3.compiling.cut_program import CutProgram, is_mutable
+from it3.compiling.hoisting import hoist
+from it3.compiling.pure_function import Function
 from it3.cutting.exported_graph import open_sizes
-from it3.hoisting import hoist
-from it3.pure_function import Function
 
 Recorded = TypeVar("Recorded")
 

@@ -15,15 +15,15 @@ import torch
 from torch import Tensor, fx, nn
 
 from it3 import _C
-from it3.cache_folder import default_cache
-from it3.capture import Captured, capture, constants_of
+from it3.compiling.cache_folder import default_cache
+from it3.compiling.capture import Captured, capture, constants_of
+from it3.compiling.function_watch import check_unchanged, codes_of_functions, watch_functions
+from it3.compiling.packages import write_package
+from it3.compiling.pure_function import Function
 from it3.cutting.exported_graph import conditions_of, open_sizes
 from it3.embedder import Embedder
 from it3.engine import IT3Engine
-from it3.function_watch import check_unchanged, codes_of_functions, watch_functions
-from it3.packages import write_package
 from it3.paths import package_folder
-from it3.pure_function import Function
 from it3.support.kept import KeptRandomState, own_copy
 from it3.support.progress import tqdm_or_none
 
