@@ -23,11 +23,11 @@ from it3.history import History
 from it3.input_layer import WithInputLayer
 from it3.layer_advice import Suggestion, suggest_layer
 from it3.layer_table import Layers, layers
-from it3.loading import load
 from it3.options import Options
 from it3.paths import cmake_prefix_path
 from it3.repairs import clip_to, impute, median_filter
-from it3.saving import save
+from it3.saving.load import load
+from it3.saving.save import save
 from it3.streams import Stream, stream
 
 if TYPE_CHECKING:

@@ -22,7 +22,7 @@ from it3.support.inputs_in_batches import inputs_in_batches
 from it3.support.kept import KeptRandomState, own_copy
 
 if TYPE_CHECKING:
-    from it3.saved_file import SavedEngine
+    from it3.saving.saved_file import SavedEngine
 
 _C.use_python_parts(Embedder, plan_of, OtherStatistics, SharedHead, ExportedModel)
 
@@ -335,7 +335,7 @@ class IT3Engine(EngineLoops):
         >>> engine.save("engine.pt", example_inputs=x)
         """
         how = {"format": format, "dynamic_batch": dynamic_batch, "backend": backend, "cache": cache}
-        from it3.saving import save  # noqa: PLC0415  (which imports this)
+        from it3.saving.save import save  # noqa: PLC0415  (which imports this)
 
         save(self, path, example_inputs, method, **how)  # type: ignore[arg-type]
 

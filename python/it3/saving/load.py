@@ -11,7 +11,7 @@ from it3 import _C
 from it3.cutting.exported_model import ExportedModel
 from it3.embedder import Embedder
 from it3.engine import IT3Engine
-from it3.saved_file import ATTRIBUTES, SavedEngine, read_engine
+from it3.saving.saved_file import ATTRIBUTES, SavedEngine, read_engine
 from it3.support.checks import eager
 from it3.support.kept import KeptRandomState
 

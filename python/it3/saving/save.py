@@ -23,7 +23,7 @@ from it3.cutting.export import (
 from it3.cutting.exported_model import ExportedModel
 from it3.embedder import Embedder
 from it3.looking import sibling
-from it3.saved_file import read_engine
+from it3.saving.saved_file import read_engine
 from it3.support.checks import eager as eager_of
 from it3.support.kept import KeptRandomState, counts_writes, own_copy
 
@@ -92,7 +92,7 @@ def save(
             "output is a function, which a file cannot hold; give the prediction's index, key or path instead"
         )
     if format == "aoti":
-        from it3.saving_compiled import save_compiled  # noqa: PLC0415  (with parts of torch that take long to import)
+        from it3.saving.save_compiled import save_compiled  # noqa: PLC0415  (with parts of torch that take long to import)
 
         save_compiled(engine, path, example_inputs, dynamic_batch, backend, cache)
         return
