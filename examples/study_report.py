@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import matplotlib as mpl
 import torch
-from it3.metrics import metric_of
+from it3.evaluation.metrics import metric_of
 from matplotlib import pyplot as plt
 from study import Study
 

@@ -17,18 +17,18 @@ from it3.adaptation import Adaptation
 from it3.callbacks import Callback, TrainingStep
 from it3.embedder import Embedder
 from it3.engine import IT3Engine
-from it3.evaluating import evaluate
-from it3.evaluation import Evaluation
+from it3.evaluation.evaluate import evaluate
+from it3.evaluation.evaluation import Evaluation
+from it3.evaluation.repairs import clip_to, impute, median_filter
+from it3.evaluation.streams import Stream, stream
 from it3.history import History
 from it3.input_layer import WithInputLayer
 from it3.layer_advice import Suggestion, suggest_layer
 from it3.layer_table import Layers, layers
 from it3.options import Options
 from it3.paths import cmake_prefix_path
-from it3.repairs import clip_to, impute, median_filter
 from it3.saving.load import load
 from it3.saving.save import save
-from it3.streams import Stream, stream
 
 if TYPE_CHECKING:
     from it3 import plots

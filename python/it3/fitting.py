@@ -11,11 +11,11 @@ import torch
 from torch import Tensor
 
 from it3.callbacks import Callback, Callbacks, TrainingStep
+from it3.evaluation.metrics import Metric, NotFiniteError, metric_of
+from it3.evaluation.rows import UNADAPTED
 from it3.history import History
 from it3.looking import Loader, check_loader, pair_in
-from it3.metrics import Metric, NotFiniteError, metric_of
 from it3.optimizing import GivenOptimizer, GivenScheduler, Interval, Stepper
-from it3.rows import UNADAPTED
 from it3.support.checks import check_count, eager
 from it3.support.devices import device_of, on_device
 from it3.support.identity import identity_of, text_of

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import CyclicLR, LRScheduler, OneCycleLR, ReduceLROnPlateau
 
-from it3.metrics import NotFiniteError
+from it3.evaluation.metrics import NotFiniteError
 from it3.support.identity import text_of
 
 if TYPE_CHECKING:

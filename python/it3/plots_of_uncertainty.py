@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from matplotlib.axes import Axes
 from torch import Tensor
 
+from it3.evaluation.selective_risk import selective_risk
 from it3.plots_parts import BLUE, GRAY, GREEN, VERMILION, axes_for, legend_above, one_per_sample, without_frame
-from it3.selective_risk import selective_risk
 
 _PARTS = 10  # of the samples, whose mean errors are drawn
 

@@ -13,8 +13,8 @@ from torch import Tensor
 
 from it3.choosing import check_space, direction_of, in_one_spelling
 from it3.engine import IT3Engine
+from it3.evaluation.metrics import metric_of
 from it3.looking import Loader, batches_of, sibling
-from it3.metrics import metric_of
 from it3.proposals import COUNTED, ask
 from it3.search_journal import opened_study
 from it3.spaces import Space, check_values, lines_of, plain, quiet_optuna, values_at

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from it3 import _C
-from it3.metrics import Metric, class_dim, class_indices
+from it3.evaluation.metrics import Metric, class_dim, class_indices
 
 _NAMES = {"accuracy": "majority class", "mse": "training mean", "mae": "training median"}
 

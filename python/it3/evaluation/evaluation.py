@@ -6,9 +6,9 @@ import statistics
 from typing import TYPE_CHECKING, Any
 
 from it3 import _C
-from it3.bootstrap import Bootstrap, Gain, holm
-from it3.metrics import Metric
-from it3.rows import BASE, Row
+from it3.evaluation.bootstrap import Bootstrap, Gain, holm
+from it3.evaluation.metrics import Metric
+from it3.evaluation.rows import BASE, Row
 from it3.support.tables import table_of, without_empty
 
 if TYPE_CHECKING:
@@ -80,7 +80,7 @@ class Evaluation:
         """Return how much better a row is than another one, with an interval and a p-value.
 
         Networks are drawn with replacement, and so are batches, or what ``clusters`` says of them: see
-        :class:`it3.bootstrap.Bootstrap`. With one run of one batch there is nothing to draw: the interval is (nan,
+        :class:`it3.evaluation.bootstrap.Bootstrap`. With one run of one batch there is nothing to draw: the interval is (nan,
         nan).
 
         Parameters
@@ -154,7 +154,7 @@ class Evaluation:
         --------
         >>> evaluation.report("report.html")
         """
-        from it3.evaluation_page import page  # noqa: PLC0415  (with Jinja, which others need not import)
+        from it3.evaluation.page import page  # noqa: PLC0415  (with Jinja, which others need not import)
 
         content = page(self)
         with _C.NewFile(path) as file:
@@ -162,7 +162,7 @@ class Evaluation:
 
     def _repr_html_(self) -> str:
         """Return the table and the verdict for a notebook."""
-        from it3.evaluation_page import fragment  # noqa: PLC0415
+        from it3.evaluation.page import fragment  # noqa: PLC0415
 
         return fragment(self)
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from it3.student_t import p_value, quantile
+from it3.evaluation.student_t import p_value, quantile
 
 _CHUNK = 500  # draws at a time, for which weights of all batches are held
 _ROUNDING = 1e-9  # a share of a number that is none; a standard error of such a share of the gain is none either

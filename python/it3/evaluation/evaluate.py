@@ -8,16 +8,16 @@ import torch
 from torch import Tensor
 
 from it3 import _C
-from it3.class_scores import CalibrationError
-from it3.controls import Reference
-from it3.dependence import Dependence
 from it3.engine import IT3Engine
-from it3.evaluation import Evaluation
-from it3.labels import Labels, labels_of, labels_of_samples
+from it3.evaluation.class_scores import CalibrationError
+from it3.evaluation.controls import Reference
+from it3.evaluation.dependence import Dependence
+from it3.evaluation.evaluation import Evaluation
+from it3.evaluation.labels import Labels, labels_of, labels_of_samples
+from it3.evaluation.metrics import Metric, metric_of, right_classes
+from it3.evaluation.other_methods import OtherMethods, Others
+from it3.evaluation.rows import Predictor, Row, add_row, rows_of
 from it3.looking import Batches, Loader, batches_of
-from it3.metrics import Metric, metric_of, right_classes
-from it3.other_methods import OtherMethods, Others
-from it3.rows import Predictor, Row, add_row, rows_of
 from it3.support.checks import check_count
 from it3.support.kept import KeptRandomState, own_copy, seeded_runs
 from it3.support.notes import noted
@@ -85,7 +85,7 @@ def evaluate(
         predicts.
     repairs
         By name, functions that make the inputs better for a network that does not adapt, such as those of
-        :mod:`it3.repairs`. Each gives a control, "0 steps, NAME".
+        :mod:`it3.evaluation.repairs`. Each gives a control, "0 steps, NAME".
     others
         Other methods by name, as rows that a gain has to beat too: an :class:`it3.IT3Engine`, an engine of torch-ttt or
         any other module, or a function, that for inputs gives a prediction, or a tuple that begins with one. Each run

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from it3 import _C
-from it3.controls import median
+from it3.evaluation.controls import median
 
 Repair = Callable[[Any], Any]
 _FEATURES = _C.Layout()  # last in up to three dimensions, else in dimension 1

@@ -10,8 +10,8 @@ import jinja2
 import torch
 
 from it3._C import __version__
-from it3.evaluation import Evaluation
-from it3.rows import BASE
+from it3.evaluation.evaluation import Evaluation
+from it3.evaluation.rows import BASE
 
 _TEMPLATES = jinja2.Environment(
     loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"),

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from it3 import _C
-from it3.metrics import class_dim
+from it3.evaluation.metrics import class_dim
 
 _BINS = 15
 _ROUNDING = 1e-2  # of half precision, as the core allows it
