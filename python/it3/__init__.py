@@ -14,14 +14,12 @@ from it3 import _torch_check as _torch_check  # isort: skip  (before the first i
 from it3 import loggers, recipes
 from it3._C import DrawnLabels, Explanation, Layout, RandomOneHot, TrainingRecipe, __version__
 from it3.adaptation import Adaptation
-from it3.callbacks import Callback, TrainingStep
 from it3.embedder import Embedder
 from it3.engine import IT3Engine
 from it3.evaluation.evaluate import evaluate
 from it3.evaluation.evaluation import Evaluation
 from it3.evaluation.repairs import clip_to, impute, median_filter
 from it3.evaluation.streams import Stream, stream
-from it3.history import History
 from it3.input_layer import WithInputLayer
 from it3.layer_advice import Suggestion, suggest_layer
 from it3.layer_table import Layers, layers
@@ -29,6 +27,8 @@ from it3.options import Options
 from it3.paths import cmake_prefix_path
 from it3.saving.load import load
 from it3.saving.save import save
+from it3.training.callbacks import Callback, TrainingStep
+from it3.training.history import History
 
 if TYPE_CHECKING:
     from it3 import plots

@@ -17,9 +17,9 @@ from torch import Tensor, nn
 
 from it3 import _C
 from it3.embedder import Embedder
-from it3.state_files import differences, open_locked, read_state, write_state
 from it3.support.identity import check_has_digest, digest_of, identity_of, text_of
 from it3.support.kept import random_state, set_random_state
+from it3.training.state_files import differences, open_locked, read_state, write_state
 
 if TYPE_CHECKING:
     import numpy as np

@@ -11,12 +11,12 @@ from torch.nn.parameter import is_lazy
 from torch.utils.data import DataLoader
 
 from it3 import _C
-from it3.state_files import check_can_be_read, differences, open_locked, read_state, write_state
 from it3.support.kept import random_state, set_random_state
+from it3.training.state_files import check_can_be_read, differences, open_locked, read_state, write_state
 
 if TYPE_CHECKING:
     from it3.engine import IT3Engine
-    from it3.optimizing import Stepper
+    from it3.training.optimizing import Stepper
 
 _FORMAT = "it3.fit 1"
 

@@ -10,19 +10,19 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from it3.callbacks import Callback, Callbacks, TrainingStep
 from it3.evaluation.metrics import Metric, NotFiniteError, metric_of
 from it3.evaluation.rows import UNADAPTED
-from it3.history import History
 from it3.looking import Loader, check_loader, pair_in
-from it3.optimizing import GivenOptimizer, GivenScheduler, Interval, Stepper
 from it3.support.checks import check_count, eager
 from it3.support.devices import device_of, on_device
 from it3.support.identity import identity_of, text_of
 from it3.support.kept import KeptModes, KeptRandomState
 from it3.support.notes import noted
 from it3.support.progress import Progress, length_of
-from it3.training_checkpoint import TrainingCheckpoint, generators_of
+from it3.training.callbacks import Callback, Callbacks, TrainingStep
+from it3.training.checkpoint import TrainingCheckpoint, generators_of
+from it3.training.history import History
+from it3.training.optimizing import GivenOptimizer, GivenScheduler, Interval, Stepper
 
 if TYPE_CHECKING:
     from it3.engine import IT3Engine

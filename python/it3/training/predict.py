@@ -8,15 +8,15 @@ import torch
 from torch import Tensor
 
 from it3 import _C
-from it3.callbacks import Callback, Callbacks
 from it3.looking import check_is_no_dataset
-from it3.predictions_file import PredictionsFile, check_fits, no_batches, samples_dim
 from it3.support.checks import eager
 from it3.support.devices import device_of, on_device
 from it3.support.inputs_in_batches import inputs_in_batches
 from it3.support.kept import KeptModes
 from it3.support.notes import noted
 from it3.support.progress import Progress, length_of
+from it3.training.callbacks import Callback, Callbacks
+from it3.training.predictions_file import PredictionsFile, check_fits, no_batches, samples_dim
 
 if TYPE_CHECKING:
     import numpy as np
