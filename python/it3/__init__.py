@@ -33,8 +33,8 @@ from it3.training.history import History
 if TYPE_CHECKING:
     from it3 import plots
     from it3.compiling.compile import compile  # noqa: A004  (as torch.compile)
-    from it3.searching import Search, search
-    from it3.tuning import Tuning, tune
+    from it3.searching.search import Search, search
+    from it3.searching.tune import Tuning, tune
 
 __all__ = [
     "Adaptation",
@@ -77,7 +77,12 @@ __all__ = [
 
 
 # Optuna is needed by those alone who search, and matplotlib by those who draw.
-_SEARCHING = {"Search": "searching", "search": "searching", "Tuning": "tuning", "tune": "tuning"}
+_SEARCHING = {
+    "Search": "searching.search",
+    "search": "searching.search",
+    "Tuning": "searching.tune",
+    "tune": "searching.tune",
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -9,7 +9,7 @@ import numpy as np
 import optuna
 from optuna.trial import TrialState
 
-from it3.spaces import Space, Values, has_whole_ends, suggest
+from it3.searching.spaces import Space, Values, has_whole_ends, suggest
 
 COUNTED = (TrialState.COMPLETE, TrialState.PRUNED)
 _OF_TPE = 20

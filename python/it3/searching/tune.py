@@ -9,12 +9,12 @@ import optuna
 from torch import Tensor
 
 from it3 import _C
-from it3.choosing import FailedTrialError, Judge, check_space, in_one_spelling, usable
 from it3.engine import IT3Engine
 from it3.evaluation.metrics import metric_of
 from it3.evaluation.rows import UNADAPTED
 from it3.looking import Loader, batches_of, sibling
-from it3.spaces import Values, lines_of
+from it3.searching.choosing import FailedTrialError, Judge, check_space, in_one_spelling, usable
+from it3.searching.spaces import Values, lines_of
 from it3.support.checks import check_count
 from it3.support.kept import seeded_runs
 
@@ -94,7 +94,7 @@ def tune(
         Trials.
     search
         What to search: by option, or "distance_fn", a list of choices or a pair, the two ends of a range, searched on a
-        logarithmic scale. Default: :data:`it3.choosing.SEARCH`, but for what the model has no layers for.
+        logarithmic scale. Default: :data:`it3.searching.choosing.SEARCH`, but for what the model has no layers for.
     seed
         Of the search, and of torch's random generators before the loader and before each trial.
 

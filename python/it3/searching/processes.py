@@ -12,8 +12,8 @@ from typing import Any, Self
 
 import torch
 
-from it3.spaces import Places
-from it3.training_trials import Experiment
+from it3.searching.spaces import Places
+from it3.searching.trials import Experiment
 
 Record = dict[str, Any]
 _READY = "ready"
