@@ -21,8 +21,8 @@ from it3.evaluation.evaluation import Evaluation
 from it3.evaluation.repairs import clip_to, impute, median_filter
 from it3.evaluation.streams import Stream, stream
 from it3.input_layer import WithInputLayer
-from it3.layer_advice import Suggestion, suggest_layer
-from it3.layer_table import Layers, layers
+from it3.layer_choice.advice import Suggestion, suggest_layer
+from it3.layer_choice.table import Layers, layers
 from it3.options import Options
 from it3.paths import cmake_prefix_path
 from it3.saving.load import load

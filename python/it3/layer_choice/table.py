@@ -14,7 +14,7 @@ from it3 import _C
 from it3.cutting.exported_model import ExportedModel
 from it3.cutting.layouts import origin_of
 from it3.engine import IT3Engine
-from it3.observed_run import ObservedRun
+from it3.layer_choice.observed_run import ObservedRun
 from it3.support.checks import check_model, eager
 from it3.support.kept import KeptRandomState, own_copy
 from it3.support.tables import table_of

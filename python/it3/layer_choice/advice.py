@@ -6,7 +6,7 @@ from typing import Any
 from torch import nn
 
 from it3 import _C
-from it3.layer_table import Layer, Layers, layers, tried
+from it3.layer_choice.table import Layer, Layers, layers, tried
 
 _GREATEST_SHARE = 0.5
 

@@ -10,7 +10,7 @@ from torch import nn
 from it3 import _C
 from it3.cutting.exported_model import ExportedModel
 from it3.engine import IT3Engine
-from it3.observed_run import ObservedRun
+from it3.layer_choice.observed_run import ObservedRun
 from it3.support.checks import eager
 
 
