@@ -77,21 +77,16 @@ __all__ = [
 
 
 # Optuna is needed by those alone who search, and matplotlib by those who draw.
-_SEARCHING = {
-    "Search": "searching.search",
-    "search": "searching.search",
-    "Tuning": "searching.tune",
-    "tune": "searching.tune",
-}
+_SEARCHING = {"Search": "search", "search": "search", "Tuning": "tune", "tune": "tune"}
 
 
 def __getattr__(name: str) -> Any:
     if name == "compile":  # with parts of torch that take long to import
-        from it3.compiling import compile as compilation  # noqa: PLC0415
+        from it3.compiling.compile import compile as compile_engine  # noqa: PLC0415
 
-        return compilation.compile
+        return compile_engine
     if name in _SEARCHING:
-        return getattr(_imported(_SEARCHING[name], name, "Optuna"), name)
+        return getattr(_imported(f"searching.{_SEARCHING[name]}", name, "Optuna"), name)
     if name == "plots":
         return _imported("plots", "plots", "matplotlib")
     raise AttributeError(f"module 'it3' has no attribute {name!r}")

@@ -80,8 +80,8 @@ class Evaluation:
         """Return how much better a row is than another one, with an interval and a p-value.
 
         Networks are drawn with replacement, and so are batches, or what ``clusters`` says of them: see
-        :class:`it3.evaluation.bootstrap.Bootstrap`. With one run of one batch there is nothing to draw: the interval is (nan,
-        nan).
+        :class:`it3.evaluation.bootstrap.Bootstrap`. With one run of one batch there is nothing to draw: the interval is
+        (nan, nan).
 
         Parameters
         ----------

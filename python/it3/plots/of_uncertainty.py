@@ -6,7 +6,7 @@ from matplotlib.axes import Axes
 from torch import Tensor
 
 from it3.evaluation.selective_risk import selective_risk
-from it3.plots_parts import BLUE, GRAY, GREEN, VERMILION, axes_for, legend_above, one_per_sample, without_frame
+from it3.plots.parts import BLUE, GRAY, GREEN, VERMILION, axes_for, legend_above, one_per_sample, without_frame
 
 _PARTS = 10  # of the samples, whose mean errors are drawn
 

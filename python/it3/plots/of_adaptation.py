@@ -10,7 +10,7 @@ from torch import Tensor
 from it3.adaptation import Adaptation
 from it3.evaluation.class_scores import are_probabilities
 from it3.evaluation.metrics import class_dim, classes_of, have_like_shapes
-from it3.plots_parts import BLUE, CYCLE, GRAY, axes_for, legend_above, without_frame
+from it3.plots.parts import BLUE, CYCLE, GRAY, axes_for, legend_above, without_frame
 
 _MOST_LINES = 2 * len(CYCLE)  # solid and dashed, beyond which lines cannot be told apart
 

@@ -9,7 +9,7 @@ from matplotlib.patches import FancyBboxPatch, Patch
 from it3 import _C
 from it3.engine import IT3Engine
 from it3.layer_choice.calls_around_layer import Part, parts_of
-from it3.plots_parts import BLUE, GRAY, ORANGE, SKY, axes_for, shown_name, without_frame
+from it3.plots.parts import BLUE, GRAY, ORANGE, SKY, axes_for, shown_name, without_frame
 from it3.support.checks import eager
 
 _MOST_LAYERS = 30  # whose bars and names can be read

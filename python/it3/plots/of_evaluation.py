@@ -5,7 +5,7 @@ import math
 from matplotlib.axes import Axes
 
 from it3.evaluation.evaluation import Evaluation
-from it3.plots_parts import BLUE, GRAY, VERMILION, axes_for, legend_above, shown_name, without_frame
+from it3.plots.parts import BLUE, GRAY, VERMILION, axes_for, legend_above, shown_name, without_frame
 
 
 def gains(evaluation: Evaluation, ax: Axes | None = None) -> Axes:
