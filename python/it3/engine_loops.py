@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from it3.engine import IT3Engine
-    from it3.looking import Loader
+    from it3.support.batches import Loader
     from it3.training.callbacks import Callback
     from it3.training.history import History
     from it3.training.optimizing import GivenOptimizer, GivenScheduler

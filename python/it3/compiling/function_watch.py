@@ -11,7 +11,7 @@ from it3.cutting.reads import Reads
 from it3.cutting.recording import Recorder
 from it3.cutting.tracing import ValueReads
 from it3.engine import IT3Engine
-from it3.looking import sibling
+from it3.engine_siblings import sibling
 from it3.support.kept import own_copy
 
 Codes = dict[int, tuple[CodeType, dict[str, Any]]]

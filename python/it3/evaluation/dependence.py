@@ -11,7 +11,7 @@ from it3.engine import IT3Engine
 from it3.evaluation.bootstrap import Bootstrap
 from it3.evaluation.labels import label_of
 from it3.evaluation.rows import Row
-from it3.looking import Batches
+from it3.support.batches import Batches
 from it3.support.checks import eager
 
 

@@ -17,7 +17,7 @@ from it3.evaluation.labels import Labels, labels_of, labels_of_samples
 from it3.evaluation.metrics import Metric, metric_of, right_classes
 from it3.evaluation.other_methods import OtherMethods, Others
 from it3.evaluation.rows import Predictor, Row, add_row, rows_of
-from it3.looking import Batches, Loader, batches_of
+from it3.support.batches import Batches, Loader, batches_of
 from it3.support.checks import check_count
 from it3.support.kept import KeptRandomState, own_copy, seeded_runs
 from it3.support.notes import noted

@@ -9,8 +9,8 @@ from torch import Tensor, nn
 from it3 import _C
 from it3.cutting.export import copy_of
 from it3.engine import IT3Engine
+from it3.engine_siblings import with_settings
 from it3.evaluation.rows import Predictor, Row
-from it3.looking import with_settings
 from it3.support.checks import eager
 from it3.support.kept import counts_writes
 

@@ -10,10 +10,10 @@ from torch import Tensor
 
 from it3 import _C
 from it3.engine import IT3Engine
+from it3.engine_siblings import check_separate, options_with, with_settings
 from it3.evaluation.class_scores import CalibrationError, are_probabilities, balanced, entropy_of_first
 from it3.evaluation.controls import Reference
 from it3.evaluation.metrics import Metric
-from it3.looking import check_separate, options_with, with_settings
 from it3.support.kept import own_copy
 
 BASE = "0 steps"

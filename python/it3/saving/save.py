@@ -22,7 +22,7 @@ from it3.cutting.export import (
 )
 from it3.cutting.exported_model import ExportedModel
 from it3.embedder import Embedder
-from it3.looking import sibling
+from it3.engine_siblings import sibling
 from it3.saving.saved_file import read_engine
 from it3.support.checks import eager as eager_of
 from it3.support.kept import KeptRandomState, counts_writes, own_copy

@@ -21,7 +21,7 @@ from it3.cutting.exported_graph import with_open_sizes
 from it3.cutting.exported_model import model_of
 from it3.embedder import Embedder
 from it3.engine import IT3Engine
-from it3.looking import sibling
+from it3.engine_siblings import sibling
 from it3.saving.load import engine_of
 from it3.saving.save import calls_of, check_apart, check_embedder, check_finite, check_same, copy_to_export, of_parts
 from it3.saving.saved_file import ATTRIBUTES, moved_to, read_engine

@@ -10,9 +10,10 @@ import torch
 
 from it3 import _C
 from it3.engine import IT3Engine
+from it3.engine_siblings import check_separate, with_settings
 from it3.evaluation.metrics import Metric, NotFiniteError
-from it3.looking import Batches, check_separate, with_settings
 from it3.searching.spaces import Space, Values, check_values, has_whole_ends, plain, quiet_optuna, suggest, values_at
+from it3.support.batches import Batches
 from it3.support.kept import own_copy
 
 #: What is searched if nothing else is said.

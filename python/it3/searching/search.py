@@ -12,14 +12,15 @@ from optuna.trial import FrozenTrial, TrialState
 from torch import Tensor
 
 from it3.engine import IT3Engine
+from it3.engine_siblings import sibling
 from it3.evaluation.metrics import metric_of
-from it3.looking import Loader, batches_of, sibling
 from it3.searching.choosing import check_space, direction_of, in_one_spelling
 from it3.searching.journal import opened_study
 from it3.searching.processes import Processes, ThisProcess
 from it3.searching.proposals import COUNTED, ask
 from it3.searching.spaces import Space, check_values, lines_of, plain, quiet_optuna, values_at
 from it3.searching.trials import Experiment, Train
+from it3.support.batches import Loader, batches_of
 from it3.support.checks import check_count
 from it3.support.kept import seed_all, seeded_runs
 

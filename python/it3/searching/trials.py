@@ -14,10 +14,10 @@ from torch import Tensor
 from it3.engine import IT3Engine
 from it3.evaluation.metrics import Metric, metric_of
 from it3.evaluation.rows import UNADAPTED
-from it3.looking import Batches
 from it3.paths import package_folder
 from it3.searching.choosing import SEARCH, FailedTrialError, Judge, direction_of, usable
 from it3.searching.spaces import Places, Space, places_of, values_at
+from it3.support.batches import Batches
 from it3.support.identity import digest_of, text_of
 from it3.support.kept import seed_all, seeded_runs
 

@@ -10,11 +10,12 @@ from torch import Tensor
 
 from it3 import _C
 from it3.engine import IT3Engine
+from it3.engine_siblings import sibling
 from it3.evaluation.metrics import metric_of
 from it3.evaluation.rows import UNADAPTED
-from it3.looking import Loader, batches_of, sibling
 from it3.searching.choosing import FailedTrialError, Judge, check_space, in_one_spelling, usable
 from it3.searching.spaces import Values, lines_of
+from it3.support.batches import Loader, batches_of
 from it3.support.checks import check_count
 from it3.support.kept import seeded_runs
 

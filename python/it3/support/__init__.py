@@ -1,5 +1,6 @@
 """Small things that all groups use, which know nothing of engines.
 
-Checks of arguments, devices, what identifies a value in every process, random generators and modes that are kept,
-which part of a batch is the input, progress bars, notes with exceptions, tables as text, and dataclasses of options.
+Checks of arguments, batches and which part of them is the input, devices, random generators and modes that are put
+back, texts that identify a value in every process, progress bars, notes with exceptions, tables as text, and the base
+of options.
 """

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from it3.evaluation.metrics import Metric, NotFiniteError, metric_of
 from it3.evaluation.rows import UNADAPTED
-from it3.looking import Loader, check_loader, pair_in
+from it3.support.batches import Loader, check_loader, pair_in
 from it3.support.checks import check_count, eager
 from it3.support.devices import device_of, on_device
 from it3.support.identity import identity_of, text_of

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from it3 import _C
-from it3.looking import check_is_no_dataset
+from it3.support.batches import check_is_no_dataset
 from it3.support.checks import eager
 from it3.support.devices import device_of, on_device
 from it3.support.inputs_in_batches import inputs_in_batches
