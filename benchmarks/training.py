@@ -12,7 +12,8 @@ from typing import Any
 import torch
 from compiled import quartiles
 from engines import make_engines
-from it3 import IT3Engine, shared_head
+from it3 import IT3Engine
+from it3.cutting import shared_head
 from rich.console import Console
 from rich.table import Table
 from rows import CPU, CUDA, Row

@@ -17,7 +17,7 @@ from study_search import Choice
 
 SEEDS = 3
 DIGITS = 200  # under each severity
-STREAMS: list[tuple[it3.streams.Order, int]] = [
+STREAMS: list[tuple[it3.evaluation.streams.Order, int]] = [
     *(("continual", 64), ("gradual", 64)),
     *(("mixed", size) for size in (1, 16, 64, 256)),
     *(("correlated", size) for size in (1, 16, 64, 256)),

@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING, Any
 
-from it3.metrics import metric_of
+from it3.evaluation.metrics import metric_of
 from study import Study
 
 if TYPE_CHECKING:

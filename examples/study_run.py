@@ -14,7 +14,7 @@ from typing import Any
 
 import it3
 from it3 import IT3Engine
-from it3.metrics import metric_of
+from it3.evaluation.metrics import metric_of
 from other_methods import methods_of_torch_ttt
 from rich.console import Console
 from study import Study, TensorFunction, train

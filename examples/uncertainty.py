@@ -7,7 +7,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from it3 import IT3Engine
-from it3.selective_risk import selective_risk
+from it3.evaluation.selective_risk import selective_risk
 from sklearn.metrics import roc_auc_score
 from study import Batches, Study, TensorFunction, first_layer_in
 from torch import Tensor, nn

@@ -20,7 +20,7 @@ from collections.abc import Sequence
 from dataclasses import InitVar, dataclass
 from typing import Literal
 
-from it3.given_options import GivenOptions
+from it3.support.given_options import GivenOptions
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

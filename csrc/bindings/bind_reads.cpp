@@ -8,7 +8,7 @@
 namespace it3::python {
 
 void bind_reads(py::module_& module) {
-  py::class_<Watch, std::shared_ptr<Watch>>(module, "Watch", "What code has read of Python; see it3.reads.")
+  py::class_<Watch, std::shared_ptr<Watch>>(module, "Watch", "What code has read of Python; see it3.cutting.reads.")
       .def(py::init(translated([](const py::list& facts) { return std::make_shared<Watch>(facts); })), py::arg("facts"))
       .def("has_changed", &Watch::has_changed, "Whether anything is not as it was.")
       .def("__len__", &Watch::size);

@@ -87,8 +87,8 @@ std::string layer_output_of(const ExportedGraph& graph) {
   return graph.output;
 }
 
-/// Calls a function, and puts back what an it3.keeping.Keeper keeps, whatever happens. A Ctrl-C can end that too: then
-/// it is done once more.
+/// Calls a function, and puts back what an it3.cutting.keeping.Keeper keeps, whatever happens. A Ctrl-C can end that
+/// too: then it is done once more.
 template <typename Function>
 auto keeping(const py::object& keeper, const Function& function) {
   try {

@@ -6,7 +6,7 @@
 
 namespace it3::python {
 
-/// An exported program as it3.exported.Graph describes it.
+/// An exported program as it3.cutting.exported_graph.Graph describes it.
 ExportedGraph exported_graph_from(const py::object& graph);
 
 }  // namespace it3::python

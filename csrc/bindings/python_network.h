@@ -27,8 +27,8 @@ class PythonNetwork : public Network {
   /// @param inputs  a tensor or another object f(x), a tuple or list f(*x), a mapping f(**x)
   /// @param output  which of the model's outputs is the prediction
   /// @param layer_output  which of the layer's outputs is injected into; the first tensor if nothing
-  /// @param shared_head  an it3.shared_head.SharedHeadStep, for passes that come in twos, predict() and resume(); or
-  /// None
+  /// @param shared_head  an it3.cutting.shared_head.SharedHeadStep, for passes that come in twos, predict() and
+  /// resume(); or None
   PythonNetwork(
       py::object model,
       py::object layer,

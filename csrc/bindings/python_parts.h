@@ -12,9 +12,9 @@ struct PythonParts {
   py::object tracing_plan;
   /// Made of a function that takes the place of batch normalization in eval mode: calls a model so.
   py::object other_statistics;
-  /// it3.shared_head.SharedHead.
+  /// it3.cutting.shared_head.SharedHead.
   py::object shared_head;
-  /// it3.exported_model.ExportedModel.
+  /// it3.cutting.exported_model.ExportedModel.
   py::object exported_model_class;
 };
 

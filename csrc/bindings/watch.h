@@ -13,7 +13,8 @@
 
 namespace it3::python {
 
-/// What code has read of Python beside the attributes of modules, so that a change is seen. it3.reads finds out what.
+/// What code has read of Python beside the attributes of modules, so that a change is seen. it3.cutting.reads finds out
+/// what.
 class Watch {
  public:
   /// @param facts  each a tuple (kind, holder, key): what is looked at, as it is now

@@ -262,7 +262,7 @@ class DrawnLabels:
         ...
 class Watch:
     """
-    What code has read of Python; see it3.reads.
+    What code has read of Python; see it3.cutting.reads.
     """
     def __init__(self, facts: list) -> None:
         ...

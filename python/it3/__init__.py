@@ -14,27 +14,27 @@ from it3 import _torch_check as _torch_check  # isort: skip  (before the first i
 from it3 import loggers, recipes
 from it3._C import DrawnLabels, Explanation, Layout, RandomOneHot, TrainingRecipe, __version__
 from it3.adaptation import Adaptation
-from it3.callbacks import Callback, TrainingStep
 from it3.embedder import Embedder
 from it3.engine import IT3Engine
-from it3.evaluating import evaluate
-from it3.evaluation import Evaluation
-from it3.history import History
+from it3.evaluation.evaluate import evaluate
+from it3.evaluation.evaluation import Evaluation
+from it3.evaluation.repairs import clip_to, impute, median_filter
+from it3.evaluation.streams import Stream, stream
 from it3.input_layer import WithInputLayer
-from it3.layer_advice import Suggestion, suggest_layer
-from it3.layer_table import Layers, layers
-from it3.loading import load
+from it3.layer_choice.advice import Suggestion, suggest_layer
+from it3.layer_choice.table import Layers, layers
 from it3.options import Options
 from it3.paths import cmake_prefix_path
-from it3.repairs import clip_to, impute, median_filter
-from it3.saving import save
-from it3.streams import Stream, stream
+from it3.saving.load import load
+from it3.saving.save import save
+from it3.training.callbacks import Callback, TrainingStep
+from it3.training.history import History
 
 if TYPE_CHECKING:
     from it3 import plots
-    from it3.compilation import compile  # noqa: A004  (as torch.compile)
-    from it3.searching import Search, search
-    from it3.tuning import Tuning, tune
+    from it3.compiling.compile import compile  # noqa: A004  (as torch.compile)
+    from it3.searching.search import Search, search
+    from it3.searching.tune import Tuning, tune
 
 __all__ = [
     "Adaptation",
@@ -77,16 +77,16 @@ __all__ = [
 
 
 # Optuna is needed by those alone who search, and matplotlib by those who draw.
-_SEARCHING = {"Search": "searching", "search": "searching", "Tuning": "tuning", "tune": "tuning"}
+_SEARCHING = {"Search": "search", "search": "search", "Tuning": "tune", "tune": "tune"}
 
 
 def __getattr__(name: str) -> Any:
     if name == "compile":  # with parts of torch that take long to import
-        from it3 import compilation  # noqa: PLC0415
+        from it3.compiling.compile import compile as compile_engine  # noqa: PLC0415
 
-        return compilation.compile
+        return compile_engine
     if name in _SEARCHING:
-        return getattr(_imported(_SEARCHING[name], name, "Optuna"), name)
+        return getattr(_imported(f"searching.{_SEARCHING[name]}", name, "Optuna"), name)
     if name == "plots":
         return _imported("plots", "plots", "matplotlib")
     raise AttributeError(f"module 'it3' has no attribute {name!r}")

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from it3 import _C
-from it3.export import (
+from it3.cutting.export import (
     check_same,
     check_same_writes,
     copy_of,
@@ -23,7 +23,7 @@ from it3.export import (
     to_exported_program,
     to_torchscript,
 )
-from it3.kept import KeptRandomState, counts_writes
+from it3.support.kept import KeptRandomState, counts_writes
 
 _INTEGERS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
@@ -264,7 +264,7 @@ class Adaptation:
 
 def _package_of(model: nn.Module, example_inputs: Any) -> bytes:
     """Compile a model into a package, in memory."""
-    from it3.packages import write_package  # noqa: PLC0415  (with parts of torch that take long to import)
+    from it3.compiling.packages import write_package  # noqa: PLC0415  (with parts of torch that take long to import)
 
     tensors = [leaf for leaf in pytree.tree_leaves(example_inputs) if isinstance(leaf, Tensor) and leaf.dim()]
     if all(len(tensor) == 1 for tensor in tensors):

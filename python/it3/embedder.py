@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from it3 import _C
-from it3.checks import check_count
+from it3.support.checks import check_count
 
 _WEIGHTS = ("weight1", "bias1", "weight2", "bias2")
 

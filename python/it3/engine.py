@@ -3,25 +3,26 @@
 import os
 import warnings
 from collections.abc import Iterable
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from it3 import _C
 from it3.adaptation import Adaptation
-from it3.calibration import inputs_in_batches
-from it3.checks import eager
+from it3.cutting.exported_model import ExportedModel
+from it3.cutting.first_look import look_at_first
+from it3.cutting.norm_statistics import OtherStatistics
+from it3.cutting.shared_head import SharedHead
+from it3.cutting.tracing import plan_of
 from it3.embedder import Embedder
 from it3.engine_loops import EngineLoops
-from it3.exported_model import ExportedModel
-from it3.first_look import look_at_first
-from it3.kept import KeptRandomState, own_copy
-from it3.norm_statistics import OtherStatistics
-from it3.saved_file import SavedEngine
-from it3.saving import save as save_engine
-from it3.shared_head import SharedHead
-from it3.tracing import plan_of
+from it3.support.checks import eager
+from it3.support.inputs_in_batches import inputs_in_batches
+from it3.support.kept import KeptRandomState, own_copy
+
+if TYPE_CHECKING:
+    from it3.saving.saved_file import SavedEngine
 
 _C.use_python_parts(Embedder, plan_of, OtherStatistics, SharedHead, ExportedModel)
 
@@ -334,7 +335,9 @@ class IT3Engine(EngineLoops):
         >>> engine.save("engine.pt", example_inputs=x)
         """
         how = {"format": format, "dynamic_batch": dynamic_batch, "backend": backend, "cache": cache}
-        save_engine(self, path, example_inputs, method, **how)  # type: ignore[arg-type]
+        from it3.saving.save import save  # noqa: PLC0415  (which imports this)
+
+        save(self, path, example_inputs, method, **how)  # type: ignore[arg-type]
 
     def reset(self) -> None:
         """Go back to the weights from before the first call that kept adapted ones (``copy_model`` False).
@@ -383,7 +386,7 @@ class IT3Engine(EngineLoops):
         return other
 
     @staticmethod
-    def _from_saved(saved: SavedEngine) -> "IT3Engine":
+    def _from_saved(saved: "SavedEngine") -> "IT3Engine":
         """Make the engine that a file holds, in eval mode, without compiled programs."""
         engine = IT3Engine(**saved.arguments)
         engine.set_extra_state(torch.tensor([saved.is_trained, saved.learned_probabilities]))

@@ -7,12 +7,12 @@ import torch
 from torch import Tensor, nn
 
 from it3 import _C
-from it3.checks import callable_or_none, check_model, eager, like_of
+from it3.cutting.exported_model import model_of
+from it3.cutting.layer_names import layer_name_of
 from it3.embedder import Embedder
 from it3.engine_copies import CopiedAndPickled
-from it3.exported_model import model_of
 from it3.input_layer import for_the_input
-from it3.layer_names import layer_name_of
+from it3.support.checks import callable_or_none, check_model, eager, like_of
 
 TensorFunction = Callable[[Tensor, Tensor], Tensor]
 Neutral = Tensor | float | _C.RandomOneHot | _C.DrawnLabels | Callable[[Tensor], Tensor]

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from it3 import _C
-from it3.checks import eager
 from it3.embedder import Embedder
+from it3.support.checks import eager
 from it3.torch_ttt_checkpoints import rename_torch_ttt_keys
 
 

@@ -11,11 +11,11 @@ from it3.engine_attributes import EngineAttributes
 if TYPE_CHECKING:
     import numpy as np
 
-    from it3.callbacks import Callback
     from it3.engine import IT3Engine
-    from it3.history import History
-    from it3.looking import Loader
-    from it3.optimizing import GivenOptimizer, GivenScheduler
+    from it3.support.batches import Loader
+    from it3.training.callbacks import Callback
+    from it3.training.history import History
+    from it3.training.optimizing import GivenOptimizer, GivenScheduler
 
 
 class EngineLoops(EngineAttributes):
@@ -114,7 +114,7 @@ class EngineLoops(EngineAttributes):
         [1, 2, 3]
         >>> history = engine.fit(batches, F.mse_loss, optimizer=lambda parameters: torch.optim.SGD(parameters, lr=1e-3))
         """
-        from it3.fitting import fit  # noqa: PLC0415  (which imports this)
+        from it3.training.fit import fit  # noqa: PLC0415  (which imports this)
 
         return fit(
             cast("IT3Engine", self),
@@ -225,7 +225,7 @@ class EngineLoops(EngineAttributes):
         >>> engine.predict([(x, y)], path="predictions.npy").shape
         (32, 1)
         """
-        from it3.predicting import predict  # noqa: PLC0415  (which imports this)
+        from it3.training.predict import predict  # noqa: PLC0415  (which imports this)
 
         return predict(
             cast("IT3Engine", self),

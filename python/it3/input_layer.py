@@ -7,8 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from it3 import _C
-from it3.checks import check_count, check_model, eager
 from it3.embedder import Embedder
+from it3.support.checks import check_count, check_model, eager
 
 
 class InputLayer(nn.Module):

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from it3.adaptation import Adaptation
-from it3.callbacks import Callback, TrainingStep
+from it3.training.callbacks import Callback, TrainingStep
 
 _ENTRIES = 1000
 """What MLflow takes at once."""

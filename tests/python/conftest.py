@@ -12,7 +12,7 @@ from installed import build_against
 from models import Case, make_case
 
 if TYPE_CHECKING:
-    from it3.capture import Captured
+    from it3.compiling.capture import Captured
 
 # Tests compile some hundred programs, and run each a few times. Only the code around their kernels is meant.
 os.environ.setdefault("AOT_INDUCTOR_COMPILE_WRAPPER_OPT_LEVEL", "O0")
@@ -101,7 +101,7 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def made(monkeypatch: pytest.MonkeyPatch) -> "list[Captured]":
     """What is recorded for compilers in the test, in turn."""
-    from it3 import compilation  # noqa: PLC0415  (with parts of torch that take long to import)
+    from it3.compiling import compile as compilation  # noqa: PLC0415  (with parts of torch that take long to import)
 
     captured: list[Captured] = []
     make = compilation._make

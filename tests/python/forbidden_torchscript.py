@@ -4,11 +4,11 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import it3
 import pytest
 import torch
+from it3.cutting import export
 
-OWN = (str(Path(__file__).parent), str(Path(it3.__file__).parent / "export.py"))
+OWN = (str(Path(__file__).parent), str(export.__file__))
 """Where a test asks for TorchScript by itself, and where the library makes it for those who save as TorchScript."""
 
 

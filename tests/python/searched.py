@@ -10,7 +10,7 @@ from typing import Any
 import it3
 import torch
 from it3 import IT3Engine
-from it3.searching import Search
+from it3.searching.search import Search
 from torch import Tensor, nn
 
 PLANTED = {"layer": "2", "gain": 2.0}

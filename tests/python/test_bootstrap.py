@@ -7,8 +7,8 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
-from it3.bootstrap import Bootstrap, holm
-from it3.student_t import p_value, quantile
+from it3.evaluation.bootstrap import Bootstrap, holm
+from it3.evaluation.student_t import p_value, quantile
 from scipy import stats
 from torch import Tensor
 

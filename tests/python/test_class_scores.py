@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 from it3 import Layout
-from it3.class_scores import CalibrationError, are_probabilities, balanced, entropy_of_first
-from it3.metrics import right_classes
+from it3.evaluation.class_scores import CalibrationError, are_probabilities, balanced, entropy_of_first
+from it3.evaluation.metrics import right_classes
 from scipy import stats
 from torch import Tensor
 

@@ -14,7 +14,9 @@ import it3
 import pytest
 import torch
 from compiled_engines import Dense, Images, batch, check_alike, close, dense, engines, is_compiled, make_engine
-from it3 import IT3Engine, capture, compilation
+from it3 import IT3Engine
+from it3.compiling import capture
+from it3.compiling import compile as compilation
 from torch import Tensor, nn
 from torch._inductor.exc import InvalidCxxCompiler
 
@@ -222,7 +224,7 @@ def test_another_process_finds_the_programs(cache: Path) -> None:
         "import sys; sys.path.insert(0, sys.argv[1]); from pathlib import Path\n"
         "from compiled_engines import *\n"
         "def never(*_, **__): raise AssertionError('compiled anew')\n"
-        "from it3 import compilation; compilation.capture = never\n"
+        "from it3.compiling import compile; compile.capture = never\n"
         "engine, plain = dense(Path(sys.argv[2])); check_alike(engine, plain, batch(8))"
     )
     command = [sys.executable, "-c", program, str(Path(__file__).parent), str(cache)]

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 from it3 import _C, IT3Engine
-from it3.tracing import Plan
+from it3.cutting.tracing import Plan
 from torch import Tensor, nn
 
 X = torch.randn(5, 4, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(0))

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 from it3 import Embedder, IT3Engine, Layout, tune
-from it3.looking import with_settings
+from it3.engine_siblings import with_settings
 from small_networks import X, network, shaped_embedder
 from torch import Tensor, nn
 

@@ -362,7 +362,7 @@ def test_progress_in_plain_logs(capsys: pytest.CaptureFixture[str], monkeypatch:
     make_engine().fit(data_list(), F.cross_entropy, epochs=2, progress=True)
     lines = capsys.readouterr().err.splitlines()
     assert [line.split(": loss ")[0] for line in lines] == ["epoch 1 of 2", "epoch 2 of 2"]
-    monkeypatch.setattr("it3.progress._SECONDS", 0.0)
+    monkeypatch.setattr("it3.support.progress._SECONDS", 0.0)
     make_engine().fit(iter(data_list()), F.cross_entropy, progress=True)
     assert capsys.readouterr().err.splitlines()[1].startswith("epoch 1 of 1: batch 2, loss ")
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True)

@@ -8,8 +8,9 @@ import it3
 import pytest
 import torch
 from compiled_engines import Images, batch, check_alike, close, engines, is_compiled
-from it3 import IT3Engine, compilation
-from it3.capture import Captured
+from it3 import IT3Engine
+from it3.compiling import compile as compilation
+from it3.compiling.capture import Captured
 from torch import Tensor, nn
 
 X = batch(6, 2, 6, 6)

@@ -8,7 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from it3 import IT3Engine, Layout
-from it3.metrics import NotFiniteError, accuracy, mae, metric_of, mse
+from it3.evaluation.metrics import NotFiniteError, accuracy, mae, metric_of, mse
 from torch import Tensor, nn
 
 close = partial(torch.testing.assert_close, rtol=1e-9, atol=1e-9, check_dtype=False)

@@ -13,7 +13,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from it3 import IT3Engine, plots
-from it3.selective_risk import selective_risk
+from it3.evaluation.selective_risk import selective_risk
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.colors import to_hex

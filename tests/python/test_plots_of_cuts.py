@@ -3,7 +3,7 @@
 import pytest
 import torch
 from it3 import IT3Engine, plots
-from it3.calls_around_layer import parts_of
+from it3.layer_choice.calls_around_layer import parts_of
 from matplotlib.axes import Axes
 from matplotlib.colors import to_hex
 from test_plots import texts_of

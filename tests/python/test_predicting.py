@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 from it3 import IT3Engine
-from it3.predicting import Together
+from it3.training.predict import Together
 from kinds_of_network import build, state_of
 from models import KINDS, make_case
 from test_calibration import TwoInputs

@@ -102,7 +102,7 @@ def test_other_functions_and_labels_are_seen(tmp_path: Path) -> None:
 
 FUNCTIONS = """
 import torch
-from it3.identity import text_of
+from it3.support.identity import text_of
 
 def made(by):
     @torch.no_grad()

@@ -6,7 +6,7 @@ import it3
 import pytest
 import torch
 from compiled_engines import batch, check_alike, close, engines
-from it3.capture import Captured
+from it3.compiling.capture import Captured
 from torch import Tensor, nn
 
 

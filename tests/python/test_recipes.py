@@ -29,7 +29,7 @@ def test_the_other_two_distances() -> None:
     torch.testing.assert_close(recipes.negative_dot_product(p, target), -p[torch.arange(5), classes].mean())
 
 
-def classifier() -> nn.Module:
+def classifier() -> nn.Sequential:
     """Of images with batch normalization, with a layer of each number of channels that recipes name."""
     return nn.Sequential(
         *(nn.Flatten(), nn.Linear(36, 128), nn.BatchNorm1d(128), nn.Linear(128, 50), nn.ReLU()),
@@ -46,7 +46,9 @@ def case_of(recipe: Recipe) -> tuple[nn.Module, str | None, Tensor, Tensor]:
         model = nn.Sequential(nn.Conv2d(3 + 1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(64, 1))
         return model, None, torch.randn(6, 3, 6, 6), torch.rand(6, 1)
     layer = {"MNIST": "4", "CIFAR-10": "2"}.get(recipe.name, "3")
-    return classifier(), layer, torch.randn(6, 1, 6, 6), torch.tensor([0, 9, 3, 4, 1, 1])
+    # The program for CIFAR-10 trains logits; those for MNIST have networks that end in a softmax.
+    model = classifier()[:-1] if recipe is CIFAR10 else classifier()
+    return model, layer, torch.randn(6, 1, 6, 6), torch.tensor([0, 9, 3, 4, 1, 1])
 
 
 @pytest.mark.parametrize("recipe", PROGRAMS, ids=lambda recipe: recipe.name)

@@ -10,7 +10,7 @@ import it3
 import pytest
 import torch
 from it3 import IT3Engine
-from it3.looking import with_settings
+from it3.engine_siblings import with_settings
 from kinds_of_network import NETWORKS, build, hooked, state_of
 from models import make_case
 from torch import Tensor, nn

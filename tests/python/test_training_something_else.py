@@ -10,7 +10,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from it3 import IT3Engine
-from it3.fitting import fit
+from it3.training.fit import fit
 from kinds_of_network import state_of
 from torch import nn
 from torch.optim import lr_scheduler

@@ -12,7 +12,7 @@ from it3.command_line.option_values import checked, options_from
 from it3.command_line.printing import AsJson, print_json, work_is_quiet
 from it3.command_line.sample_files import check_ending, write_results
 from it3.command_line.wrong_usage import WrongUsageError
-from it3.kept import seed_all
+from it3.support.kept import seed_all
 
 Setting = Annotated[
     list[str] | None,

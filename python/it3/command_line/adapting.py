@@ -14,10 +14,10 @@ from torch.utils import _pytree as pytree
 
 import it3
 from it3 import _C
-from it3.callbacks import Callback
-from it3.checks import eager, like_of
 from it3.command_line.noted_inputs import noted_inputs
 from it3.command_line.sample_files import Array, check_holds, read_samples, tensor_of
+from it3.support.checks import eager, like_of
+from it3.training.callbacks import Callback
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from it3 import _C
 from it3.command_line.adapt import BatchSize, Device, EngineFile, Setting, loaded
 from it3.command_line.adapting import Batches
 from it3.command_line.printing import AsJson, print_json, print_table, work_is_quiet
-from it3.tables import table_of
+from it3.support.tables import table_of
 
 _QUARTILES = ("lower quartile", "median", "upper quartile")
 _UNTIMED = 3

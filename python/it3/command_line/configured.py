@@ -15,9 +15,9 @@ from it3.command_line.configuration import Configuration
 from it3.command_line.devices import device_named
 from it3.command_line.importing import model_at, thing_at
 from it3.command_line.wrong_usage import WrongUsageError, nearest
-from it3.devices import device_of, on_device
-from it3.fitting import pairs_of
-from it3.looking import Batches, Loader, batches_of, check_loader
+from it3.support.batches import Batches, Loader, batches_of, check_loader
+from it3.support.devices import device_of, on_device
+from it3.training.fit import pairs_of
 
 Criterion = Callable[[Tensor, Tensor], Tensor]
 

@@ -19,8 +19,8 @@ from torch import nn
 
 import it3
 from it3._build import torch_version
-from it3.cache_folder import default_cache
-from it3.kept import KeptRandomState
+from it3.compiling.cache_folder import default_cache
+from it3.support.kept import KeptRandomState
 
 _PACKAGES = {
     "numpy": "the command line, .npy files",

@@ -7,11 +7,11 @@ from typing import Annotated
 import typer
 
 import it3
-from it3.checks import like_of
 from it3.command_line.example_inputs import example_from
 from it3.command_line.importing import model_at
 from it3.command_line.printing import AsJson, print_json, print_table, work_is_quiet
-from it3.layer_advice import suggestion_from
+from it3.layer_choice.advice import suggestion_from
+from it3.support.checks import like_of
 
 _MODEL = "package.module:thing or file.py:thing: a module, or a function or class that makes one without arguments."
 

@@ -15,7 +15,7 @@ from rich.table import Table
 from rich.text import Text
 from torch import Tensor
 
-from it3.tables import without_empty
+from it3.support.tables import without_empty
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document, and nothing else.")]
 

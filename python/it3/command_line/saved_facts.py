@@ -7,11 +7,11 @@ from torch import Tensor
 
 import it3
 from it3 import _C
-from it3.checks import eager, like_of
 from it3.command_line.noted_inputs import noted_inputs, zeros_like_noted
 from it3.embedder import Embedder
-from it3.loading import engine_of
-from it3.saved_file import SavedEngine, read_engine
+from it3.saving.load import engine_of
+from it3.saving.saved_file import SavedEngine, read_engine
+from it3.support.checks import eager, like_of
 
 
 def facts_of(path: Path) -> dict[str, Any]:

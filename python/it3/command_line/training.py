@@ -7,14 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import it3
-from it3.callbacks import Callback
-from it3.checks import check_count
 from it3.command_line.configuration import Configuration
 from it3.command_line.configured import criterion_from, engine_from, example_from_data, loader_from, optimizer_from
 from it3.command_line.printing import work_is_quiet
 from it3.command_line.wrong_usage import WrongUsageError
-from it3.fitting import fit
-from it3.kept import seed_all
+from it3.support.checks import check_count
+from it3.support.kept import seed_all
+from it3.training.callbacks import Callback
+from it3.training.fit import fit
 
 
 @dataclass(frozen=True)
