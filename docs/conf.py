@@ -5,7 +5,9 @@ import sys
 from pathlib import Path
 
 import it3
-from it3 import callbacks, engine_loops, history, looking, optimizing
+from it3 import engine_loops
+from it3.support import batches
+from it3.training import callbacks, history, optimizing
 
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE / "_extensions"))
@@ -43,7 +45,7 @@ autodoc_typehints_format = "short"
 autodoc_preserve_defaults = True
 # Which are imported for type checkers alone.
 for module, name in (
-    *((looking, "Loader"), (optimizing, "GivenOptimizer"), (optimizing, "GivenScheduler")),
+    *((batches, "Loader"), (optimizing, "GivenOptimizer"), (optimizing, "GivenScheduler")),
     *((callbacks, "Callback"), (history, "History"), (it3, "IT3Engine")),
 ):
     setattr(engine_loops, name, getattr(module, name))
