@@ -35,9 +35,9 @@ demo: .venv/.it3 .venv/.demo
 test: .venv/.it3 .venv/.test
 	$(BIN)/cmake -S . -B $(BUILD) -DIT3_BUILD_TESTS=ON -DIT3_BUILD_APPS=ON
 	$(BIN)/cmake --build $(BUILD) --parallel $(JOBS) --target it3_all_tests it3-adapt
-	$(BIN)/ctest --test-dir $(BUILD) --output-on-failure --parallel $(JOBS)
+	OMP_NUM_THREADS=1 $(BIN)/ctest --test-dir $(BUILD) --output-on-failure --parallel $(JOBS)
 	OMP_NUM_THREADS=1 PATH=$(abspath $(BIN)):$$PATH IT3_ADAPT=$(abspath $(BUILD))/csrc/apps/it3-adapt \
-	  $(BIN)/python -m pytest --numprocesses $(JOBS) --maxprocesses 8 --dist loadfile --no-loadscope-reorder
+	  $(BIN)/python -m pytest --numprocesses $(JOBS) --maxprocesses 8 --dist loadfile --no-loadscope-reorder --durations 30
 
 differential: .venv/.it3 .venv/.test
 	PYTHONPATH=tests $(BIN)/python -m differential.run --seconds $(SECONDS) --jobs $(JOBS) $(if $(SEED),--seed $(SEED)) \

@@ -79,7 +79,9 @@ class PythonEmbedder : public LazyEmbedder {
     for (PyObject* const name :
          {module_names().weight1, module_names().bias1, module_names().weight2, module_names().bias2}) {
       const at::Tensor own = own_weight(name);
-      if (own.defined()) weights.emplace_back(own, at::empty({0}, own.options().requires_grad(false)));
+      if (!own.defined()) continue;
+      const std::vector<std::int64_t> none(own.dim(), 0);
+      weights.emplace_back(own, at::empty(none, own.options().requires_grad(false)));
     }
     const py::handle with_clear = has_default_class() ? py::handle() : module_;  // which may have weights of its own
     return [weights, with_clear] {

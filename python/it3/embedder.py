@@ -63,7 +63,8 @@ class Embedder(nn.Module):
         self.features_layout = features_layout
         self._layouts = (prediction_layout or _C.Layout(), features_layout or _C.Layout())
         for name in self._names():
-            self.register_parameter(name, nn.Parameter(torch.empty(0)))
+            empty = torch.empty((0, 0) if "weight" in name else 0)  # optimizers tell weights from biases by dimensions
+            self.register_parameter(name, nn.Parameter(empty))
 
     @property
     def is_built(self) -> bool:
@@ -90,7 +91,7 @@ class Embedder(nn.Module):
         """
         for name in self._names():
             parameter = getattr(self, name)
-            parameter.data = parameter.data.new_empty(0)
+            parameter.data = parameter.data.new_empty([0] * parameter.dim())
 
     def forward(self, prediction: Tensor, features: Tensor) -> Tensor:
         """Embed a prediction for features.

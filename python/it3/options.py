@@ -16,72 +16,77 @@ class Options(GivenOptions):
     optimizer_name
         The optimizer of the inner loop, with the update rule of torch.optim.
     num_steps
-        Optimizer steps a call; 0 gives the plain prediction.
+        Optimizer steps in each call. With 0, the network predicts without adapting.
     lr
         Learning rate; 1e-5 to 1e-3 is usual. torch-ttt's default is 1e-2, which ruins many networks.
     betas
         Decay rates of the two moments of adam and adamw. None: (0.9, 0.999).
     eps
-        Added to the denominator by every optimizer but sgd. None: 1e-8, for adagrad 1e-10.
+        Added to the denominator by every optimizer but sgd. None: 1e-8; for adagrad 1e-10.
     weight_decay
-        L2 penalty; adamw decays the weights themselves. None: 0, for adamw 1e-2.
+        L2 penalty; adamw decays the weights themselves. None: 0; for adamw 1e-2.
     momentum
         Momentum of sgd and rmsprop. None: 0.
     max_grad_norm
-        Gradients are scaled down to this Euclidean norm over all parameters. None: they are not.
+        The largest Euclidean norm of the gradients of all parameters together; larger gradients are scaled down to it.
+        None: gradients are not scaled.
     parameters
-        Which parameters adapt: ``"all"`` that require gradients, ``"norm"`` for the scales and shifts of normalization
-        layers, or a pattern or a list of patterns of dotted names, such as ``["encoder.*", "head.bias"]``. A pattern
-        selects a parameter by its name or by that of a module around it; ``*``, ``?`` and ``[...]`` mean what they mean
-        in a shell.
+        Which parameters adapt: ``"all"`` that require gradients; ``"norm"``, the scales and shifts of normalization
+        layers; or a pattern or a list of patterns of dotted names, such as ``["encoder.*", "head.bias"]``. A pattern
+        selects a parameter by its own name or by the name of a module around it. ``*``, ``?`` and ``[...]`` mean what
+        they mean in a shell.
     anchor
-        The network F of y1 = F(x | y0) while f adapts: ``"self"`` is f itself, so that both predictions are pulled
-        toward one another, as in torch-ttt; ``"frozen"`` is f as it was at the start, so that f cannot learn to accept
-        a wrong y0 (the paper's choice); ``"frozen_tail"`` is that behind the layer alone, on f's own features, where
-        the network is cut at its layer; ``"ema"`` is a moving average of f's weights, F ← ``ema_decay`` F + (1 -
-        ``ema_decay``) f after each step (the paper's online variant, with ``copy_model=False``).
+        The network F that makes the second prediction, y1 = F(x | y0), while f adapts. ``"self"``: f itself, so that
+        both predictions are pulled toward one another, as in torch-ttt. ``"frozen"``: f as it was at the start, so that
+        f cannot learn to accept a wrong y0; this is the paper's choice. ``"frozen_tail"``: only the part behind the
+        layer is as it was at the start, and it runs on the features of the adapting f; the network has to be cut at its
+        layer. ``"ema"``: a moving average of f's weights, F ← ``ema_decay`` F + (1 - ``ema_decay``) f after each step;
+        this is the paper's online variant, for ``copy_model=False``.
     ema_decay
-        Of ``anchor="ema"``. None: 0.99.
+        Decay of ``anchor="ema"``. None: 0.99.
     norm_statistics
-        What batch normalization in eval mode normalizes by in all passes: the ``"running"`` statistics, those of the
-        ``"batch"``, or a ``"blend"`` of both. The stored statistics never change, dropout stays off, and a batch of one
-        is safe.
+        The mean and variance by which batch normalization in eval mode normalizes, in all passes: the ``"running"``
+        statistics, those of the ``"batch"``, or a ``"blend"`` of both. The stored statistics never change, dropout
+        stays off, and a batch of one sample is safe.
     norm_prior
-        Of ``norm_statistics="blend"``: for how many samples the running statistics count. None: 16.
+        The number of samples that the running statistics count as in ``norm_statistics="blend"``. None: 16.
     prediction
-        Which of the adapted network's predictions is the answer: ``"first"``, which is y0, ``"second"``, y1, or their
-        ``"mean"``.
+        Which prediction of the adapted network is the answer: ``"first"`` is y0, ``"second"`` is y1, and ``"mean"`` is
+        the mean of both.
     tolerance
-        Steps end early when the loss has not fallen by more than this share of the least so far, for ``patience``
-        evaluations in a row. Waits for the device at each step. None: all steps are taken.
+        Steps end early if the loss has not fallen below its minimum so far by more than this fraction of it,
+        ``patience`` times in a row. The CPU then waits for the device at each step. None: all steps are taken.
     patience
-        Of ``tolerance``. None: 1.
+        The number of evaluations in a row without such a fall, see ``tolerance``, after which steps end. None: 1.
     threshold
-        Only samples whose uncertainty is above it adapt; the others reach neither loss nor gradient. Samples whose
-        distance or inputs are not finite never adapt (but -∞ in inputs, as of attention masks, is allowed).
-        ``engine.calibrate(clean_batches)`` sets it. None: all adapt.
+        Only samples whose uncertainty exceeds it adapt; the others contribute neither to the loss nor to gradients.
+        Samples whose uncertainty or inputs are not finite never adapt, but -∞ in inputs is allowed, as attention masks
+        contain it. ``engine.calibrate(clean_batches)`` sets it. None: all samples adapt.
     per_sample
-        Whether each sample of the batch adapts weights of its own, as if it were alone: all together where the model
-        can be cut and vectorized, else one after another, with a warning. The loss is then (B,). Needs ``copy_model``.
+        Whether each sample of the batch adapts weights of its own, as if it were alone. The samples adapt together if
+        the model can be cut and vectorized; else one after another, with a warning. The loss is then (B,). Needs
+        ``copy_model``.
     chunk_size
-        Of ``per_sample``: how many samples adapt at once. None: what fits into half of the free memory.
+        How many samples adapt at once with ``per_sample``. None: as many as fit into half of the free memory.
     copy_model
-        Whether every call starts from the same weights and leaves them as they were. False keeps adapted weights,
-        optimizer state and anchor from call to call, until ``engine.reset()``. ``online=True`` is another spelling of
-        False.
+        Whether every call starts from the same weights and leaves them as they were. With False, adapted weights,
+        optimizer state and anchor are kept from call to call, until ``engine.reset()``. ``online=True`` is another
+        spelling of ``copy_model=False``.
     restore_probability
-        The probability with which each weight, after each step, goes back to its value at the start (the stochastic
-        restoration of CoTTA, arXiv 2203.13591).
+        The probability with which each weight goes back to its value at the start after each step: the stochastic
+        restoration of CoTTA, arXiv 2203.13591.
     recovery_factor
-        With ``copy_model=False``: weights, optimizer and anchor go back to the start when the moving average over calls
-        of the loss before the first step, m ← 0.9 m + 0.1 loss, is more than this many times its minimum, or a loss or
-        prediction is not finite; the batch adapts from there. None: never.
+        Weights, optimizer and anchor go back to the start if m exceeds ``recovery_factor`` times its minimum so far, or
+        if a loss or prediction is not finite; the batch then adapts from there. m is the moving average over calls of
+        the loss before the first step, m ← 0.9 m + 0.1 loss. For ``copy_model=False``. None: never.
     cuda_graphs
-        On a CUDA device, from the second call of the same shapes and options on, one CUDA graph is replayed where that
-        is possible: ``"auto"``, or ``"off"``. ``engine.explain(inputs)`` says where it is not.
+        Whether calls on a CUDA device may be replayed as CUDA graphs. With ``"auto"``, the second call with the same
+        shapes and options is recorded, and later ones replay it, where that is possible; ``engine.explain(inputs)``
+        says where it is not. With ``"off"``, nothing is recorded.
     amp
-        ``"bf16"`` or ``"fp16"``: the passes run in mixed precision by autocast. Weights, losses, gradients and
-        predictions stay float32; in fp16, gradients are scaled on their way so that small ones do not vanish.
+        Runs the passes in mixed precision by autocast, in ``"bf16"`` or ``"fp16"``. Weights, losses, gradients and
+        predictions stay float32. In fp16, gradients are scaled while they are computed, so that small ones do not
+        vanish. None: the passes run in the model's own precision.
     online
         Another spelling of ``copy_model``, which holds its opposite. None says nothing.
 

@@ -32,6 +32,22 @@ def test_channels_of_token_features_are_last(layer: str, has_vector_output: bool
     assert engine.embedder.weight1.grad.abs().sum() > 0
 
 
+def test_groups_by_the_number_of_dimensions_are_the_same_before_and_after_the_first_call() -> None:
+    """Weight decay is often left out for what has one dimension, by which biases are meant."""
+    case = make_case("mlp")
+    engine = IT3Engine(case.model, case.layer)
+
+    def decayed() -> list[str]:
+        return [name for name, parameter in engine.named_parameters() if parameter.dim() >= 2]
+
+    before = decayed()
+    assert {"embedder.weight1", "embedder.weight2"} <= set(before)
+    engine.train()(case.inputs)
+    assert decayed() == before
+    engine.embedder.clear()
+    assert decayed() == before
+
+
 def test_a_forward_of_the_instance_is_called() -> None:
     torch.manual_seed(0)
     model, x = nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 3)).double().eval(), torch.randn(5, 4).double()

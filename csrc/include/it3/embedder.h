@@ -22,6 +22,10 @@ struct EmbedderWeights {
   bool are_learned() const { return extra_channels == 0; }
 };
 
+/// Weights that have no shape yet: empty tensors with as many dimensions as make_embedder_weights() gives them, so that
+/// an optimizer that goes by these tells weights from biases.
+IT3_API EmbedderWeights empty_embedder_weights(const at::TensorOptions& options = {});
+
 /// Draws new weights for predictions and features like these two tensors, on the device and in the dtype of the
 /// features (float32 under autocast). The distribution is that of torch.nn.Linear: U(−k, k) with k = 1/sqrt(inputs).
 ///

@@ -32,11 +32,7 @@ class ModuleEmbedder : public LazyEmbedder {
 
   bool is_built() const override { return module_->is_built(); }
   std::function<void()> clearing() override {
-    const at::TensorOptions options = module_->weights().weight1.options().requires_grad(false);
-    EmbedderWeights none;
-    for (at::Tensor* const weight : {&none.weight1, &none.bias1, &none.weight2, &none.bias2}) {
-      *weight = at::empty({0}, options);
-    }
+    const auto none = empty_embedder_weights(module_->weights().weight1.options().requires_grad(false));
     return [module = module_, none]() mutable { module->set_weights(none); };
   }
   Layouts layouts() const override { return {module_->prediction_layout(), module_->features_layout()}; }

@@ -67,6 +67,10 @@ std::pair<at::Tensor, at::Tensor> make_linear(std::int64_t inputs, std::int64_t 
 
 }  // namespace
 
+EmbedderWeights empty_embedder_weights(const at::TensorOptions& options) {
+  return {at::empty({0, 0}, options), at::empty({0}, options), at::empty({0, 0}, options), at::empty({0}, options)};
+}
+
 EmbedderWeights make_embedder_weights(
     const at::Tensor& prediction,
     const at::Tensor& features,
@@ -174,10 +178,11 @@ EmbedderImpl::EmbedderImpl(Layout prediction_layout, Layout features_layout, std
 
 void EmbedderImpl::reset() {
   if (!weights_.are_learned()) return;
-  weights_.weight1 = register_parameter("weight1", at::empty({0}));
-  weights_.bias1 = register_parameter("bias1", at::empty({0}));
-  weights_.weight2 = register_parameter("weight2", at::empty({0}));
-  weights_.bias2 = register_parameter("bias2", at::empty({0}));
+  const EmbedderWeights none = empty_embedder_weights();
+  weights_.weight1 = register_parameter("weight1", none.weight1);
+  weights_.bias1 = register_parameter("bias1", none.bias1);
+  weights_.weight2 = register_parameter("weight2", none.weight2);
+  weights_.bias2 = register_parameter("bias2", none.bias2);
 }
 
 void EmbedderImpl::pretty_print(std::ostream& stream) const {
@@ -201,8 +206,7 @@ void EmbedderImpl::set_weights(const EmbedderWeights& weights) {
 
 void EmbedderImpl::clear() {
   if (!weights_.are_learned()) return;
-  const auto none = at::empty({0}, weights_.weight1.options().requires_grad(false));
-  set_weights({none, none.clone(), none.clone(), none.clone()});
+  set_weights(empty_embedder_weights(weights_.weight1.options().requires_grad(false)));
 }
 
 at::Tensor EmbedderImpl::forward(const at::Tensor& prediction, const at::Tensor& features) {

@@ -28,6 +28,20 @@ TEST(Embedder, ParametersExistBeforeTheFirstForward) {
   EXPECT_FALSE(embedder->is_built());
 }
 
+TEST(Embedder, ParametersHaveAllTheirDimensionsFromTheStart) {
+  Embedder embedder;
+  const auto dims = [&] {
+    std::vector<std::int64_t> all;
+    for (const at::Tensor& parameter : embedder->parameters()) all.push_back(parameter.dim());
+    return all;
+  };
+  const auto before = dims();
+  embedder->forward(torch::randn({4, 3}), torch::randn({4, 8}));
+  EXPECT_EQ(dims(), before);
+  embedder->clear();
+  EXPECT_EQ(dims(), before);
+}
+
 TEST(Embedder, IsThePerceptronAtEachPlace) {
   torch::manual_seed(0);
   const auto prediction = torch::randn({2, 3, 4, 4}, f64), features = torch::randn({2, 8, 2, 2}, f64);
