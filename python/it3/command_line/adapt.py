@@ -90,4 +90,5 @@ def _sentence(report: dict[str, Any]) -> str:
         text += f"; {report['adapted_samples']} samples above the threshold {report['threshold']:.4g} adapted"
     if "drift" in report:
         text += f"; weights moved by {report['drift']:.2%}; recovered {report['recoveries']} times"
-    return f"{text}; mean uncertainty {report['mean_uncertainty']:.4g}; {report['seconds']:.2f} s; {report['output']}"
+    text += f"; mean uncertainty {'after adapting ' if report['steps'] else ''}{report['mean_uncertainty']:.4g}"
+    return f"{text}; {report['seconds']:.2f} s; {report['output']}"
