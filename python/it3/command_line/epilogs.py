@@ -24,7 +24,10 @@ _TABLES = """**The configuration** is a TOML file, and paths and modules in it a
   `lr` (1e-3), `seed` (0), `output` (engine.pt), `method` (script or trace), `checkpoint` (a file, from
   which training that was ended goes on)
 * `[adaptation]`: variants by name, such as `"5 steps" = {num_steps = 5}`
-* `[evaluation]`: `metric` (accuracy, mse, mae or an import path), `higher_is_better`
+* `[evaluation]`: `metric` (accuracy, mse, mae or an import path), `higher_is_better`; and, as in it3.evaluate,
+  `reference` ("train", for the training targets, or an import path), `groups` and `clusters` (a list with an entry for
+  each batch, or an import path)
+* `[evaluation.repairs]` and `[evaluation.others]`: rows by name, such as `"clipped" = "repairs.py:clip"`
 * `[search]`: `budget`, `adaptation_budget`, `seeds`, `seed`, `journal` (a file)
 * `[search.space]`: `"training.lr" = {low = 1e-4, high = 1e-2}`, `"engine.features_layer_name" = ["0", "1"]`
 * `[search.adaptation]`: options of it3.Options, in the same way
