@@ -45,9 +45,11 @@ EPILOGS = {
         "it3 adapt engine.pt --input x.npy --output y.npy",
         "it3 adapt engine.pt --input x.csv --output y.csv --set num_steps=3 --set lr=1e-4 --batch-size 64",
         "it3 adapt engine.pt --input x.parquet --output y.parquet --set online=true --set betas=0.9,0.99 --progress",
+        "it3 adapt engine.pt --input photos --output y.npy --image-mean 0.5,0.4,0.4 --image-std 0.2,0.2,0.2",
         more="Values of --set are none, true, false, numbers or words; several are written with commas. Columns of "
-        "tables become the network's kind of numbers, in their order. it3-adapt, which needs no Python, reads files "
-        "larger than memory.",
+        "tables become the network's kind of numbers, in their order. Images of a folder, all of one size, are sorted "
+        "by name. Give the mean and the standard deviation of the network's training: others look like a shift of the "
+        "data. it3-adapt, which needs no Python, reads files larger than memory.",
     ),
     "train": _examples("it3 train experiment.toml", more=_TABLES),
     "evaluate": _examples("it3 evaluate experiment.toml", more="See it3 train --help for the configuration."),
