@@ -9,6 +9,7 @@
 #include <utility>
 #include <vector>
 
+#include <c10/util/Exception.h>
 #include <torch/csrc/jit/api/module.h>
 
 #include <it3/backend/export.h>
@@ -23,6 +24,18 @@ struct ScriptCut;
 struct ScriptSlots;
 class SizeConditions;
 }  // namespace detail
+
+/// That a module cannot be cut at the layer.
+class IT3_API CutRefusal : public c10::ValueError {
+ public:
+  /// @param message  that names the layer, and says why, and what to do
+  CutRefusal(const std::string& message, std::string why);
+  /// Why, by itself.
+  const std::string& why() const { return why_; }
+
+ private:
+  std::string why_;
+};
 
 /// A TorchScript module, scripted or traced, cut at one layer into a head and a tail. The head runs once for both
 /// passes. Its graphs take parameters and buffers as inputs, so adaptation never writes to the module, and one network
@@ -39,12 +52,12 @@ class IT3_API ScriptNetwork : public Network {
   /// @param layer_output  where the tensor that is injected into is in what the layer returns; nothing: its first
   ///                      tensor. Tuples, lists and, if it is given, dicts are looked into
   ///
-  /// Raises c10::ValueError if there is no such layer, and, here or at a first call in another mode, if the module
-  /// cannot be cut there: the layer is called never, several times, or inside a branch or loop that remains when
+  /// Raises c10::ValueError if there is no such layer, and CutRefusal, here or at a first call in another mode, if the
+  /// module cannot be cut there: the layer is called never, several times, or inside a branch or loop that remains when
   /// constants are known; there is no tensor in what it returns, or none at `layer_output`; the module assigns
-  /// attributes in forward(); the prediction does not depend on the layer's output. A pass raises it if the module
-  /// returns no tensor at `output`, or several and `output` is not given, and if the cut gives other results than the
-  /// module.
+  /// attributes in forward(); the prediction does not depend on the layer's output. A pass raises c10::ValueError if
+  /// the module returns no tensor at `output`, or several and `output` is not given, and if the cut gives other results
+  /// than the module.
   ScriptNetwork(
       torch::jit::Module module,
       std::string layer,
@@ -80,9 +93,9 @@ class IT3_API ScriptNetwork : public Network {
   /// A copy of the module with other values for some of parameters(), by name.
   torch::jit::Module with_weights(const std::vector<std::pair<std::string, at::Tensor>>& weights) const;
 
-  /// Whether what comes before the layer gives the same in eval mode whenever it runs on the same: it draws no random
-  /// numbers, and nothing is written to that was there before.
-  bool has_repeatable_head() const;
+  /// Why what comes before the layer may give something else in eval mode when it runs once more on the same: it may
+  /// draw random numbers, or something is written to that was there before. Empty if it gives the same.
+  std::string why_head_may_differ() const;
 
   const torch::jit::Module& module() const { return module_; }
   const std::string& layer() const;
