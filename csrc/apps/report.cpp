@@ -91,7 +91,8 @@ std::string report(const Results& results, const Engine& engine, bool as_json) {
   if (is_selective) text << "; " << results.adapted_samples << " samples above " << *options.threshold << " adapted";
   if (is_online) text << "; weights moved by " << 100 * engine.drift().relative << " %";
   if (results.recoveries > 0) text << "; recovered " << results.recoveries << " times";
-  text << "; mean uncertainty " << mean_uncertainty << "; " << results.seconds << " s";
+  text << "; mean uncertainty " << (adapts ? "after adapting " : "") << mean_uncertainty << "; " << results.seconds
+       << " s";
   return text.str();
 }
 

@@ -230,6 +230,7 @@ void EagerCut::keep_up() {
 
 EagerCut::Attempt EagerCut::failed_by(const std::exception& error, std::string_view whose) {
   it3::detail::rethrow_interrupt(error);
+  if (const auto* const refusal = dynamic_cast<const CutRefusal*>(&error)) return {nullptr, refusal->why(), nullptr};
   const auto* const of_torch = dynamic_cast<const python_error*>(&error);
   const bool is_lost = of_torch != nullptr && of_torch->value == nullptr;
   // There may be more memory at the next call; and of an error whose text is lost nothing is known.
@@ -309,10 +310,7 @@ EagerCut::Attempt EagerCut::attempt(
     } catch (const std::exception& error) {
       return failed_by(error, "the traced model cannot be cut at the layer");
     }
-    if (!cut->has_repeatable_head()) {
-      return Attempt{
-          nullptr, "what comes before the layer draws random numbers, or changes state, in eval mode", nullptr};
-    }
+    if (std::string why = cut->why_head_may_differ(); !why.empty()) return Attempt{nullptr, std::move(why), nullptr};
     const auto watch = plan.attr("watch")();
     if (std::string why = why_not(); !why.empty()) return Attempt{nullptr, std::move(why), nullptr};
     return compared(std::move(cut), hooked, tensors, watch.cast<std::shared_ptr<Watch>>(), keeper);

@@ -7,6 +7,8 @@
 
 #include <torch/csrc/Exceptions.h>
 
+#include "plain_warnings.h"
+
 namespace it3::python {
 namespace detail {
 
@@ -15,12 +17,16 @@ auto translated(F function, std::index_sequence<I...>) {
   return [function = std::move(function)](torch::detail::Arg<F, I>... arguments) {
     using Result = std::invoke_result_t<const F&, torch::detail::Arg<F, I>...>;
     if constexpr (std::is_void_v<Result>) {
-      torch::wrap_pybind_function(
-          [&] { std::invoke(function, std::forward<torch::detail::Arg<F, I>>(arguments)...); })();
+      torch::wrap_pybind_function([&] {
+        const PlainWarnings plain;
+        std::invoke(function, std::forward<torch::detail::Arg<F, I>>(arguments)...);
+      })();
     } else {
       std::optional<std::decay_t<Result>> result;
-      torch::wrap_pybind_function(
-          [&] { result.emplace(std::invoke(function, std::forward<torch::detail::Arg<F, I>>(arguments)...)); })();
+      torch::wrap_pybind_function([&] {
+        const PlainWarnings plain;
+        result.emplace(std::invoke(function, std::forward<torch::detail::Arg<F, I>>(arguments)...));
+      })();
       return *std::move(result);
     }
   };

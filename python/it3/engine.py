@@ -248,7 +248,9 @@ class IT3Engine(EngineLoops):
         From then on the engine also warns, once, where adapting has made the predictions of a batch far more extreme
         than those of all these batches: of classes less than half the least mean entropy, else more than twice the
         greatest mean Euclidean norm. Batches with fewer samples than the smallest of these are not judged, so give
-        batches of the size that will adapt. No weights, inputs or random generators change.
+        batches of the size that will adapt. For the warning alone, with all samples adapting, set
+        ``engine.optimization_parameters["threshold"] = None`` afterwards, or give ``threshold=None`` to the calls.
+        No weights, inputs or random generators change.
 
         Parameters
         ----------

@@ -105,6 +105,26 @@ def test_one_warning(distance: str, copy_model: bool) -> None:
         engine(x)
 
 
+def test_the_message_is_all_that_is_told() -> None:
+    """And not where in the source of it3 it comes from, on the machine that built it."""
+    engine = engine_of(mlp(), distance_fn="js")
+    x = torch.randn(32, 5)
+    engine.calibrate([x])
+    with pytest.warns(UserWarning, match=r"^adaptation has made .* The engine warns of this once$"):
+        engine.adapt(x, **RUIN)
+
+
+def test_without_the_threshold_the_warning_stays(tmp_path: Path) -> None:
+    engine = engine_of(mlp(), distance_fn="js")
+    x = torch.randn(32, 5)
+    engine.calibrate([x])
+    engine.optimization_parameters |= {**RUIN, "threshold": None}
+    engine.save(tmp_path / "engine.pt", example_inputs=x)
+    for each in (engine, it3.load(tmp_path / "engine.pt")):
+        with warned(1):
+            assert each.adapt(x).adapted_samples is None
+
+
 def test_what_adaptation_has_not_done() -> None:
     """Predictions that were as extreme before, and batches that are smaller, are no sign of a collapse."""
     engine = engine_of(mlp(), distance_fn="js")

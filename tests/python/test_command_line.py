@@ -246,6 +246,24 @@ def test_importing_it3_imports_no_command_line(folder: Path) -> None:
     assert run.stdout == "[]\n"
 
 
+@pytest.mark.parametrize("args", [["doctor"], ["layers", "some_models.py:make", "--shape", "2,4"]])
+def test_what_takes_long_to_import_is_not(args: list[str], folder: Path) -> None:
+    """A fresh torch takes about two seconds already, and torch._dynamo as long again."""
+    slow = ("pandas", "optuna", "matplotlib", "torch._dynamo", "torch._inductor", "sympy", "scipy", "PIL", "jinja2")
+    code = f"""
+import sys
+sys.argv = ["it3", *{args!r}]
+from it3.command_line.program import main
+try:
+    main()
+except SystemExit as end:
+    assert not end.code
+print(sorted(name for name in {slow!r} if name in sys.modules), file=sys.stderr)
+"""
+    run = subprocess.run([sys.executable, "-c", code], **options_of(folder, {}), check=True)
+    assert run.stderr.splitlines()[-1] == "[]"
+
+
 def test_version_and_help() -> None:
     assert call("--version").stdout == f"it3 {it3.__version__}\n"
     for args in ([], ["--help"]):

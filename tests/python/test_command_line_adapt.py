@@ -133,7 +133,10 @@ def test_steps_are_those_that_were_taken(saved: Path, x: Tensor) -> None:
     steps = max(engine.adapt(part, num_steps=50, tolerance=1e9).steps for part in x.split(5))
     assert steps == 1
     assert answer("adapt", *files, *settings)["steps"] == 1
-    assert "10 samples, 2 batches, up to 1 step each: loss" in call("adapt", *files, *settings).stdout
+    said = call("adapt", *files, *settings).stdout
+    assert "10 samples, 2 batches, up to 1 step each: loss" in said
+    assert "; mean uncertainty after adapting " in said
+    assert "after adapting" not in call("adapt", *files, "--set", "num_steps=0").stdout
     threshold = float(it3.load(saved).uncertainty(x)[:5].max())  # which the first batch stays below
     assert answer("adapt", *files, *settings[-2:], "--set", f"threshold={threshold + 1e-6}")["steps"] == 2
 

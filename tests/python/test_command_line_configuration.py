@@ -4,6 +4,7 @@ import json
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,146 +19,13 @@ pytest.importorskip("typer")
 pytest.importorskip("optuna")
 
 from command_line import answer, call, error, options_of, program
-
-PARTS = """
-import torch
-from torch import nn
-
-
-def make():
-    return nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 3))
-
-
-def other():
-    return make()
-
-
-def batches(seed, shift):
-    generator = torch.Generator().manual_seed(seed)
-    inputs = [torch.randn(16, 4, generator=generator) + shift for _ in range(3)]
-    return [(x, (x[:, 0] > shift).long() + (x[:, 1] > 1 + shift).long()) for x in inputs]
-
-
-def train():
-    print("this is printed by the user's code")
-    return batches(0, 0.0)
-
-
-def shuffled():
-    x = torch.cat([x for x, _ in batches(0, 0.0)])
-    data = torch.utils.data.TensorDataset(x, (x[:, 0] > 0).long())
-    return torch.utils.data.DataLoader(data, 8, shuffle=True, generator=torch.Generator().manual_seed(5))
-
-
-def persistent():
-    return torch.utils.data.DataLoader(shuffled().dataset, 8, num_workers=1, persistent_workers=True)
-
-
-def generated():
-    yield from batches(0, 0.0)
-
-
-def validation():
-    return batches(1, 0.5)
-
-
-def test():
-    return batches(2, 1.0)
-
-
-def nothing():
-    return []
-
-
-def without_targets():
-    return [torch.randn(3, 4)]
-
-
-def right(prediction, targets):
-    return (prediction.argmax(1) == targets).double()
-
-
-def distance(second, first):
-    return (second - first).abs().mean()
-
-
-def embedder():
-    return nn.Linear(3, 8)
-"""
-
-CONFIGURATION = """
-[model]
-make = "configured_parts.py:make"
-
-[data]
-train = "configured_parts:train"
-validation = "configured_parts:validation"
-test = "configured_parts:test"
-
-[engine]
-features_layer_name = "0"
-distance_fn = "js"
-
-[engine.optimization_parameters]
-num_steps = 2
-lr = 1e-2
-
-[recipe]
-second_pass = "drawn"
-target_probability = 0.7
-
-[training]
-epochs = 3
-criterion = "cross_entropy"
-optimizer = "SGD"
-lr = 0.1
-seed = 4
-
-[adaptation]
-"5 steps" = {num_steps = 5}
-sgd = {optimizer_name = "sgd", lr = 0.1}
-
-[evaluation]
-metric = "accuracy"
-
-[search]
-budget = 2
-adaptation_budget = 2
-seeds = 1
-
-[search.space]
-"training.lr" = {low = 1e-2, high = 1e-1}
-"engine.features_layer_name" = ["0", "1"]
-
-[search.adaptation]
-num_steps = [1, 3]
-"""
+from configurations import CONFIG, changed, configured
 
 
 @pytest.fixture
-def parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """The module of the configuration in another folder than the current one."""
-    (tmp_path / "inside").mkdir()
-    (tmp_path / "inside" / "configured_parts.py").write_text(PARTS)
-    (tmp_path / "inside" / "it3.toml").write_text(CONFIGURATION)
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.delitem(sys.modules, "configured_parts", raising=False)
-    monkeypatch.setattr(sys, "path", [str(tmp_path / "inside"), *sys.path])
-    import configured_parts  # noqa: PLC0415
-
-    yield configured_parts
-    sys.modules.pop("configured_parts", None)
-
-
-CONFIG = Path("inside/it3.toml")
-
-
-def changed(old: str, new: str) -> Path:
-    """Write a configuration with one thing changed."""
-    assert old in CONFIGURATION
-    path = Path("inside/changed.toml")
-    path.write_text(CONFIGURATION.replace(old, new))
-    return path
+def parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    with configured(tmp_path, monkeypatch) as module:
+        yield module
 
 
 def trained_by_hand(
@@ -361,6 +229,13 @@ def test_functions_of_the_user_s_own(parts: Any) -> None:
         ("{num_steps = 5}", "{num_stps = 5}", "evaluate", 2, "did you mean 'num_steps'?"),
         ("{num_steps = 5}", "5", "evaluate", 2, "must be a table of options"),
         ('metric = "accuracy"', "", "search", 2, "needs 'metric' in [evaluation]"),
+        (
+            "[evaluation]",
+            "[evaluation]\nrepair = 1",
+            "evaluate",
+            2,
+            "unknown key 'repair' in [evaluation]; did you mean",
+        ),
         ('"training.lr"', '"training.rl"', "search", 2, "unknown key 'rl' in [training]"),
         ('"training.lr"', '"training.lr.x"', "search", 2, "'training.lr.x' names nothing in"),
         ('"training.lr"', '"training"', "search", 2, "'training' in inside/changed.toml must be a table"),

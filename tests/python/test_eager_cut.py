@@ -148,6 +148,17 @@ class DropsBefore(Plain):
         return super().forward(nn.functional.dropout(x, 0.5, training=True))
 
 
+class Recurrent(Plain):
+    """Whose dropout is 0, which torch's operation does not tell."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.recurrent = nn.LSTM(6, 6).double()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(self.recurrent(x)[0])
+
+
 class CalledTwice(Plain):
     def forward(self, x: Tensor) -> Tensor:
         return self.last(self.layer(self.layer(self.first(x))))
@@ -161,16 +172,18 @@ class CalledTwice(Plain):
         (NoGradInside, "wrap_with_set_grad_enabled, which is not supported"),
         (ChecksType, "the traced model predicts something else"),
         (Branches, "forward() depends on the values of tensors"),
-        (Draws, "what comes before the layer draws random numbers, or changes state, in eval mode"),
+        (Draws, "what comes before the layer may draw random numbers, as torch says of rand"),
         (Detaches, "forward() depends on the values of tensors"),
         (CustomFunction, "the traced model has other gradients"),
-        (DropsBefore, "what comes before the layer draws random numbers, or changes state, in eval mode"),
-        (CalledTwice, "calls the layer 2 times"),
+        (DropsBefore, "what comes before the layer may draw random numbers, as torch says of dropout"),
+        (Recurrent, "what comes before the layer may draw random numbers, as torch says of lstm"),
+        (CalledTwice, "forward() calls the layer 2 times"),
     ],
 )
 def test_what_cannot_be_cut_runs_with_hooks(model: type[Plain], why: str) -> None:
     engine = engine_of(model())
     assert why in why_not(engine)
+    assert "TorchScript" not in why_not(engine)
     agrees(engine)
     assert all(type(o) is Tensor for o in engine.model.outputs)
 

@@ -1,6 +1,8 @@
 """evaluate() counts and compares as it says."""
 
 import statistics
+import subprocess
+import sys
 from functools import partial
 
 import it3
@@ -79,6 +81,20 @@ def test_memory_is_measured_from_the_start_of_weights_that_are_kept() -> None:
         mean_score(lambda x: engine.adapt(x, **{**settings, "copy_model": True}).prediction, batches[:1], squares),
     )
     assert row["megabytes"] > 0
+
+
+def test_nothing_is_told_of_memory_that_was_taken_before_it_is_counted() -> None:
+    """Torch tells on the standard error, at the first time in a process and at each thousandth."""
+    script = """
+import it3, torch
+engine = it3.IT3Engine(torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.Tanh(), torch.nn.Linear(4, 2)), "0").eval()
+batches = [(torch.randn(5, 3), torch.randn(5, 2))] * 3
+kept = {"copy_model": False, "num_steps": 1, "anchor": "ema", "restore_probability": 0.02}
+it3.evaluate(engine, batches, "mse", {"kept": kept}, resamples=100)
+"""
+    command = [sys.executable, "-W", "ignore", "-c", script]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stderr == ""
 
 
 def test_controls_use_the_statistics_of_the_variants() -> None:
@@ -174,14 +190,38 @@ def test_verdict_names_the_control_that_does_as_well() -> None:
     better = [(x, engine.adapt(x, num_steps=0, norm_statistics="batch").prediction) for x, _ in batches]
     evaluation = it3.evaluate(engine, better, "mse", {"batch, 0 lr": {"norm_statistics": "batch", "lr": 0.0}})
     assert evaluation.best_control == "0 steps, batch statistics"
-    assert evaluation.verdict.startswith("batch, 0 lr: no clear gain; mse +0 (95 % interval +0 to +0) against the best")
-    assert "control, '0 steps, batch statistics', and +" in evaluation.verdict
+    beginning = (
+        "batch, 0 lr: no clear gain; the same mse as the best control, '0 steps, batch statistics', in every batch"
+    )
+    assert evaluation.verdict.startswith(f"{beginning}, and +")
     assert evaluation.compare("batch, 0 lr", "0 steps").low > 0
+
+
+def test_scores_that_differ_in_a_batch_are_not_called_the_same() -> None:
+    """Nor those whose differences cancel."""
+    alike, cancels = torch.zeros(1, 4), torch.tensor([[1.0, -1.0, 0.0, 0.0]])
+    assert made_up(alike).verdict.startswith("adapted: no clear gain; the same metric as the best control, 0 steps, in")
+    evaluation = made_up(cancels)
+    assert evaluation.rows[-1]["gain"] == 0
+    assert "the same" not in evaluation.verdict
+
+
+def test_long_sentences_are_broken_into_lines() -> None:
+    engine, batches = engine_and_batches()
+    name = "a variant of a name that is as long as two of the options that it stands for, one-and-all, taken together"
+    evaluation = it3.evaluate(engine, batches, "mse", {name: {"num_steps": 1}, "x" * 130: {"num_steps": 2}})
+    assert len(evaluation.verdict.splitlines()) == 2
+    lines = str(evaluation).split("\n\n")[1].splitlines()
+    assert all(len(line) <= 120 or line.startswith("x" * 130) for line in lines)
+    assert [line.removeprefix("  ") for line in lines if not line.startswith("  ")] == [lines[0], "x" * 130 + ":"]
+    assert " ".join(line.strip() for line in lines) == evaluation.verdict.replace("\n", " ")
 
 
 def test_one_batch_has_no_interval() -> None:
     engine, batches = engine_and_batches()
-    row = it3.evaluate(engine, batches[:1], "mse").rows[-1]
+    evaluation = it3.evaluate(engine, batches[:1], "mse")
+    assert " (no interval) against the best control, " in evaluation.verdict
+    row = evaluation.rows[-1]
     assert row["low"] != row["low"]
     assert row["p"] != row["p"]
     assert row["verdict"] == "no clear gain"

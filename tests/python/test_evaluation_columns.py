@@ -200,9 +200,19 @@ def test_columns_that_say_nothing_are_left_out() -> None:
     engine, batches = engine_and_batches()
     evaluation = it3.evaluate(engine, batches, "mse")
     titles = str(evaluation).splitlines()[0].split()
-    assert titles == ["mse", "sd", "gain", "95", "%", "interval", "ms", "MB"]
+    assert titles == ["mse", "gain", "95", "%", "interval", "ms", "MB"]
     assert all(math.isnan(row["ece"]) and math.isnan(row["worst"]) for row in evaluation.rows)
     assert {row["worst_group"] for row in evaluation.rows} == {""}
+
+
+def test_columns_of_runs_are_there_for_several_also_where_a_row_failed() -> None:
+    engine, batches = classifier("mlp")
+    still = {"num_steps": 9, "lr": 1.7e307, "distance_fn": lambda y1, y0: 0 * (y1 + y0).sum()}
+    evaluation = it3.evaluate(engine, batches, "accuracy", {"still": still}, seeds=2)
+    titles, *lines = str(evaluation).splitlines()
+    assert titles.split()[:3] == ["accuracy", "sd", "gain"]
+    of_failed = next(line for line in lines if line.startswith("entropy minimization, still"))
+    assert of_failed.removeprefix("entropy minimization, still").split() == ["nan", "+nan"]
 
 
 def test_a_batch_of_one_sample_in_one_run() -> None:
@@ -211,7 +221,8 @@ def test_a_batch_of_one_sample_in_one_run() -> None:
     row = evaluation.rows[-1]
     assert all(math.isnan(row[name]) for name in ("low", "high", "beyond_low", "beyond_high", "p", "sd"))
     assert row["verdict"] == "no clear gain"
-    assert "nan" in evaluation.verdict
+    assert "the same accuracy as the best control, 0 steps, in every batch" in evaluation.verdict
+    assert "nan" not in str(evaluation)
     assert row["worst"] == row["score"]
 
 

@@ -4,6 +4,7 @@ import io
 import math
 import subprocess
 import sys
+from collections.abc import Iterator
 from typing import Any
 
 import it3
@@ -22,6 +23,13 @@ from test_evaluation import engine_and_batches
 from test_evaluation_columns import drawn, made_up
 from test_evaluation_controls import classifier
 from torch import Tensor, nn
+
+
+@pytest.fixture(autouse=True)
+def closed() -> Iterator[None]:
+    """Close the figures that pyplot would keep."""
+    yield
+    plt.close("all")
 
 
 def texts_of(ax: Axes) -> list[str]:
@@ -287,7 +295,7 @@ def all_pictures() -> dict[str, Any]:
 
 
 def test_all_draw_on_what_they_are_given_and_leave_matplotlib_as_it_was() -> None:
-    settings, figures = dict(mpl.rcParams), plt.get_fignums()
+    settings = dict(mpl.rcParams)
     pictures = all_pictures()
     assert set(pictures) == set(plots.__all__)
     for name, draw in pictures.items():
@@ -295,8 +303,11 @@ def test_all_draw_on_what_they_are_given_and_leave_matplotlib_as_it_was() -> Non
         ax = figure.subplots(1, 2)[0]
         assert draw(ax=ax) is ax
         assert len(figure.axes) == 2, name
+        assert plt.get_fignums() == []
         figure.savefig(io.BytesIO())
         own = draw()
+        assert plt.gca() is own  # so that plt.show() shows it, and plt.title() titles it
+        assert plt.get_fignums() == [own.figure.number]
         own.figure.savefig(io.BytesIO())  # where nothing may be cut off
         width = own.figure.bbox.width
         for text in (own.xaxis.label, own.yaxis.label, own.title):
@@ -304,8 +315,36 @@ def test_all_draw_on_what_they_are_given_and_leave_matplotlib_as_it_was() -> Non
             assert not text.get_text() or (extent.x0 >= 0 and extent.x1 <= width), (name, text)
         with pytest.raises(TypeError, match="ax must be one matplotlib Axes, or None for new ones, not a ndarray"):
             draw(ax=figure.subplots(1, 2))
-    assert plt.get_fignums() == figures
+        plt.close(own.figure)
     assert dict(mpl.rcParams) == settings
+
+
+def test_errors_leave_no_figure() -> None:
+    engine, batches = engine_and_batches()
+    x, y = batches[0]
+    unadapted = engine.adapt(x, num_steps=0)
+    with pytest.raises(ValueError, match="no steps were taken"):
+        plots.losses(unadapted)
+    for targets in (y[:, :1], torch.zeros(len(x), 7, dtype=torch.long)):
+        with pytest.raises(ValueError, match="targets"):
+            plots.before_and_after(unadapted, engine.adapt(x), targets)
+    assert plt.get_fignums() == []
+
+
+@pytest.mark.parametrize("where", ["a script", "a notebook"])
+def test_pyplot_knows_figures_where_it_is_asked_to_show_them(where: str) -> None:
+    """A script that never imports it would have no way to close what it keeps."""
+    script = """
+import gc, sys, types, weakref
+if sys.argv[1] == "a notebook":
+    sys.modules["ipykernel"] = types.ModuleType("ipykernel")
+from it3 import plots
+figures = weakref.WeakSet(plots.risk_coverage([1, 2], [0, 1]).figure for _ in range(3))
+gc.collect()
+print(len(figures), "matplotlib.pyplot" in sys.modules)
+"""
+    told = subprocess.run([sys.executable, "-c", script, where], capture_output=True, text=True, check=True).stdout
+    assert told.split() == (["3", "True"] if where == "a notebook" else ["0", "False"])
 
 
 def test_matplotlib_is_imported_by_those_who_draw() -> None:

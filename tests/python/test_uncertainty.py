@@ -220,4 +220,6 @@ def test_files_and_the_binary_tell_the_same(tmp_path: Path) -> None:
     done = run(names[0], "-i", names[1], "-o", names[2], "--uncertainty", names[3])
     assert done.returncode == 0, done.stderr
     torch.testing.assert_close(result(names[3]), expected.uncertainty)
-    assert f"mean uncertainty {expected.uncertainty.mean().item():.4f}"[:22] in done.stdout + done.stderr
+    assert f"mean uncertainty after adapting {expected.uncertainty.mean().item():.4f}"[:37] in done.stdout + done.stderr
+    done = run(names[0], "-i", names[1], "-o", names[2], "--steps", 0)
+    assert f"mean uncertainty {engine.uncertainty(x).mean().item():.4f}"[:22] in done.stdout + done.stderr

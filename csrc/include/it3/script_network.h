@@ -9,6 +9,7 @@
 #include <utility>
 #include <vector>
 
+#include <c10/util/Exception.h>
 #include <torch/csrc/jit/api/module.h>
 
 #include <it3/backend/export.h>
@@ -23,6 +24,19 @@ struct ScriptCut;
 struct ScriptSlots;
 class SizeConditions;
 }  // namespace detail
+
+/// That a module cannot be cut at the layer.
+class IT3_API CutRefusal : public c10::ValueError {
+ public:
+  /// @param message  that names the layer, and says why, and what to do
+  /// @param why  the reason by itself
+  CutRefusal(const std::string& message, std::string why);
+  /// Why, by itself.
+  const std::string& why() const { return why_; }
+
+ private:
+  std::string why_;
+};
 
 /// A TorchScript module, scripted or traced, as a network. It is cut at the layer into a head and a tail, and the head
 /// runs once for both passes. The cut takes parameters and buffers as arguments, so that adaptation never writes to the
@@ -49,11 +63,13 @@ class IT3_API ScriptNetwork : public Network {
   /// @param output  which tensor of the module's output is the prediction. Unset: its only tensor
   /// @param layer_output  which tensor of the layer's output is injected into. Unset: the first one, in tuples and
   ///                      lists. In a dict, it has to be given
-  /// @throws c10::ValueError  if there is no such layer; and, here or at the first call in another mode, if the module
-  ///     cannot be cut there: the layer is never called, called several times, or called inside a branch or loop that
-  ///     depends on data; it returns no tensor, or none at `layer_output`; forward() assigns attributes; or the
-  ///     prediction does not depend on the layer's output. A pass throws it if the module returns no tensor at
-  ///     `output`, or several and `output` is unset; and if the cut gives other results than the module
+  /// @throws CutRefusal  here or at the first call in another mode, if the module cannot be cut there: the layer is
+  /// never
+  ///     called, called several times, or called inside a branch or loop that depends on data; it returns no tensor, or
+  ///     none at `layer_output`; forward() assigns attributes; or the prediction does not depend on the layer's output
+  /// @throws c10::ValueError  if there is no such layer. A pass throws it if the module returns no tensor at `output`,
+  /// or
+  ///     several and `output` is unset; and if the cut gives other results than the module
   ScriptNetwork(
       torch::jit::Module module,
       std::string layer,
@@ -89,9 +105,9 @@ class IT3_API ScriptNetwork : public Network {
   /// A copy of the module in which some of parameters() have other values.
   torch::jit::Module with_weights(const std::vector<std::pair<std::string, at::Tensor>>& weights) const;
 
-  /// Whether the part before the layer, in eval mode, always gives the same results for the same inputs and weights: it
-  /// draws no random numbers, and writes to nothing that existed before.
-  bool has_repeatable_head() const;
+  /// Why the part before the layer, in eval mode, may give other results for the same inputs and weights when it runs
+  /// again: it may draw random numbers, or something that existed before is written to. Empty if it gives the same.
+  std::string why_head_may_differ() const;
 
   /// The module, uncut.
   const torch::jit::Module& module() const { return module_; }

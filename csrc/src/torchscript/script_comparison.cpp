@@ -215,9 +215,9 @@ void check_dependence(const ScriptCut& cut, TwoPass& passes, const Inputs& input
                         (prediction.is_floating_point() || prediction.is_complex());
   if (!can_tell || gradients_by(prediction, {features})[0].defined()) return;
   refuse_cut(
-      cut.place.layer,
-      "no gradient flows from the prediction to the layer's output. Name another layer, or say by layer_output which "
-      "of its outputs is meant, or by output which of the model's is the prediction");
+      cut.place.layer, "no gradient flows from the prediction to the layer's output",
+      "Name another layer, or say by layer_output which of its outputs is meant, or by output which of the model's is "
+      "the prediction");
 }
 
 enum class Comparison { same, none, undecided };

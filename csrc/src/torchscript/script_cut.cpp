@@ -64,8 +64,18 @@ bool is_random(Node* node) {
   return node->isNondeterministic();
 }
 
-/// Whether a node, or one in its blocks, depends on chance.
-bool may_differ(Node* node) { return is_random(node) || any_in_blocks(node, may_differ); }
+/// The node that depends on chance, of a node and those in its blocks; null if there is none.
+const Node* random_in(Node* node) {
+  if (is_random(node)) return node;
+  for (Block* block : node->blocks()) {
+    for (Node* inner : block->nodes()) {
+      if (const Node* const found = random_in(inner); found != nullptr) return found;
+    }
+  }
+  return nullptr;
+}
+
+bool may_differ(Node* node) { return random_in(node) != nullptr; }
 
 /// The nodes that run once for each pass: those that depend on the features. If anything after the features writes,
 /// order matters, and it is all nodes after them.
@@ -201,12 +211,20 @@ void note_writes(
 
 /// Notes what depends on chance. Training draws anew in each pass.
 void note_chance(ScriptCut& cut, const Parts& parts, bool in_eval_mode) {
-  const bool head_may_differ = std::any_of(parts.head.begin(), parts.head.end(), may_differ);
+  const auto random = std::find_if(parts.head.begin(), parts.head.end(), may_differ);
+  const bool head_may_differ = random != parts.head.end();
   cut.draws_random_numbers = head_may_differ || std::any_of(parts.tail.begin(), parts.tail.end(), may_differ);
   const bool writes_lifted =
       std::any_of(cut.lifted.begin(), cut.lifted.end(), [](const LiftedTensor& t) { return t.is_written; });
   cut.repeats_head |= !in_eval_mode && head_may_differ;
-  cut.is_head_fixed = !head_may_differ && !cut.writes_inputs && !writes_lifted;
+  if (head_may_differ) {
+    cut.why_head_may_differ = c10::str(
+        "what comes before the layer may draw random numbers, as torch says of ",
+        random_in(*random)->kind().toUnqualString());
+  } else if (cut.writes_inputs || writes_lifted) {
+    cut.why_head_may_differ =
+        c10::str("forward() writes to its inputs, buffers or parameters", in_eval_mode ? " in eval mode" : "");
+  }
 }
 
 }  // namespace

@@ -54,8 +54,9 @@ struct ScriptCut {
   std::vector<FoldedAttribute> folded;
   std::optional<OutputPath> output;  // in the tail's result; nothing: its only tensor
   bool draws_random_numbers = false;
-  /// Whether the head gives the same whenever it runs on the same: nothing in it is drawn, or written from outside.
-  bool is_head_fixed = false;
+  /// Why the head may give something else when it runs once more on the same: something in it is drawn, or written from
+  /// outside. Empty if it gives the same.
+  std::string why_head_may_differ;
   /// Whether each pass needs a run of its own of the head: it changes what the module keeps from call to call, or draws
   /// random numbers in training.
   bool repeats_head = false;

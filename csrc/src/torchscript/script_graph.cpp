@@ -126,9 +126,11 @@ std::vector<LiftedTensor> lift_tensors(Graph& graph, const torch::jit::Module& m
       node->output()->replaceAllUsesWith(list->output());
     } else {
       refuse_cut(
-          layer, c10::str(
-                     "the attribute '", path, "', a ", node->output()->type()->str(),
-                     ", is read by forward(), which is not supported. Use the eager model in Python"));
+          layer,
+          c10::str(
+              "the attribute '", path, "', a ", node->output()->type()->str(),
+              ", is read by forward(), which is not supported"),
+          "Use the eager model in Python");
     }
   }
   return lifted;
@@ -181,18 +183,17 @@ FlatGraph flatten_script(const torch::jit::Module& module, const CutPlace& place
   } else {
     const auto calls = calls_of_layer(graph, module, layer, in_eval_mode, folded);
     if (calls.empty()) {
-      refuse_cut(layer, "forward() does not call the layer. Name a layer that is called, or the one around it");
+      refuse_cut(layer, "forward() does not call the layer", "Name a layer that is called, or the one around it");
     }
     if (calls.size() > 1) {
       refuse_cut(
-          layer, c10::str(
-                     "forward() calls the layer ", calls.size(),
-                     " times. Name a layer that is called once, or use the eager model in Python"));
+          layer, c10::str("forward() calls the layer ", calls.size(), " times"),
+          "Name a layer that is called once, or use the eager model in Python");
     }
     if (calls[0]->owningBlock() != graph->block()) {
       refuse_cut(
-          layer,
-          "the layer is called inside a branch or a loop. Name the layer around it, or use the eager model in Python");
+          layer, "the layer is called inside a branch or a loop",
+          "Name the layer around it, or use the eager model in Python");
     }
     Value* const output = calls[0]->output();
     Value* const marked = mark_features(*graph, output, calls[0]->next(), place);
@@ -205,9 +206,8 @@ FlatGraph flatten_script(const torch::jit::Module& module, const CutPlace& place
   fold_constants(graph, module, in_eval_mode, folded);
   if (!nodes_of_kind(*graph, prim::SetAttr).empty()) {
     refuse_cut(
-        layer,
-        "forward() assigns attributes of the module. Update buffers in place, as by add_(), or use the eager model in "
-        "Python");
+        layer, "forward() assigns attributes of the module",
+        "Update buffers in place, as by add_(), or use the eager model in Python");
   }
   FlatGraph flat{graph, nullptr, lift_tensors(*graph, module, layer), {}, std::move(output)};
   for (const auto& [path, attribute] : folded) flat.folded.push_back(attribute);
@@ -221,12 +221,12 @@ FlatGraph flatten_script(const torch::jit::Module& module, const CutPlace& place
   flat.features = find_features(*graph);
   if (flat.features == nullptr) {
     refuse_cut(
-        layer,
-        "the prediction does not depend on the layer's output. Name another layer, or say by layer_output which of its "
-        "outputs is meant, or by output which of the model's is the prediction");
+        layer, "the prediction does not depend on the layer's output",
+        "Name another layer, or say by layer_output which of its outputs is meant, or by output which of the model's "
+        "is the prediction");
   }
   if (graph->inputs().at(0)->hasUses()) {
-    refuse_cut(layer, "forward() passes the module itself to a function, or keeps it. Use the eager model in Python");
+    refuse_cut(layer, "forward() passes the module itself to a function, or keeps it", "Use the eager model in Python");
   }
   graph->eraseInput(0);
   return flat;

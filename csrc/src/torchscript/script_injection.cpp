@@ -6,6 +6,8 @@
 
 #include <c10/util/Exception.h>
 
+#include <it3/script_network.h>
+
 #include "torchscript/script_graph.h"
 
 namespace it3::detail {
@@ -59,15 +61,13 @@ class Marking {
     const std::string returned = output_->type()->repr_str();
     if (!place_.layer_output) {
       refuse_cut(
-          place_.layer, c10::str(
-                            "it returns ", returned,
-                            ", which does not begin with a tensor. Say by layer_output which of its outputs is meant, "
-                            "name a layer in it, or use the eager model in Python"));
+          place_.layer, c10::str("it returns ", returned, ", which does not begin with a tensor"),
+          "Say by layer_output which of its outputs is meant, name a layer in it, or use the eager model in Python");
     }
     refuse_cut(
-        place_.layer, c10::str(
-                          "layer_output is '", to_text(*place_.layer_output), "', but the layer returns ", returned,
-                          ". Give a path of indices and names to a tensor in it, such as 0 or 1.0"));
+        place_.layer,
+        c10::str("layer_output is '", to_text(*place_.layer_output), "', but the layer returns ", returned),
+        "Give a path of indices and names to a tensor in it, such as 0 or 1.0");
   }
 
   static Rest after(const Rest& rest) { return rest ? Rest(rest->subspan(1)) : std::nullopt; }
@@ -113,8 +113,9 @@ class Marking {
 
 }  // namespace
 
-void refuse_cut(const std::string& layer, std::string_view why) {
-  TORCH_CHECK_VALUE(false, "the TorchScript module cannot be cut at the layer '", layer, "': ", why);
+void refuse_cut(const std::string& layer, const std::string& why, std::string_view advice) {
+  throw CutRefusal(
+      c10::str("the TorchScript module cannot be cut at the layer '", layer, "': ", why, ". ", advice), why);
 }
 
 Value* mark_features(Graph& graph, Value* output, Node* before, const CutPlace& place) {

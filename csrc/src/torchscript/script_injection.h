@@ -21,8 +21,8 @@ struct CutPlace {
   std::shared_ptr<const SizeConditions> sizes = nullptr;  // of inputs; null: any
 };
 
-/// Raises c10::ValueError: the module cannot be cut at the layer.
-[[noreturn]] void refuse_cut(const std::string& layer, std::string_view why);
+/// Raises CutRefusal.
+[[noreturn]] void refuse_cut(const std::string& layer, const std::string& why, std::string_view advice);
 
 /// Puts a marker behind the tensor in a layer's output that is injected into. Gives what the output is from there on:
 /// the marker, or a container like the output that holds it. Raises c10::ValueError if there is no such tensor, or its

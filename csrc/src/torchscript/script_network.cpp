@@ -55,6 +55,10 @@ std::shared_ptr<const detail::ScriptSlots> slots_of(const torch::jit::Module& mo
 
 }  // namespace
 
+CutRefusal::CutRefusal(const std::string& message, std::string why)
+    : c10::ValueError(c10::SourceLocation{__func__, __FILE__, static_cast<std::uint32_t>(__LINE__)}, message),
+      why_(std::move(why)) {}
+
 ScriptNetwork::ScriptNetwork(
     torch::jit::Module module,
     std::string layer,
@@ -151,7 +155,7 @@ std::optional<Dependencies> ScriptNetwork::dependencies(const Normalization& nor
 
 bool ScriptNetwork::may_write_inputs() const { return cut()->writes_inputs; }
 
-bool ScriptNetwork::has_repeatable_head() const { return cut()->is_head_fixed; }
+std::string ScriptNetwork::why_head_may_differ() const { return cut()->why_head_may_differ; }
 
 void ScriptNetwork::limit_sizes(std::shared_ptr<const detail::SizeConditions> sizes) {
   detail::CutPlace place = *place_;

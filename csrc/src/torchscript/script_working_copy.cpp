@@ -206,7 +206,7 @@ FirstPass ScriptWorkingCopy::predict(const Inputs& inputs, const Inject* inject)
 
 bool ScriptWorkingCopy::has_fixed_head() const {
   const auto is_in_tail = [&](std::size_t place) { return !cut_->lifted[place].is_in_head; };
-  return cut_->is_head_fixed &&
+  return cut_->why_head_may_differ.empty() &&
          std::all_of(
              places_.begin(), places_.end(),
              [&](const auto& places) { return std::all_of(places.begin(), places.end(), is_in_tail); }) &&

@@ -8,6 +8,7 @@ import typer
 import it3
 from it3.command_line.adapting import Batches, adapt_to
 from it3.command_line.devices import device_named
+from it3.command_line.image_folder import image_numbers_from
 from it3.command_line.option_values import checked, options_from
 from it3.command_line.printing import AsJson, print_json, work_is_quiet
 from it3.command_line.sample_files import check_ending, write_results
@@ -20,6 +21,7 @@ Setting = Annotated[
 ]
 EngineFile = Annotated[Path, typer.Argument(metavar="ENGINE", help="What engine.save() or it3 train wrote.")]
 BatchSize = Annotated[int | None, typer.Option(min=1, help="Samples that adapt together. Default: all.")]
+_MEAN = "Subtracted from the channels, which are from 0 to 1, such as 0.485,0.456,0.406. Default: 0."
 Device = Annotated[str | None, typer.Option(help="cpu, cuda, or cuda: and a number. Default: where it was saved.")]
 
 
@@ -35,7 +37,10 @@ def loaded(path: Path, settings: list[str] | None, device: str | None) -> it3.IT
 
 def adapt(
     engine: EngineFile,
-    samples: Annotated[Path, typer.Option("--input", help="Samples: .npy, .csv with a header line, or .parquet.")],
+    samples: Annotated[
+        Path,
+        typer.Option("--input", help="Samples: .npy, .csv with a header line, .parquet, or a folder of .png and .jpg."),
+    ],
     output: Annotated[Path, typer.Option(help="Where predictions go: .npy, .csv or .parquet.")],
     uncertainty: Annotated[
         Path | None, typer.Option(help="Where ‖y1 - y0‖ of the samples, after adapting, goes.")
@@ -43,6 +48,11 @@ def adapt(
     settings: Setting = None,
     batch_size: BatchSize = None,
     device: Device = None,
+    image_mode: Annotated[
+        str | None, typer.Option(metavar="RGB|L", help="Of a folder: 3 channels of colors (default), or 1 of gray.")
+    ] = None,
+    image_mean: Annotated[str | None, typer.Option(help=_MEAN)] = None,
+    image_std: Annotated[str | None, typer.Option(help="What channels are divided by then. Default: 1.")] = None,
     seed: Annotated[int, typer.Option(min=0, help="Of torch's random generators.")] = 0,
     progress: Annotated[bool, typer.Option("--progress", help="Tell how far it is on the error output.")] = False,
     as_json: AsJson = False,
@@ -50,9 +60,12 @@ def adapt(
     """Adapt to samples and write the predictions; files appear when they are complete."""
     written = [path for path in (output, uncertainty) if path is not None]
     _check_paths(written, read=[engine, samples])
+    images = image_numbers_from(image_mode, image_mean, image_std)
+    if images is not None and not samples.is_dir():
+        raise WrongUsageError(f"--image-mode, --image-mean and --image-std are for a folder of images, not {samples}")
     with work_is_quiet():
         one = loaded(engine, settings, device)
-        batches = Batches(samples, one, batch_size)
+        batches = Batches(samples, one, batch_size, images)
         seed_all(seed)
         adapted = adapt_to(one, batches, output, progress=progress)
         if uncertainty is not None:
@@ -90,4 +103,5 @@ def _sentence(report: dict[str, Any]) -> str:
         text += f"; {report['adapted_samples']} samples above the threshold {report['threshold']:.4g} adapted"
     if "drift" in report:
         text += f"; weights moved by {report['drift']:.2%}; recovered {report['recoveries']} times"
-    return f"{text}; mean uncertainty {report['mean_uncertainty']:.4g}; {report['seconds']:.2f} s; {report['output']}"
+    text += f"; mean uncertainty {'after adapting ' if report['steps'] else ''}{report['mean_uncertainty']:.4g}"
+    return f"{text}; {report['seconds']:.2f} s; {report['output']}"

@@ -14,6 +14,7 @@ from torch.utils import _pytree as pytree
 
 import it3
 from it3 import _C
+from it3.command_line.image_folder import ImageFolder, ImageNumbers
 from it3.command_line.noted_inputs import noted_inputs
 from it3.command_line.sample_files import Array, check_holds, read_samples, tensor_of
 from it3.support.checks import eager, like_of
@@ -45,11 +46,13 @@ class Batches:
     Parameters
     ----------
     path
-        Of the samples; see :func:`it3.command_line.sample_files.read_samples`.
+        Of the samples; see :func:`it3.command_line.sample_files.read_samples`. A folder: of images.
     engine
         Whose notes tell the kind of numbers.
     size
         Samples of a batch; None: all.
+    images
+        How the images of a folder become numbers; None: by the defaults.
 
     Raises
     ------
@@ -58,11 +61,16 @@ class Batches:
         for batches where the engine's samples are not in the first dimension.
     """
 
-    def __init__(self, path: Path, engine: it3.IT3Engine, size: int | None) -> None:
+    def __init__(self, path: Path, engine: it3.IT3Engine, size: int | None, images: ImageNumbers | None = None) -> None:
         like = like_of(eager(engine.model))
         noted = noted_inputs(engine.notes)
         is_whole = noted is not None and not noted[0].dtype.is_floating_point
-        self._path, self._samples = path, read_samples(path, keeps_integers=is_whole)
+        self._path = path
+        self._samples: Array | ImageFolder
+        if path.is_dir():
+            self._samples = ImageFolder(path, images or ImageNumbers())
+        else:
+            self._samples = read_samples(path, keeps_integers=is_whole)
         if noted is not None and len(noted) > 1:
             raise ValueError(
                 f"the engine takes {len(noted)} inputs, and {path} holds one; it3-adapt reads several from a .pt file"
@@ -74,6 +82,11 @@ class Batches:
             raise ValueError(
                 f"{path} holds an array of the shape {self._samples.shape}, but the engine was saved with an input of "
                 f"{noted[0].shape}; the first dimension is the samples"
+            )
+        if noted is not None and path.is_dir() and self._samples.shape[1] != noted[0].shape[1]:
+            raise ValueError(
+                f"the images in {path} are read as {self._samples.shape}, but the engine was saved with an input of "
+                f"{noted[0].shape}; give --image-mode RGB for 3 channels or L for 1, or a .npy file"
             )
         dim = _samples_dim(engine, self._samples.ndim)
         if dim and path.suffix != ".npy":

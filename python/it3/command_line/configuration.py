@@ -20,7 +20,7 @@ _KEYS: dict[str, Iterable[str] | None] = {
     "recipe": _RECIPE,
     "training": ("epochs", "optimizer", "lr", "criterion", "seed", "output", "method", "checkpoint"),
     "adaptation": None,
-    "evaluation": ("metric", "higher_is_better"),
+    "evaluation": ("metric", "higher_is_better", "reference", "repairs", "others", "groups", "clusters"),
     "search": ("space", "adaptation", "budget", "adaptation_budget", "seeds", "seed", "journal"),
 }
 """What the tables may hold; None: names of the user's own."""

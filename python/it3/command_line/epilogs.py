@@ -24,7 +24,10 @@ _TABLES = """**The configuration** is a TOML file, and paths and modules in it a
   `lr` (1e-3), `seed` (0), `output` (engine.pt), `method` (script or trace), `checkpoint` (a file, from
   which training that was ended goes on)
 * `[adaptation]`: variants by name, such as `"5 steps" = {num_steps = 5}`
-* `[evaluation]`: `metric` (accuracy, mse, mae or an import path), `higher_is_better`
+* `[evaluation]`: `metric` (accuracy, mse, mae or an import path), `higher_is_better`; and, as in it3.evaluate,
+  `reference` ("train", for the training targets, or an import path), `groups` and `clusters` (a list with an entry for
+  each batch, or an import path)
+* `[evaluation.repairs]` and `[evaluation.others]`: rows by name, such as `"clipped" = "repairs.py:clip"`
 * `[search]`: `budget`, `adaptation_budget`, `seeds`, `seed`, `journal` (a file)
 * `[search.space]`: `"training.lr" = {low = 1e-4, high = 1e-2}`, `"engine.features_layer_name" = ["0", "1"]`
 * `[search.adaptation]`: options of it3.Options, in the same way
@@ -42,9 +45,11 @@ EPILOGS = {
         "it3 adapt engine.pt --input x.npy --output y.npy",
         "it3 adapt engine.pt --input x.csv --output y.csv --set num_steps=3 --set lr=1e-4 --batch-size 64",
         "it3 adapt engine.pt --input x.parquet --output y.parquet --set online=true --set betas=0.9,0.99 --progress",
+        "it3 adapt engine.pt --input photos --output y.npy --image-mean 0.5,0.4,0.4 --image-std 0.2,0.2,0.2",
         more="Values of --set are none, true, false, numbers or words; several are written with commas. Columns of "
-        "tables become the network's kind of numbers, in their order. it3-adapt, which needs no Python, reads files "
-        "larger than memory.",
+        "tables become the network's kind of numbers, in their order. Images of a folder, all of one size, are sorted "
+        "by name. Give the mean and the standard deviation of the network's training: others look like a shift of the "
+        "data. it3-adapt, which needs no Python, reads files larger than memory.",
     ),
     "train": _examples("it3 train experiment.toml", more=_TABLES),
     "evaluate": _examples("it3 evaluate experiment.toml", more="See it3 train --help for the configuration."),

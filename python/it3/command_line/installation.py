@@ -25,6 +25,7 @@ from it3.support.kept import KeptRandomState
 _PACKAGES = {
     "numpy": "the command line, .npy files",
     "optuna": "it3.search, it3.tune",
+    "Pillow": "folders of images",
     "pandas": "to_frame(), .csv and .parquet files",
     "pyarrow": ".parquet files",
     "rich": "the command line",

@@ -29,7 +29,9 @@ def layers(
     explain: Annotated[
         bool, typer.Option("--explain", help="Tell how an engine would run with each layer; up to 1 s each.")
     ] = False,
-    suggest: Annotated[bool, typer.Option("--suggest", help="Name a layer to begin with, and why.")] = False,
+    suggest: Annotated[
+        bool, typer.Option("--suggest", help="Name a layer to begin with, and why; some seconds more.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """List the layers of a model at which y0 can be fed back, and what each costs."""

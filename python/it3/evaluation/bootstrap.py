@@ -39,6 +39,8 @@ class Gain:
 
     def __str__(self) -> str:
         """Write it as people read it."""
+        if math.isnan(self.low):
+            return f"{self.value:+.4g} (no interval)"
         return f"{self.value:+.4g} ({100 * self.level:.3g} % interval {self.low:+.4g} to {self.high:+.4g})"
 
 

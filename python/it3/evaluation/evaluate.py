@@ -218,6 +218,7 @@ def _measure(predictor: Predictor, batches: Batches, metric: Metric, row: Row, g
     if calibration is not None:
         row.calibration.append(calibration)
     if predictor.again is not None and len(row.sums) == 1:
+        predictor.reset()
         row.megabytes = _peak_megabytes(predictor.again, own_copy(batches[0][0]))
     return counts
 

@@ -3,6 +3,7 @@
 import math
 import os
 import statistics
+import textwrap
 from typing import TYPE_CHECKING, Any
 
 from it3 import _C
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 NAN = math.nan
+_WIDTH = 120  # of a line of text
 
 
 class Evaluation:
@@ -65,6 +67,7 @@ class Evaluation:
         controls = [name for name, row in rows.items() if row.is_control and not row.failure]
         self.best_control = max(controls, key=lambda name: self._sign * described[name]["score"])
         variants = [name for name, row in rows.items() if not row.is_control]
+        self._alike = {name for name in variants if rows[name].sums == rows[self.best_control].sums}
         p_values, levels = holm([self.compare(name, self.best_control).p for name in variants])
         self._beyond = {
             name: self.compare(name, self.best_control, 1 - level) for name, level in zip(variants, levels, strict=True)
@@ -167,17 +170,17 @@ class Evaluation:
         return fragment(self)
 
     def __str__(self) -> str:
-        """Write the table and the verdict."""
-        return table_of(self._columns()) + "\n\n" + self.verdict
+        """Write the table and the verdict, whose sentences are broken into lines."""
+        return "\n".join([table_of(self._columns()), "", *map(_broken, self._sentences())])
 
     def _columns(self) -> list[tuple[str, list[str]]]:
         """Return the titles and cells of the table's columns, without those that are empty."""
         columns = [
             ("", [row["name"] for row in self.rows]),
             (self.metric, [f"{row['score']:.4f}" for row in self.rows]),
-            ("sd", [f"{row['sd']:.4f}" for row in self.rows]),
+            ("sd", [_unless_nan(row["sd"], ".4f") for row in self.rows]),
             ("gain", [_unless_base(row, f"{row['gain']:+.4f}") for row in self.rows]),
-            ("95 % interval", [_unless_base(row, f"{row['low']:+.4f} to {row['high']:+.4f}") for row in self.rows]),
+            ("95 % interval", [_unless_base(row, _interval(row["low"], row["high"])) for row in self.rows]),
             ("ECE", [_unless_nan(row["ece"], ".4f") for row in self.rows]),
             ("worst group", [f"{_unless_nan(row['worst'], '.4f')} {row['worst_group']}".strip() for row in self.rows]),
             ("ms", [_unless_nan(row["milliseconds"], ".2f") for row in self.rows]),
@@ -217,15 +220,34 @@ class Evaluation:
 
     def _verdict_of(self, row: dict[str, Any]) -> str:
         name = row["name"]
-        said = f"{name}: {row['verdict']}; {self.metric} {self._beyond[name]} against the best control, "
-        if self.best_control == BASE:
-            return f"{said}{BASE}."
-        return f"{said}'{self.best_control}', and {self.compare(name, BASE)} against {BASE}."
+        best = BASE if self.best_control == BASE else f"'{self.best_control}'"
+        if name in self._alike:
+            beyond = f"the same {self.metric} as the best control, {best}, in every batch"
+        else:
+            beyond = f"{self.metric} {self._beyond[name]} against the best control, {best}"
+        of_base = "" if self.best_control == BASE else f", and {self.compare(name, BASE)} against {BASE}"
+        return f"{name}: {row['verdict']}; {beyond}{of_base}."
 
 
 def _unless_base(row: dict[str, Any], text: str) -> str:
     return "" if row["name"] == BASE else text
 
 
+def _interval(low: float, high: float) -> str:
+    return "" if math.isnan(low) else f"{low:+.4f} to {high:+.4f}"
+
+
 def _unless_nan(value: float, how: str) -> str:
     return "" if math.isnan(value) else format(value, how)
+
+
+def _broken(sentence: str) -> str:
+    """Break a sentence into lines, between words alone, as names of rows are to be found again."""
+    return textwrap.fill(
+        sentence,
+        _WIDTH,
+        subsequent_indent="  ",
+        replace_whitespace=False,
+        break_long_words=False,
+        break_on_hyphens=False,
+    )

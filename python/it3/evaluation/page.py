@@ -64,7 +64,8 @@ def _picture_of(evaluation: Evaluation) -> str:
     import matplotlib as mpl  # noqa: PLC0415
     from matplotlib import style  # noqa: PLC0415
 
-    from it3 import plots  # noqa: PLC0415  (matplotlib is needed for the page alone)
+    from it3.plots.of_evaluation import gains, size_of_gains  # noqa: PLC0415  (matplotlib is needed for the page alone)
+    from it3.plots.parts import separate_axes  # noqa: PLC0415
 
     inked = ("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color")
     as_text = {"svg.fonttype": "none", "svg.hashsalt": "it3"}
@@ -72,7 +73,7 @@ def _picture_of(evaluation: Evaluation) -> str:
     # With matplotlib's own settings, whatever the user's are.
     with style.context("default"), mpl.rc_context({**dict.fromkeys(inked, _INK), **as_text}), warnings.catch_warnings():
         warnings.filterwarnings("ignore", r"Glyph \d+ .* missing from")  # the browser has other fonts
-        figure: Any = plots.gains(evaluation).figure
+        figure: Any = gains(evaluation, ax=separate_axes(*size_of_gains(evaluation))).figure
         figure.savefig(
             file, format="svg", transparent=True, metadata=dict.fromkeys(("Creator", "Date", "Format", "Type"))
         )

@@ -34,6 +34,9 @@ class Predictor:
     layout: _C.Layout
     #: A call that takes as much memory and may follow all others; None for what is no network, which costs nothing.
     again: Callable[[Any], object] | None
+    #: Goes back to where `again` can start. By itself, as torch complains of memory that was taken before it counts and
+    #: is freed while it does.
+    reset: Callable[[], object] = lambda: None
 
 
 @dataclass
@@ -178,11 +181,13 @@ def _of_options(engine: IT3Engine, options: Mapping[str, Any], inputs: Any, answ
         return prediction
 
     def again(inputs: Any) -> None:
-        if is_twin:
-            other.reset()  # weights that were kept over all batches may not bear the first once more
         other.adapt(inputs, copy_model=True)
 
-    return Predictor(predict, other.prediction_layout, again)
+    def reset() -> None:
+        if is_twin:
+            other.reset()  # weights that were kept over all batches may not bear the first once more
+
+    return Predictor(predict, other.prediction_layout, again, reset)
 
 
 def _repaired(repair: Callable[[Any], Any]) -> Row:

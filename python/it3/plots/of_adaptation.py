@@ -27,7 +27,8 @@ def losses(adaptations: Adaptation | Sequence[Adaptation], ax: Axes | None = Non
     adaptations
         What :meth:`it3.IT3Engine.adapt` returned, once or several times.
     ax
-        The matplotlib Axes to draw on. None: new ones, in a figure of their own, which is ``ax.figure``.
+        The matplotlib Axes to draw on. None: new ones, in a figure of their own, which is ``ax.figure`` and which
+        ``plt.show()`` shows; see :mod:`it3.plots`.
 
     Returns
     -------
@@ -91,7 +92,7 @@ def before_and_after(unadapted: Adaptation, adapted: Adaptation, targets: Tensor
         shape, apart from dimensions of size 1. Where the engine feeds class probabilities back, numbers are scores of
         the classes, such as one-hot ones.
     ax
-        The matplotlib Axes to draw on. None: new ones.
+        The matplotlib Axes to draw on. None: new ones, which ``plt.show()`` shows; see :mod:`it3.plots`.
 
     Returns
     -------
@@ -126,16 +127,16 @@ def before_and_after(unadapted: Adaptation, adapted: Adaptation, targets: Tensor
     for name, values in (("unadapted.prediction", before), ("adapted.prediction", after), ("targets", targets)):
         if values.is_complex() or not bool(values.isfinite().all()):
             raise ValueError(f"{name} is not finite and real everywhere, so it cannot be drawn")
-    ax = axes_for(ax, 5, 5)
     if not adapted._feeds_probabilities and have_like_shapes(before, targets, adapted._prediction_layout):
         numbers = [values.flatten().double().cpu() for values in (before, after, targets)]
-        return _draw_numbers(ax, *numbers)
+        return _draw_numbers(axes_for(ax, 5, 5), *numbers)
     if targets.is_floating_point() and targets.shape != before.shape:
         raise ValueError(
             f"targets of shape {tuple(targets.shape)} do not fit predictions of shape {tuple(before.shape)}: give "
             "numbers of the same shape, apart from dimensions of size 1, or classes as integers"
         )
-    return _draw_classes(ax, _of_right_class(unadapted, targets), _of_right_class(adapted, targets))
+    right = [_of_right_class(adaptation, targets) for adaptation in (unadapted, adapted)]
+    return _draw_classes(axes_for(ax, 5, 5), *right)
 
 
 def _check_adaptation(name: str, value: object) -> None:

@@ -21,7 +21,8 @@ def gains(evaluation: Evaluation, ax: Axes | None = None) -> Axes:
     evaluation
         What :func:`it3.evaluate` returned.
     ax
-        The matplotlib Axes to draw on. None: new ones, as high as the rows need.
+        The matplotlib Axes to draw on. None: new ones, as high as the rows need, which
+        ``plt.show()`` shows; see :mod:`it3.plots`.
 
     Returns
     -------
@@ -42,7 +43,7 @@ def gains(evaluation: Evaluation, ax: Axes | None = None) -> Axes:
     if not isinstance(evaluation, Evaluation):
         raise TypeError(f"evaluation must be what it3.evaluate() returns, not a {type(evaluation).__name__}")
     rows = evaluation.rows
-    ax = axes_for(ax, 8, 1.4 + 0.28 * len(rows))
+    ax = axes_for(ax, *size_of_gains(evaluation))
     shown: set[str] = set()
     for place, row in enumerate(rows):
         is_best, is_variant = row["name"] == evaluation.best_control, bool(row["verdict"])
@@ -75,6 +76,11 @@ def gains(evaluation: Evaluation, ax: Axes | None = None) -> Axes:
     ax.spines["left"].set_visible(False)
     without_frame(ax)
     return ax
+
+
+def size_of_gains(evaluation: Evaluation) -> tuple[float, float]:
+    """Return the width and height in inches of the figure that :func:`gains` makes."""
+    return 8, 1.4 + 0.28 * len(evaluation.rows)
 
 
 def _leave_out_what_is_far(ax: Axes, evaluation: Evaluation) -> None:

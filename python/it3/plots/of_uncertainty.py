@@ -27,7 +27,7 @@ def uncertainty_against_error(
     errors
         Of each sample, (B,), such as its squared error; or 0 where its class is right and 1 where it is wrong.
     ax
-        The matplotlib Axes to draw on. None: new ones.
+        The matplotlib Axes to draw on. None: new ones, which ``plt.show()`` shows; see :mod:`it3.plots`.
 
     Returns
     -------
@@ -77,7 +77,7 @@ def risk_coverage(
     uncertainty, errors
         See :func:`it3.plots.uncertainty_against_error`.
     ax
-        The matplotlib Axes to draw on. None: new ones.
+        The matplotlib Axes to draw on. None: new ones, which ``plt.show()`` shows; see :mod:`it3.plots`.
 
     Returns
     -------

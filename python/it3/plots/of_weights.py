@@ -27,7 +27,8 @@ def drift(drift: _C.Drift, ax: Axes | None = None) -> Axes:
     drift
         What :meth:`it3.IT3Engine.drift` returned.
     ax
-        The matplotlib Axes to draw on. None: new ones, as high as the layers need.
+        The matplotlib Axes to draw on. None: new ones, as high as the layers need, which
+        ``plt.show()`` shows; see :mod:`it3.plots`.
 
     Returns
     -------
@@ -88,7 +89,8 @@ def cut(engine: IT3Engine, inputs: Any, ax: Axes | None = None) -> Axes:
     inputs
         What it is called with: the order of calls, and whether the model can be cut, hang on them.
     ax
-        The matplotlib Axes to draw on. None: new ones, as high as the boxes need.
+        The matplotlib Axes to draw on. None: new ones, as high as the boxes need, which
+        ``plt.show()`` shows; see :mod:`it3.plots`.
 
     Returns
     -------

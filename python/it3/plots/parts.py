@@ -1,5 +1,6 @@
 """What all pictures share: axes to draw on, colors, and the numbers and names that are given."""
 
+import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -21,16 +22,24 @@ _LONGEST = 44  # characters of a name
 def axes_for(ax: Axes | None, width: float = 6.4, height: float = 4.0) -> Axes:
     """Return the axes to draw on: those that are given, or new ones, of a figure of so many inches.
 
+    A new figure is pyplot's where somebody may ask pyplot to show it. Elsewhere it is not, as pyplot holds its figures
+    until they are closed, which a program that only writes pictures would not think of.
+
     Raises
     ------
     TypeError
         For what are no axes.
     """
     if ax is None:
-        return Figure(figsize=(width, height), layout="constrained").subplots()
+        return _pyplots_axes(width, height) if _is_for_pyplot() else separate_axes(width, height)
     if not isinstance(ax, Axes):
         raise TypeError(f"ax must be one matplotlib Axes, or None for new ones, not a {type(ax).__name__}")
     return ax
+
+
+def separate_axes(width: float, height: float) -> Axes:
+    """Return new axes in a figure of so many inches, which pyplot does not know."""
+    return Figure(figsize=(width, height), layout="constrained").subplots()
 
 
 def without_frame(ax: Axes) -> None:
@@ -72,3 +81,14 @@ def shown_name(name: object) -> str:
     if len(text) <= _LONGEST:
         return text
     return f"{text[: _LONGEST - 16].rstrip()} … {text[-13:].lstrip()}"
+
+
+def _is_for_pyplot() -> bool:
+    """Return whether the user has imported pyplot, or is in a notebook, which shows the figures of pyplot alone."""
+    return "matplotlib.pyplot" in sys.modules or "ipykernel" in sys.modules
+
+
+def _pyplots_axes(width: float, height: float) -> Axes:
+    from matplotlib import pyplot as plt  # noqa: PLC0415  (chooses a backend, which who writes pictures does not need)
+
+    return plt.figure(figsize=(width, height), layout="constrained").subplots()
