@@ -18,6 +18,7 @@ from torch.utils.weak import WeakIdKeyDictionary
 
 from it3 import _C
 from it3.cutting.undisturbed import undisturbed
+from it3.support.input_errors import InputErrors
 from it3.support.kept import own_copy
 
 
@@ -119,7 +120,7 @@ class ObservedRun:
                 operations.mark(tensor, self._bits[name])
 
         args, kwargs = _C.arguments_of(_copied(self._inputs))
-        with operations, self._told(note):
+        with InputErrors(self._inputs), operations, self._told(note):
             self.output = self._model(*args, **kwargs)
         return operations
 
