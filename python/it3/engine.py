@@ -58,7 +58,9 @@ class IT3Engine(EngineLoops):
         output.
     embedder
         A module that turns a prediction into what is combined with the features, or an :class:`it3.Embedder`, which is
-        the default: one without weights where there are ``extra_channels``.
+        the default: one without weights where there are ``extra_channels``. That takes its weights' shapes from the
+        first call of any kind. What looks at them before training, such as torch.optim.Adagrad, an average of weights,
+        DistributedDataParallel, or a penalty on the parameters, needs one: ``engine.adapt(inputs, num_steps=0)``.
         ``embeder`` is torch-ttt's spelling, as an argument and as an attribute.
     combine_fn
         ``combine_fn(features, embedding)``, the features to go on with. Default: addition, the embedding spread over
