@@ -376,6 +376,14 @@ class Adaptation:
 class Drift:
     """
     How far weights have moved from their start: Euclidean norms.
+    
+    Examples
+    --------
+    >>> adaptation = engine.adapt(x, online=True, threshold=None)
+    >>> drift = engine.drift()
+    >>> drift.distance > 0, [name for name, _ in drift.by_parameter]
+    (True, ['0.weight', '0.bias', '2.weight', '2.bias'])
+    >>> engine.reset()
     """
     def __repr__(self) -> str:
         ...

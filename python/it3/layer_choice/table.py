@@ -53,6 +53,12 @@ class Layer:
         How many the default embedder would have; None where the channels are not known.
     runs
         How an engine's calls would run, and why, or why it refuses the layer; "" if that was not asked.
+
+    Examples
+    --------
+    >>> layer = it3.layers(model, x)["0"]
+    >>> layer.kind, layer.output_shape, layer.weights_before, layer.weights_behind
+    ('Linear', (32, 16), 144, 17)
     """
 
     name: str
