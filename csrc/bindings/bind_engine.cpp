@@ -143,7 +143,15 @@ void bind_engine(py::module_& module) {
       .def_readonly("feeds_probabilities", &Adaptation::feeds_probabilities)
       .def("loss", &Adaptation::loss);
 
-  py::class_<Drift>(module, "Drift", "How far weights have moved from their start: Euclidean norms.")
+  py::class_<Drift>(
+      module, "Drift",
+      "How far weights have moved from their start: Euclidean norms.\n\n"
+      "Examples\n--------\n"
+      ">>> adaptation = engine.adapt(x, online=True, threshold=None)\n"
+      ">>> drift = engine.drift()\n"
+      ">>> drift.distance > 0, [name for name, _ in drift.by_parameter]\n"
+      "(True, ['0.weight', '0.bias', '2.weight', '2.bias'])\n"
+      ">>> engine.reset()\n")
       .def_readonly("distance", &Drift::distance, "Of the change of all weights together.")
       .def_readonly("relative", &Drift::relative, "The distance over the norm of the start.")
       .def_readonly("by_parameter", &Drift::by_parameter, "Of each parameter's change, by name.")

@@ -2,6 +2,7 @@
 
 #include "bindings.h"
 #include "output_choice.h"
+#include "thread_hook.h"
 #include "translated.h"
 #include "watch.h"
 
@@ -37,6 +38,15 @@ void bind_reads(py::module_& module) {
       }),
       py::arg("output"), py::arg("chosen"), py::arg("replace"), py::arg("tensor_type"), py::arg("layer_name"),
       "What a layer returned with the tensor that is injected into replaced.");
+  module.def(
+      "run_profiled",
+      [](const py::function& profiler, const py::function& function) {
+        const KeptProfiler kept;
+        py::module_::import("sys").attr("setprofile")(profiler);
+        return py::object(function());
+      },
+      py::arg("profiler"), py::arg("function"),
+      "Calls a function with this profiler, while one of the caller's waits, and returns its result.");
 }
 
 }  // namespace it3::python

@@ -16,6 +16,7 @@
 #include "call_kind.h"
 #include "every_parameter.h"
 #include "exported_from_python.h"
+#include "function_mode.h"
 #include "in_dims_from_python.h"
 #include "module_tree.h"
 #include "no_fast_path.h"
@@ -23,7 +24,6 @@
 #include "python_parts.h"
 #include "python_values.h"
 #include "quiet_export.h"
-#include "recording_scopes.h"
 #include "support/error_text.h"
 #include "support/full_float32.h"
 #include "support/no_saved_tensor_hooks.h"
@@ -274,7 +274,6 @@ EagerCut::Attempt EagerCut::attempt(
       for (const at::Tensor& tensor : held) state.swap_out(tensor);
       const Arguments arguments = own_arguments();
       const FunctionMode mode(plan.attr("value_reads")(arguments.args, arguments.kwargs));
-      const KeptProfiler profiler;
       plan.attr("record")(arguments.args, arguments.kwargs);
     } catch (const std::exception& error) {
       it3::detail::rethrow_interrupt(error);

@@ -13,10 +13,10 @@ bool is_main_thread() {
 
 }  // namespace
 
-Uninterrupted::Uninterrupted() : trace_(py::module_::import("sys").attr("gettrace")()) {
-  const py::module_ sys = py::module_::import("sys"), signal = py::module_::import("_signal");
+Uninterrupted::Uninterrupted() {
+  const py::module_ signal = py::module_::import("_signal");
   const bool is_main = is_main_thread();
-  sys.attr("settrace")(py::none());
+  PyEval_SetTrace(nullptr, nullptr);
   try {
     const py::cpp_function wait([come = come_](int number, const py::object&) { come->push_back(number); });
     for (int number = 1; is_main && number < signal.attr("NSIG").cast<int>(); ++number) {
@@ -50,7 +50,7 @@ void Uninterrupted::give_back() noexcept {
     // A handler that is back already may raise for a second signal, which then comes once more in the end.
     if (!set() && set()) come_->push_back(handlers_.front().first);
   }
-  is_called(PyObject_CallMethod(PyImport_AddModule("sys"), "settrace", "O", trace_.ptr()));
+  PyEval_SetTrace(tracer_.function, tracer_.object.ptr());
   for (const int number : *come_) PyErr_SetInterruptEx(number);
 }
 

@@ -7,6 +7,8 @@
 #include <ATen/ThreadLocalState.h>
 #include <torch/csrc/utils/pybind.h>
 
+#include "thread_hook.h"
+
 namespace it3::python {
 
 /// Lets Python code of torch's run to its end, which would leave torch changed if it were ended halfway: while it
@@ -24,7 +26,7 @@ class Uninterrupted {
   void give_back() noexcept;
 
   const at::ThreadLocalState before_;
-  py::object trace_;
+  const ThreadHook tracer_ = tracer_of_thread();
   std::vector<std::pair<int, py::object>> handlers_;  // of signals
   std::shared_ptr<std::vector<int>> come_ = std::make_shared<std::vector<int>>();
 };

@@ -5,7 +5,7 @@ from __future__ import annotations
 import collections.abc
 import torch
 import typing
-__all__: list[str] = ['Adaptation', 'Calibration', 'Capture', 'Compiled', 'DrawnLabels', 'Drift', 'EmbedderHold', 'Engine', 'EngineSetup', 'Explanation', 'LayerKind', 'Layout', 'LoadingHold', 'ModelHold', 'NewFile', 'OptionInfo', 'Origin', 'RandomOneHot', 'SavedPrograms', 'ShapeAndLayout', 'TracingHold', 'TrainingRecipe', 'Watch', 'arguments_of', 'broadcast_add', 'channel_dim_of_kind', 'check_distance', 'check_feedback', 'check_in_dims', 'check_output_choice', 'chosen_output', 'copies_with_shared_memory', 'embed', 'is_elementwise', 'kind_of_layer', 'load_engine', 'machine_of', 'make_embedder_weights', 'option_infos', 'options_of', 'overridden', 'peak_memory', 'replace_at', 'sample_distances', 'submodule_of', 'untrained_warning', 'use_compiled', 'use_plain_backward', 'use_python_parts', 'use_saved_programs', 'with_input_layer']
+__all__: list[str] = ['Adaptation', 'Calibration', 'Capture', 'Compiled', 'DrawnLabels', 'Drift', 'EmbedderHold', 'Engine', 'EngineSetup', 'Explanation', 'LayerKind', 'Layout', 'LoadingHold', 'ModelHold', 'NewFile', 'OptionInfo', 'Origin', 'RandomOneHot', 'SavedPrograms', 'ShapeAndLayout', 'TracingHold', 'TrainingRecipe', 'Watch', 'arguments_of', 'broadcast_add', 'channel_dim_of_kind', 'check_distance', 'check_feedback', 'check_in_dims', 'check_output_choice', 'chosen_output', 'copies_with_shared_memory', 'embed', 'is_elementwise', 'kind_of_layer', 'load_engine', 'machine_of', 'make_embedder_weights', 'option_infos', 'options_of', 'overridden', 'peak_memory', 'replace_at', 'run_profiled', 'sample_distances', 'submodule_of', 'untrained_warning', 'use_compiled', 'use_plain_backward', 'use_python_parts', 'use_saved_programs', 'with_input_layer']
 class Layout:
     """
     Which dimensions of a tensor are its samples and its channels.
@@ -376,6 +376,14 @@ class Adaptation:
 class Drift:
     """
     How far weights have moved from their start: Euclidean norms.
+    
+    Examples
+    --------
+    >>> adaptation = engine.adapt(x, online=True, threshold=None)
+    >>> drift = engine.drift()
+    >>> drift.distance > 0, [name for name, _ in drift.by_parameter]
+    (True, ['0.weight', '0.bias', '2.weight', '2.bias'])
+    >>> engine.reset()
     """
     def __repr__(self) -> str:
         ...
@@ -678,6 +686,10 @@ def peak_memory(call: typing.Any) -> int:
 def replace_at(output: typing.Any, chosen: typing.Any, replace: collections.abc.Callable, tensor_type: typing.Any, layer_name: str) -> typing.Any:
     """
     What a layer returned with the tensor that is injected into replaced.
+    """
+def run_profiled(profiler: collections.abc.Callable, function: collections.abc.Callable) -> typing.Any:
+    """
+    Calls a function with this profiler, while one of the caller's waits, and returns its result.
     """
 def sample_distances(second: torch.Tensor, first: torch.Tensor, layout: Layout, of_probabilities: bool) -> torch.Tensor:
     """

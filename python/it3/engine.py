@@ -3,9 +3,8 @@
 import os
 import warnings
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
-import torch
 from torch import Tensor, nn
 
 from it3 import _C
@@ -18,11 +17,9 @@ from it3.cutting.tracing import plan_of
 from it3.embedder import Embedder
 from it3.engine_loops import EngineLoops
 from it3.support.checks import eager
+from it3.support.input_errors import InputErrors
 from it3.support.inputs_in_batches import inputs_in_batches
 from it3.support.kept import KeptRandomState, own_copy
-
-if TYPE_CHECKING:
-    from it3.saving.saved_file import SavedEngine
 
 _C.use_python_parts(Embedder, plan_of, OtherStatistics, SharedHead, ExportedModel)
 
@@ -50,7 +47,8 @@ class IT3Engine(EngineLoops):
         The network to adapt: eager, TorchScript, or a program of ``torch.export``. It is cut at the layer: what comes
         before it runs once a step instead of twice, or once a call if none of its parameters adapt. An eager model that
         cannot be traced runs whole, with a forward hook on the layer; :meth:`explain` says which happens, and why. The
-        prediction is what the model returns, or the first tensor in a tuple, list or mapping.
+        prediction is the one tensor that the model returns, also inside a tuple, list or mapping; of several,
+        ``output`` says which.
     features_layer_name
         The dotted name of the layer at whose output y0 is fed back, or the layer itself; or "input", for the model's
         first argument: the engine's model is then an :class:`it3.WithInputLayer` around the one that is given. If the
@@ -60,7 +58,9 @@ class IT3Engine(EngineLoops):
         output.
     embedder
         A module that turns a prediction into what is combined with the features, or an :class:`it3.Embedder`, which is
-        the default: one without weights where there are ``extra_channels``.
+        the default: one without weights where there are ``extra_channels``. That takes its weights' shapes from the
+        first call of any kind. What looks at them before training, such as torch.optim.Adagrad, an average of weights,
+        DistributedDataParallel, or a penalty on the parameters, needs one: ``engine.adapt(inputs, num_steps=0)``.
         ``embeder`` is torch-ttt's spelling, as an argument and as an attribute.
     combine_fn
         ``combine_fn(features, embedding)``, the features to go on with. Default: addition, the embedding spread over
@@ -177,11 +177,15 @@ class IT3Engine(EngineLoops):
         torch.Size([])
         """
         if self.training:
-            return self._core.losses(self._setup_for(inputs), inputs, target, self.training_recipe)
+            if not isinstance(target, Tensor | None):
+                raise TypeError(f"the target must be a tensor, or None, not a {type(target).__name__}")
+            with InputErrors(inputs):
+                return self._core.losses(self._setup_for(inputs), inputs, target, self.training_recipe)
         if target is not None:
             raise ValueError("a target was given in eval mode, where adaptation uses no labels; call train() to train")
         self._warn_if_untrained(self.optimization_parameters, stacklevel=5)  # two of torch.nn lie between
-        result = self._core.adapt(self._setup_for(inputs), inputs, self.optimization_parameters)
+        with InputErrors(inputs):
+            result = self._core.adapt(self._setup_for(inputs), inputs, self.optimization_parameters)
         return result.prediction, result.loss()
 
     def adapt(self, inputs: Any, **overrides: Any) -> Adaptation:
@@ -207,8 +211,9 @@ class IT3Engine(EngineLoops):
         given = self.optimization_parameters
         options = _C.overridden(given, overrides) if overrides else given
         self._warn_if_untrained(options, stacklevel=3)
-        setup = self._setup_for(inputs)
-        result = self._core.adapt(setup, inputs, options, with_details=True)
+        with InputErrors(inputs):
+            setup = self._setup_for(inputs)
+            result = self._core.adapt(setup, inputs, options, with_details=True)
         return Adaptation(
             prediction=result.prediction,
             first=result.first,
@@ -236,7 +241,8 @@ class IT3Engine(EngineLoops):
         >>> engine.uncertainty(x).shape
         torch.Size([32])
         """
-        return self._setup_for(inputs).uncertainty(inputs, self.optimization_parameters)
+        with InputErrors(inputs):
+            return self._setup_for(inputs).uncertainty(inputs, self.optimization_parameters)
 
     def calibrate(self, clean: Iterable[Any], quantile: float = 0.95, *, has_targets: bool | None = None) -> float:
         """Set the option ``threshold`` to a quantile of :meth:`uncertainty` over data that need no adaptation.
@@ -283,7 +289,8 @@ class IT3Engine(EngineLoops):
         calibration = _C.Calibration()
         with KeptRandomState():
             for inputs in inputs_in_batches(clean, eager(self.model), has_targets, "calibrate"):
-                calibration.add(self._setup_for(inputs), own_copy(inputs), self.optimization_parameters)
+                with InputErrors(inputs):
+                    calibration.add(self._setup_for(inputs), own_copy(inputs), self.optimization_parameters)
         threshold = self._core.calibrate(calibration, quantile)
         self.optimization_parameters["threshold"] = threshold
         return threshold
@@ -317,7 +324,8 @@ class IT3Engine(EngineLoops):
         >>> explanation.is_cut, explanation.features.shape
         (True, (32, 16))
         """
-        return self._setup_for(inputs).explain(inputs, self.optimization_parameters)
+        with InputErrors(inputs):
+            return self._setup_for(inputs).explain(inputs, self.optimization_parameters)
 
     def save(
         self,
@@ -386,12 +394,3 @@ class IT3Engine(EngineLoops):
         other.set_extra_state(self.get_extra_state())
         other._core.calibrated_range = self._core.calibrated_range
         return other
-
-    @staticmethod
-    def _from_saved(saved: "SavedEngine") -> "IT3Engine":
-        """Make the engine that a file holds, in eval mode, without compiled programs."""
-        engine = IT3Engine(**saved.arguments)
-        engine.set_extra_state(torch.tensor([saved.is_trained, saved.learned_probabilities]))
-        engine._core.calibrated_range = saved.calibrated_range
-        engine.notes = saved.notes
-        return engine.eval()

@@ -10,6 +10,8 @@ import it3
 import pytest
 import torch
 import torch.nn.functional as F
+from it3.evaluation.bootstrap import Bootstrap, Gain
+from it3.layer_choice.table import Layer
 from torch import nn
 
 # Attributes that torch.nn.Module asks for, aliases, and such as the example of their class shows.
@@ -26,29 +28,46 @@ SHOWN_ELSEWHERE = {
     *("Explanation.is_compiled", "Explanation.why_no_cuda_graph", "Explanation.fed_back", "Explanation.features"),
     *("Explanation.prediction", "Explanation.why_not_shared", "Suggestion.name"),
     *("Layout.channel_of", "Layout.batch_of", "Layout.channel_dim", "Layout.batch_dim"),
+    *("Bootstrap.difference", "Drift.distance", "Drift.relative", "Drift.by_parameter"),
 }
+OF_OTHER_CALLS = (it3._C.Drift, Layer, Gain, Bootstrap)
+"""What public methods return, or tell of, that has no name of its own in it3."""
 
 
 def documented() -> Iterator[tuple[str, Any]]:
     """Return the public classes and functions, and the methods and properties that they define."""
     for name in it3.__all__:
         part = getattr(it3, name)
-        if not callable(part):
-            continue
-        yield name, part
-        if not inspect.isclass(part) or name == "Options":  # of whose attributes the class's docstring tells
-            continue
-        own = {
-            attribute: value
-            for base in part.__mro__
-            if base.__module__.startswith("it3")
-            for attribute, value in vars(base).items()
-        }
-        for attribute, value in own.items():
-            if not attribute.startswith("_") and (callable(value) or hasattr(value, "fget") or hasattr(value, "func")):
-                yield f"{name}.{attribute}", value
+        if callable(part):
+            yield name, part
+            if name != "Options":  # of whose attributes the class's docstring tells
+                yield from members_of(name, part)
     for name in it3.plots.__all__:
         yield f"plots.{name}", getattr(it3.plots, name)
+    for part in OF_OTHER_CALLS:
+        yield part.__name__, part
+        yield from members_of(part.__name__, part)
+    for name in ("TensorBoard", "MLflow"):  # whose methods are those of Callback
+        yield f"loggers.{name}", getattr(it3.loggers, name)
+    for name, part in vars(it3.recipes).items():
+        if getattr(part, "__module__", "") == "it3.recipes" and callable(part) and not name.startswith("_"):
+            yield f"recipes.{name}", part
+            yield from members_of(f"recipes.{name}", part)
+
+
+def members_of(name: str, part: Any) -> Iterator[tuple[str, Any]]:
+    """Return the methods and properties that a class and its bases in it3 define."""
+    if not inspect.isclass(part):
+        return
+    own = {
+        attribute: value
+        for base in part.__mro__
+        if base.__module__.startswith("it3")
+        for attribute, value in vars(base).items()
+    }
+    for attribute, value in own.items():
+        if not attribute.startswith("_") and (callable(value) or hasattr(value, "fget") or hasattr(value, "func")):
+            yield f"{name}.{attribute}", value
 
 
 def examples_of(name: str, part: Any) -> list[doctest.Example]:
@@ -69,6 +88,7 @@ def test_the_examples_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, reque
         pytest.skip("some of the examples are of TorchScript")
     """Each goes on from that of the engine's class, and those of Search from that of search()."""
     pytest.importorskip("optuna")
+    pytest.importorskip("tensorboard")
     monkeypatch.chdir(tmp_path)
     torch.manual_seed(0)
     parts = dict(documented())

@@ -76,10 +76,48 @@ def test_the_embedder_is_as_large_as_the_engine_s() -> None:
             assert layer.channel_dim == engine.explain(x).features.layout.channel_dim
 
 
-def test_the_share_is_of_time() -> None:
+def test_the_share_is_of_what_is_computed() -> None:
     table = it3.layers(nn.Sequential(Works(20), Works(60)), torch.randn(256, 128))
-    assert 0.6 < table["0"].share_behind < 0.9  # 60 of 80 operations
+    product, tanh = 2 * 256 * 128 * 128, 256 * 128
+    behind, all_of_it = 60 * product + 59 * tanh, 80 * product + 78 * tanh
+    assert table["0"].share_behind == behind / all_of_it
     assert table["1"].share_behind == 0
+
+
+def test_what_is_computed_of_convolutions_attention_and_recurrence() -> None:
+    class Attends(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            heads = x.view(2, 5, 2, 4).transpose(1, 2)
+            return nn.functional.scaled_dot_product_attention(heads, heads, heads)
+
+    convolutions = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Conv2d(4, 2, 1))
+    counts = 2 * 2 * 4 * 6 * 6 * 3 * 9, 2 * 2 * 2 * 6 * 6 * 4
+    share = it3.layers(convolutions, torch.randn(2, 3, 8, 8))["0"].share_behind
+    assert share == counts[1] / sum(counts)
+
+    attention = nn.Sequential(nn.Linear(8, 8), Attends())
+    counts = 2 * 2 * 5 * 8 * 8, 2 * 2 * (2 * 2 * 5 * 5 * 4)  # two products of each of 2 samples' 2 heads
+    assert it3.layers(attention, torch.randn(2, 5, 8))["0"].share_behind == counts[1] / sum(counts)
+
+    recurrence = nn.Sequential(nn.Linear(8, 8), nn.LSTM(8, 16, batch_first=True))
+    counts = 2 * 2 * 5 * 8 * 8, 2 * 2 * 5 * (4 * 16 * 8 + 4 * 16 * 16)
+    table = it3.layers(recurrence, torch.randn(2, 5, 8), output=0)
+    torch.testing.assert_close(table["0"].share_behind, counts[1] / sum(counts), rtol=0.05, atol=0)  # and copies
+
+
+def test_each_run_tells_the_same() -> None:
+    model, x = nn.Sequential(nn.Conv2d(3, 4, 3), Residual(), nn.Flatten(), nn.Linear(144, 2)), torch.randn(2, 3, 8, 8)
+    tables = [str(it3.layers(model, x)) for _ in range(3)]
+    assert tables[0] == tables[1] == tables[2]
+
+
+def test_views_compute_nothing_and_other_operations_as_many_numbers_as_they_return() -> None:
+    class Sums(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return x.view(-1).view(3, 8).T.sum(1)  # 8 numbers
+
+    model = nn.Sequential(nn.Tanh(), Sums(), nn.ReLU())  # 24, 8 and 8 of them
+    assert it3.layers(model, torch.randn(4, 6))["0"].share_behind == 16 / 40
 
 
 def test_the_model_is_as_before() -> None:
@@ -300,7 +338,7 @@ def test_tables() -> None:
             "norms",
             "behind",
         ),
-        *("time", "behind", "embedder"),
+        *("compute", "behind", "embedder"),
     ]
     assert lines[1].split()[:2] == ["0", "Linear"]
     assert len(set(map(len, lines))) == 1
@@ -339,7 +377,7 @@ def test_suggestions_where_all_have_batch_normalization_behind() -> None:
     assert "train with neutral" in suggested.reason
 
 
-def test_suggestions_leave_half_of_the_time_behind() -> None:
+def test_suggestions_leave_half_of_the_compute_behind() -> None:
     x = torch.randn(256, 128)
     model = nn.Sequential(Works(5), Works(40), Works(10), Works(1))
     assert it3.suggest_layer(model, x).name == "1"

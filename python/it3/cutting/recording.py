@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from it3 import _C
 from it3.cutting.exported_model import ExportedModel
 from it3.paths import package_folder
 
@@ -99,12 +100,9 @@ class Recorder:
     def run(self, function: "Callable[[], Any]") -> Any:
         """Call a function and return its result; a profiler of the caller's waits meanwhile."""
         states = global_random_states()
-        before = sys.getprofile()
         try:
-            sys.setprofile(self._event)
-            return function()
+            return _C.run_profiled(self._event, function)
         finally:
-            sys.setprofile(before)
             self._skipped = None
             if not _are_same(states, global_random_states()):
                 self.object_to("draws random numbers with Python's random or NumPy")

@@ -29,6 +29,12 @@ class Gain:
         draws.
     level
         The share of such intervals that hold the true difference.
+
+    Examples
+    --------
+    >>> from it3.evaluation.bootstrap import Gain
+    >>> print(Gain(value=0.02, low=0.01, high=0.03, p=0.001))
+    +0.02 (95 % interval +0.01 to +0.03)
     """
 
     value: float
@@ -60,13 +66,25 @@ class Bootstrap:
     Parameters
     ----------
     sums
-        Of each row's scores, (rows, cells): a cell is a batch in a run.
+        Of each row's scores, (rows, cells), float64: a cell is a batch in a run.
     counts
-        How many samples a cell has, (cells,).
+        How many samples a cell has, (cells,), float64.
     networks, parts
         What each cell is of; the same label is the same.
     resamples
         How often is drawn.
+
+    Examples
+    --------
+    Of two rows, each of two networks' numbers of right answers in two batches of 10:
+
+    >>> from it3.evaluation.bootstrap import Bootstrap
+    >>> right = torch.tensor([[8, 6, 7, 9], [10, 10, 10, 10]], dtype=torch.float64)
+    >>> counts = torch.full((4,), 10, dtype=torch.float64)
+    >>> bootstrap = Bootstrap(right, counts, networks=[0, 0, 1, 1], parts=[0, 1, 0, 1], resamples=1000)
+    >>> gain = bootstrap.difference(1, 0)
+    >>> gain.value, gain.low < gain.value < gain.high
+    (0.25, True)
     """
 
     def __init__(

@@ -50,8 +50,9 @@ def suggest_layer(model: nn.Module, example_inputs: Any, **arguments: Any) -> Su
     Of the layers that are called once, return a floating-point tensor of two or more dimensions, have weights behind
     them, and with which an engine can take a step, it takes those with the fewest layers of batch normalization behind
     them, whose running statistics do not fit y1 (see :class:`it3.IT3Engine`), and of these the first that has at most
-    half of a run's time behind it, else the last: what is behind runs twice a step. That is about being right and fast.
-    Which layer predicts best is a question to :func:`it3.search`, as no rule is known.
+    half of a run's compute behind it, else the last: what is behind runs twice a step. Compute is counted by shapes,
+    so that the same layer is suggested each time. That is about being right and fast. Which layer predicts best is a
+    question to :func:`it3.search`, as no rule is known.
 
     Parameters
     ----------
@@ -117,4 +118,4 @@ def _reason(layer: Layer) -> str:
         else f"no layer has fewer than its {norms} of batch normalization behind it, whose running statistics do not "
         "fit y1, so train with neutral and it3.TrainingRecipe(first_pass='drawn', second_pass='none')"
     )
-    return f"{said}, and {layer.share_behind:.0%} of a run's time is behind it, which runs twice a step"
+    return f"{said}, and {layer.share_behind:.0%} of a run's compute is behind it, which runs twice a step"

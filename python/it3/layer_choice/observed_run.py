@@ -1,9 +1,7 @@
-"""Runs of a model that tell what hangs on the output of each of its layers."""
+"""A run of a model that tells what hangs on the output of each of its layers."""
 
 import copy
-import statistics
 import sys
-import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext, suppress
@@ -18,6 +16,8 @@ from torch.utils.weak import WeakIdKeyDictionary
 
 from it3 import _C
 from it3.cutting.undisturbed import undisturbed
+from it3.layer_choice.operation_count import operations_in
+from it3.support.input_errors import InputErrors
 from it3.support.kept import own_copy
 
 
@@ -42,7 +42,7 @@ class Calls:
 
 
 class ObservedRun:
-    """What runs of an eager model in eval mode tell. They leave the model as it was.
+    """What a run of an eager model in eval mode tells. It leaves the model as it was.
 
     What hangs on a layer's output is found by the operations of torch: one that is given a tensor that hangs on it
     gives such tensors, or writes to such. That is what runs again for the second pass where the model is cut.
@@ -55,8 +55,6 @@ class ObservedRun:
         What it is called with.
     layer_output
         Which tensor in what a layer returns y0 is injected into, see :class:`it3.IT3Engine`.
-    runs
-        How many; times are medians of them.
 
     Attributes
     ----------
@@ -66,16 +64,14 @@ class ObservedRun:
         Of each module, by its name.
     """
 
-    def __init__(self, model: nn.Module, inputs: Any, layer_output: Any = None, *, runs: int = 1) -> None:
+    def __init__(self, model: nn.Module, inputs: Any, layer_output: Any = None) -> None:
         self._model, self._inputs, self._layer_output = model, inputs, layer_output
         self._modules = dict(model.named_modules())
         self._weights = list(model.parameters())
         self._bits = {name: 1 << place for place, name in enumerate(self._modules)}
         self.calls = {name: Calls() for name in self._modules}
         with undisturbed(model), torch.enable_grad(), _as_it_is_written():
-            observed = [self._run() for _ in range(runs)]
-        self._uses, self._norms = observed[0].uses, observed[0].norms
-        self._seconds = [each.seconds for each in observed]
+            self._operations = self._run()
 
     def hangs_on(self, name: str, layer: str) -> list[bool]:
         """Return for each call of a module whether its output hangs on that of a layer before it."""
@@ -84,7 +80,7 @@ class ObservedRun:
     def weights_around(self, layer: str) -> tuple[int, int]:
         """Return how many of the weights that are used nothing of a layer's output meets, and how many it meets."""
         before = behind = 0
-        for place, uses in self._uses.items():
+        for place, uses in self._operations.uses.items():
             if uses & self._bits[layer]:
                 behind += self._weights[place].numel()
             else:
@@ -93,33 +89,30 @@ class ObservedRun:
 
     def norms_behind(self, layer: str) -> int:
         """Return how many running means normalize what hangs on a layer's output."""
-        return sum(bool(bits & self._bits[layer]) for bits in self._norms.values())
+        return sum(bool(bits & self._bits[layer]) for bits in self._operations.norms.values())
 
     def share_behind(self, layer: str) -> float:
-        """Return the share of the time of all operations that goes into those that hang on a layer's output."""
-        return statistics.median(
-            sum(s for bits, s in seconds.items() if bits & self._bits[layer]) / (sum(seconds.values()) or 1.0)
-            for seconds in self._seconds
-        )
+        """Return the share of a run's compute that goes into the operations that hang on a layer's output."""
+        counts = self._operations.counts
+        behind = sum(count for bits, count in counts.items() if bits & self._bits[layer])
+        return behind / (sum(counts.values()) or 1)
 
     def _run(self) -> "_Operations":
         operations = _Operations(self._weights)
-        is_first = not self.calls[""].hangs_on
 
         def note(name: str, output: Any) -> None:
             found = self._injected_in(output) if name else []
             calls = self.calls[name]
-            if is_first:
-                if not calls.hangs_on:
-                    calls.order = sum(len(each.hangs_on) for each in self.calls.values())
-                    calls.shape = tuple(found[0].shape) if found else ()
-                    calls.is_floating = bool(found) and found[0].is_floating_point()
-                calls.hangs_on.append(operations.bits_of(_leaves(output)))
+            if not calls.hangs_on:
+                calls.order = sum(len(each.hangs_on) for each in self.calls.values())
+                calls.shape = tuple(found[0].shape) if found else ()
+                calls.is_floating = bool(found) and found[0].is_floating_point()
+            calls.hangs_on.append(operations.bits_of(_leaves(output)))
             for tensor in found:
                 operations.mark(tensor, self._bits[name])
 
         args, kwargs = _C.arguments_of(_copied(self._inputs))
-        with operations, self._told(note):
+        with InputErrors(self._inputs), operations, self._told(note):
             self.output = self._model(*args, **kwargs)
         return operations
 
@@ -165,15 +158,15 @@ class _Operations(TorchDispatchMode):
         By a weight's place, the marks that its uses met, as bits.
     norms
         The same by the running mean of a batch normalization.
-    seconds
-        The time of the operations that met these marks.
+    counts
+        How much was computed that met these marks, see :func:`operations_in`.
     """
 
     def __init__(self, weights: list[nn.Parameter]) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.uses: defaultdict[int, int] = defaultdict(int)
         self.norms: defaultdict[int, int] = defaultdict(int)
-        self.seconds: defaultdict[int, float] = defaultdict(float)
+        self.counts: defaultdict[int, int] = defaultdict(int)
         self._within: defaultdict[int, list[tuple[range, int]]] = defaultdict(list)  # weights, by their storages
         for place, weight in enumerate(weights):
             start = weight.storage_offset()
@@ -202,9 +195,8 @@ class _Operations(TorchDispatchMode):
         kwargs = kwargs or {}
         given = pytree.tree_leaves((args, kwargs))
         bits = self.bits_of(given)
-        start = _now()
         result = func(*args, **kwargs)
-        self.seconds[bits] += _now() - start
+        self.counts[bits] += operations_in(func, args, kwargs, result)
         for place in [place for leaf in given if isinstance(leaf, Tensor) for place in self._places_of(leaf)]:
             self.uses[place] |= bits
         if "batch_norm" in func._schema.name:
@@ -277,9 +269,3 @@ def _as_it_is_written() -> Iterator[None]:
             yield
     finally:
         torch.backends.mha.set_fastpath_enabled(is_fast)
-
-
-def _now() -> float:
-    if torch.cuda.is_initialized():
-        torch.cuda.synchronize()
-    return time.perf_counter()

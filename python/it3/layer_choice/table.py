@@ -23,9 +23,6 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
-_TIMED_RUNS = 5
-
-
 @dataclass(frozen=True)
 class Layer:
     """What a run of a model tells of one of its layers.
@@ -49,12 +46,19 @@ class Layer:
     batch_norms_behind
         Layers of batch normalization whose outputs hang on its output. Their running statistics do not fit y1.
     share_behind
-        The share of a run's time that goes into what hangs on its output, which runs twice a step where the model is
-        cut. nan if it is not called.
+        The share of a run's compute that goes into what hangs on its output, which runs twice a step where the model is
+        cut. It is counted by shapes, not timed: floating-point operations of matrix products, convolutions, attention
+        and recurrent layers, and one for each number that another operation returns. nan if it is not called.
     embedder_weights
         How many the default embedder would have; None where the channels are not known.
     runs
         How an engine's calls would run, and why, or why it refuses the layer; "" if that was not asked.
+
+    Examples
+    --------
+    >>> layer = it3.layers(model, x)["0"]
+    >>> layer.kind, layer.output_shape, layer.weights_before, layer.weights_behind
+    ('Linear', (32, 16), 144, 17)
     """
 
     name: str
@@ -130,7 +134,7 @@ class Layers:
             "weights before": [f"{layer.weights_before:,}" for layer in self],
             "weights behind": [f"{layer.weights_behind:,}" for layer in self],
             "batch norms behind": [str(layer.batch_norms_behind) for layer in self],
-            "time behind": ["" if math.isnan(layer.share_behind) else f"{layer.share_behind:.0%}" for layer in self],
+            "compute behind": ["" if math.isnan(layer.share_behind) else f"{layer.share_behind:.0%}" for layer in self],
             "embedder": ["" if layer.embedder_weights is None else f"{layer.embedder_weights:,}" for layer in self],
             "runs": [layer.runs for layer in self],
         }
@@ -150,7 +154,7 @@ class Layers:
 def layers(model: nn.Module, example_inputs: Any, *, explain: bool = False, **arguments: Any) -> Layers:
     """List the layers of a model at which y0 may be fed back, and what each costs.
 
-    The model runs a few times in eval mode, and is as before afterwards.
+    The model runs once in eval mode, and is as before afterwards.
 
     Parameters
     ----------
@@ -183,7 +187,7 @@ def layers(model: nn.Module, example_inputs: Any, *, explain: bool = False, **ar
     for name, _ in model.named_children():
         IT3Engine(model, name, **copy.deepcopy(arguments))  # raises for arguments that it does not take
         break
-    run = ObservedRun(model, example_inputs, arguments.get("layer_output"), runs=_TIMED_RUNS)
+    run = ObservedRun(model, example_inputs, arguments.get("layer_output"))
     prediction: Tensor = _C.chosen_output(run.output, arguments.get("output"), Tensor)
     shape = tuple(prediction.shape)
     given = arguments.get("prediction_layout"), arguments.get("features_layout")

@@ -43,7 +43,7 @@ def load(path: str | os.PathLike[str], device: torch.device | str | None = None)
 
 def engine_of(saved: SavedEngine) -> IT3Engine:
     """Make the engine that a file holds. Warns, with the reason, where its compiled programs cannot be run here."""
-    engine = IT3Engine._from_saved(saved)
+    engine = engine_without_programs(saved)
     if saved.programs is None:
         return engine
     why = saved.programs.why_not(next(eager(engine.model).parameters()).device)
@@ -57,6 +57,15 @@ def engine_of(saved: SavedEngine) -> IT3Engine:
         text = "the compiled programs of the saved engine are not used"
         warnings.warn(f"{text}: {why}; calls run without them, slower", stacklevel=3)
     return engine
+
+
+def engine_without_programs(saved: SavedEngine) -> IT3Engine:
+    """Make the engine that a file holds, in eval mode, without compiled programs."""
+    engine = IT3Engine(**saved.arguments)
+    engine.set_extra_state(torch.tensor([saved.is_trained, saved.learned_probabilities]))
+    engine._core.calibrated_range = saved.calibrated_range
+    engine.notes = saved.notes
+    return engine.eval()
 
 
 def _use(engine: IT3Engine, programs: _C.SavedPrograms, example_inputs: Any) -> None:

@@ -23,6 +23,7 @@ from it3.cutting.export import (
 from it3.cutting.exported_model import ExportedModel
 from it3.embedder import Embedder
 from it3.engine_siblings import sibling
+from it3.saving.load import engine_without_programs
 from it3.saving.saved_file import read_engine
 from it3.support.checks import eager as eager_of
 from it3.support.kept import KeptRandomState, counts_writes, own_copy
@@ -105,7 +106,7 @@ def save(
         setup = exported._setup_for(example_inputs)
         exported._core.save(setup, file, own_copy(example_inputs), engine.optimization_parameters)
         try:
-            saved = engine._from_saved(read_engine(file.partial))
+            saved = engine_without_programs(read_engine(file.partial))
         except Exception as error:
             parts = (eager.model, eager.embedder, eager.combine_fn, eager.distance_fn)
             raise unreadable(error, *(part for part in parts if isinstance(part, nn.Module))) from error

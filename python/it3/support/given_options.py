@@ -12,18 +12,18 @@ class GivenOptions(Mapping[str, Any]):
     _given: tuple[str, ...]
 
     def __new__(cls, **given: Any) -> Self:
-        """Note which options are given, if only their defaults."""
+        """Raise for what is not accepted, and note which options are given, if only their defaults."""
+        _C.options_of({name: value for name, value in given.items() if name != "online" or value is not None})
         self = super().__new__(cls)
         object.__setattr__(self, "_given", tuple(given))
         return self
 
     def __post_init__(self, online: bool | None) -> None:
-        """Raise for what is not accepted, and note ``online`` as what it is another spelling of."""
-        given = {name: getattr(self, name) for name in self._given if name != "online"}
+        """Note ``online`` as what it is another spelling of."""
+        given = dict.fromkeys(name for name in self._given if name != "online")
         if online is not None:
-            given["copy_model"] = _C.options_of({**given, "online": online})["copy_model"]
-            object.__setattr__(self, "copy_model", given["copy_model"])
-        _C.options_of(given)
+            given["copy_model"] = None
+            object.__setattr__(self, "copy_model", not online)
         object.__setattr__(self, "_given", tuple(given))
 
     def __getitem__(self, name: str) -> Any:

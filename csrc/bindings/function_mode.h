@@ -25,20 +25,4 @@ class FunctionMode {
   const TLS before_ = TLS::get_state();
 };
 
-/// Puts the profiler back that was there, whatever ends the code that has another one meanwhile.
-class KeptProfiler {
- public:
-  KeptProfiler() : sys_(py::module_::import("sys")), before_(sys_.attr("getprofile")()) {}
-  ~KeptProfiler() {
-    const py::error_scope pending;
-    sys_.attr("setprofile")(before_);
-  }
-  KeptProfiler(const KeptProfiler&) = delete;
-  KeptProfiler& operator=(const KeptProfiler&) = delete;
-
- private:
-  py::module_ sys_;
-  py::object before_;
-};
-
 }  // namespace it3::python
