@@ -1,4 +1,5 @@
 # make demo    set up, build, and adapt networks to noisy digits
+# make it3-adapt   set up, and build the program that adapts saved engines without Python: build/make/csrc/apps/it3-adapt
 # make test    set up, build, and run all tests
 # make study-NAME   one of the studies: examples/NAME.py, on real data, 1 to 30 minutes each; make studies runs all
 # make differential   draw uses of the engine and compare each with the method written plainly; SECONDS=600 SEED=1 COMPILED=1
@@ -24,17 +25,21 @@ SOURCES := CMakeLists.txt pyproject.toml $(shell find cmake csrc python -type f 
 CPP := $(shell find csrc examples tests benchmarks -name "*.cpp" -o -name "*.h")
 CMAKE_FILES := CMakeLists.txt $(shell find cmake csrc examples tests benchmarks -name CMakeLists.txt -o -name "*.cmake")
 
-.PHONY: demo test differential fuzz endurance sanitize zoo bench docs studies lint format tidy stubs clean
+.PHONY: demo it3-adapt test differential fuzz endurance sanitize zoo bench docs studies lint format tidy stubs clean
 .DELETE_ON_ERROR:
 
 demo: .venv/.it3 .venv/.demo
 	$(BIN)/python examples/mnist_noise.py --seeds 3
 
+it3-adapt: .venv/.it3
+	$(BIN)/cmake -S . -B $(BUILD) -DIT3_BUILD_APPS=ON
+	$(BIN)/cmake --build $(BUILD) --parallel $(JOBS) --target it3-adapt
+
 # Python's tests in a process for each core, and in each on one thread: their networks are so small that threads only
 # wait for one another.
-test: .venv/.it3 .venv/.test
+test: .venv/.test it3-adapt
 	$(BIN)/cmake -S . -B $(BUILD) -DIT3_BUILD_TESTS=ON -DIT3_BUILD_APPS=ON
-	$(BIN)/cmake --build $(BUILD) --parallel $(JOBS) --target it3_all_tests it3-adapt
+	$(BIN)/cmake --build $(BUILD) --parallel $(JOBS) --target it3_all_tests
 	OMP_NUM_THREADS=1 $(BIN)/ctest --test-dir $(BUILD) --output-on-failure --parallel $(JOBS)
 	OMP_NUM_THREADS=1 PATH=$(abspath $(BIN)):$$PATH IT3_ADAPT=$(abspath $(BUILD))/csrc/apps/it3-adapt \
 	  $(BIN)/python -m pytest --numprocesses $(JOBS) --maxprocesses 8 --dist loadfile --no-loadscope-reorder --durations 30
@@ -43,15 +48,11 @@ differential: .venv/.it3 .venv/.test
 	PYTHONPATH=tests $(BIN)/python -m differential.run --seconds $(SECONDS) --jobs $(JOBS) $(if $(SEED),--seed $(SEED)) \
 	  $(if $(COMPILED),--compiled)
 
-fuzz: .venv/.it3 .venv/.test
-	$(BIN)/cmake -S . -B $(BUILD) -DIT3_BUILD_TESTS=ON -DIT3_BUILD_APPS=ON
-	$(BIN)/cmake --build $(BUILD) --parallel $(JOBS) --target it3-adapt
+fuzz: .venv/.test it3-adapt
 	OMP_NUM_THREADS=1 PYTHONPATH=tests IT3_ADAPT=$(abspath $(BUILD))/csrc/apps/it3-adapt \
 	  $(BIN)/python -m fuzz.run --seconds $(SECONDS) --jobs $(JOBS) $(if $(SEED),--seed $(SEED))
 
-endurance: .venv/.it3 .venv/.test
-	$(BIN)/cmake -S . -B $(BUILD) -DIT3_BUILD_TESTS=ON -DIT3_BUILD_APPS=ON
-	$(BIN)/cmake --build $(BUILD) --parallel $(JOBS) --target it3-adapt
+endurance: .venv/.test it3-adapt
 	PYTHONPATH=tests IT3_ADAPT=$(abspath $(BUILD))/csrc/apps/it3-adapt $(BIN)/python -m endurance.run --calls $(CALLS)
 
 sanitize: .venv/.it3 .venv/.test
