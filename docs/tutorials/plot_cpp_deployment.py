@@ -42,7 +42,7 @@ x, y = rows[350:].where(~is_missing, 0.0), prices[350:]
 torch.manual_seed(0)
 model = nn.Sequential(nn.Linear(13, 64), nn.ReLU(), nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 1))
 engine = it3.IT3Engine(model, "0", optimization_parameters={"num_steps": 2, "lr": 1e-3})
-engine.fit(list(zip(rows[:350].split(35), prices[:350].split(35), strict=True)), F.mse_loss, epochs=30)
+engine.fit(list(zip(rows[:350].split(35), prices[:350].split(35), strict=True)), F.mse_loss, epochs=20)
 engine.eval()
 it3.plots.cut(engine, x, ax=plt.figure(figsize=(6, 4), layout="constrained").gca())
 

@@ -63,9 +63,9 @@ def batches(count: int, columns: Range, stations: Range, noise: float = 0.0) -> 
 
 
 torch.manual_seed(0)
-training = batches(1600, columns=(0, 200), stations=(8, 16))  # the west of the map
+training = batches(1200, columns=(0, 200), stations=(8, 16))  # the west of the map
 held_out = batches(320, columns=(200, 300), stations=(8, 16), noise=0.5)
-test = batches(400, columns=(300, 403), stations=(4, 6))  # the east
+test = batches(320, columns=(300, 403), stations=(4, 6))  # the east
 
 (nodes, edges), heights = test[0]
 figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.6), layout="constrained")
@@ -202,7 +202,7 @@ print(evaluation)
 
 # %%
 # The last lines are the verdict: each variant against the best of all other rows, here with how sure that is of three
-# networks and ten batches. A variant that is "worse" or has "no clear gain" is not worth its time, which is in the
+# networks and eight batches. A variant that is "worse" or has "no clear gain" is not worth its time, which is in the
 # column ``ms``, of a batch.
 
 it3.plots.gains(evaluation, ax=plt.figure(figsize=(9, 4), layout="constrained").gca())

@@ -91,7 +91,7 @@ def train(seed: int) -> tuple[it3.IT3Engine, it3.History]:
     history = engine.fit(
         batches_of(x[:1100], y[:1100]),
         F.cross_entropy,
-        epochs=3,
+        epochs=2,
         optimizer=lambda parameters: torch.optim.Adam(parameters, lr=5e-3),
         validation=batches_of(x[1100:1300], y[1100:1300]),
         metric="accuracy",

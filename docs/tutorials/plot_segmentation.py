@@ -19,27 +19,27 @@ from torch import Tensor, nn
 # ----------------
 #
 # Upper halves of the photos are for training, lower ones for the test. A digit of 16 x 16 pixels is written in white,
-# of random opacity, at a random place on a gray crop of 24 x 24.
+# of random opacity, at a random place on a gray crop of 20 x 20.
 
 photos = [torch.tensor(photo.mean(2), dtype=torch.float32) / 255 for photo in load_sample_images().images]
 digits = F.interpolate(torch.tensor(load_digits().images)[:, None] / 16, scale_factor=2, mode="bilinear")[:, 0].float()
 
 
 def write_on(region: Tensor, count: int, seed: int) -> tuple[Tensor, Tensor]:
-    """Write digits on crops of a region, (H, W): images, (count, 1, 24, 24), and where ink is, (count, 24, 24)."""
+    """Write digits on crops of a region, (H, W): images, (count, 1, 20, 20), and where ink is, (count, 20, 20)."""
     torch.manual_seed(seed)
     images, targets = [], []
     for digit in digits[torch.randint(len(digits), (count,))]:
-        top, left = (int(torch.randint(size - 23, ())) for size in region.shape)
-        right, down = torch.randint(9, (2,)).tolist()
-        ink = F.pad(digit, (right, 8 - right, down, 8 - down))
-        crop = region[top : top + 24, left : left + 24]
+        top, left = (int(torch.randint(size - 19, ())) for size in region.shape)
+        right, down = torch.randint(5, (2,)).tolist()
+        ink = F.pad(digit, (right, 4 - right, down, 4 - down))
+        crop = region[top : top + 20, left : left + 20]
         images.append(torch.lerp(crop, torch.ones(()), ink * (0.5 + 0.5 * torch.rand(()))))
         targets.append((ink > 0.5).long())
     return torch.stack(images)[:, None], torch.stack(targets)
 
 
-train_x, train_y = map(torch.cat, zip(*(write_on(photo[:213], 150, seed=0) for photo in photos), strict=True))
+train_x, train_y = map(torch.cat, zip(*(write_on(photo[:213], 80, seed=0) for photo in photos), strict=True))
 
 # %%
 # Train
@@ -55,15 +55,15 @@ def train(seed: int) -> it3.IT3Engine:
     torch.manual_seed(seed)
     model = nn.Sequential(
         *(nn.Conv2d(1, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU()),
-        *(nn.Conv2d(8, 16, 3, padding=2, dilation=2), nn.BatchNorm2d(16), nn.ReLU()),
-        *(nn.Conv2d(16, 16, 3, padding=2, dilation=2), nn.ReLU(), nn.Conv2d(16, 2, 1)),
+        *(nn.Conv2d(8, 8, 3, padding=2, dilation=2), nn.BatchNorm2d(8), nn.ReLU()),
+        *(nn.Conv2d(8, 8, 3, padding=2, dilation=2), nn.ReLU(), nn.Conv2d(8, 2, 1)),
     )
     options = {"num_steps": 2, "lr": 1e-3, "norm_statistics": "batch"}
     engine = it3.IT3Engine(model, "6", distance_fn="cross_entropy", optimization_parameters=options)
-    rows = torch.randperm(len(train_x)).split(20)
+    rows = torch.randperm(len(train_x)).split(16)
     batches = [(train_x[of_batch], train_y[of_batch]) for of_batch in rows]
     criterion = nn.CrossEntropyLoss(weight=torch.tensor([1.0, 3.0]))  # there is less ink than photo
-    engine.fit(batches, criterion, epochs=5, optimizer=lambda parameters: torch.optim.Adam(parameters, 1e-2))
+    engine.fit(batches, criterion, epochs=6, optimizer=lambda parameters: torch.optim.Adam(parameters, 1e-2))
     return engine.eval()
 
 
@@ -74,14 +74,14 @@ print(engines[0].explain(train_x[:8]))
 # Shifted images
 # --------------
 #
-# From each of six regions of the photos' lower halves come eight images, once with noise and once darker. What is
+# From each of six regions of the photos' lower halves come six images, once with noise and once darker. What is
 # wrong with one image of a region is likely wrong with the others, and with the same ones under the other shift. So a
 # region is a *cluster*: the intervals below draw regions, not batches, or they would be too narrow.
 
 batches, clusters, groups = [], [], []
 for name, photo in zip(("temple", "flower"), photos, strict=True):
     for place, region in enumerate(photo[214:].split(214, dim=1)):
-        x, y = write_on(region, 8, seed=place)
+        x, y = write_on(region, 6, seed=place)
         noise = torch.randn(x.shape, generator=torch.Generator().manual_seed(place))
         for shift, shifted in (("noise", x + 0.15 * noise), ("dark", 0.4 * x)):
             batches.append((shifted, y))

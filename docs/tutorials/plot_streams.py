@@ -33,7 +33,7 @@ model = nn.Sequential(
 options = {"num_steps": 1, "lr": 1e-3}
 engine = it3.IT3Engine(model, "8", distance_fn="cross_entropy", optimization_parameters=options)
 clean = list(zip(images[:1200].split(60), classes[:1200].split(60), strict=True))
-history = engine.fit(clean, F.cross_entropy, epochs=4, optimizer=lambda parameters: torch.optim.Adam(parameters, 3e-3))
+history = engine.fit(clean, F.cross_entropy, epochs=3, optimizer=lambda parameters: torch.optim.Adam(parameters, 3e-3))
 engine.eval()
 print(history)
 
@@ -46,12 +46,12 @@ print(history)
 
 shifts = {}
 for place, strength in enumerate((0.1, 0.25, 0.4)):
-    x, y = images[1200 + 160 * place :][:160], classes[1200 + 160 * place :][:160]
+    x, y = images[1200 + 120 * place :][:120], classes[1200 + 120 * place :][:120]
     noise = torch.randn(x.shape, generator=torch.Generator().manual_seed(place))
     shifts["noise", strength] = (x + strength * noise, y)
 
 orders = ("continual", "gradual", "mixed", "correlated")
-streams = {order: it3.stream(shifts, order, batch_size=40) for order in orders}
+streams = {order: it3.stream(shifts, order, batch_size=60) for order in orders}
 figure, axes = plt.subplots(4, 1, figsize=(8, 6), sharex=True, layout="constrained")
 for ax, (order, stream) in zip(axes, streams.items(), strict=True):
     strengths = [strength for of_batch in stream.groups for _, strength in of_batch]
@@ -96,7 +96,7 @@ for order in ("mixed", "correlated"):
 # A camera gives one image at a time, and adapting takes a step on each. ``norm_statistics="blend"`` mixes the
 # statistics of one image with the running ones. Each way begins from the same weights.
 
-one_by_one = it3.stream(shifts, "mixed", batch_size=1).batches[:120]
+one_by_one = it3.stream(shifts, "mixed", batch_size=1).batches[:80]
 online = {"copy_model": False, "norm_statistics": "blend"}
 ways = {
     "0 steps": {**online, "num_steps": 0},

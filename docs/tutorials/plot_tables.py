@@ -65,13 +65,13 @@ class TableNet(nn.Module):
 # Which layer?
 # ------------
 # The prediction y0 is fed back at the output of one layer. :func:`it3.layers` lists them, with the weights before and
-# behind each, and :func:`it3.suggest_layer` names one to begin with. No rule tells which predicts best, and for a
-# network as small as this one the suggestion may change from run to run, as it goes by time. So the layer is named
-# here.
+# behind each, and :func:`it3.suggest_layer` names one to begin with: an early one that has at most half of the compute
+# behind it. No rule tells which predicts best.
 
 print(it3.layers(TableNet(), x_train[:20]))
-print(it3.suggest_layer(TableNet(), x_train[:20]))
-LAYER = "hidden"
+suggestion = it3.suggest_layer(TableNet(), x_train[:20])
+print(suggestion)
+
 
 # %%
 # Training
@@ -84,14 +84,14 @@ LAYER = "hidden"
 def train(seed: int, recipe: it3.TrainingRecipe) -> tuple[it3.IT3Engine, it3.History]:
     """Train a network on complete rows."""
     torch.manual_seed(seed)
-    engine = it3.IT3Engine(TableNet(), LAYER, training_recipe=recipe)
+    engine = it3.IT3Engine(TableNet(), suggestion.name, training_recipe=recipe)
     optimizer = torch.optim.Adam(engine.parameters(), lr=3e-3)
     validation = batches_of(x_held_out, y_held_out)
     batches = batches_of(x_train, y_train)
     return engine, engine.fit(
         batches,
         F.mse_loss,
-        epochs=12,
+        epochs=8,
         optimizer=optimizer,
         validation=validation,
         metric="mse",

@@ -70,7 +70,7 @@ known = dict.fromkeys(word for text, _ in docstrings[:1200] for word in text)  #
 vocabulary = {word: number for number, word in enumerate(known, UNKNOWN + 1)}
 training, clean = batches_of(docstrings[:1200]), batches_of(docstrings[1200:1500])
 held_out = batches_of([(text[::3], package) for text, package in docstrings[1500:]])
-test = batches_of(comments[:400])
+test = batches_of(comments[:300])
 for text, package in [docstrings[0], comments[0]]:
     print(f"{PACKAGES[package]}: {' '.join(text[:LENGTH])}")
 
@@ -110,7 +110,7 @@ def train(seed: int) -> it3.IT3Engine:
     history = engine.fit(
         training,
         F.cross_entropy,
-        epochs=3,
+        epochs=2,
         optimizer=optimizer,
         validation=clean,
         metric="accuracy",
@@ -125,8 +125,8 @@ print(engines[0].explain(test[0][0]))
 # %%
 # Token numbers are integers, to which nothing can be added: the first layer at which y0 can be fed back is the
 # embedding. Here it is added to the states of each word, as ``explain`` tells: features have channels in dimension 2,
-# samples in 0. (Its last line is about speed: training computes the embedding twice, to be sure.) ``in_dims=0`` says
-# that both inputs hold a sample at each place of dimension 0, which matters where some do not adapt.
+# samples in 0. ``in_dims=0`` says that both inputs hold a sample at each place of dimension 0, which matters where some
+# do not adapt.
 
 # %%
 # Does the uncertainty tell the shift?

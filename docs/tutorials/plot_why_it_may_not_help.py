@@ -30,7 +30,7 @@ digits = load_digits()
 order = torch.randperm(len(digits.target), generator=torch.Generator().manual_seed(0))
 images = torch.tensor(digits.images, dtype=torch.float32)[order, None] / 16
 classes = torch.tensor(digits.target)[order]
-train_x, train_y, test_x, test_y = images[:1200], classes[:1200], images[1200:], classes[1200:]
+train_x, train_y, test_x, test_y = images[:1200], classes[:1200], images[1200:1500], classes[1200:1500]
 noisy_x = test_x + 0.4 * torch.randn(test_x.shape, generator=torch.Generator().manual_seed(1))
 noisy = list(zip(noisy_x.split(100), test_y.split(100), strict=True))
 
@@ -51,7 +51,7 @@ engines = [make_engine(seed, weight=1.0) for seed in range(3)]
 plain_engines = [make_engine(seed, weight=0.0) for seed in range(3)]
 clean = list(zip(train_x.split(60), train_y.split(60), strict=True))
 for engine in engines + plain_engines:
-    engine.fit(clean, F.cross_entropy, epochs=3, optimizer=lambda parameters: torch.optim.Adam(parameters, 3e-3))
+    engine.fit(clean, F.cross_entropy, epochs=2, optimizer=lambda parameters: torch.optim.Adam(parameters, 3e-3))
 
 evaluation = it3.evaluate(
     engines,
