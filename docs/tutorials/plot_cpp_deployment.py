@@ -3,9 +3,13 @@ Train in Python, adapt in C++
 =============================
 
 What you get: an engine that was trained in Python, in one file, and a C++ program of 20 lines that adapts it and
-predicts what Python predicts. Where it runs, there is no Python: libtorch and libit3 do it all. The data are
+predicts what Python predicts. Where the program runs, no Python is needed: libtorch and libit3 do it all. The data are
 mlxtend's houses of Boston. The page builds the program where it finds CMake and a compiler, and says so where it does
 not.
+
+The network predicts y0. An *embedder*, a small network that is trained with it, feeds y0 back into one layer, which
+gives a second prediction, y1. Adapting takes a few optimizer steps that bring the two together, without labels.
+:doc:`/terms` explains the words.
 """
 
 import os
@@ -28,9 +32,9 @@ folder = Path(tempfile.mkdtemp())
 # Train in Python
 # ---------------
 #
-# The prices of houses from 13 numbers each. A quarter of the entries of the test's houses are missing, and hold the
-# mean. The picture shows where the engine cuts the network, in C++ as in Python: the layer and what comes before it run
-# once for y0 and y1.
+# The network predicts the prices of houses from 13 numbers each. A quarter of the entries of the test's houses are
+# missing, and hold the mean. The picture shows where the engine cuts the network, in C++ as in Python: the layer and
+# what comes before it run once for y0 and y1 together, and what is behind it twice.
 
 rows, prices = (torch.tensor(part, dtype=torch.float32) for part in boston_housing_data())
 order = torch.randperm(len(rows), generator=torch.Generator().manual_seed(0))
@@ -50,9 +54,10 @@ it3.plots.cut(engine, x, ax=plt.figure(figsize=(6, 4), layout="constrained").gca
 # Ask first whether it is worth deploying
 # ---------------------------------------
 #
-# What the program will do in production has to beat what is simpler. Here it does not: 0 steps are as good, and to
-# impute from the nearest houses is better by far, as :doc:`plot_why_it_may_not_help` shows. The page goes on for the
-# way; a saved engine predicts without adapting too, with ``num_steps`` 0.
+# What the program will do in production has to beat what is simpler. Here it does not: 0 steps, the network as it is,
+# are as good, and to fill entries in from the nearest houses is better by far, as :doc:`plot_why_it_may_not_help`
+# shows. The page goes on all the same, to show how an engine gets to C++. With ``num_steps`` 0, a saved engine predicts
+# without adapting.
 
 batches = list(zip(x.split(26), y.split(26), strict=True))
 print(it3.evaluate(engine, batches, "mse", {"adapted": {}}, reference=prices[:350]))
@@ -61,8 +66,9 @@ print(it3.evaluate(engine, batches, "mse", {"adapted": {}}, reference=prices[:35
 # Save
 # ----
 #
-# One file holds the network, the embedder, the options and what training found. ``example_inputs`` show the shapes of
-# inputs; the engine compares what it saves with the original. Names of options are the same in C++.
+# One file holds the network, the embedder, the options and what the engine noted, such as whether it was trained.
+# ``example_inputs`` show the shapes of inputs; the engine compares what it saves with the original. Names of options
+# are the same in C++.
 
 engine.save(folder / "engine.pt", example_inputs=x)
 in_python = it3.load(folder / "engine.pt").adapt(x).prediction
@@ -131,8 +137,8 @@ else:
 # Without a program of your own
 # -----------------------------
 #
-# ``it3-adapt`` adapts an engine to a .npy file, with options of the engine as its own. It is built with the library
-# by ``cmake --preset release && cmake --build --preset release``, or by ``make``, from it3's sources.
+# ``it3-adapt`` adapts an engine to a .npy file; its own options can replace those of the engine. ``make it3-adapt``
+# builds it from it3's sources, or, with the library, ``cmake --preset release && cmake --build --preset release``.
 
 np.save(folder / "x.npy", x.numpy())
 it3_adapt = os.environ.get("IT3_ADAPT") or shutil.which("it3-adapt")

@@ -2,12 +2,16 @@
 Graphs: fewer nodes than in training
 ====================================
 
-You have a graph network, and at test time its graphs are sparser. In ten seconds you will have told it3 what of a batch
-of graphs the samples are, fed predictions back at the nodes, adapted to a batch together and to each graph alone, and
-compared both with controls, one of which needs no network.
+You have a graph network, and at test time its graphs are sparser. In some ten seconds this page tells it3 what the
+samples are in a batch of graphs, feeds predictions back at the nodes, adapts to a batch together and to each graph
+alone, and compares both with controls, one of which needs no network.
+
+The network predicts y0. An *embedder*, a small network that is trained with it, feeds y0 back into one layer, which
+gives a second prediction, y1. Adapting takes a few optimizer steps that bring the two together, without labels.
+:doc:`/terms` explains the words.
 
 A graph here is a place with measuring stations around it, and the question is how high the place lies. The terrain is
-real: it is that around the fault at Jacksboro, Tennessee, which comes with matplotlib.
+real: it is that around the fault at Jacksboro, Tennessee. Its map comes with matplotlib.
 """
 
 import it3
@@ -29,9 +33,9 @@ RADIUS, MOST = (
 # -----------------
 # it3 needs one dimension along which samples lie, and here a sample is a *graph*. So graphs are padded to as many nodes
 # as the largest has: nodes are (B, N, 4), and edges are a matrix of weights, (B, N, N). Node 0 is the place, whose
-# height is not known; the other nodes are stations, or padding. A node's features are where it lies, its height above
-# the mean of its graph's stations, in 100 m, and whether it is a station. Its edges come from the four nearest
-# stations.
+# height is not known; the other nodes are stations, or padding. Of each node the network is given where it lies, its
+# height above the mean of its graph's stations, in units of 100 m, and whether it is a station. Its edges come from the
+# four nearest stations.
 
 
 Range = tuple[int, int]
@@ -112,11 +116,12 @@ class TerrainNet(nn.Module):
 
 
 # %%
-# Several inputs are a tuple. Both have a graph at each place of dimension 0, which ``in_dims=0`` says, as it would to
-# ``torch.vmap``; a matrix of edges that all graphs share would be ``in_dims=(0, None)``. After training, ``explain``
-# tells what it3 takes for samples and channels: dimension 1 of the features, that of the nodes, is neither.
+# Several inputs are a tuple. Dimension 0 of both is that of the graphs, which ``in_dims=0`` says, as it would to
+# ``torch.vmap``. With a matrix of edges that all graphs share it would be ``in_dims=(0, None)``. After training,
+# ``explain`` tells what it3 takes for samples and channels: dimension 1 of the features, that of the nodes, is neither.
 #
-# ``plain`` are networks into which nothing is ever fed back in training. They are a control.
+# ``plain`` are networks into which nothing is ever fed back in training. They are a control: something simpler that
+# adaptation has to beat.
 
 
 def train(seed: int, recipe: it3.TrainingRecipe) -> it3.IT3Engine:
@@ -139,9 +144,10 @@ print(engines[0].explain(test[0][0]))
 # %%
 # Choosing on another shift
 # -------------------------
-# How to adapt is chosen on places in the middle of the map, where the stations are many but noisy. The metric is the
-# mean absolute error, in 100 m. The best candidate is taken even where 0 steps is better, so that there is one to
-# judge.
+# How to adapt is chosen on places in the middle of the map, where the stations are many but noisy. To choose are the
+# number of steps, the learning rate, and the *anchor*, the network that makes y1: "self", the adapting one, or
+# "frozen", the network before it adapts. The metric is the mean absolute error, in units of 100 m. The best candidate
+# is taken even where 0 steps is better, so that there is one to judge.
 
 candidates = {
     f"{steps} steps, {anchor}, {lr}": {"num_steps": steps, "anchor": anchor, "lr": lr}
@@ -201,9 +207,9 @@ evaluation = it3.evaluate(
 print(evaluation)
 
 # %%
-# The last lines are the verdict: each variant against the best of all other rows, here with how sure that is of three
-# networks and eight batches. A variant that is "worse" or has "no clear gain" is not worth its time, which is in the
-# column ``ms``, of a batch.
+# The last lines are the verdict: each variant against the best control, with an interval that says how sure this is
+# after three networks and eight batches. A variant that is "worse" or has "no clear gain" is not worth its time, which
+# is in the column ``ms``, for a batch.
 
 it3.plots.gains(evaluation, ax=plt.figure(figsize=(9, 4), layout="constrained").gca())
 plt.show()

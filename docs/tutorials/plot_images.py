@@ -2,9 +2,13 @@
 Images: digits under noise
 ==========================
 
-You have a network for images, and at test time they are noisy. In ten seconds you will have trained a small CNN with
-:meth:`it3.IT3Engine.fit`, chosen a layer with batch normalization in view, adapted to noisy digits and seen what that
-changed, compared it with the controls that a gain has to beat, and saved the engine for a program in C++.
+You have a network for images, and at test time they are noisy. In some ten seconds this page trains a small CNN with
+:meth:`it3.IT3Engine.fit`, chooses a layer with batch normalization in view, adapts the network to noisy digits, shows
+what that changed, compares it with the controls that a gain has to beat, and saves the engine for a program in C++.
+
+The network predicts y0. An *embedder*, a small network that is trained with it, feeds y0 back into one layer, which
+gives a second prediction, y1. Adapting takes a few optimizer steps that bring the two together, without labels.
+:doc:`/terms` explains the words.
 
 The digits are scikit-learn's, of 8 x 8 pixels.
 """
@@ -23,8 +27,8 @@ from torch import Tensor, nn
 # The data
 # --------
 # 1,100 digits to train with, 200 to choose by, and 200 to test with. Those of the test are noisy. Those to choose by
-# are blurred, because settings that are chosen under the shift of the test say little about a shift that nobody
-# foresaw.
+# are blurred, because in use nobody knows the shift exactly: settings that are chosen under the very shift of the test
+# look better than they are.
 
 images, classes = (torch.tensor(each) for each in load_digits(return_X_y=True))
 order = torch.randperm(len(images), generator=torch.Generator().manual_seed(0))
@@ -52,8 +56,8 @@ plt.show()
 # Which layer?
 # ------------
 # Batch normalization *behind* the layer at which the prediction is fed back is a trap: its running statistics are those
-# of the pass into which nothing was fed, and do not fit the other. :func:`it3.layers` counts it, and
-# :func:`it3.suggest_layer` names a layer behind the last of it.
+# of the pass that gives y0, into which nothing was fed, and do not fit the pass that gives y1. :func:`it3.layers`
+# counts such batch normalization, and :func:`it3.suggest_layer` names a layer behind the last of it.
 
 
 class DigitCNN(nn.Module):
@@ -80,8 +84,8 @@ print(f"\n{suggestion.name}: {suggestion.reason}")
 # Training
 # --------
 # Targets are class indices, and predictions are logits. With the distance "js", of Jensen and Shannon, what is fed back
-# is the softmax of the logits, which is of a kind with the one-hot targets that training feeds. Three seeds, as one
-# network proves little. Validation is on clean digits, without adaptation.
+# is the softmax of the logits, which has the form of the one-hot targets that are fed back in training. Three seeds, as
+# one network proves little. Validation is on clean digits, without adaptation.
 
 
 def train(seed: int) -> tuple[it3.IT3Engine, it3.History]:
@@ -105,7 +109,9 @@ print(histories[0])
 # %%
 # Choosing how to adapt
 # ---------------------
-# Each candidate is a set of options, which override those of the engine. The best on *blurred* digits is taken.
+# Each candidate is a set of options, which override those of the engine: the statistics by which batch normalization
+# normalizes, the learning rate, and the anchor, which network makes y1 ("frozen": the network before it adapts). The
+# best on *blurred* digits is taken.
 
 candidates = {
     "running statistics, lr 1e-4": {"norm_statistics": "running", "lr": 1e-4},
@@ -141,8 +147,9 @@ plt.show()
 # Does it help?
 # -------------
 # For classes, :func:`it3.evaluate` adds controls by itself: the batch's statistics, balanced classes, and entropy
-# minimization with the steps and learning rate of each variant. ``repairs`` are what one would do to the image instead.
-# ``groups`` asks for the worst noise, and ``clusters`` says that the same digits come under each noise.
+# minimization, alone and with diversity, with the steps and learning rate of each variant. ``repairs`` are what one
+# would do to the image instead. ``groups`` asks for the worst noise, and ``clusters`` says that the same digits come
+# under each noise.
 
 test = [batch for digits in noisy.values() for batch in batches_of(digits, labels)]
 evaluation = it3.evaluate(
@@ -159,7 +166,7 @@ print(evaluation)
 
 # %%
 # The last lines are the verdict. Much of what adapting gains against 0 steps may be the batch's statistics, which need
-# no step, and entropy minimization may gain as much: the verdict is about the gain *beyond* the best of these rows.
+# no step, and entropy minimization may gain as much: the verdict is about the gain *beyond* the best control.
 # ``report`` writes all of it as one page for the browser.
 
 it3.plots.gains(evaluation, ax=plt.figure(figsize=(9, 6), layout="constrained").gca())

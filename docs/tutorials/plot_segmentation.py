@@ -3,8 +3,12 @@ Predict a class for each pixel
 ==============================
 
 What you get: a network that segments images and is fed back its own map of classes, the uncertainty of each pixel,
-and an evaluation by the Dice coefficient that respects what hangs together. The images are scikit-learn's handwritten
-digits, laid on crops of its two photos: which pixels are ink?
+and an evaluation by the Dice coefficient that takes images of one place as one unit. The images are scikit-learn's
+handwritten digits, laid on crops of its two photos: which pixels are ink?
+
+The network predicts y0. An *embedder*, a small network that is trained with it, feeds y0 back into one layer, which
+gives a second prediction, y1. Adapting takes a few optimizer steps that bring the two together, without labels.
+:doc:`/terms` explains the words.
 """
 
 import it3
@@ -45,7 +49,7 @@ train_x, train_y = map(torch.cat, zip(*(write_on(photo[:213], 80, seed=0) for ph
 # Train
 # -----
 #
-# Targets are class indices, (B, H, W), for scores, (B, 2, H, W). y0, softmax(y0) to be precise, is a map too: the
+# Targets are class indices, (B, H, W), for scores, (B, 2, H, W). What is fed back, softmax(y0), is a map too: the
 # embedder sees it pixel by pixel, and what it makes of it is added to the output of the third convolution, which lies
 # behind the last batch normalization.
 
@@ -111,9 +115,9 @@ it3.plots.gains(evaluation, ax=plt.figure(figsize=(9, 5), layout="constrained").
 
 # %%
 # With 0 steps the network loses the ink of dark images, and adapting finds most of it. But the batch's statistics do
-# that too, without any step, and entropy minimization with as many: there is no gain beyond the best control. Here a
-# batch is of one shift and one region. Batches that mix them have other statistics, so evaluate on batches like those
-# to come.
+# that too, without any step, and so does entropy minimization with as many steps: there is no gain beyond the best
+# control. Here a batch is of one shift and one region. Batches that mix them have other statistics, so evaluate on
+# batches like those to come.
 #
 # How sure is each pixel?
 # -----------------------

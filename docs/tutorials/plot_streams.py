@@ -4,8 +4,12 @@ Adapt to a stream, and keep what was learned
 
 What you get: a network that adapts to batch after batch, each time from where the last batch left it, and the means
 to see when that goes wrong. Streams of noisy digits come in four orders; the weights are kept, watched, restored and
-reset. The data are scikit-learn's 8 x 8 digits. Whether keeping weights helps hangs on the order, so it is compared
-with controls in two of them.
+reset. The data are scikit-learn's 8 x 8 digits. What comes of keeping weights depends on the order of the data, so it
+is compared with controls in two of the orders.
+
+The network predicts y0. An *embedder*, a small network that is trained with it, feeds y0 back into one layer, which
+gives a second prediction, y1. Adapting takes a few optimizer steps that bring the two together, without labels.
+:doc:`/terms` explains the words.
 """
 
 import it3
@@ -42,7 +46,8 @@ print(history)
 # -----------
 #
 # :func:`it3.stream` puts the test's samples of several shifts into an order, each sample once. Here the shifts are
-# noise of three strengths. "gradual" needs to know which of them are severities of one kind, so names are pairs.
+# noise of three strengths. "gradual" needs to know which of them are severities of one kind, so names are pairs of a
+# kind and a severity.
 
 shifts = {}
 for place, strength in enumerate((0.1, 0.25, 0.4)):
@@ -68,8 +73,9 @@ for stream in streams.values():
 # ---------------------------
 #
 # With ``copy_model=True``, the default, each batch adapts from the same weights. With ``copy_model=False`` weights,
-# optimizer and anchor are kept: the next batch goes on from there. ``anchor="ema"`` compares y0 with the y1 of a slow
-# average of the weights, and ``restore_probability`` sets a share of the weights back to their start after each step.
+# optimizer and anchor are kept: the next batch goes on from there. The anchor is the network that makes y1: with
+# ``anchor="ema"`` one whose weights are a slow moving average. ``restore_probability`` sets a random share of the
+# weights back to their start after each step.
 
 kept = {"copy_model": False, "norm_statistics": "batch"}
 variants = {
@@ -86,9 +92,9 @@ for order in ("mixed", "correlated"):
     print(frame.loc[shown, ["score", "worst", "verdict"]].round(3), evaluation.verdict, sep="\n\n", end="\n\n")
 
 # %%
-# No variant gains beyond the best control, which minimizes entropy with the same steps. And what is good hangs on the
+# No variant gains beyond the best control, which minimizes entropy with the same steps. And what is good depends on the
 # order: balancing the classes gains where batches are mixed, and loses where classes come one after another, as each
-# batch has few of them. So compare on the order in which your data will come.
+# batch has few of them. So compare in the order in which your data will come.
 #
 # One sample at a time
 # --------------------
@@ -132,17 +138,17 @@ of_accuracy.legend(fontsize="small")
 # -------------
 #
 # A network that keeps what it learned from single images soon calls all of them alike: then y1 and y0 agree, and the
-# loss is small. ``recovery_factor`` goes back to the start where the *loss* rises far above its least, so it sees
-# networks that blow up, and not those that fall silent. The drift of the weights sees these. There are three
-# remedies, which limit the harm; a few digits more than with 0 steps, of one network, are no gain until
-# :func:`it3.evaluate` says so.
+# loss is small. ``recovery_factor`` goes back to the start where the *loss* rises far above its least, so it finds
+# networks whose loss grows, and not those that call all digits alike. The drift of the weights shows these. There are
+# three remedies, which limit the harm. If one network gets a few digits more right than with 0 steps, that is no gain
+# until :func:`it3.evaluate` says so.
 #
 # - ``restore_probability`` and ``anchor="ema"`` hold the weights near their start, all the time;
 # - ``engine.reset()`` goes back to it: where the drift passes a bound that you found on held-out data, as here, and
 #   whenever you know that the data have changed, as with another camera;
-# - a small ``lr`` takes longer to do good and to do harm.
+# - with a small ``lr`` it takes longer to do good and to do harm.
 #
-# Which layers moved is in :func:`it3.plots.drift`, here of the way "kept". ``engine.drift().by_parameter`` has the
+# Which layers moved, :func:`it3.plots.drift` shows, here of the way "kept". ``engine.drift().by_parameter`` has the
 # numbers.
 
 it3.plots.drift(farthest, ax=plt.figure(figsize=(8, 3), layout="constrained").gca())
@@ -150,5 +156,5 @@ print(f"after the last reset: {engine.drift().distance}")
 
 # %%
 # Where to go on: :doc:`plot_why_it_may_not_help` tells more of why a small loss is no good sign, and what to do
-# instead of adapting. :doc:`/results` has larger streams, with three networks, in ten orders and sizes of batches: in
-# none does adapting gain clearly beyond the best control.
+# instead of adapting. :doc:`/results` has ten larger streams, of several orders and sizes of batches, with three
+# networks: in none does adapting gain clearly beyond the best control.

@@ -2,9 +2,13 @@
 Tables: entries that are missing
 ================================
 
-You have a network for rows of a table, and at test time some entries are missing. In ten seconds you will have trained
-such a network with :meth:`it3.IT3Engine.fit`, chosen a layer and how to adapt, adapted it to rows with missing entries,
-and compared that with what needs no adaptation: filling the entries in, for one.
+You have a network for rows of a table, and at test time some entries are missing. In some ten seconds this page trains
+such a network with :meth:`it3.IT3Engine.fit`, chooses a layer and how to adapt, adapts the network to rows with missing
+entries, and compares that with what needs no adaptation, such as filling the entries in.
+
+The network predicts y0. An *embedder*, a small network that is trained with it, feeds y0 back into one layer, which
+gives a second prediction, y1. Adapting takes a few optimizer steps that bring the two together, without labels.
+:doc:`/terms` explains the words.
 
 The table is scikit-learn's of 442 patients with diabetes: ten measurements, and how far the disease went in a year.
 """
@@ -76,9 +80,11 @@ print(suggestion)
 # %%
 # Training
 # --------
-# ``fit`` trains the network and the embedder, which turns a prediction into what is added to the layer's output. With
-# ``second_pass="none"`` nothing is ever fed back: such networks are a control, as the second term of the loss may
-# change how well a network predicts without any adaptation. Three seeds of each, as one network proves little.
+# ``fit`` trains the network and the embedder, which turns a prediction into what is added to the layer's output. The
+# loss has two terms: the criterion, for y0, and a second term, for y1 when the target is fed back. With
+# ``second_pass="none"`` there is no second term, and nothing is ever fed back. Such networks are a control, something
+# simpler that adaptation has to beat, as the second term may change how well a network predicts without any
+# adaptation. Three seeds of each, as one network proves little.
 
 
 def train(seed: int, recipe: it3.TrainingRecipe) -> tuple[it3.IT3Engine, it3.History]:
@@ -118,8 +124,9 @@ def with_missing(inputs: Tensor, share: float) -> Tensor:
 # %%
 # Choosing how to adapt
 # ---------------------
-# Steps and learning rate are choices, and choosing them on the test would flatter adaptation. So they are chosen on
-# other patients, and under another shift: measurements that are noisy.
+# The number of steps, the learning rate and the *anchor*, which network makes y1 while the network adapts, are choices.
+# Choosing them on the test would flatter adaptation. So they are chosen on other patients, and under another shift:
+# measurements that are noisy.
 
 noise = torch.randn(x_held_out.shape, generator=torch.Generator().manual_seed(2))
 noisy = x_held_out + 0.7 * x_train.std(0) * noise
@@ -180,9 +187,10 @@ print(evaluation)
 # How to read it
 # --------------
 # The metric is an error, so less is better; a ``gain`` is above 0 for better, whichever way the metric goes. The last
-# lines are the verdict, each variant against the *best* of all other rows. Its interval resamples networks and
-# patients, and is wider than 95 % where several variants are judged. A variant may gain against 0 steps and be "worse"
-# all the same, because filling entries in gains more. So it was on three larger tables too: :doc:`/results`.
+# lines are the verdict, each variant against the *best* control. Its interval resamples networks and patients, and is
+# wider than 95 % where several variants are judged. A variant may gain against 0 steps and be "worse" all the same,
+# because filling entries in gains more. On three other tables, too, filling entries in beat every other row:
+# :doc:`/results`.
 
 it3.plots.gains(evaluation, ax=plt.figure(figsize=(9, 3.5), layout="constrained").gca())
 plt.show()

@@ -2,9 +2,13 @@
 Tokens: text of another kind
 ============================
 
-You have a network for text, and at test time the text is of another kind. In ten seconds you will have given an engine
-token numbers and a mask as a dictionary, told it which tensor is meant where layers and models return several, seen
-whether its uncertainty tells the other kind of text, and compared adaptation with its controls.
+You have a network for text, and at test time the text is of another kind. In some ten seconds this page gives an engine
+token numbers and a mask as a dictionary, tells it which tensor is meant where layers and models return several, looks
+whether its uncertainty tells the two kinds of text apart, and compares adaptation with its controls.
+
+The network predicts y0. An *embedder*, a small network that is trained with it, feeds y0 back into one layer, which
+gives a second prediction, y1. Adapting takes a few optimizer steps that bring the two together, without labels.
+:doc:`/terms` explains the words.
 
 The text is on your disk already: the network learns from *docstrings* which package they are from, matplotlib, pandas
 or torch, and is tested on *comments* in the same packages' code. So your numbers depend on the versions you have
@@ -29,8 +33,9 @@ PADDING, UNKNOWN = 0, 1
 # %%
 # Text to tokens
 # --------------
-# Words are numbered by their order in the training's docstrings; others are unknown. Inputs are a *dictionary*, with
-# which the model is called by keywords: the numbers of the words, and a mask, as texts have different lengths.
+# Words are numbered in the order in which the training's docstrings have them; others are unknown. Inputs are a
+# *dictionary*, with which the model is called by keywords: the numbers of the words, and a mask, as texts have
+# different lengths.
 
 
 def texts_of(package: str) -> tuple[list[str], list[str]]:
@@ -78,8 +83,8 @@ for text, package in [docstrings[0], comments[0]]:
 # A transformer, and which of its tensors
 # ---------------------------------------
 # ``nn.MultiheadAttention`` returns a tuple, (states, weights), and this model a dictionary, as those of Hugging Face's
-# transformers do. ``layer_output=0`` says that the states are injected into, and ``output="logits"`` which tensor is
-# the prediction; where it is deeper, ``output`` is a path, such as ``("heads", 1, "logits")``.
+# transformers do. ``layer_output=0`` says that the prediction is fed into the states, and ``output="logits"`` which
+# tensor is the prediction; where that lies deeper, ``output`` is a path, such as ``("heads", 1, "logits")``.
 
 
 class TextNet(nn.Module):
@@ -123,18 +128,18 @@ engines = [train(seed) for seed in range(3)]
 print(engines[0].explain(test[0][0]))
 
 # %%
-# Token numbers are integers, to which nothing can be added: the first layer at which y0 can be fed back is the
-# embedding. Here it is added to the states of each word, as ``explain`` tells: features have channels in dimension 2,
-# samples in 0. ``in_dims=0`` says that both inputs hold a sample at each place of dimension 0, which matters where some
-# do not adapt.
+# Token numbers are integers, to which nothing can be added: the first layer at which y0 can be fed back is
+# ``embedding``. Here the layer is ``attention``, and what the embedder makes of y0 is added to the states of each word,
+# as ``explain`` tells: features have channels in dimension 2, samples in 0. ``in_dims=0`` says that dimension 0 of both
+# inputs is that of the samples, which has to be known where some of them do not adapt.
 
 # %%
 # Does the uncertainty tell the shift?
 # ------------------------------------
 # ``engine.uncertainty`` is the distance between y1 and y0 of each text, without adapting. How well it tells comments
-# from docstrings is how often a comment has the greater one: 50 % is by chance. Beside it stands what any classifier
-# has, the entropy of its prediction. The pictures ask whether it tells *errors* on the comments, which is another
-# question.
+# from docstrings is how often, of one of each, the comment has the greater one: by chance, in 50 % of the pairs. Beside
+# it stands what any classifier has, the entropy of its prediction. The pictures ask whether it tells *errors* on the
+# comments, which is another question.
 
 
 def entropy(inputs: dict[str, Tensor]) -> Tensor:
@@ -166,8 +171,9 @@ plt.show()
 # Adapting those that need it
 # ---------------------------
 # ``calibrate`` sets the option ``threshold`` by docstrings, which need no adaptation: 95 % of texts like these shall
-# not adapt. It is taken out again here, to be a variant of its own below, for all three networks. Learning rate and
-# anchor are chosen on another shift than that of the test: docstrings of which every third word is left.
+# not adapt. It is taken out again here, to be part of a variant below, for all three networks. The learning rate and
+# the anchor, which network makes y1, are chosen on another shift than that of the test: docstrings of which every third
+# word is left.
 
 engines[0].calibrate(clean)
 print(engines[0].adapt(test[0][0]))

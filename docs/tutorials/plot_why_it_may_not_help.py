@@ -4,8 +4,12 @@ Why adapting may not help
 
 What you get: the ways in which adapting disappoints, each in a few lines on real data, so that you recognize them on
 yours. In :doc:`eleven comparisons </results>` settings were searched for long, and adapting was then compared with
-simple controls. **In none of the eleven it gains beyond the best control.** This page shows why, and what to do
-instead. Its data are scikit-learn's 8 x 8 digits and mlxtend's houses of Boston.
+controls, which are simpler ways to predict. **In none of the eleven does it gain beyond the best control.** This page
+shows why, and what to do instead. Its data are scikit-learn's 8 x 8 digits and mlxtend's houses of Boston.
+
+The network predicts y0. An *embedder*, a small network that is trained with it, feeds y0 back into one layer, which
+gives a second prediction, y1. Adapting takes a few optimizer steps that bring the two together, without labels.
+:doc:`/terms` explains the words.
 """
 
 import warnings
@@ -23,8 +27,9 @@ from torch import Tensor, nn
 # A gain that something simpler gives too
 # ---------------------------------------
 #
-# Three networks with batch normalization learn clean digits by both terms of the method's loss, and three others by
-# the first term alone. The test's digits have noise, which training has not shown.
+# Three networks with batch normalization learn clean digits by both terms of the method's loss: the criterion for y0,
+# and how far y1 is from the target when the target is fed back. Three others learn by the first term alone. The test's
+# digits have noise, which training did not show.
 
 digits = load_digits()
 order = torch.randperm(len(digits.target), generator=torch.Generator().manual_seed(0))
@@ -66,10 +71,10 @@ print(evaluation)
 it3.plots.gains(evaluation, ax=plt.figure(figsize=(9, 5), layout="constrained").gca())
 
 # %%
-# Compared with "0 steps" alone, the variant would look like a success. But its gain is in "0 steps, batch
-# statistics", which takes no step and knows nothing of idempotence; to clip pixels to the range of the training, to
-# balance the classes as well, or to minimize entropy gives as much or more. With three networks intervals are wide,
-# too. A gain is one only beyond the *best* control: the dashed line.
+# Compared with "0 steps", the network as it is, the variant would look like a success. But "0 steps, batch statistics"
+# has its gain too, without a step and without y1. To clip pixels to the range of the training, to balance the classes
+# as well, or to minimize entropy gives as much or more. With three networks intervals are wide, too. Only what goes
+# beyond the *best* control, the dashed line, is a gain of adapting.
 #
 # A smaller loss is not a better prediction
 # -----------------------------------------
@@ -110,7 +115,8 @@ for warning in caught:
 # What is missing is better filled in
 # -----------------------------------
 #
-# Of the test's houses 30 % of the entries are missing, and hold the training's mean, 0. The other columns say more.
+# Of the test's houses 30 % of the entries are missing, and hold the training's mean, 0. The other columns say more
+# about what is missing than this mean.
 
 rows, prices = (torch.tensor(part, dtype=torch.float32) for part in boston_housing_data())
 shuffled = torch.randperm(len(rows), generator=torch.Generator().manual_seed(2))
@@ -139,8 +145,9 @@ print(it3.evaluate(house_engine, houses, "mse", {"adapted": {"lr": 1e-3}}, refer
 # What the uncertainty is worth
 # -----------------------------
 #
-# The distance of y1 and y0 needs no step. Does it tell errors? Keep the digits that the network is surest of, and see
-# whether fewer of them are wrong; and ask the same of the entropy, which any classifier has.
+# The uncertainty is the distance between y1 and y0, which needs no step. Does it tell errors? Keep the digits that the
+# network is surest of, and see whether fewer of them are wrong; and ask the same of the entropy, which any classifier
+# has.
 
 with torch.no_grad():
     scores = engines[0].eval().model(noisy_x)
@@ -160,7 +167,7 @@ for ax, name, uncertainty in zip(
 #
 # - Try the controls first, on data like yours: the batch's statistics, balanced classes, entropy minimization,
 #   filters, imputing. One of them may be all that you need, for a fraction of the time.
-# - Train on the shift, if you can name it: what training has seen is no shift.
+# - Train on the shift, if you can name it: what was in the training data is no shift any more.
 # - Use the uncertainty without adapting, to hand over what the network is not sure of, where it tells errors of
 #   yours.
 # - Adapt only if :func:`it3.evaluate` finds a gain beyond the best control, on held-out data with a shift like the
