@@ -69,9 +69,10 @@ zoo: .venv/.it3 .venv/.test
 bench: .venv/.it3 .venv/.test .venv/.demo .venv/.studies
 	PATH=$(abspath $(BIN)):$$PATH $(BIN)/python benchmarks/speed.py $(ARGS)
 
-docs: .venv/.it3 .venv/.demo .venv/.docs
+docs: it3-adapt .venv/.demo .venv/.docs
 	tools/install_system_packages.sh $(PYTHON) --docs
-	$(BIN)/sphinx-build -W --keep-going --quiet -d build/docs/doctrees docs build/docs/html
+	PATH=$(abspath $(BIN)):$$PATH IT3_ADAPT=$(abspath $(BUILD))/csrc/apps/it3-adapt \
+	  $(BIN)/sphinx-build -W --keep-going --quiet -d build/docs/doctrees docs build/docs/html
 	$(BIN)/python tools/look_at_docs.py build/docs/html
 
 STUDIES := authors_programs mnist_noise fashion_corruptions tabular_missing airfoil_graph tissue_segmentation \

@@ -10,18 +10,23 @@ function(it3_target_options target)
             VISIBILITY_INLINES_HIDDEN ON
             POSITION_INDEPENDENT_CODE ON
     )
+    # Files of groups that nobody has tried may have names in common.
+    if(NOT PROJECT_IS_TOP_LEVEL)
+        set_target_properties(${target} PROPERTIES UNITY_BUILD OFF)
+    endif()
     target_compile_options(
         ${target}
         PRIVATE -Wall -Wextra -Wpedantic -Wconversion -Wshadow
     )
     # False alarms of GCC in a unity build: it takes the sources for headers, in which a class with members from an
     # unnamed namespace would be several; and it sees more of std::optional, whose value it takes for uninitialized.
-    target_compile_options(
-        ${target}
-        PRIVATE
-            $<$<CXX_COMPILER_ID:GNU>:-Wno-subobject-linkage>
-            $<$<CXX_COMPILER_ID:GNU>:-Wno-maybe-uninitialized>
-    )
+    get_target_property(is_unity ${target} UNITY_BUILD)
+    if(is_unity AND CMAKE_CXX_COMPILER_ID STREQUAL "GNU")
+        target_compile_options(
+            ${target}
+            PRIVATE -Wno-subobject-linkage -Wno-maybe-uninitialized
+        )
+    endif()
     if(IT3_WERROR)
         target_compile_options(${target} PRIVATE -Werror)
     endif()

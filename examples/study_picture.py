@@ -56,7 +56,7 @@ def _looks(name: str, record: Record) -> dict[str, str]:
 
 def _draw_gains(axes: Axes, rows: list[dict[str, Any]], record: Record) -> None:
     """Draw each row's gain against 0 steps with its interval; what lies far outside becomes an arrow with its value."""
-    rows = [_with_interval(row) for row in rows]
+    rows = [_with_interval(row) for row in rows if row["gain"] is not None]  # which a control that failed has not
     extents = sorted(max(abs(row["low"]), abs(row["high"])) for row in rows)
     of_interest = [row for row in rows if row["name"] in (record["best_control"], CHOSEN)]
     widest = max(max(abs(row["low"]), abs(row["high"])) for row in of_interest)

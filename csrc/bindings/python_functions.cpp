@@ -76,12 +76,15 @@ class PythonEmbedder : public LazyEmbedder {
   std::function<void()> clearing() override {
     const py::gil_scoped_acquire gil;
     std::vector<std::pair<at::Tensor, at::Tensor>> weights;
-    for (PyObject* const name :
-         {module_names().weight1, module_names().bias1, module_names().weight2, module_names().bias2}) {
+    for (const auto& [name, member] : {
+             std::pair(module_names().weight1, &EmbedderWeights::weight1),
+             std::pair(module_names().bias1, &EmbedderWeights::bias1),
+             std::pair(module_names().weight2, &EmbedderWeights::weight2),
+             std::pair(module_names().bias2, &EmbedderWeights::bias2),
+         }) {
       const at::Tensor own = own_weight(name);
       if (!own.defined()) continue;
-      const std::vector<std::int64_t> none(own.dim(), 0);
-      weights.emplace_back(own, at::empty(none, own.options().requires_grad(false)));
+      weights.emplace_back(own, empty_embedder_weights(own.options().requires_grad(false)).*member);
     }
     const py::handle with_clear = has_default_class() ? py::handle() : module_;  // which may have weights of its own
     return [weights, with_clear] {

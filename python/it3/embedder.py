@@ -8,7 +8,8 @@ from torch import Tensor, nn
 from it3 import _C
 from it3.support.checks import check_count
 
-_WEIGHTS = ("weight1", "bias1", "weight2", "bias2")
+_EMPTY = {"weight1": (0, 1), "bias1": (0,), "weight2": (0, 1), "bias2": (0,)}
+"""The shapes of weights that are not drawn yet, with the dimensions that they will have."""
 
 
 class Embedder(nn.Module):
@@ -63,8 +64,7 @@ class Embedder(nn.Module):
         self.features_layout = features_layout
         self._layouts = (prediction_layout or _C.Layout(), features_layout or _C.Layout())
         for name in self._names():
-            empty = torch.empty((0, 0) if "weight" in name else 0)  # optimizers tell weights from biases by dimensions
-            self.register_parameter(name, nn.Parameter(empty))
+            self.register_parameter(name, nn.Parameter(torch.empty(_EMPTY[name])))
 
     @property
     def is_built(self) -> bool:
@@ -91,7 +91,7 @@ class Embedder(nn.Module):
         """
         for name in self._names():
             parameter = getattr(self, name)
-            parameter.data = parameter.data.new_empty([0] * parameter.dim())
+            parameter.data = parameter.data.new_empty(_EMPTY[name])
 
     def forward(self, prediction: Tensor, features: Tensor) -> Tensor:
         """Embed a prediction for features.
@@ -124,21 +124,23 @@ class Embedder(nn.Module):
         if not self.is_built:
             _check_is_not_in_ddp()
             made = _C.make_embedder_weights(prediction, features, *layouts)
-            for name, weight in zip(_WEIGHTS, made, strict=True):
+            for name, weight in zip(_EMPTY, made, strict=True):
                 getattr(self, name).data = weight
         weights = [getattr(self, name) for name in self._names()]
         return _C.embed(prediction, features, weights, self.extra_channels, *layouts)
 
     def _names(self) -> tuple[str, ...]:
         """Return the names of its weights."""
-        return () if self.extra_channels else _WEIGHTS
+        return () if self.extra_channels else tuple(_EMPTY)
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
         # One of the two sides may be empty; the shapes are then those of the saved embedder.
         for name in self._names():
             saved = state_dict.get(prefix + name)
             own = getattr(self, name)
-            if saved is not None and 0 in (saved.numel(), own.numel()):
+            if saved is not None and saved.numel() == 0:
+                state_dict[prefix + name] = own.data = own.data.new_empty(_EMPTY[name])
+            elif saved is not None and own.numel() == 0:
                 own.data = own.data.new_empty(saved.shape)
         super()._load_from_state_dict(state_dict, prefix, *args)
 

@@ -1,7 +1,9 @@
 """``it3 adapt`` on a folder of images: the numbers are those of the pixels, in the order of the names."""
 
+import struct
 import subprocess
 import sys
+import zlib
 from pathlib import Path
 
 import it3
@@ -10,7 +12,7 @@ import pytest
 import torch
 from it3 import IT3Engine
 from numpy.typing import NDArray
-from torch import nn
+from torch import Tensor, nn
 
 pytest.importorskip("typer")
 pytest.importorskip("PIL")
@@ -75,8 +77,8 @@ def test_gray_has_one_channel(pixels: NDArray[np.uint8]) -> None:
         "the images in photos are read as (5, 1, 5, 6), but the engine was saved with an input of (2, 3, 5, 6)" in said
     )
     save_engine(1)
-    assert "give --image-mode RGB for 3 channels or L for 1" in error(*FILES, code=1)
-    assert call(*FILES, "--image-mode", "L", "--image-mean", "0.1").exit_code == 0
+    assert "give --image-mode RGB for 3 channels or L for 1" in error(*FILES, "--image-mode", "RGB", code=1)
+    assert call(*FILES, "--image-mean", "0.1").exit_code == 0
     gray = pixels @ np.array([299, 587, 114]) / 1000  # of ITU-R 601
     x = torch.from_numpy(gray[:, None] / 255 - 0.1).float()
     close = {"rtol": 0, "atol": 2e-3}  # as gray is rounded to 8 bits
@@ -116,6 +118,37 @@ def test_images_are_of_one_size(pixels: NDArray[np.uint8]) -> None:
     assert "and 2 more; resize" in error(*FILES, code=1)
 
 
+def png_of_16_bits(pixels: NDArray[np.uint16]) -> bytes:
+    """Return a file with 16 bits a channel of red, green and blue, as the PNG specification has it."""
+
+    def chunk(kind: bytes, content: bytes) -> bytes:
+        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+    height, width, _ = pixels.shape
+    rows = b"".join(b"\0" + row.tobytes() for row in pixels)
+    header = struct.pack(">IIBBBBB", width, height, 16, 2, 0, 0, 0)
+    parts = chunk(b"IHDR", header), chunk(b"IDAT", zlib.compress(rows)), chunk(b"IEND", b"")
+    return b"\x89PNG\r\n\x1a\n" + b"".join(parts)
+
+
+class OfBytes(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten(), nn.Linear(4 * 3 * 4, 2))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.net(x.float())
+
+
+def test_images_are_no_inputs_of_whole_numbers(pixels: NDArray[np.uint8]) -> None:
+    engine = IT3Engine(OfBytes(), "net.0").eval()
+    engine.is_trained = True
+    engine.save("engine.pt", torch.from_numpy(pixels[:2].transpose(0, 3, 1, 2).copy()))
+    assert "the engine takes torch.uint8 inputs, and the images in photos become numbers from 0 to 1" in error(
+        *FILES, code=1
+    )
+
+
 @pytest.mark.parametrize(
     ("args", "code", "words"),
     [
@@ -125,9 +158,11 @@ def test_images_are_of_one_size(pixels: NDArray[np.uint8]) -> None:
         (["--image-mean", "half"], 2, "--image-mean must be numbers with commas, such as 0.5,0.5,0.5, not 'half'"),
         (["--image-std", "0"], 2, "--image-std must be above 0, not 0"),
         (["--image-mean", "nan"], 2, "--image-mean must be finite"),
+        (["--image-mean", "0.5,0.5,104"], 2, "--image-mean must be from 0 to 1, as the channels are, not 104; divide"),
         (["--input", "x.npy", "--image-mode", "L"], 2, "are for a folder of images, not x.npy"),
         (["--input", "empty"], 2, "there are no .png, .jpg or .jpeg files in the folder empty"),
-        (["--input", "deep"], 1, "deep/16 bits.png has more than 8 bits a channel (Pillow's mode I;16)"),
+        (["--input", "deep"], 1, "deep/16 bits.png has more than 8 bits a channel, which"),
+        (["--input", "deep colors"], 1, "deep colors/dark.png has more than 8 bits a channel, which"),
         (["--input", "broken"], 1, "broken/text.jpg is not an image, or is damaged"),
         (["--input", "cut"], 1, "cut/half.png is not an image, or is damaged"),
     ],
@@ -136,9 +171,10 @@ def test_errors_are_one_line_and_write_nothing(
     args: list[str], code: int, words: str, pixels: NDArray[np.uint8]
 ) -> None:
     np.save("x.npy", pixels / 255)
-    for name in ("empty", "deep", "broken", "cut"):
+    for name in ("empty", "deep", "deep colors", "broken", "cut"):
         Path(name).mkdir()
     Image.fromarray(np.full((5, 6), 40_000, np.uint16)).save("deep/16 bits.png")
+    Path("deep colors/dark.png").write_bytes(png_of_16_bits(np.full((5, 6, 3), 255, ">u2")))
     Path("broken/text.jpg").write_text("no image")
     Path("cut/half.png").write_bytes((PHOTOS / "10.png").read_bytes()[:80])
     assert words in error(*FILES, *args, code=code)

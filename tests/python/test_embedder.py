@@ -48,6 +48,18 @@ def test_groups_by_the_number_of_dimensions_are_the_same_before_and_after_the_fi
     assert decayed() == before
 
 
+def test_weights_without_a_shape_can_be_initialized_and_read_from_older_states() -> None:
+    embedder = Embedder()
+    for parameter in embedder.parameters():
+        if parameter.dim() > 1:
+            nn.init.xavier_uniform_(parameter)
+            nn.init.xavier_normal_(parameter)
+    dims = [parameter.dim() for parameter in embedder.parameters()]
+    embedder.load_state_dict(dict.fromkeys(embedder.state_dict(), torch.empty(0)))
+    assert [parameter.dim() for parameter in embedder.parameters()] == dims
+    assert not embedder.is_built
+
+
 def test_a_forward_of_the_instance_is_called() -> None:
     torch.manual_seed(0)
     model, x = nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 3)).double().eval(), torch.randn(5, 4).double()

@@ -12,7 +12,7 @@ from it3.cutting.known_functions import KNOWN, NORMS
 from torch import Tensor, nn
 
 DRAW = {"dropout", "alpha_dropout", "lstm", "gru", "rnn_tanh", "rnn_relu", "scaled_dot_product_attention"}
-"""Whether they have drawn is found by the state of the generator."""
+"""Whether they have drawn is found by the state of the generator, but for cuDNN's recurrent layers."""
 OTHERS = re.compile(
     # What is not set, what is given, or takes, a tensor of another kind, and what has a state.
     r"empty|quantize|fbgemm|qparams|sparse|mkldnn|to_dense|coalesce|hspmm|smm|sspaddmm|indices$|^values|int_repr|^q_per"
@@ -132,3 +132,28 @@ def test_masks_do_not_keep_the_passes_from_sharing(kind: str) -> None:
     assert engine.explain(tokens).why_not_shared != ""
     for name, gradient in actual.items():
         torch.testing.assert_close(gradient, engine.model.get_parameter(name).grad, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.cuda
+@pytest.mark.parametrize("packed", [False, True])
+def test_dropout_of_cudnn_is_never_shared(packed: bool) -> None:
+    """It draws from a state of its own, which no generator of torch's tells of after the first call."""
+
+    class Network(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.lstm, self.last = nn.LSTM(64, 64, 2, dropout=0.5, batch_first=True), nn.Linear(64, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            if packed:
+                lengths = torch.full((len(x),), x.shape[1])
+                x = nn.utils.rnn.pack_padded_sequence(x, lengths, batch_first=True)
+            return self.last(self.lstm(x)[1][0][-1])
+
+    torch.manual_seed(0)
+    engine, x = IT3Engine(Network().cuda(), "last"), torch.randn(512, 8, 64, device="cuda")
+    engine.train()
+    engine.model(x)  # cuDNN's state is made
+    for _ in range(3):
+        engine(x)[1].backward()
+    assert engine.explain(x).why_not_shared

@@ -68,7 +68,8 @@ std::pair<at::Tensor, at::Tensor> make_linear(std::int64_t inputs, std::int64_t 
 }  // namespace
 
 EmbedderWeights empty_embedder_weights(const at::TensorOptions& options) {
-  return {at::empty({0, 0}, options), at::empty({0}, options), at::empty({0, 0}, options), at::empty({0}, options)};
+  // With one input rather than none, for initializations that divide by the number of inputs and outputs.
+  return {at::empty({0, 1}, options), at::empty({0}, options), at::empty({0, 1}, options), at::empty({0}, options)};
 }
 
 EmbedderWeights make_embedder_weights(

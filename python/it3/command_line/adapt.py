@@ -49,7 +49,8 @@ def adapt(
     batch_size: BatchSize = None,
     device: Device = None,
     image_mode: Annotated[
-        str | None, typer.Option(metavar="RGB|L", help="Of a folder: 3 channels of colors (default), or 1 of gray.")
+        str | None,
+        typer.Option(metavar="RGB|L", help="Of a folder: 3 channels of colors, or 1 of gray. Default: as the engine."),
     ] = None,
     image_mean: Annotated[str | None, typer.Option(help=_MEAN)] = None,
     image_std: Annotated[str | None, typer.Option(help="What channels are divided by then. Default: 1.")] = None,

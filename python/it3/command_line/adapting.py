@@ -68,7 +68,13 @@ class Batches:
         self._path = path
         self._samples: Array | ImageFolder
         if path.is_dir():
-            self._samples = ImageFolder(path, images or ImageNumbers())
+            if noted is not None and is_whole:
+                raise ValueError(
+                    f"the engine takes {noted[0].dtype} inputs, and the images in {path} become numbers from 0 to 1; "
+                    "give a .npy file"
+                )
+            channels = noted[0].shape[1] if noted is not None and len(noted[0].shape) > 1 else None
+            self._samples = ImageFolder(path, images or ImageNumbers(), channels)
         else:
             self._samples = read_samples(path, keeps_integers=is_whole)
         if noted is not None and len(noted) > 1:

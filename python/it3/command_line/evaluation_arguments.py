@@ -7,10 +7,12 @@ import torch
 from torch import Tensor
 
 from it3.command_line.configuration import Configuration
-from it3.command_line.configured import batches_from
+from it3.command_line.configured import loader_from
 from it3.command_line.importing import thing_at
 from it3.command_line.wrong_usage import WrongUsageError
 from it3.engine import IT3Engine
+from it3.support.batches import pair_in
+from it3.support.devices import device_of
 
 _TRAINING = "train"
 
@@ -47,13 +49,17 @@ def _reference(configuration: Configuration, engine: IT3Engine) -> Any:
     path = configuration.get("evaluation", "reference", str)
     if path != _TRAINING:
         return None if path is None else thing_at(path, configuration.folder)
-    targets = [of_batch for _, of_batch in batches_from(configuration, _TRAINING, engine)]
+    torch.manual_seed(0)
+    loader = loader_from(configuration, _TRAINING)
+    batches = loader(0) if callable(loader) else loader  # one after another: all may not fit into memory
+    targets = [pair_in(batch, place)[1] for place, batch in enumerate(batches)]
     if not all(isinstance(of_batch, Tensor) for of_batch in targets):
         raise WrongUsageError(
             f"reference in [evaluation] of {configuration.path} is {_TRAINING!r}, but the targets of [data] "
             f"{_TRAINING} are no tensors; give the import path of a function of the inputs that predicts"
         )
-    return torch.cat(targets)
+    at_least_1d = [of_batch.reshape(1) if of_batch.ndim == 0 else of_batch for of_batch in targets]
+    return torch.cat(at_least_1d).to(device_of(engine.model))
 
 
 def _others(configuration: Configuration) -> Any:

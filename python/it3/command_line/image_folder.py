@@ -27,29 +27,39 @@ class ImageNumbers:
     Attributes
     ----------
     mode
-        "RGB", three channels, or "L", one, of gray.
+        "RGB", three channels, or "L", one, of gray. None: what the engine takes, and "RGB" where that is not known.
     mean, std
         What is subtracted from the channels, which are from 0 to 1, and what they are divided by then: one number for
         all channels, or one for each.
     """
 
-    mode: str = "RGB"
+    mode: str | None = None
     mean: tuple[float, ...] = (0.0,)
     std: tuple[float, ...] = (1.0,)
 
     def __post_init__(self) -> None:
         """Raise WrongUsageError for what are no such numbers."""
-        if self.mode not in _CHANNELS:
+        if self.mode not in (None, *_CHANNELS):
             raise WrongUsageError(f"--image-mode must be RGB or L, not {self.mode!r}")
-        channels = _CHANNELS[self.mode]
+        channels = 3 if self.mode is None else _CHANNELS[self.mode]
         for name, values in (("--image-mean", self.mean), ("--image-std", self.std)):
             if len(values) not in (1, channels):
                 said = "one number" if channels == 1 else f"one number, or {channels} with commas, one a channel"
                 raise WrongUsageError(f"{name} must be {said}, not {len(values)}")
             if not all(map(math.isfinite, values)):
                 raise WrongUsageError(f"{name} must be finite")
+        if not all(0 <= value <= 1 for value in self.mean):
+            raise WrongUsageError(
+                f"--image-mean must be from 0 to 1, as the channels are, not {max(self.mean, key=abs):g}; divide a "
+                "mean of numbers from 0 to 255 by 255, and the standard deviation too"
+            )
         if min(self.std) <= 0:
             raise WrongUsageError(f"--image-std must be above 0, not {min(self.std):g}")
+
+    def mode_for(self, channels: int | None) -> str:
+        """Return the mode that was given, or else that for so many channels."""
+        is_gray = channels == 1 and len(self.mean) == len(self.std) == 1
+        return self.mode or ("L" if is_gray else "RGB")
 
 
 class ImageFolder:
@@ -64,6 +74,8 @@ class ImageFolder:
         The folder.
     numbers
         How an image becomes numbers.
+    channels
+        As many as the engine takes, if that is known.
 
     Raises
     ------
@@ -78,14 +90,15 @@ class ImageFolder:
     ndim = 4
     dtype = np.dtype(np.float32)
 
-    def __init__(self, path: Path, numbers: ImageNumbers) -> None:
+    def __init__(self, path: Path, numbers: ImageNumbers, channels: int | None) -> None:
         files = (file for file in path.iterdir() if file.suffix.lower() in _ENDINGS and not file.name.startswith("."))
         self._files = sorted((file for file in files if file.is_file()), key=lambda file: file.name)
         self._numbers = numbers
+        self._mode = numbers.mode_for(channels)
         if not self._files:
             raise WrongUsageError(f"there are no .png, .jpg or .jpeg files in the folder {path}")
         height, width = self._common_size(path)
-        self.shape = (len(self._files), _CHANNELS[numbers.mode], height, width)
+        self.shape = (len(self._files), _CHANNELS[self._mode], height, width)
 
     def __len__(self) -> int:
         """Return how many images there are."""
@@ -96,7 +109,7 @@ class ImageFolder:
         mean, std = (np.reshape(values, (-1, 1, 1)) for values in (self._numbers.mean, self._numbers.std))
         images = np.empty((len(self._files[part]), *self.shape[1:]), self.dtype)
         for place, file in enumerate(self._files[part]):
-            pixels = np.asarray(_opened(file).convert(self._numbers.mode), np.float64) / 255
+            pixels = np.asarray(_opened(file).convert(self._mode), np.float64) / 255
             images[place] = (pixels.reshape(*pixels.shape[:2], -1).transpose(2, 0, 1) - mean) / std
         return images
 
@@ -105,10 +118,9 @@ class ImageFolder:
         by_size: dict[tuple[int, int], list[str]] = {}
         for file in self._files:
             image = _opened(file, only_header=True)
-            if image.mode not in _OF_8_BITS:
+            if image.mode not in _OF_8_BITS or _has_16_bits(file):
                 raise ValueError(
-                    f"{file} has more than 8 bits a channel (Pillow's mode {image.mode}), which would be cut off; give "
-                    "such images as a .npy file"
+                    f"{file} has more than 8 bits a channel, which would be cut off; give such images as a .npy file"
                 )
             by_size.setdefault(image.size, []).append(file.name)
         (width, height), *others = sorted(by_size, key=lambda size: len(by_size[size]), reverse=True)
@@ -120,6 +132,13 @@ class ImageFolder:
                 f"{', '.join(odd[:_NAMED])}{more}; resize or crop these as the network's training did"
             )
         return height, width
+
+
+def _has_16_bits(file: Path) -> bool:
+    """Whether a file is a PNG with 16 bits a channel, of which Pillow reads colors without their lower 8."""
+    with file.open("rb") as stream:
+        header = stream.read(25)
+    return header.startswith(b"\x89PNG") and header[24:] == b"\x10"
 
 
 def _opened(file: Path, *, only_header: bool = False) -> "Image":

@@ -106,6 +106,19 @@ _CONSTANTS = (bool, int, float, complex, str, type(None), type(...), torch.Size)
 _CONSTANTS_OF_TORCH = (torch.dtype, torch.device, torch.layout, torch.memory_format)
 
 
+_RECURRENT = (torch.lstm, torch.gru, torch.rnn_tanh, torch.rnn_relu)
+
+
+def may_draw_unseen(func: Any, given: list[Any]) -> bool:
+    """Whether a function may draw random numbers that no generator of torch's tells of.
+
+    cuDNN's dropout in recurrent layers has a state of its own. Of the arguments of these layers, only dropout is a
+    float.
+    """
+    has_dropout = any(isinstance(item, float) and item > 0 for item in given)
+    return func in _RECURRENT and has_dropout and any(isinstance(item, Tensor) and item.is_cuda for item in given)
+
+
 def running_statistics(func: Any, args: Any, kwargs: Any) -> list[Tensor]:
     """Return what normalization writes to, of which autograd is not told."""
     if func not in NORMS:

@@ -14,7 +14,14 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode, _get_current_function_mode
 
-from it3.cutting.known_functions import KNOWN, NORMS, is_plain, is_plain_or_constant, running_statistics
+from it3.cutting.known_functions import (
+    KNOWN,
+    NORMS,
+    is_plain,
+    is_plain_or_constant,
+    may_draw_unseen,
+    running_statistics,
+)
 
 # Of heads that compute fewer numbers, keeping them takes longer than computing them again.
 _WORTH_IT = 1 << 15
@@ -158,6 +165,8 @@ class _Recording(_UntilLayer):
         if torch._C._autograd._top_saved_tensors_default_hooks(False) is not None:
             raise _ObjectionError("activations are saved in another way, as by checkpointing")
         given = list(_flat((args, kwargs)))
+        if may_draw_unseen(func, given):
+            raise _ObjectionError(f"{func.__name__}() may draw random numbers from a state of cuDNN's own")
         strange = next((item for item in given if not is_plain_or_constant(item)), None)
         if strange is not None:
             raise _ObjectionError(
