@@ -99,7 +99,7 @@ def test_short_memory_decides_nothing_for_good() -> None:
     engine, count = first_call(0)
     expected = str(engine.explain(case.inputs))
     assert "cut at the layer" in expected
-    for n in range(1, count + 1, 13):
+    for n in range(1, count + 1, 37):
         engine, _ = first_call(n)
         engine(case.inputs)
         assert str(engine.explain(case.inputs)) == expected

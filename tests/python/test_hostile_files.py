@@ -93,7 +93,7 @@ def test_code_that_is_nested(kind: str, rig: Rig) -> None:
 
 @pytest.mark.parametrize("size", [0, 1, 100])
 def test_tensors_without_their_bytes(size: int, rig: Rig) -> None:
-    refused(rig, in_record("data/0", lambda b: b[:size]), f"has {size} of its 160 bytes")
+    refused(rig, in_record("data/0", lambda b: b[:size]), f"has only {size} of 160 bytes")
 
 
 def test_records_that_unpack_to_gigabytes(rig: Rig) -> None:
