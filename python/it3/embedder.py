@@ -34,7 +34,7 @@ class Embedder(nn.Module):
     Raises
     ------
     ValueError
-        For ``extra_channels`` other than a whole number from 0.
+        For ``extra_channels`` other than a whole number, 0 or more.
 
     Examples
     --------

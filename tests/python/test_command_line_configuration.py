@@ -208,7 +208,7 @@ def test_functions_of_the_user_s_own(parts: Any) -> None:
     [
         ("[training]", "[trainig]", "train", 2, "unknown table [trainig]; did you mean 'training'?"),
         ("epochs = 3", "epoch = 3", "train", 2, "unknown key 'epoch' in [training]; did you mean 'epochs'?"),
-        ("epochs = 3", "epochs = 0", "train", 2, "epochs must be a whole number from 1, not 0"),
+        ("epochs = 3", "epochs = 0", "train", 2, "epochs must be a whole number, 1 or more, not 0"),
         (
             "epochs = 3",
             'epochs = "3"',

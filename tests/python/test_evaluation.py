@@ -329,7 +329,7 @@ def test_errors() -> None:
     with pytest.raises(TypeError, match=r"loader must be an iterable of batches .* not a tensor of shape \(2, 6\)"):
         it3.evaluate(engine, batches[0][0], "mse")
     for seeds in (0, 1.5, True):
-        with pytest.raises(ValueError, match="seeds must be a whole number from 1"):
+        with pytest.raises(ValueError, match="seeds must be a whole number, 1 or more"):
             it3.evaluate(engine, batches, "mse", seeds=seeds)
     with pytest.raises(ValueError, match="there are no engines"):
         it3.evaluate([], batches, "mse")

@@ -242,7 +242,7 @@ def test_errors() -> None:
         evaluate(clusters=list(torch.zeros(4, 2)))
     with pytest.raises(ValueError, match=r"an entry of groups must be one label .* each of its 2 samples; it has 3"):
         evaluate(groups=[["a", "b", "c"], "b", "c", "d"])
-    with pytest.raises(ValueError, match="resamples must be a whole number from 100, not 0"):
+    with pytest.raises(ValueError, match="resamples must be a whole number, 100 or more, not 0"):
         evaluate(resamples=0)
     with pytest.raises(KeyError, match="no row is called '4 steps'; the rows are '0 steps', '0 steps, y1', 'adapted'"):
         evaluate().compare("4 steps", "0 steps")

@@ -270,7 +270,7 @@ def test_what_is_wrong_is_said() -> None:
     batches, loss = data_list(), F.cross_entropy
     other = torch.optim.Adam([torch.zeros(1, requires_grad=True)])
     wrong: list[tuple[dict[str, Any], type[Exception], str]] = [
-        ({"epochs": 0}, ValueError, "epochs must be a whole number from 1, not 0"),
+        ({"epochs": 0}, ValueError, "epochs must be a whole number, 1 or more, not 0"),
         ({"criterion": "mse"}, TypeError, "criterion must be a function"),
         ({"optimizer": "adam"}, TypeError, r"optimizer must be a torch.optim.Optimizer .* not 'adam'"),
         ({"optimizer": lambda parameters: 3}, TypeError, "optimizer returned a int"),

@@ -138,7 +138,7 @@ def test_errors() -> None:
     x, y = shifts["a"]
     with pytest.raises(ValueError, match="order must be one of continual, gradual, mixed, correlated, not 'random'"):
         it3.stream(shifts, "random")
-    with pytest.raises(ValueError, match="batch_size must be a whole number from 1, not 0"):
+    with pytest.raises(ValueError, match="batch_size must be a whole number, 1 or more, not 0"):
         it3.stream(shifts, batch_size=0)
     with pytest.raises(ValueError, match=r"'gradual' needs names that are pairs \(kind, severity\), not 'a'"):
         it3.stream(shifts, "gradual")

@@ -85,7 +85,7 @@ class Search:
         Raises
         ------
         ValueError
-            Unless this is a whole number from 1; and whatever the function that trains raises.
+            Unless this is a whole number, 1 or more; and whatever the function that trains raises.
 
         Examples
         --------

@@ -28,7 +28,7 @@ def eager(model: nn.Module) -> nn.Module:
 def check_count(name: str, value: object, least: int) -> None:
     """Raise ValueError for what is no whole number, or less than the least."""
     if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise ValueError(f"{name} must be a whole number from {least}, not {value!r}")
+        raise ValueError(f"{name} must be a whole number, {least} or more, not {value!r}")
 
 
 def check_model(model: object) -> None:
