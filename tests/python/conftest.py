@@ -94,11 +94,8 @@ def consumer(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where compiled programs are kept, for all tests together, also those of pytest-xdist's other processes."""
-    folder = tmp_path_factory.getbasetemp()
-    folder = (folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder) / "compiled"
-    folder.mkdir(exist_ok=True)
-    return folder
+    """Where compiled programs are kept, for all tests together."""
+    return tmp_path_factory.mktemp("compiled")
 
 
 @pytest.fixture
