@@ -16,6 +16,7 @@ PYTHON ?= python3
 WERROR ?= OFF
 BIN := .venv/bin
 BUILD := build/make
+ADAPT := $(abspath $(BUILD)/csrc/apps/it3-adapt)
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 JOBS := $(shell nproc)
 SECONDS ?= 600
@@ -37,11 +38,11 @@ it3-adapt: .venv/.it3
 
 # Python's tests in a process for each core, and in each on one thread: their networks are so small that threads only
 # wait for one another.
-test: .venv/.test it3-adapt
+test: .venv/.it3 .venv/.test
 	$(BIN)/cmake -S . -B $(BUILD) -DIT3_BUILD_TESTS=ON -DIT3_BUILD_APPS=ON
-	$(BIN)/cmake --build $(BUILD) --parallel $(JOBS) --target it3_all_tests
+	$(BIN)/cmake --build $(BUILD) --parallel $(JOBS) --target it3_all_tests it3-adapt
 	OMP_NUM_THREADS=1 $(BIN)/ctest --test-dir $(BUILD) --output-on-failure --parallel $(JOBS)
-	OMP_NUM_THREADS=1 PATH=$(abspath $(BIN)):$$PATH IT3_ADAPT=$(abspath $(BUILD))/csrc/apps/it3-adapt \
+	OMP_NUM_THREADS=1 PATH=$(abspath $(BIN)):$$PATH IT3_ADAPT=$(ADAPT) \
 	  $(BIN)/python -m pytest --numprocesses $(JOBS) --maxprocesses 8 --dist loadfile --no-loadscope-reorder --durations 30
 
 differential: .venv/.it3 .venv/.test
@@ -49,11 +50,11 @@ differential: .venv/.it3 .venv/.test
 	  $(if $(COMPILED),--compiled)
 
 fuzz: .venv/.test it3-adapt
-	OMP_NUM_THREADS=1 PYTHONPATH=tests IT3_ADAPT=$(abspath $(BUILD))/csrc/apps/it3-adapt \
+	OMP_NUM_THREADS=1 PYTHONPATH=tests IT3_ADAPT=$(ADAPT) \
 	  $(BIN)/python -m fuzz.run --seconds $(SECONDS) --jobs $(JOBS) $(if $(SEED),--seed $(SEED))
 
 endurance: .venv/.test it3-adapt
-	PYTHONPATH=tests IT3_ADAPT=$(abspath $(BUILD))/csrc/apps/it3-adapt $(BIN)/python -m endurance.run --calls $(CALLS)
+	PYTHONPATH=tests IT3_ADAPT=$(ADAPT) $(BIN)/python -m endurance.run --calls $(CALLS)
 
 sanitize: .venv/.it3 .venv/.test
 	tools/run_sanitized.sh address
@@ -71,7 +72,7 @@ bench: .venv/.it3 .venv/.test .venv/.demo .venv/.studies
 
 docs: it3-adapt .venv/.demo .venv/.docs
 	tools/install_system_packages.sh $(PYTHON) --docs
-	PATH=$(abspath $(BIN)):$$PATH IT3_ADAPT=$(abspath $(BUILD))/csrc/apps/it3-adapt \
+	PATH=$(abspath $(BIN)):$$PATH IT3_ADAPT=$(ADAPT) \
 	  $(BIN)/sphinx-build -W --keep-going --quiet -d build/docs/doctrees docs build/docs/html
 	$(BIN)/python tools/look_at_docs.py build/docs/html
 
