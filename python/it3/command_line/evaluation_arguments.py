@@ -11,8 +11,8 @@ from it3.command_line.configured import loader_from
 from it3.command_line.importing import thing_at
 from it3.command_line.wrong_usage import WrongUsageError
 from it3.engine import IT3Engine
-from it3.support.batches import pair_in
 from it3.support.devices import device_of
+from it3.training.fit import pairs_of
 
 _TRAINING = "train"
 
@@ -50,9 +50,8 @@ def _reference(configuration: Configuration, engine: IT3Engine) -> Any:
     if path != _TRAINING:
         return None if path is None else thing_at(path, configuration.folder)
     torch.manual_seed(0)
-    loader = loader_from(configuration, _TRAINING)
-    batches = loader(0) if callable(loader) else loader  # one after another: all may not fit into memory
-    targets = [pair_in(batch, place)[1] for place, batch in enumerate(batches)]
+    batches = pairs_of(loader_from(configuration, _TRAINING), 1, _TRAINING)  # all at once may not fit into memory
+    targets = [of_batch for _, of_batch in batches]
     if not all(isinstance(of_batch, Tensor) for of_batch in targets):
         raise WrongUsageError(
             f"reference in [evaluation] of {configuration.path} is {_TRAINING!r}, but the targets of [data] "
