@@ -7,6 +7,7 @@
 # make endurance   10,000 calls of each kind: memory and handles stay flat; CALLS=1000 for fewer
 # make sanitize   the tests under AddressSanitizer, UndefinedBehaviorSanitizer and ThreadSanitizer; 90 minutes on two cores
 # make zoo     the same comparison on models of torch, torchvision, timm and transformers
+# make frameworks   tests and pages of docs/frameworks, with each framework's own library
 # make lint    formatters, linters, types; `make format` applies what can be applied
 # make docs    the documentation, with all tutorials run, to build/docs/html; warnings and broken links are errors
 # make bench   time and measure against torch-ttt; ARGS="--rows MLP" for some rows, ARGS=--help for more
@@ -26,7 +27,7 @@ SOURCES := CMakeLists.txt pyproject.toml $(shell find cmake csrc python -type f 
 CPP := $(shell find csrc examples tests benchmarks -name "*.cpp" -o -name "*.h")
 CMAKE_FILES := CMakeLists.txt $(shell find cmake csrc examples tests benchmarks -name CMakeLists.txt -o -name "*.cmake")
 
-.PHONY: demo it3-adapt test differential fuzz endurance sanitize zoo bench docs studies lint format tidy stubs clean
+.PHONY: demo it3-adapt test differential fuzz endurance sanitize zoo frameworks bench docs studies lint format tidy stubs clean
 .DELETE_ON_ERROR:
 
 demo: .venv/.it3 .venv/.demo
@@ -66,6 +67,10 @@ ZOO := .venv/zoo
 zoo: .venv/.it3 .venv/.test
 	$(PIP) --no-deps --upgrade --target $(ZOO) torchvision==0.28.0 timm==1.0.31 pillow
 	PYTHONPATH=tests:$(ZOO) $(BIN)/python -m differential.zoo
+
+frameworks: .venv/.it3 .venv/.test .venv/.frameworks
+	OMP_NUM_THREADS=1 PATH=$(abspath $(BIN)):$$PATH $(BIN)/python -m pytest --numprocesses $(JOBS) --maxprocesses 8 \
+	  --dist loadfile tests/frameworks
 
 bench: .venv/.it3 .venv/.test .venv/.demo .venv/.studies
 	PATH=$(abspath $(BIN)):$$PATH $(BIN)/python benchmarks/speed.py $(ARGS)
@@ -132,6 +137,6 @@ clean:
 	touch $@
 
 # The extras of pyproject.toml, without it3 itself.
-.venv/.demo .venv/.studies .venv/.docs .venv/.test .venv/.lint: .venv/.%: .venv/.python pyproject.toml
+.venv/.demo .venv/.studies .venv/.docs .venv/.test .venv/.frameworks .venv/.lint: .venv/.%: .venv/.python pyproject.toml
 	$(PIP) $$($(BIN)/python tools/extra_requirements.py $*)
 	touch $@

@@ -34,7 +34,7 @@ HEADERS = {
 PYTHON_FLOORS = (
     {"__main__"},
     {"command_line"},
-    {"loggers", "plots", "recipes", "searching"},
+    {"frameworks", "loggers", "plots", "recipes", "searching"},
     {"layer_choice", "saving", "training"},
     {"compiling", "evaluation"},
     {"engine"},

@@ -42,9 +42,9 @@ class Block:
 
 
 def pages() -> list[str]:
-    """Return the names of the pages from the root of the repository."""
+    """Return the names of the pages from the root of the repository, but for those that tests/frameworks runs."""
     names = [path.relative_to(ROOT).as_posix() for path in (ROOT / "docs").glob("**/*.md")]
-    return ["README.md", *sorted(name for name in names if "/_" not in name)]
+    return ["README.md", *sorted(name for name in names if "/_" not in name and "/frameworks/" not in name)]
 
 
 def blocks_of(text: str) -> Iterator[Block]:
