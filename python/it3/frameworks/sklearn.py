@@ -64,7 +64,10 @@ class _IT3Estimator(BaseEstimator):
             loader = DataLoader(rows, self.batch_size, shuffle=True, generator=generator)
             rate = float(self.learning_rate)
             self.history_ = self.engine_.fit(
-                loader, criterion, epochs=self.epochs, optimizer=lambda parameters: torch.optim.Adam(parameters, lr=rate)
+                loader,
+                criterion,
+                epochs=self.epochs,
+                optimizer=lambda parameters: torch.optim.Adam(parameters, lr=rate),
             )
         self.engine_.eval()
 
@@ -82,7 +85,10 @@ class _IT3Estimator(BaseEstimator):
         if not isinstance(self.learning_rate, Real) or not self.learning_rate > 0:
             raise ValueError(f"learning_rate must be a number above 0, not {self.learning_rate!r}")
         if self._adaptation().get("copy_model") is False:
-            raise ValueError("options keep adapted weights from call to call, but predict() may not change an estimator")
+            raise ValueError(
+                "options keep adapted weights from call to call, but predict() may not change an estimator; leave "
+                "online and copy_model out"
+            )
 
     def _network(self, columns: int, outputs: int) -> nn.Sequential:
         layers: list[nn.Module] = []
@@ -99,10 +105,10 @@ class _IT3Estimator(BaseEstimator):
             raise ValueError(f"options has {', '.join(map(repr, twice))}, which is a parameter of the estimator itself")
         return dict(Options(**named, **(self.options or {})))
 
-    def _predict(self, X: ArrayLike) -> Tensor:
+    def _predict(self, rows: ArrayLike) -> Tensor:
         """Adapt to rows, and return the network's predictions, (rows, outputs)."""
         check_is_fitted(self)
-        x = validate_data(self, X, reset=False, dtype=np.float64)
+        x = validate_data(self, rows, reset=False, dtype=np.float64)
         with KeptRandomState():  # of options that draw
             torch.manual_seed(0)
             return self.engine_.adapt(torch.tensor(x), **self._adaptation()).prediction
