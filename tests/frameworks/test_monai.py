@@ -107,7 +107,9 @@ def test_agrees_with_a_loop_by_hand(adapt_to: str, engine: it3.IT3Engine, volume
     torch.testing.assert_close(actual, expected, rtol=1e-6, atol=1e-8)
     plain = WINDOWS(volume, engine.model).detach()
     assert (expected - plain).abs().max() > 1e-3
-    assert all(torch.equal(value, before[name]) for name, value in engine.state_dict().items() if torch.is_tensor(value))
+    assert all(
+        torch.equal(value, before[name]) for name, value in engine.state_dict().items() if torch.is_tensor(value)
+    )
 
 
 def test_the_scopes_differ(engine: it3.IT3Engine, volume: Tensor) -> None:

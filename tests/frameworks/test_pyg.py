@@ -249,10 +249,15 @@ def test_predictions_for_nodes_need_no_more_than_the_engine(graphs: list[Data]) 
     assert by_graph[1].item() == pytest.approx(by_node[3:10].mean().item())
 
 
-def test_a_graph_alone_that_is_not_finite(engine: it3.IT3Engine, graphs: list[Data]) -> None:
+def test_a_graph_that_is_not_finite(engine: it3.IT3Engine, graphs: list[Data]) -> None:
     graphs[1].x[0, 0] = torch.nan
+    data = Batch.from_data_list(graphs)
     with pytest.raises(ValueError, match="not finite"):
-        engine.adapt(graphs_in(Batch.from_data_list(graphs)))
+        engine.adapt(graphs_in(data))
+    adaptation = engine.adapt(graphs_in(data), threshold=0.0)
+    assert adaptation.adapted_samples.tolist() == [True, False, True, True]
+    without = plainly(engine, Batch.from_data_list([graphs[0], *graphs[2:]]))[0]
+    torch.testing.assert_close(adaptation.prediction[[0, 2, 3]], without)
 
 
 def test_the_batch_is_left_as_it_is(engine: it3.IT3Engine, graphs: list[Data]) -> None:

@@ -131,6 +131,14 @@ def test_in_a_pipeline_with_a_search(flowers: tuple) -> None:
     assert np.isfinite(scores).all()
 
 
+def test_parameters_as_searches_draw_them(patients: tuple) -> None:
+    x, y = patients
+    plain = {"epochs": 2, "batch_size": 30, "num_steps": 2, "lr": 1e-3, "per_sample": True, "learning_rate": 1e-2}
+    drawn = {name: np.array(value)[()] for name, value in plain.items()} | {"hidden_layer_sizes": (np.int64(5),)}
+    expected = IT3Regressor((5,), random_state=0, **plain).fit(x, y).predict(x)
+    assert np.array_equal(IT3Regressor(random_state=0, **drawn).fit(x, y).predict(x), expected)
+
+
 def test_random_states(patients: tuple) -> None:
     x, y = patients
     np.random.seed(5)  # noqa: NPY002  (which scikit-learn draws from)
@@ -171,6 +179,12 @@ def test_predicting_changes_no_weights(classifier: IT3Classifier, flowers: tuple
 def test_wrong_parameters(parameters: dict, said: str, patients: tuple) -> None:
     with pytest.raises(ValueError, match=said):
         IT3Regressor(**parameters).fit(*patients)
+
+
+def test_options_that_would_keep_weights(patients: tuple) -> None:
+    regressor = IT3Regressor(epochs=1, per_sample=False).fit(*patients).set_params(options={"copy_model": False})
+    with pytest.raises(ValueError, match="leave online and copy_model out"):
+        regressor.predict(patients[0])
 
 
 def test_one_class_only(patients: tuple) -> None:

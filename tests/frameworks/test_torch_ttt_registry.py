@@ -67,7 +67,7 @@ def test_without_torchvision(monkeypatch: pytest.MonkeyPatch) -> None:
     plain = builtins.__import__
 
     def without(name: str, *arguments: Any) -> Any:
-        if name.split(".")[0] == "torchvision":
+        if name.split(".", maxsplit=1)[0] == "torchvision":
             raise ModuleNotFoundError(f"No module named {name!r}", name=name)
         return plain(name, *arguments)
 

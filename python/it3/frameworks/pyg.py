@@ -1,8 +1,8 @@
 """Graphs of PyTorch Geometric: batches of them, and models that predict for a graph."""
 
 import copy
-from collections.abc import Callable, Iterable, Iterator
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Sized
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -136,7 +136,7 @@ class Batches:
 
     def __len__(self) -> int:
         """Return how many there are. Raises TypeError where the loader does not tell."""
-        return len(self.loader)  # type: ignore[arg-type]  (some iterables have it)
+        return len(cast("Sized", self.loader))
 
 
 def _described(value: object) -> str:

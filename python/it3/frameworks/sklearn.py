@@ -61,34 +61,30 @@ class _IT3Estimator(BaseEstimator):
             self.engine_ = IT3Engine(self._network(x.shape[1], outputs), "0", distance_fn=distance)
             rows = TensorDataset(torch.tensor(x), target)
             generator = torch.Generator().manual_seed(seed)
-            loader = DataLoader(rows, self.batch_size, shuffle=True, generator=generator)
+            loader = DataLoader(rows, int(self.batch_size), shuffle=True, generator=generator)
             rate = float(self.learning_rate)
             self.history_ = self.engine_.fit(
                 loader,
                 criterion,
-                epochs=self.epochs,
+                epochs=_plain(self.epochs),
                 optimizer=lambda parameters: torch.optim.Adam(parameters, lr=rate),
             )
         self.engine_.eval()
 
     def _check_parameters(self) -> None:
         """Raise ValueError or TypeError for parameters that are not accepted, which scikit-learn asks of fit()."""
-        check_count("epochs", self.epochs, 1)
-        check_count("batch_size", self.batch_size, 1)
+        check_count("epochs", _plain(self.epochs), 1)
+        check_count("batch_size", _plain(self.batch_size), 1)
         if not isinstance(self.hidden_layer_sizes, Sequence) or not self.hidden_layer_sizes:
             raise ValueError(
                 "hidden_layer_sizes must be a tuple or list of one width or more, as predictions are fed back at the "
                 f"first hidden layer, not {self.hidden_layer_sizes!r}"
             )
         for size in self.hidden_layer_sizes:
-            check_count("each of hidden_layer_sizes", size, 1)
+            check_count("each of hidden_layer_sizes", _plain(size), 1)
         if not isinstance(self.learning_rate, Real) or not self.learning_rate > 0:
             raise ValueError(f"learning_rate must be a number above 0, not {self.learning_rate!r}")
-        if self._adaptation().get("copy_model") is False:
-            raise ValueError(
-                "options keep adapted weights from call to call, but predict() may not change an estimator; leave "
-                "online and copy_model out"
-            )
+        self._adaptation()
 
     def _network(self, columns: int, outputs: int) -> nn.Sequential:
         layers: list[nn.Module] = []
@@ -99,11 +95,17 @@ class _IT3Estimator(BaseEstimator):
 
     def _adaptation(self) -> dict[str, Any]:
         """Return the options with which rows are predicted."""
-        named = {"num_steps": self.num_steps, "lr": self.lr, "anchor": self.anchor, "per_sample": self.per_sample}
+        named = {name: _plain(getattr(self, name)) for name in ("num_steps", "lr", "anchor", "per_sample")}
         twice = sorted(named.keys() & (self.options or {}).keys())
         if twice:
             raise ValueError(f"options has {', '.join(map(repr, twice))}, which is a parameter of the estimator itself")
-        return dict(Options(**named, **(self.options or {})))
+        options = dict(Options(**named, **(self.options or {})))
+        if options.get("copy_model") is False:
+            raise ValueError(
+                "options keep adapted weights from call to call, but predict() may not change an estimator; leave "
+                "online and copy_model out"
+            )
+        return options
 
     def _predict(self, rows: ArrayLike) -> Tensor:
         """Adapt to rows, and return the network's predictions, (rows, outputs)."""
@@ -112,6 +114,11 @@ class _IT3Estimator(BaseEstimator):
         with KeptRandomState():  # of options that draw
             torch.manual_seed(0)
             return self.engine_.adapt(torch.tensor(x), **self._adaptation()).prediction
+
+
+def _plain(value: Any) -> Any:
+    """Return a number of NumPy's, as searches draw them, as one of Python's."""
+    return value.item() if isinstance(value, np.generic) else value
 
 
 class IT3Classifier(ClassifierMixin, _IT3Estimator):
@@ -174,13 +181,13 @@ class IT3Classifier(ClassifierMixin, _IT3Estimator):
         ValueError, TypeError
             For data or parameters that are not accepted, and for one class only.
         """
-        X, y = validate_data(self, X, y, dtype=np.float64)
+        x, y = validate_data(self, X, y, dtype=np.float64)
         check_classification_targets(y)
         encoder = LabelEncoder().fit(y)
         self.classes_ = encoder.classes_
         if len(self.classes_) < 2:
             raise ValueError(f"y has one class only, '{self.classes_[0]}'; a classifier needs rows of two at least")
-        self._fit(X, torch.tensor(encoder.transform(y)), len(self.classes_), "js", F.cross_entropy)
+        self._fit(x, torch.tensor(encoder.transform(y)), len(self.classes_), "js", F.cross_entropy)
         return self
 
     def predict_proba(self, X: ArrayLike) -> NDArray[np.float64]:
@@ -198,8 +205,9 @@ class IT3Classifier(ClassifierMixin, _IT3Estimator):
 class IT3Regressor(RegressorMixin, _IT3Estimator):
     """A regressor for tables that adapts to the rows that it predicts.
 
-    As :class:`IT3Classifier`, with whose parameters and attributes it is, but for ``classes_``. Targets may have any
-    scale: the network learns them in units of their standard deviation from their mean.
+    Its parameters and attributes are those of :class:`IT3Classifier`, but that it has ``target_scaler_``, not
+    ``classes_``. Targets may have any scale: the network learns them in units of their standard deviation from their
+    mean, by this ``StandardScaler``.
 
     Examples
     --------
@@ -231,16 +239,16 @@ class IT3Regressor(RegressorMixin, _IT3Estimator):
         ValueError, TypeError
             For data or parameters that are not accepted.
         """
-        X, y = validate_data(self, X, y, dtype=np.float64, multi_output=True, y_numeric=True)
-        columns = np.asarray(y, np.float64).reshape(len(X), -1)
-        self.scaler_ = StandardScaler().fit(columns)
+        x, y = validate_data(self, X, y, dtype=np.float64, multi_output=True, y_numeric=True)
+        columns = np.asarray(y, np.float64).reshape(len(x), -1)
+        self.target_scaler_ = StandardScaler().fit(columns)
         self._one_number = np.ndim(y) == 1
-        target = torch.tensor(self.scaler_.transform(columns))
-        self._fit(X, target, columns.shape[1], "mse", F.mse_loss)
+        target = torch.tensor(self.target_scaler_.transform(columns))
+        self._fit(x, target, columns.shape[1], "mse", F.mse_loss)
         return self
 
     def predict(self, X: ArrayLike) -> NDArray[np.float64]:
         """Adapt to rows, and return their numbers, in the shape of those of :meth:`fit`."""
         scaled = self._predict(X).numpy()
-        numbers: NDArray[np.float64] = self.scaler_.inverse_transform(scaled)
+        numbers: NDArray[np.float64] = self.target_scaler_.inverse_transform(scaled)
         return numbers[:, 0] if self._one_number else numbers
