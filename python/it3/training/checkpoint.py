@@ -171,7 +171,8 @@ class TrainingCheckpoint:
 
 
 def generators_of(loader: object) -> list[torch.Generator]:
-    """Return the random generators of a DataLoader's own, each once."""
+    """Return the random generators of a DataLoader's own, each once; also of one inside, as its attribute `loader`."""
+    loader = getattr(loader, "loader", loader)  # of what only turns its batches into pairs
     if not isinstance(loader, DataLoader):
         return []
     holders = [loader, loader.sampler, loader.batch_sampler, getattr(loader.batch_sampler, "sampler", None)]
