@@ -37,14 +37,14 @@ it3-adapt: .venv/.it3
 	$(BIN)/cmake -S . -B $(BUILD) -DIT3_BUILD_APPS=ON
 	$(BIN)/cmake --build $(BUILD) --parallel $(JOBS) --target it3-adapt
 
-# Python's tests in a process for each core, and in each on one thread: their networks are so small that threads only
-# wait for one another.
+# Python's tests in a process more than there are cores, as some wait for processes that they start; and in each on one
+# thread: their networks are so small that threads only wait for one another.
 test: .venv/.it3 .venv/.test
 	$(BIN)/cmake -S . -B $(BUILD) -DIT3_BUILD_TESTS=ON -DIT3_BUILD_APPS=ON
 	$(BIN)/cmake --build $(BUILD) --parallel $(JOBS) --target it3_all_tests it3-adapt
 	OMP_NUM_THREADS=1 $(BIN)/ctest --test-dir $(BUILD) --output-on-failure --parallel $(JOBS)
 	OMP_NUM_THREADS=1 PATH=$(abspath $(BIN)):$$PATH IT3_ADAPT=$(ADAPT) \
-	  $(BIN)/python -m pytest --numprocesses $(JOBS) --maxprocesses 8 --dist loadfile --no-loadscope-reorder --durations 30
+	  $(BIN)/python -m pytest --numprocesses $$(($(JOBS) + 1)) --maxprocesses 8 --dist loadfile --no-loadscope-reorder --durations 30
 
 differential: .venv/.it3 .venv/.test
 	PYTHONPATH=tests $(BIN)/python -m differential.run --seconds $(SECONDS) --jobs $(JOBS) $(if $(SEED),--seed $(SEED)) \

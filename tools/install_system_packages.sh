@@ -1,7 +1,8 @@
 #!/bin/sh
 # Installs the Debian packages that it3 is built with, or the data that its studies use, or what reads the C++ headers for
-# its documentation, or the browser that looks at its pages, those that are missing.
-# Usage: install_system_packages.sh PYTHON [--studies | --docs | --browser]
+# its documentation, or the browser that looks at its pages, or a compiler that the tests are faster with, those that are
+# missing.
+# Usage: install_system_packages.sh PYTHON [--studies | --docs | --browser | --clang]
 set -eu
 python=$1
 
@@ -27,6 +28,7 @@ case ${2:-} in
   --studies) [ -d /usr/share/datasets/fashion-mnist ] && missing="" || missing=" dataset-fashion-mnist" ;;
   --docs) command -v doxygen >/dev/null && missing="" || missing=" doxygen" ;;
   --browser) command -v chromium >/dev/null && missing="" || missing=" chromium" ;;
+  --clang) command -v clang++ >/dev/null && missing="" || missing=" clang libomp-dev" ;;
 esac
 [ -n "$missing" ] || exit 0
 

@@ -1,4 +1,5 @@
 import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -61,6 +62,9 @@ def _without_torchscript(request: pytest.FixtureRequest, monkeypatch: pytest.Mon
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    # It takes half as long as g++, with which the tests' own processes compile.
+    if shutil.which("clang++"):
+        torch._inductor.config.cpp.cxx = ("clang++",)
     config.addinivalue_line("markers", "cuda: needs a CUDA device")
     config.addinivalue_line("markers", "memory: measures or limits a process's memory, of which sanitizers take more")
     config.addinivalue_line("markers", "two_cuda_devices: needs two")
