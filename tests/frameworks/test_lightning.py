@@ -14,13 +14,7 @@ from it3.frameworks.lightning import Adapt, EngineModule
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
-pytestmark = [
-    pytest.mark.filterwarnings("ignore:The '.*_dataloader' does not have many workers"),
-    pytest.mark.filterwarnings("ignore:The number of training batches"),
-    pytest.mark.filterwarnings("ignore:`isinstance.treespec, LeafSpec.` is deprecated"),
-    pytest.mark.filterwarnings("ignore:You defined a `validation_step` but"),
-    pytest.mark.filterwarnings("ignore:You are using `torch.load` with"),
-]
+pytestmark = pytest.mark.filterwarnings("ignore:You defined a `validation_step` but")
 OPTIONS: dict[str, Any] = {"num_steps": 2, "lr": 1e-2}
 
 

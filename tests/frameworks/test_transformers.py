@@ -14,10 +14,6 @@ from torch import Tensor, nn
 from torch.utils.data import default_collate
 from transformers import BertConfig, BertForSequenceClassification, TrainingArguments
 
-pytestmark = [
-    pytest.mark.filterwarnings("ignore:.*pin_memory"),
-    pytest.mark.filterwarnings("ignore:`isinstance.treespec, LeafSpec.` is deprecated"),
-]
 LAYER = "bert.encoder.layer.0"
 
 

@@ -15,7 +15,7 @@ from transformers.utils.generic import find_labels
 
 from it3.engine import IT3Engine
 from it3.evaluation.rows import UNADAPTED
-from it3.input_layer import WithInputLayer
+from it3.frameworks.users_model import users_model
 from it3.support.checks import eager
 
 EMBEDDER_FILE = "it3.safetensors"
@@ -101,7 +101,7 @@ class EngineTrainer(transformers.Trainer):
             )
         self.engine = engine
         self.criterion = criterion
-        names = self.args.label_names or find_labels(type(_network_of(engine))) or ["labels"]
+        names = self.args.label_names or find_labels(type(users_model(engine))) or ["labels"]
         if len(names) != 1:
             raise ValueError(
                 f"an engine is trained with one target, but the labels are {', '.join(names)}; name one by "
@@ -176,7 +176,7 @@ class EngineTrainer(transformers.Trainer):
     def _set_signature_columns_if_needed(self) -> None:
         """Keep a data set's columns that the model takes, rather than those that the engine does."""
         if self._signature_columns is None:
-            named = inspect.signature(_network_of(self.engine).forward).parameters
+            named = inspect.signature(users_model(self.engine).forward).parameters
             self._signature_columns = [*named, *{"label", "label_ids", *self.label_names}]
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Tensor] | None = None) -> None:
@@ -246,9 +246,3 @@ def load_embedder(engine: IT3Engine, folder: str | os.PathLike[str]) -> None:
             f"{path} is of an engine with another embedder: "
             f"missing {missing or 'nothing'}, unexpected {result.unexpected_keys or 'nothing'}"
         )
-
-
-def _network_of(engine: IT3Engine) -> nn.Module:
-    """Return the model as the user made it."""
-    network = eager(engine.model)
-    return network.model if isinstance(network, WithInputLayer) else network
