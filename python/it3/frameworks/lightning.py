@@ -1,6 +1,6 @@
 """Engines in Lightning: a callback by which Trainer's loops adapt, and a LightningModule that trains an engine."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import lightning
@@ -42,8 +42,8 @@ class Adapt(lightning.Callback):
     Raises
     ------
     ValueError
-        For a call or an option that does not exist; when the trainer starts, for a LightningModule without an engine,
-        and for a second callback of this class.
+        For a call or an option that does not exist; when a loop starts, for a LightningModule without an engine, and
+        for a second callback of this class.
 
     Notes
     -----
@@ -61,16 +61,11 @@ class Adapt(lightning.Callback):
         self._before: list[tuple[IT3Engine, dict[str, Any]]] = []
 
     def setup(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, stage: str) -> None:
-        """Check that there is something to adapt, and one callback that says how."""
+        """Check that one callback alone says how to adapt."""
         if sum(isinstance(each, Adapt) for each in trainer.callbacks) > 1:
             raise ValueError(
                 "this Trainer has several callbacks it3.frameworks.lightning.Adapt, of which each would say how to "
                 "adapt; give one, with all the calls that shall adapt"
-            )
-        if next(_engines_in(pl_module), None) is None:
-            raise ValueError(
-                f"{type(pl_module).__name__} holds no it3.IT3Engine, so that nothing can adapt; make it an attribute, "
-                "as self.engine = it3.IT3Engine(network, layer)"
             )
 
     def on_validation_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
@@ -104,9 +99,15 @@ class Adapt(lightning.Callback):
         self._end()
 
     def _begin(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        engines = [each for each in pl_module.modules() if isinstance(each, IT3Engine)]
+        if not engines:
+            raise ValueError(
+                f"{type(pl_module).__name__} holds no it3.IT3Engine, so that nothing can adapt; make it an attribute, "
+                "as self.engine = it3.IT3Engine(network, layer)"
+            )
         adapts = trainer.state.fn in self.calls
         amp = _AMP.get(str(trainer.precision))
-        for engine in _engines_in(pl_module):
+        for engine in engines:
             given = engine.optimization_parameters
             options = dict(_C.overridden(given, self.overrides if adapts else UNADAPTED))
             if amp is not None and options.get("amp") is None:
@@ -220,7 +221,7 @@ class EngineModule(lightning.LightningModule):
             for name, (score, higher_is_better) in scores.items():
                 gain = score - plain[name][0]
                 logged[f"{stage}_{name}_gain"] = gain if higher_is_better else -gain
-        self.log_dict(logged, batch_size=self._samples_in(prediction))
+        self.log_dict(logged, batch_size=self._samples_in(prediction), sync_dist=True)
 
     def _adapts_from_its_start(self) -> bool:
         """Whether what a prediction gains can be told: weights that are kept are no longer the network as it was."""
@@ -238,7 +239,3 @@ class EngineModule(lightning.LightningModule):
     def _samples_in(self, prediction: Tensor) -> int:
         layout = self.engine.prediction_layout
         return prediction.shape[layout.batch_of(prediction.dim())] if prediction.dim() else 1
-
-
-def _engines_in(module: lightning.LightningModule) -> Iterator[IT3Engine]:
-    return (each for each in module.modules() if isinstance(each, IT3Engine))
