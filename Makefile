@@ -64,13 +64,20 @@ sanitize: .venv/.it3 .venv/.test
 # Apart from .venv's packages: beside torch for CPUs, torchvision's operators are missing, which breaks others' imports.
 ZOO := .venv/zoo
 
-zoo: .venv/.it3 .venv/.test
-	$(PIP) --no-deps --upgrade --target $(ZOO) torchvision==0.28.0 timm==1.0.31 pillow
+zoo: .venv/.it3 .venv/.test .venv/.zoo
 	PYTHONPATH=tests:$(ZOO) $(BIN)/python -m differential.zoo
 
-frameworks: .venv/.it3 .venv/.test .venv/.frameworks
+.venv/.zoo: .venv/.python
+	$(PIP) --no-deps --upgrade --target $(ZOO) torchvision==0.28.0 timm==1.0.31 pillow
+	touch $@
+
+TIMM := tests/frameworks/test_timm.py
+TIMM_PAGE := tests/frameworks/test_pages.py::test_the_blocks_run[docs/frameworks/timm.md]
+
+frameworks: .venv/.it3 .venv/.test .venv/.frameworks .venv/.zoo
 	OMP_NUM_THREADS=1 PATH=$(abspath $(BIN)):$$PATH $(BIN)/python -m pytest --numprocesses $(JOBS) --maxprocesses 8 \
-	  --dist loadfile tests/frameworks
+	  --dist loadfile --ignore $(TIMM) --deselect '$(TIMM_PAGE)' tests/frameworks
+	OMP_NUM_THREADS=1 PYTHONPATH=tests:$(ZOO) $(BIN)/python -m pytest -p frameworks.with_torchvision $(TIMM) '$(TIMM_PAGE)'
 
 bench: .venv/.it3 .venv/.test .venv/.demo .venv/.studies
 	PATH=$(abspath $(BIN)):$$PATH $(BIN)/python benchmarks/speed.py $(ARGS)
