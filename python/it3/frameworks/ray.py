@@ -159,7 +159,10 @@ class _Sizes:
 
 def _names_in(inputs: Columns) -> list[str]:
     """Return the names of columns."""
-    names = [inputs] if isinstance(inputs, str) else list(inputs.values() if isinstance(inputs, Mapping) else inputs)
+    if isinstance(inputs, Mapping):
+        names = list(inputs.values())
+    else:
+        names = [inputs] if isinstance(inputs, str) or not isinstance(inputs, Sequence) else list(inputs)
     if not names or not all(isinstance(name, str) for name in names):
         raise TypeError(
             f"inputs must be the name of a column, a list of names, or a mapping from arguments to names, not "
