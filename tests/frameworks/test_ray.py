@@ -145,7 +145,8 @@ class Weighed(Adapter):
 
 def is_spilled() -> bool:
     """Whether Ray has written objects to the disk, as its store was full."""
-    return "Spilled" in ray._private.internal_api.memory_summary(stats_only=True)
+    address = ray.get_runtime_context().gcs_address  # as others may run on this machine
+    return "Spilled" in ray._private.internal_api.memory_summary(address, stats_only=True)
 
 
 def test_memory_is_bounded_for_data_that_is_larger_than_the_store(file: Path) -> None:
