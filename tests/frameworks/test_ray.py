@@ -165,7 +165,7 @@ def test_memory_is_bounded_for_data_that_is_larger_than_the_store(file: Path) ->
         assert batch["large"].shape[1] == width
         peaks += batch["peak"].tolist()
     assert len(peaks) == count
-    # After a quarter it still gets 3 times the store; the store's pages that it maps count for it, so one of it may come.
+    # After a quarter it still gets 3 times the store. Pages of the store that it maps count for it: one store may come.
     assert max(peaks) - peaks[count // 4] < STORE
     assert not is_spilled()
     made.materialize()
