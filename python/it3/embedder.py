@@ -71,6 +71,18 @@ class Embedder(nn.Module):
         """Whether the parameters, if it has any, have their shapes."""
         return self.extra_channels > 0 or self.weight1.numel() != 0
 
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Assign, but no part of a weight that is still empty, which fully_shard would never train.
+
+        fully_shard assigns each weight's part through this method, as it is not torch.nn.Module's own.
+        """
+        if name in _EMPTY and hasattr(value, "device_mesh") and not self.is_built:
+            raise RuntimeError(
+                "the embedder has no shape yet, and takes it from the first call, which is too late after fully_shard; "
+                f"{_WHAT_TO_CALL}, and in each process with the same weights, as after the same torch.manual_seed"
+            )
+        super().__setattr__(name, value)
+
     def settle_layouts(self, prediction_layout: _C.Layout, features_layout: _C.Layout) -> None:
         """Set where channels and samples are, for an engine that has found out.
 
@@ -154,11 +166,14 @@ class Embedder(nn.Module):
         return f"prediction_channels={channels}, features_channels={features}"
 
 
+_WHAT_TO_CALL = "call engine.adapt(inputs, num_steps=0) on one batch, which changes nothing else, before it is wrapped"
+
+
 def _check_is_not_in_ddp() -> None:
     """Raise if DistributedDataParallel runs this, which has made room for gradients of the shapes that it found."""
     ddp = nn.parallel.DistributedDataParallel
     if getattr(ddp, "_active_ddp_module", None) is not None:
         raise RuntimeError(
             "the embedder has no shape yet, and takes it from the first call, which is too late inside of "
-            "DistributedDataParallel; call the engine once, as engine(inputs), on one batch before it is wrapped"
+            f"DistributedDataParallel; {_WHAT_TO_CALL}"
         )

@@ -20,6 +20,7 @@ from it3.support.checks import eager
 from it3.support.input_errors import InputErrors
 from it3.support.inputs_in_batches import inputs_in_batches
 from it3.support.kept import KeptRandomState, own_copy
+from it3.support.sharding import check_is_not_sharded
 
 _C.use_python_parts(Embedder, plan_of, OtherStatistics, SharedHead, ExportedModel)
 
@@ -180,7 +181,7 @@ class IT3Engine(EngineLoops):
             if not isinstance(target, Tensor | None):
                 raise TypeError(f"the target must be a tensor, or None, not a {type(target).__name__}")
             with InputErrors(inputs):
-                return self._core.losses(self._setup_for(inputs), inputs, target, self.training_recipe)
+                return self._core.losses(self._setup_for(inputs, trains=True), inputs, target, self.training_recipe)
         if target is not None:
             raise ValueError("a target was given in eval mode, where adaptation uses no labels; call train() to train")
         self._warn_if_untrained(self.optimization_parameters, stacklevel=5)  # two of torch.nn lie between
@@ -371,8 +372,10 @@ class IT3Engine(EngineLoops):
             f"features_layer_name={self.features_layer_name!r}, optimization_parameters={self.optimization_parameters}"
         )
 
-    def _setup_for(self, inputs: Any) -> _C.EngineSetup:
+    def _setup_for(self, inputs: Any, *, trains: bool = False) -> _C.EngineSetup:
         """Return what a call is made with, of which the first is preceded by a look."""
+        if not trains:
+            check_is_not_sharded(self)
         setup = self._core.setup_of(self)
         if setup.is_looked_at:
             return setup

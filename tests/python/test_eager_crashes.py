@@ -187,7 +187,7 @@ def test_ddp_around_a_fresh_engine(tmp_path: Path) -> None:
     try:
         x, target = X[:, 0].float(), torch.zeros(5, 3)
         engine = IT3Engine(mlp().float(), "0")
-        with pytest.raises(RuntimeError, match=r"call the engine once, as engine"):
+        with pytest.raises(RuntimeError, match=r"call engine.adapt\(inputs, num_steps=0\)"):
             nn.parallel.DistributedDataParallel(engine)(x, target=target)
         engine(x, target=target)
         alone = copy.deepcopy(engine)
