@@ -1,7 +1,7 @@
 #!/bin/sh
 # Installs the Debian packages that it3 is built with, or the data that its studies use, or what reads the C++ headers for
-# its documentation, or the browser that looks at its pages, those that are missing.
-# Usage: install_system_packages.sh PYTHON [--studies | --docs | --browser]
+# its documentation, or the browser that looks at its pages, or the libraries of its server, those that are missing.
+# Usage: install_system_packages.sh PYTHON [--studies | --docs | --browser | --server]
 set -eu
 python=$1
 
@@ -27,6 +27,12 @@ case ${2:-} in
   --studies) [ -d /usr/share/datasets/fashion-mnist ] && missing="" || missing=" dataset-fashion-mnist" ;;
   --docs) command -v doxygen >/dev/null && missing="" || missing=" doxygen" ;;
   --browser) command -v chromium >/dev/null && missing="" || missing=" chromium" ;;
+  --server)
+    missing=""
+    command -v pkg-config >/dev/null || missing="$missing pkg-config"
+    [ -e /usr/include/httplib.h ] || missing="$missing libcpp-httplib-dev"
+    [ -e /usr/include/prometheus/registry.h ] || missing="$missing prometheus-cpp-dev"
+    ;;
 esac
 [ -n "$missing" ] || exit 0
 
