@@ -1,10 +1,10 @@
 // it3-server: adapts a saved engine to requests over HTTP.
 #include <malloc.h>
+#include <unistd.h>
 
-#include <algorithm>
+#include <atomic>
 #include <chrono>
 #include <csignal>
-#include <ctime>
 #include <exception>
 #include <iostream>
 #include <thread>
@@ -37,6 +37,7 @@ sigset_t block_end_signals() {
 
 void run(const Arguments& arguments, const sigset_t& end_signals) {
   at::set_num_threads(arguments.threads);
+  end_calls_after_deadlines();
   Model model(arguments.engine, arguments.device, arguments.options);
   const std::string why_not = arguments.batch > 1 ? model.why_not_together() : "";
   TORCH_CHECK_VALUE(why_not.empty(), "--batch ", arguments.batch, " cannot be: ", why_not);
@@ -50,7 +51,11 @@ void run(const Arguments& arguments, const sigset_t& end_signals) {
   Server server(arguments, model, jobs, metrics);
   const int port = server.bind();
   Workers workers(model, jobs, metrics, {arguments.workers, arguments.threads, arguments.batch, arguments.wait});
-  std::thread listener([&] { server.listen(); });
+  std::atomic<bool> is_port_lost = false;
+  std::thread listener([&] {
+    is_port_lost = !server.listen();
+    if (is_port_lost) kill(getpid(), SIGTERM);
+  });
   std::cout << "it3-server: http://" << arguments.host << ':' << port << "/v2/models/" << arguments.name << std::endl;
 
   int signal = 0;
@@ -64,6 +69,7 @@ void run(const Arguments& arguments, const sigset_t& end_signals) {
   server.stop();
   listener.join();
   jobs.close();
+  TORCH_CHECK(!is_port_lost, "the port ", port, " was lost");
 }
 
 }  // namespace

@@ -3,6 +3,7 @@
 #include <chrono>
 #include <future>
 #include <memory>
+#include <stdexcept>
 #include <string>
 #include <variant>
 #include <vector>
@@ -28,6 +29,11 @@ struct Failure {
 };
 
 using Outcome = std::variant<Answer, Failure>;
+
+/// Ends a call that nobody waits for any more.
+struct DeadlinePassed : std::runtime_error {
+  using std::runtime_error::runtime_error;
+};
 
 /// A request on its way to a worker, who keeps the promise once.
 struct Job {

@@ -1,6 +1,7 @@
 #include "model.h"
 
 #include <algorithm>
+#include <new>
 #include <regex>
 #include <sstream>
 #include <utility>
@@ -136,20 +137,27 @@ Model::Result Model::adapt(const std::vector<at::Tensor>& inputs, bool with_unce
             error_text(error), " (the inputs are ", c10::Join(", ", given), "; the engine was saved with ",
             c10::Join(", ", saved), ")"));
   };
-  try {
-    const it3::Adaptation adapted = engine_->engine.adapt(arguments, /*with_details=*/with_uncertainty);
-    Answer answer{to_send(adapted.prediction), {}};
-    if (with_uncertainty) answer.uncertainty = to_send(adapted.uncertainty());
-    return {std::move(answer), adapted.steps()};
-  } catch (const c10::ValueError& error) {
-    refuse(error);
-    throw;
-  } catch (const c10::OutOfMemoryError&) {
-    throw;
-  } catch (const c10::Error& error) {
-    if (!is_as_saved) refuse(error);
-    throw;
-  }
+  const auto call = [&] {
+    try {
+      return engine_->engine.adapt(arguments, /*with_details=*/with_uncertainty);
+    } catch (const DeadlinePassed&) {
+      throw;
+    } catch (const std::bad_alloc&) {
+      throw;
+    } catch (const c10::OutOfMemoryError&) {
+      throw;
+    } catch (const c10::ValueError& error) {
+      refuse(error);
+      throw;
+    } catch (const std::exception& error) {  // TorchScript's are of several kinds
+      if (!is_as_saved) refuse(error);
+      throw;
+    }
+  };
+  const it3::Adaptation adapted = call();
+  Answer answer{to_send(adapted.prediction), {}};
+  if (with_uncertainty) answer.uncertainty = to_send(adapted.uncertainty());
+  return {std::move(answer), adapted.steps()};
 }
 
 void Model::warm_up() {

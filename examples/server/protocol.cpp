@@ -221,7 +221,8 @@ InferRequest parse_infer_request(const std::string& body, const std::vector<Tens
   try {
     json = Json::parse(body);
   } catch (const Json::exception& error) {  // 1e999 too, which no number holds
-    refuse("the body is no JSON, in which NaN and infinity do not exist: ", error.what());
+    const std::string text = error.what();  // behind the library's name for it, in brackets
+    refuse("the body is no JSON, in which NaN and infinity do not exist: ", text.substr(text.find("] ") + 2));
   }
   const std::string where = "the request";
   if (!json.is_object()) refuse("the body must be a JSON object, not ", json.type_name());

@@ -6,6 +6,7 @@
 #include <limits>
 #include <memory>
 #include <string_view>
+#include <thread>
 #include <utility>
 #include <variant>
 
@@ -77,7 +78,17 @@ int Server::bind() {
   return port;
 }
 
-bool Server::listen() { return http_.listen_after_bind(); }
+bool Server::listen() {
+  const bool is_stopped = http_.listen_after_bind();
+  has_listened_ = true;
+  return is_stopped;
+}
+
+void Server::stop() {
+  // Before it runs, the library does not hear it.
+  while (!http_.is_running() && !has_listened_) std::this_thread::sleep_for(std::chrono::milliseconds(1));
+  http_.stop();
+}
 
 void Server::add_paths() {
   const auto get = [this](const std::string& path, auto reply) {

@@ -32,7 +32,8 @@ class Server {
   void refuse_requests() { refuses_ = true; }
   /// How many inference requests wait for their answers.
   int open_requests() const { return open_requests_; }
-  void stop() { http_.stop(); }
+  /// Ends listen().
+  void stop();
 
  private:
   struct Reply {
@@ -55,7 +56,7 @@ class Server {
   Jobs& jobs_;
   Metrics& metrics_;
   std::string infer_path_;
-  std::atomic<bool> is_draining_ = false, refuses_ = false;
+  std::atomic<bool> is_draining_ = false, refuses_ = false, has_listened_ = false;
   std::atomic<int> open_requests_ = 0;
   httplib::Server http_;
 };

@@ -1,7 +1,6 @@
 #include "workers.h"
 
 #include <algorithm>
-#include <stdexcept>
 #include <utility>
 
 #include <ATen/ATen.h>
@@ -12,11 +11,6 @@
 
 namespace serving {
 namespace {
-
-/// Nobody waits any more for what this thread computes.
-struct DeadlinePassed : std::runtime_error {
-  using std::runtime_error::runtime_error;
-};
 
 thread_local Clock::time_point last_deadline = Clock::time_point::max();
 
@@ -50,9 +44,10 @@ bool is_of_samples(const Job& job) {
 
 }  // namespace
 
+void end_calls_after_deadlines() { it3::set_interrupts(interrupts); }
+
 Workers::Workers(Model& model, Jobs& jobs, Metrics& metrics, Settings settings)
     : model_(model), jobs_(jobs), metrics_(metrics), settings_(settings) {
-  it3::set_interrupts(interrupts);
   for (int i = 0; i < settings.workers; ++i) threads_.emplace_back([this] { work(); });
 }
 
@@ -89,32 +84,34 @@ Workers::Group Workers::gather(std::shared_ptr<Job> first) {
 
 /// False if it could not: then each job is answered by itself, so that one does not fail by another's fault.
 bool Workers::answer_together(const Group& group) {
-  std::vector<at::Tensor> inputs;
-  for (std::size_t i = 0; i < group.front()->inputs.size(); ++i) {
-    std::vector<at::Tensor> parts;
-    for (const auto& job : group) parts.push_back(job->inputs[i]);
-    inputs.push_back(at::cat(parts));
-  }
   const bool with_uncertainty =
       std::any_of(group.begin(), group.end(), [](const auto& job) { return job->wants_uncertainty; });
   last_deadline = Clock::time_point::min();
   for (const auto& job : group) last_deadline = std::max(last_deadline, job->deadline);
+  std::vector<Answer> answers;
   try {
+    std::vector<at::Tensor> inputs;
+    for (std::size_t i = 0; i < group.front()->inputs.size(); ++i) {
+      std::vector<at::Tensor> parts;
+      for (const auto& job : group) parts.push_back(job->inputs[i]);
+      inputs.push_back(at::cat(parts));
+    }
     const auto [all, steps] = model_.adapt(inputs, with_uncertainty);
-    if (all.prediction.dim() == 0 || all.prediction.size(0) != inputs[0].size(0)) return false;
-    metrics_.adapted(steps, group.size());
+    const auto is_of_all = [&](const at::Tensor& x) { return x.dim() > 0 && x.size(0) == inputs[0].size(0); };
+    if (!is_of_all(all.prediction) || (with_uncertainty && !is_of_all(all.uncertainty))) return false;
     std::int64_t begin = 0;
     for (const auto& job : group) {
       const std::int64_t count = samples_of(*job);
-      Answer part{all.prediction.narrow(0, begin, count), {}};
-      if (job->wants_uncertainty) part.uncertainty = all.uncertainty.narrow(0, begin, count);
+      Answer& answer = answers.emplace_back(Answer{all.prediction.narrow(0, begin, count), {}});
+      if (job->wants_uncertainty) answer.uncertainty = all.uncertainty.narrow(0, begin, count);
       begin += count;
-      job->outcome.set_value(std::move(part));
     }
-    return true;
+    metrics_.adapted(steps, group.size());
   } catch (const std::exception&) {
     return false;
   }
+  for (std::size_t i = 0; i < group.size(); ++i) group[i]->outcome.set_value(std::move(answers[i]));
+  return true;
 }
 
 void Workers::answer(Job& job) {

@@ -12,6 +12,10 @@
 
 namespace serving {
 
+/// Has calls of engines end when the deadlines of all that wait for them have passed. To be called before the first
+/// one.
+void end_calls_after_deadlines();
+
 /// Threads that answer the jobs of a queue.
 class Workers {
  public:

@@ -1,11 +1,11 @@
 """More than it3-server can do, and its end: each request gets one answer in time."""
 
-import contextlib
 import json
 import signal
 import threading
 import time
 from collections import Counter
+from contextlib import ExitStack, closing, suppress
 from http.client import HTTPException
 from pathlib import Path
 
@@ -96,8 +96,9 @@ def asked(server: Serving, bodies: list[str], pause: float) -> tuple[list[thread
 
 def test_the_end_answers_what_was_taken(engine: Path, samples: Tensor) -> None:
     bodies = [body_of(sample) for sample in samples[:6]]
-    with serving(engine, "--set", "num_steps=1000", "--grace", 500, "--deadline", 60_000) as server:
-        client = Client(server.url)
+    how = ("--set", "num_steps=1000", "--grace", 500, "--deadline", 60_000)
+    with serving(engine, *how) as server, ExitStack() as stack:
+        client = stack.enter_context(closing(Client(server.url)))
         assert client.send("/ready").status == 200
         threads, replies = asked(server, bodies[:5], pause=0.02)
         server.ask_to_end()
@@ -128,7 +129,7 @@ def test_after_the_time_of_grace_it_takes_no_more(engine: Path, samples: Tensor)
 
 def test_a_second_signal_ends_at_once(engine: Path, samples: Tensor) -> None:
     def ask() -> None:
-        with contextlib.suppress(OSError, HTTPException):
+        with suppress(OSError, HTTPException):
             server.infer(body_of(samples[0]))
 
     with serving(engine, *ENDLESS, "--deadline", 600_000, exit_code=-signal.SIGTERM) as server:
@@ -139,8 +140,8 @@ def test_a_second_signal_ends_at_once(engine: Path, samples: Tensor) -> None:
 
 
 def test_a_connection_too_many_is_told_so(engine: Path, samples: Tensor) -> None:
-    with serving(engine, "--connections", 2) as server:
-        clients = [Client(server.url) for _ in range(2)]
+    with serving(engine, "--connections", 2) as server, ExitStack() as stack:
+        clients = [stack.enter_context(closing(Client(server.url))) for _ in range(2)]
         for client in clients:
             assert client.send("/ready").status == 200
         for _ in range(3):

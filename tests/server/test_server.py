@@ -78,9 +78,9 @@ class RefusesLarge(nn.Module):
         torch.manual_seed(0)
         self.first, self.last = nn.Linear(6, 8), nn.Linear(8, 3)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, input: Tensor) -> Tensor:
         # Infinite, which no answer may be, for what is large.
-        return self.last(self.first(x).tanh()) + torch.where(x > 40, torch.inf, 0.0).sum(1, keepdim=True)
+        return self.last(self.first(input).tanh()) + torch.where(input > 40, torch.inf, 0.0).sum(1, keepdim=True)
 
 
 def test_samples_of_a_request_adapt_together(engine: Path, samples: Tensor) -> None:
@@ -135,7 +135,7 @@ def test_keywords(tmp_path: Path) -> None:
     inputs = {"tokens": torch.randint(10, (3, 5)), "weights": torch.rand(3, 5)}
     path = save(tmp_path / "engine.pt", Tokens(), inputs, layer="first")
     with serving(path) as server:
-        assert_equal(server.adapt(*inputs.values(), names=NAMES), it3.load(path).adapt(**inputs).prediction)
+        assert_equal(server.adapt(*inputs.values(), names=NAMES), it3.load(path).adapt(inputs).prediction)
 
 
 def test_what_the_protocol_asks_for(engine: Path) -> None:
