@@ -10,6 +10,7 @@ from server.serving import (
     Tokens,
     assert_equal,
     body_of,
+    error_of,
     mlp,
     needs_server,
     output_of,
@@ -66,10 +67,15 @@ def test_one_that_fails_spares_those_beside_it(tmp_path: Path) -> None:
     path = save(tmp_path / "engine.pt", RefusesLarge(), torch.randn(2, 6), layer="first", per_sample=True)
     good, bad = torch.randn(1, 6), torch.full((1, 6), 50.0)
     with serving(path, "--batch", 8, "--wait", 50) as server:
-        replies = send_all(server.url, [body_of(good), body_of(bad)] * 8, clients=16)
+        replies = send_all(server.url, [body_of(x, names=["x"]) for x in (good, bad)] * 8, clients=16)
     for reply in replies[::2]:
         assert_equal(prediction_of(reply), serial(path, good[None])[0])
-    assert [reply.status for reply in replies[1::2]] == [500] * 8
+    assert [reply.status for reply in replies[1::2]] == [400] * 8
+    assert "the loss of sample 0 " in error_of(replies[1])  # of its own request
+    with serving(path, "--set", "num_steps=0") as server:  # where no loss is looked at
+        reply = server.infer(body_of(bad, names=["x"]))
+        assert reply.status == 500
+        assert "the network's prediction is not finite" in error_of(reply)
 
 
 class RefusesLarge(nn.Module):
@@ -78,9 +84,9 @@ class RefusesLarge(nn.Module):
         torch.manual_seed(0)
         self.first, self.last = nn.Linear(6, 8), nn.Linear(8, 3)
 
-    def forward(self, input: Tensor) -> Tensor:
+    def forward(self, x: Tensor) -> Tensor:
         # Infinite, which no answer may be, for what is large.
-        return self.last(self.first(input).tanh()) + torch.where(input > 40, torch.inf, 0.0).sum(1, keepdim=True)
+        return self.last(self.first(x).tanh()) + torch.where(x > 40, torch.inf, 0.0).sum(1, keepdim=True)
 
 
 def test_samples_of_a_request_adapt_together(engine: Path, samples: Tensor) -> None:
