@@ -2,12 +2,14 @@
 
 import json
 import signal
+import socket
 import threading
 import time
 from collections import Counter
 from contextlib import ExitStack, closing, suppress
 from http.client import HTTPException
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import torch
 from load_test import Client, Reply, send_all
@@ -155,3 +157,15 @@ def test_a_connection_too_many_is_told_so(engine: Path, samples: Tensor) -> None
         time.sleep(0.5)
         assert_equal(server.adapt(samples[0]), serial(engine, samples[:1])[0])
         assert server.metrics()['it3_rejected_total{reason="connections"}'] == 3
+
+
+def test_clients_that_go_away(engine: Path, samples: Tensor) -> None:
+    body = body_of(samples[0])
+    with serving(engine, *SLOW) as server:
+        address = urlsplit(server.url)
+        head = f"POST {address.path}/infer HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n\r\n"
+        for sent in ("", head[:20], head, head + body[:30], head + body):
+            for _ in range(4):
+                with socket.create_connection((address.hostname, address.port)) as connection:
+                    connection.sendall(sent.encode())
+        assert_equal(server.adapt(samples[0]), serial(engine, samples[:1], num_steps=300)[0])
