@@ -8,6 +8,7 @@
 # make sanitize   the tests under AddressSanitizer, UndefinedBehaviorSanitizer and ThreadSanitizer; 90 minutes on two cores
 # make zoo     the same comparison on models of torch, torchvision, timm and transformers
 # make frameworks   tests and pages of docs/frameworks, with each framework's own library
+# make server  build examples/server, which answers requests over HTTP, and test it under load
 # make lint    formatters, linters, types; `make format` applies what can be applied
 # make docs    the documentation, with all tutorials run, to build/docs/html; warnings and broken links are errors
 # make bench   time and measure against torch-ttt; ARGS="--rows MLP" for some rows, ARGS=--help for more
@@ -27,7 +28,7 @@ SOURCES := CMakeLists.txt pyproject.toml $(shell find cmake csrc python -type f 
 CPP := $(shell find csrc examples tests benchmarks -name "*.cpp" -o -name "*.h")
 CMAKE_FILES := CMakeLists.txt $(shell find cmake csrc examples tests benchmarks -name CMakeLists.txt -o -name "*.cmake")
 
-.PHONY: demo it3-adapt test differential fuzz endurance sanitize zoo frameworks bench docs studies lint format tidy stubs clean
+.PHONY: demo it3-adapt test differential fuzz endurance sanitize zoo frameworks server bench docs studies lint format tidy stubs clean
 .DELETE_ON_ERROR:
 
 demo: .venv/.it3 .venv/.demo
@@ -78,6 +79,13 @@ frameworks: .venv/.it3 .venv/.test .venv/.frameworks .venv/.zoo
 	OMP_NUM_THREADS=1 PATH=$(abspath $(BIN)):$$PATH $(BIN)/python -m pytest --numprocesses $(JOBS) --maxprocesses 8 \
 	  --dist loadfile --ignore $(TIMM) --deselect '$(TIMM_PAGE)' tests/frameworks
 	OMP_NUM_THREADS=1 PYTHONPATH=tests:$(ZOO) $(BIN)/python -m pytest -p frameworks.with_torchvision $(TIMM) '$(TIMM_PAGE)'
+
+server: .venv/.it3 .venv/.test
+	tools/install_system_packages.sh $(PYTHON) --server
+	PATH=$(abspath $(BIN)):$$PATH $(BIN)/cmake -S examples/server -B build/server \
+	  -DCMAKE_PREFIX_PATH=$$($(BIN)/python -c 'import it3; print(it3.cmake_prefix_path)')
+	$(BIN)/cmake --build build/server --parallel $(JOBS)
+	OMP_NUM_THREADS=1 IT3_SERVER=$(abspath build/server/it3-server) $(BIN)/python -m pytest tests/server
 
 bench: .venv/.it3 .venv/.test .venv/.demo .venv/.studies
 	PATH=$(abspath $(BIN)):$$PATH $(BIN)/python benchmarks/speed.py $(ARGS)
