@@ -5,9 +5,14 @@
 # where there is no tag, from the fallback in pyproject.toml.
 function(_it3_version result)
     set(root "${CMAKE_CURRENT_FUNCTION_LIST_DIR}/..")
-    if(SKBUILD_PROJECT_VERSION_FULL)
+    if(SKBUILD_PROJECT_NAME STREQUAL "it3")
         # Without the label of a released wheel, which names its torch.
-        string(REGEX REPLACE "\\+.*" "" version "${SKBUILD_PROJECT_VERSION_FULL}")
+        string(
+            REGEX REPLACE "\\+.*"
+            ""
+            version
+            "${SKBUILD_PROJECT_VERSION_FULL}"
+        )
         set(${result} "${version}" PARENT_SCOPE)
         return()
     endif()
@@ -38,10 +43,18 @@ function(_it3_version result)
             ERROR_QUIET
         )
     elseif(EXISTS "${root}/.git_archival.txt")
-        file(STRINGS "${root}/.git_archival.txt" described REGEX "^describe-name: v")
+        file(
+            STRINGS "${root}/.git_archival.txt"
+            described
+            REGEX "^describe-name: v"
+        )
         string(REPLACE "describe-name: " "" described "${described}")
     endif()
-    if(described MATCHES "^v([0-9.]+[a-z0-9.]*)(-([0-9]+)-g[0-9a-f]+)?(-dirty)?$")
+    if(
+        described
+            MATCHES
+            "^v([0-9.]+[a-z0-9.]*)(-([0-9]+)-g[0-9a-f]+)?(-dirty)?$"
+    )
         set(version "${CMAKE_MATCH_1}")
         set(distance "${CMAKE_MATCH_3}")
         if(CMAKE_MATCH_4 AND NOT distance)

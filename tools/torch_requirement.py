@@ -18,7 +18,7 @@ class Provider:
         self.is_archive = state == "sdist"
 
     def dynamic_metadata(self, _settings: Mapping[str, Any], _project: Mapping[str, Any]) -> dict[str, list[str]]:
-        """The fields of [project] that are computed."""
+        """Return the fields of [project] that are computed."""
         if self.is_archive:
             requires = tomllib.loads(Path("pyproject.toml").read_text())["build-system"]["requires"]
             return {"dependencies": [text for text in requires if text.startswith("torch")]}
@@ -26,5 +26,5 @@ class Provider:
         return {"dependencies": [f"torch=={major}.{minor}.*"]}
 
     def dynamic_wheel(self, _settings: Mapping[str, Any]) -> dict[str, bool]:
-        """The fields that differ between a source archive and the wheels that are built from it."""
+        """Return the fields that differ between a source archive and the wheels that are built from it."""
         return {"dependencies": True}

@@ -1,4 +1,4 @@
-"""The version: what CMake reads without Python is what setuptools-scm gives to wheels, wherever the sources come from."""
+"""The version: CMake reads without Python what setuptools-scm gives to wheels, wherever the sources come from."""
 
 import os
 import re
@@ -37,7 +37,9 @@ def commit(folder: Path, times: int = 1) -> None:
 def versions(folder: Path) -> tuple[str, str]:
     """By setuptools-scm, and by CMake."""
     script = folder.parent / "print_version.cmake"
-    script.write_text(f'include("{folder}/cmake/It3Version.cmake")\nmessage("${{IT3_VERSION}} ${{IT3_VERSION_NUMBERS}}")\n')
+    script.write_text(
+        f'include("{folder}/cmake/It3Version.cmake")\nmessage("${{IT3_VERSION}} ${{IT3_VERSION_NUMBERS}}")\n'
+    )
     command = ("cmake", "-P", str(script))
     printed = subprocess.run(command, check=True, capture_output=True, text=True).stderr.split()
     assert printed[0].startswith(printed[1])
