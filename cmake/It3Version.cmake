@@ -63,6 +63,12 @@ function(_it3_version result)
     else()
         file(STRINGS "${root}/pyproject.toml" line REGEX "^fallback_version = ")
         string(REGEX REPLACE "^[^\"]*\"([^\"]*)\".*" "\\1" version "${line}")
+        if(EXISTS "${root}/.git" AND NOT distance)
+            message(
+                NOTICE
+                "git cannot read it3's repository, so that ${version} is taken for the version, the last release's"
+            )
+        endif()
     endif()
     # As setuptools-scm's scheme "no-guess-dev".
     if(distance STREQUAL "dirty")
