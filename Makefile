@@ -143,7 +143,7 @@ clean:
 .venv/.python:
 	tools/install_system_packages.sh $(PYTHON)
 	$(PYTHON) -m venv .venv
-	$(PIP) cmake ninja 'scikit-build-core>=0.11' torch==2.13.0 numpy
+	$(PIP) cmake ninja 'scikit-build-core>=1.1' 'setuptools-scm>=10' torch==2.13.0 numpy
 	touch $@
 
 .venv/.it3: .venv/.python $(SOURCES)

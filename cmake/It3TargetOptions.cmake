@@ -18,6 +18,13 @@ function(it3_target_options target)
         ${target}
         PRIVATE -Wall -Wextra -Wpedantic -Wconversion -Wshadow
     )
+    # torch's checks keep the names of the files that they stand in; those of the machine that builds are nobody's business.
+    target_compile_options(
+        ${target}
+        PRIVATE
+            "-fmacro-prefix-map=${PROJECT_SOURCE_DIR}/="
+            "-fmacro-prefix-map=${LibTorch_INCLUDE_DIR}/="
+    )
     # False alarms of GCC in a unity build: it takes the sources for headers, in which a class with members from an
     # unnamed namespace would be several; and it sees more of std::optional, whose value it takes for uninitialized.
     get_target_property(is_unity ${target} UNITY_BUILD)

@@ -2,7 +2,6 @@
 
 PYBIND11_MODULE(_C, module) {
   module.doc() = "The C++ core of it3.";
-  module.attr("__version__") = IT3_VERSION;
   it3::python::bind_embedder(module);
   it3::python::bind_files(module);
   it3::python::bind_options(module);

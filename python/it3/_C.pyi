@@ -719,5 +719,4 @@ def with_input_layer(model: typing.Any, extra_channels: typing.SupportsInt | typ
     """
     A torch._C.ScriptModule around a TorchScript module, with a layer "input" before it.
     """
-__version__: str = '0.1.0'
 untrained_warning: str = 'this engine was never trained, so adaptation follows noise. Train the model and the embedder together first: in train mode, engine(inputs, target=y) returns the prediction and the loss term loss_ttt, as engine.losses() does in C++. If they were trained elsewhere, set engine.is_trained = True or, in C++, engine.set_trained(true)'

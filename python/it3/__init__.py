@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from it3 import _torch_check as _torch_check  # isort: skip  (before the first import of it3._C)
 from it3 import loggers, recipes
-from it3._C import DrawnLabels, Explanation, Layout, RandomOneHot, TrainingRecipe, __version__
+from it3._build import version as __version__
+from it3._C import DrawnLabels, Explanation, Layout, RandomOneHot, TrainingRecipe
 from it3.adaptation import Adaptation
 from it3.embedder import Embedder
 from it3.engine import IT3Engine

@@ -1,9 +1,9 @@
 #!/bin/sh
 # Builds it3 against the torch that is installed, runs the tests with its CUDA device, and times it there.
 # Usage: tests/gpu/run.sh [build] [test] [bench]   (all three, if none is named)
-# Needs no network: torch, torchvision, scikit-build-core, cmake, ninja, pytest, pandas, matplotlib, rich and CUDA's compiler must be
-# installed. torch-ttt, which the parity tests and the benchmarks compare with, is looked for in $WHEELS (a folder of wheels) if it
-# is not installed. Where CMake does not find the header-only libraries, CMAKE_PREFIX_PATH names their folder.
+# Needs no network: torch, torchvision, scikit-build-core, setuptools-scm, cmake, ninja, pytest, pandas, matplotlib, rich and CUDA's
+# compiler must be installed. torch-ttt, which the parity tests and the benchmarks compare with, is looked for in $WHEELS (a folder of
+# wheels) if it is not installed. Where CMake does not find the header-only libraries, CMAKE_PREFIX_PATH names their folder.
 set -eu
 cd "$(dirname "$0")/../.."
 python=${PYTHON:-python3}

@@ -9,7 +9,7 @@ from typing import Any
 import jinja2
 import torch
 
-from it3._C import __version__
+from it3 import _build
 from it3.evaluation.evaluation import Evaluation
 from it3.evaluation.rows import BASE
 
@@ -43,7 +43,7 @@ def page(evaluation: Evaluation) -> bytes:
         worst=groups[:_WORST],
         others=groups[_WORST:],
         picture=_picture_of(evaluation),
-        versions={"it3": __version__, "torch": torch.__version__},
+        versions={"it3": _build.version, "torch": torch.__version__},
         now=datetime.now().astimezone(),
     )
     return text.encode(errors="backslashreplace")  # names of files may have what is no text

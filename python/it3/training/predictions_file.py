@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, Self
 import torch
 from torch import Tensor, nn
 
-from it3 import _C
+from it3 import _C, _build
 from it3.embedder import Embedder
 from it3.support.identity import check_has_digest, digest_of, identity_of, text_of
 from it3.support.kept import random_state, set_random_state
@@ -332,7 +332,7 @@ class PredictionsFile:
 def _identity(engine: "IT3Engine", options: Mapping[str, Any]) -> dict[str, str]:
     """Write what predictions depend on, as far as it can be told."""
     return {
-        "it3": _C.__version__,
+        "it3": _build.version,
         "torch": str(torch.__version__),
         "the network, by a hash of its weights and layers,": digest_of([engine.state_dict(), text_of(engine.model)]),
         "the embedder": text_of(engine.embedder),
