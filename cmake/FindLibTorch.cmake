@@ -151,7 +151,11 @@ if(LibTorch_FOUND)
                 LibTorch::LibTorch
         )
         # Linkers look for what these libraries need, and do not follow the paths in them, which begin with $ORIGIN.
-        file(GLOB _it3_needed LIST_DIRECTORIES true "${_it3_root}/../nvidia/*/lib")
+        file(
+            GLOB _it3_needed
+            LIST_DIRECTORIES true
+            "${_it3_root}/../nvidia/*/lib"
+        )
         foreach(_it3_folder IN LISTS _it3_needed)
             target_link_options(
                 LibTorch::CUDALibraries
