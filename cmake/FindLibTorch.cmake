@@ -6,8 +6,8 @@
 # Where it looks, in this order: LibTorch_ROOT, Torch_DIR, CMAKE_PREFIX_PATH, the torch that the Python interpreter
 # imports.
 #
-# Targets:   LibTorch::LibTorch; LibTorch::Python where the build has Python bindings; LibTorch::CUDA where it has CUDA
-#            and the headers of CUDA's runtime are found
+# Targets:   LibTorch::LibTorch; LibTorch::Python where the build has Python bindings; LibTorch::CUDALibraries where it
+#            has CUDA; LibTorch::CUDA where the headers of CUDA's runtime are found too
 # Variables: LibTorch_FOUND, LibTorch_VERSION, LibTorch_LIBRARY_DIR
 
 if(NOT LibTorch_ROOT AND Torch_DIR)
@@ -137,6 +137,32 @@ if(LibTorch_FOUND)
         PATHS "${_it3_root}/lib"
         NO_DEFAULT_PATH
     )
+    if(
+        LibTorch_torch_cuda_LIBRARY
+        AND LibTorch_c10_cuda_LIBRARY
+        AND NOT TARGET LibTorch::CUDALibraries
+    )
+        add_library(LibTorch::CUDALibraries INTERFACE IMPORTED)
+        target_link_libraries(
+            LibTorch::CUDALibraries
+            INTERFACE
+                "${LibTorch_torch_cuda_LIBRARY}"
+                "${LibTorch_c10_cuda_LIBRARY}"
+                LibTorch::LibTorch
+        )
+        # Linkers look for what these libraries need, and do not follow the paths in them, which begin with $ORIGIN.
+        file(
+            GLOB _it3_needed
+            LIST_DIRECTORIES true
+            "${_it3_root}/../nvidia/*/lib"
+        )
+        foreach(_it3_folder IN LISTS _it3_needed)
+            target_link_options(
+                LibTorch::CUDALibraries
+                INTERFACE "LINKER:-rpath-link,${_it3_folder}"
+            )
+        endforeach()
+    endif()
     file(GLOB _it3_hints "${_it3_root}/../nvidia/*/include")
     find_path(
         LibTorch_CUDA_INCLUDE_DIR
@@ -164,7 +190,7 @@ if(LibTorch_FOUND)
         LibTorch_cusparse_INCLUDE_DIR
     )
     if(
-        LibTorch_torch_cuda_LIBRARY
+        TARGET LibTorch::CUDALibraries
         AND LibTorch_CUDA_INCLUDE_DIR
         AND LibTorch_cusparse_INCLUDE_DIR
         AND NOT TARGET LibTorch::CUDA
@@ -177,13 +203,7 @@ if(LibTorch_FOUND)
                 "${LibTorch_CUDA_INCLUDE_DIR}"
                 "${LibTorch_cusparse_INCLUDE_DIR}"
         )
-        target_link_libraries(
-            LibTorch::CUDA
-            INTERFACE
-                "${LibTorch_torch_cuda_LIBRARY}"
-                "${LibTorch_c10_cuda_LIBRARY}"
-                LibTorch::LibTorch
-        )
+        target_link_libraries(LibTorch::CUDA INTERFACE LibTorch::CUDALibraries)
     endif()
     if(TARGET LibTorch::torch_python AND NOT TARGET LibTorch::Python)
         add_library(LibTorch::Python INTERFACE IMPORTED)

@@ -74,13 +74,18 @@ def is_compiled(engine: IT3Engine, inputs: Any, **overrides: Any) -> bool:
     return explanation.compiled == "evaluated by programs of AOTInductor"
 
 
-def check_alike(engine: IT3Engine, plain: IT3Engine, *batches: Any, **overrides: Any) -> None:
-    for inputs in batches:
+VECTORIZED_AT_ANY_SIZE = torch.__version__ >= (2, 13)
+"""Whether torch compiles programs of stacked samples for other numbers of them than the example's; 2.11 does not."""
+
+
+def check_alike(engine: IT3Engine, plain: IT3Engine, *batches: Any, is_any_size: bool = True, **overrides: Any) -> None:
+    """Compare with what is not compiled; at other sizes than the first, programs are evaluated if they can take any."""
+    for place, inputs in enumerate(batches):
         torch.manual_seed(3)
         actual = engine.adapt(inputs, **overrides)
         torch.manual_seed(3)
         expected = plain.adapt(inputs, **overrides)
-        assert is_compiled(engine, inputs, **overrides)
+        assert is_compiled(engine, inputs, **overrides) or (place > 0 and not is_any_size)
         for name in ("prediction", "first", "second", "losses"):
             close(getattr(actual, name), getattr(expected, name))
         close(actual._weights, expected._weights)

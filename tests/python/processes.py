@@ -14,6 +14,7 @@ import time
 import warnings
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import it3
@@ -23,6 +24,8 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 CHILD_SECONDS = 8
+REFUSAL = "Unable to handle autograd's threading in combination with fork-based multiprocessing"
+"""What torch says of a backward pass in a fork of a process that ran one, where there is a device such as CUDA's."""
 
 
 class Whole(nn.Module):
@@ -149,8 +152,15 @@ def loader(kind: str, context: str) -> None:
 
 
 def in_fork(work: Callable[[], Tensor]) -> Tensor:
-    """Return what a function gives in a child; CHILD_SECONDS after the fork, the child is ended."""
+    """Return what a function gives in a child; CHILD_SECONDS after the fork, the child is ended.
+
+    Raises
+    ------
+    RuntimeError
+        For what the child raised.
+    """
     reading, writing = os.pipe()
+    told = Path(os.environ["TMPDIR"]) / "error"
     child = os.fork()
     if child == 0:
         signal.alarm(CHILD_SECONDS)
@@ -160,7 +170,7 @@ def in_fork(work: Callable[[], Tensor]) -> Tensor:
                 pickle.dump(work().numpy(), pipe)
             code = 0
         except BaseException as error:
-            print(f"in the child: {type(error).__name__}: {error}", file=sys.stderr, flush=True)
+            Path(f"{told}.{os.getpid()}").write_text(f"{type(error).__name__}: {error}")
         os._exit(code)
     os.close(writing)
     with os.fdopen(reading, "rb") as pipe:
@@ -168,8 +178,26 @@ def in_fork(work: Callable[[], Tensor]) -> Tensor:
     _, status = os.waitpid(child, 0)
     code = os.waitstatus_to_exitcode(status)
     assert code != -signal.SIGALRM, "the child hangs"
-    assert code == 0, f"the child ended with {code}"
+    if code != 0:
+        file = Path(f"{told}.{child}")
+        raise RuntimeError(f"the child ended with {code}: {file.read_text() if file.exists() else 'it told nothing'}")
     return torch.from_numpy(pickle.loads(content))
+
+
+def refuses_forks() -> bool:
+    """Whether torch, without it3, runs no backward pass in a fork of a process that ran one."""
+
+    def backward() -> Tensor:
+        x = torch.ones(2, requires_grad=True)
+        x.square().sum().backward()
+        return x.grad
+
+    gradient = backward()
+    try:
+        assert torch.equal(in_fork(backward), gradient)
+    except RuntimeError as error:
+        return REFUSAL in str(error)
+    return False
 
 
 def fork(kind: str, first: str) -> None:
@@ -288,4 +316,8 @@ if __name__ == "__main__":
     warnings.simplefilter("ignore")
     _, name, kinds, *rest = sys.argv
     for each in kinds.split(","):
-        globals()[name](each, *rest)
+        try:
+            globals()[name](each, *rest)
+        except RuntimeError as error:
+            if REFUSAL not in str(error) or not refuses_forks():
+                raise

@@ -13,7 +13,10 @@ from torch.export import Dim
 
 OPTIONS = {"num_steps": 3, "lr": 1e-2}
 
-pytestmark = pytest.mark.filterwarnings("ignore:`isinstance.treespec")  # of torch.export, about itself
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:`isinstance.treespec",  # of torch.export, about itself
+    "ignore:The given buffer is not writable",  # torch.export.load of torch 2.11
+)
 
 
 class Summed(nn.Module):

@@ -15,7 +15,10 @@ from torch import Tensor, nn
 from torch.export import Dim
 from torch.export.passes import move_to_device_pass
 
-pytestmark = pytest.mark.filterwarnings("ignore:`isinstance.treespec")  # of torch.export, about itself
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:`isinstance.treespec",  # of torch.export, about itself
+    "ignore:The given buffer is not writable",  # torch.export.load of torch 2.11
+)
 
 
 def program_of(model: nn.Module, *args: Any, **kwargs: Any) -> torch.export.ExportedProgram:

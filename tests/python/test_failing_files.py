@@ -16,6 +16,8 @@ from binary import needs_binary
 from it3 import IT3Engine
 from torch import nn
 
+pytestmark = pytest.mark.filterwarnings("ignore:The given buffer is not writable")  # torch.export.load of torch 2.11
+
 KILLED = 0
 
 

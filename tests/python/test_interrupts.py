@@ -80,6 +80,11 @@ def check_others_may_use(engine: IT3Engine, case: Case) -> None:
 OURS = pytest.mark.parametrize("ours", [False, True], ids=["anywhere", "in it3"])
 
 
+# An interrupt between the standard library's opening of a source file and its `with`.
+SOURCES = pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning")
+
+
+@SOURCES
 @pytest.mark.filterwarnings("ignore:per_sample")
 @pytest.mark.parametrize("options", OPTIONS)
 @pytest.mark.parametrize("network", NETWORKS)
@@ -188,6 +193,7 @@ def test_search(tmp_path: Path) -> None:
         path.unlink()
 
 
+@SOURCES
 @pytest.mark.parametrize("network", NETWORKS)
 @pytest.mark.parametrize("own", [True, False])
 @OURS

@@ -18,6 +18,7 @@ OTHERS = re.compile(
     r"empty|quantize|fbgemm|qparams|sparse|mkldnn|to_dense|coalesce|hspmm|smm|sspaddmm|indices$|^values|int_repr|^q_per"
     r"|native_batch_norm|batch_norm_|miopen|cudnn|backward|resize|pin_memory|as_strided|hash_tensor|_copy$"
     r"|^(data|grad|T|H)$"
+    r"|^(align_as|align_to|refine_names|rename)$"  # names of dimensions, which torch 2.11 has yet
 )
 
 

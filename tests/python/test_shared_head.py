@@ -296,7 +296,8 @@ NOT_SHARED = {
     reversed_gradients: "",
     hooked: UNKNOWN,
     hooked_at_its_node: UNKNOWN,
-    checkpointed: "checkpointing",
+    # Until torch 2.12, an empty tensor is made first.
+    checkpointed: UNKNOWN if hasattr(torch.utils.checkpoint, "_NoopSaveInputs") else "checkpointing",
     drawn_by_a_generator: UNKNOWN,
     clipped_weights: UNKNOWN,
     momentum_in_place: UNKNOWN,

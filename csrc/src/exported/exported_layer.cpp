@@ -85,7 +85,7 @@ Leaving what_leaves_at(const ExportedGraph& graph, const std::string& layer, con
   TORCH_CHECK_VALUE(
       call != graph.calls.end(), "layer_output is given, but the exported program does not tell what the layer '",
       layer, "' returns; export the model with preserve_module_call_signature=('", layer, "',)");
-  const std::string& name = detail::value_at(call->structure, call->returned, layer_output, "the layer");
+  const std::string name = detail::value_at(call->structure, call->returned, layer_output, "the layer");
   const auto is_further = [&](const ExportedCall& each) { return each.layer.starts_with(layer + "@"); };
   TORCH_CHECK_VALUE(
       std::none_of(graph.calls.begin(), graph.calls.end(), is_further), "the layer '", layer,

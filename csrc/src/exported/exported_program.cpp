@@ -212,8 +212,9 @@ class Reading {
 
   ExportedArgument argument_from(const json& argument, const std::string& target) const {
     TORCH_CHECK_VALUE(argument.is_object() && argument.size() == 1, "its calls of ", target, " are damaged");
-    const std::string kind = argument.begin().key();
-    const json& value = argument.begin().value();
+    const auto only = argument.begin();
+    const std::string& kind = only.key();
+    const json& value = only.value();
     const auto list_of = [&](const char* of_each) {
       std::vector<ExportedArgument> elements;
       for (const json& element : value) {

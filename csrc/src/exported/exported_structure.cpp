@@ -55,7 +55,7 @@ std::size_t place_of(const json& structure, const OutputPath& path, std::size_t 
 
 }  // namespace
 
-const std::string& value_at(
+std::string value_at(
     const std::string& structure,
     const std::vector<std::string>& values,
     const OutputPath& path,

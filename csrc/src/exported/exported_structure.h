@@ -14,7 +14,7 @@ namespace it3::detail {
 /// @param of  what returns it, for errors
 ///
 /// Raises c10::ValueError if there is no tensor.
-const std::string& value_at(
+std::string value_at(
     const std::string& structure,
     const std::vector<std::string>& values,
     const OutputPath& path,

@@ -48,13 +48,17 @@ void check_group(const std::vector<std::size_t>& group, const std::vector<NamedP
 
 std::vector<at::Tensor> copies_with_shared_memory(const std::vector<at::Tensor>& tensors) {
   const c10::InferenceMode no_inference(false);
-  std::vector<at::Tensor> copies(tensors.size());
+  std::vector<at::Tensor> copies(tensors.size()), others = tensors;
   for (const auto& group : detail::overlapping(tensors)) {
     const auto of_group = detail::copies_of_group(chosen(tensors, group));
-    for (std::size_t i = 0; i < group.size(); ++i) copies[group[i]] = of_group[i];
+    for (std::size_t i = 0; i < group.size(); ++i) {
+      copies[group[i]] = of_group[i];
+      others[group[i]].reset();
+    }
   }
+  const auto together = detail::copies_side_by_side(others);
   for (std::size_t i = 0; i < tensors.size(); ++i) {
-    if (!copies[i].defined() && tensors[i].defined()) copies[i] = tensors[i].detach().clone();
+    if (others[i].defined()) copies[i] = together[i].defined() ? together[i] : others[i].detach().clone();
   }
   return copies;
 }
@@ -119,9 +123,14 @@ SwappedWeights::SwappedWeights(
     for (std::size_t i = 0; i < group.size(); ++i) copies[group[i]] = of_group[i];
     groups.push_back(std::move(group));
   }
+  std::vector<at::Tensor> apart(all.size());
+  for (std::size_t i = 0; i < all.size(); ++i) {
+    if (!copies[i].defined() && (i < adapted.size() || is_writable[i])) apart[i] = owns[i];
+  }
+  const auto together = detail::copies_side_by_side(apart);
   std::vector<std::size_t> place_in_lent(all.size());
   for (std::size_t i = 0; i < all.size(); ++i) {
-    if (!copies[i].defined() && (i < adapted.size() || is_writable[i])) copies[i] = owns[i].clone();
+    if (apart[i].defined()) copies[i] = together[i].defined() ? together[i] : apart[i].clone();
     const at::Tensor& tensor = all[i];
     if (copies[i].defined()) {
       place_in_lent[i] = swapped_.size();

@@ -2,6 +2,8 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <map>
+#include <numeric>
 #include <optional>
 #include <tuple>
 
@@ -26,6 +28,15 @@ std::optional<Range> range_of(const at::Tensor& t, std::size_t index) {
   const auto size = static_cast<std::uintptr_t>(t.element_size());
   const auto begin = reinterpret_cast<std::uintptr_t>(storage) + static_cast<std::uintptr_t>(t.storage_offset()) * size;
   return Range{index, t.device(), begin, begin + (static_cast<std::uintptr_t>(last) + 1) * size};
+}
+
+/// A tensor like another one in a storage, for autograd made of nothing.
+at::Tensor view_of(const c10::Storage& storage, std::int64_t offset, const at::Tensor& like) {
+  at::Tensor view =
+      at::empty({0}, like.options().requires_grad(false)).set_(storage, offset, like.sizes(), like.strides());
+  if (like.is_conj()) view = at::_conj(view);
+  if (like.is_neg()) view = at::_neg_view(view);
+  return view;
 }
 
 }  // namespace
@@ -78,11 +89,28 @@ std::vector<at::Tensor> copies_of_group(const std::vector<at::Tensor>& group) {
   for (std::size_t i = 0; i < group.size(); ++i) {
     const at::Tensor& t = group[i];
     const auto offset = (ranges[i].begin - begin + padding) / static_cast<std::uintptr_t>(t.element_size());
-    at::Tensor view = at::empty({0}, t.options().requires_grad(false))
-                          .set_(copy.storage(), static_cast<std::int64_t>(offset), t.sizes(), t.strides());
-    if (t.is_conj()) view = at::_conj(view);
-    if (t.is_neg()) view = at::_neg_view(view);
-    copies.push_back(std::move(view));
+    copies.push_back(view_of(copy.storage(), static_cast<std::int64_t>(offset), t));
+  }
+  return copies;
+}
+
+std::vector<at::Tensor> copies_side_by_side(const std::vector<at::Tensor>& tensors) {
+  std::vector<at::Tensor> copies(tensors.size());
+  std::map<const void*, std::vector<std::size_t>> by_storage;
+  for (std::size_t i = 0; i < tensors.size(); ++i) {
+    if (!tensors[i].defined()) continue;
+    if (tensors[i].is_cuda() && range_of(tensors[i], i)) by_storage[tensors[i].storage().data()].push_back(i);
+  }
+  for (const auto& [address, places] : by_storage) {
+    const c10::Storage& storage = tensors[places.front()].storage();
+    const auto size = static_cast<std::int64_t>(storage.nbytes());
+    const auto filled = std::accumulate(places.begin(), places.end(), std::int64_t{0}, [&](auto sum, std::size_t i) {
+      return sum + static_cast<std::int64_t>(tensors[i].nbytes());
+    });
+    if (places.size() < 2 || filled < size / 2) continue;
+    const auto bytes = tensors[places.front()].options().dtype(at::kByte).requires_grad(false);
+    const at::Tensor copy = at::empty({0}, bytes).set_(storage, 0, {size}, {1}).clone();
+    for (const std::size_t i : places) copies[i] = view_of(copy.storage(), tensors[i].storage_offset(), tensors[i]);
   }
   return copies;
 }

@@ -13,4 +13,9 @@ std::vector<std::vector<std::size_t>> overlapping(const std::vector<at::Tensor>&
 /// Copies of one such group, which share memory as the tensors do: the same strides, and the same distances.
 std::vector<at::Tensor> copies_of_group(const std::vector<at::Tensor>& group);
 
+/// Copies of those tensors that fill a storage on a CUDA device together, which fill one again, in the same places:
+/// cuDNN reads the weights of an RNN at once where they lie so, and warns where they do not. Those of others, and of
+/// undefined ones, are undefined. The tensors overlap nowhere.
+std::vector<at::Tensor> copies_side_by_side(const std::vector<at::Tensor>& tensors);
+
 }  // namespace it3::detail

@@ -9,6 +9,7 @@
 #include <c10/util/Exception.h>
 
 #include "network/map_inputs.h"
+#include "support/shared_memory.h"
 #include "support/tensor_identity.h"
 #include "support/tensor_memory.h"
 #include "support/vmap.h"
@@ -109,8 +110,10 @@ ScriptWorkingCopy::ScriptWorkingCopy(
   find_places(adapted);
   find_followers(adapted);
   std::vector<at::Tensor> owns;
+  if (!samples_) values_ = copies_side_by_side(own_);
+  values_.resize(own_.size());
   for (std::size_t i = 0; i < own_.size(); ++i) {
-    make_value(i);
+    if (!values_[i].defined()) values_[i] = value_for(i);
     owns.push_back(samples_ ? own_[i].detach().expand(values_[i].sizes()) : own_[i].detach());
     leaves_.push_back(values_[i].detach().requires_grad_());
   }
@@ -163,8 +166,8 @@ void ScriptWorkingCopy::find_followers(const std::vector<NamedParameter>& adapte
   }
 }
 
-/// Makes memory for an adapted parameter's value, which is copied into it later.
-void ScriptWorkingCopy::make_value(std::size_t parameter) {
+/// Memory for an adapted parameter's value, which is copied into it later.
+at::Tensor ScriptWorkingCopy::value_for(std::size_t parameter) {
   const at::Tensor own = own_[parameter].detach();
   const auto& places = places_[parameter];
   const bool is_convolution_weight = !places.empty() && std::all_of(places.begin(), places.end(), [&](auto place) {
@@ -176,16 +179,14 @@ void ScriptWorkingCopy::make_value(std::size_t parameter) {
     if (is_followed_[parameter]) {  // whoever follows needs the same strides
       std::vector<std::int64_t> strides = own.strides().vec();
       strides.insert(strides.begin(), own.numel());
-      values_.push_back(at::empty_strided(sizes, strides, own.options()));
-    } else {
-      values_.push_back(at::empty(sizes, own.options()));
+      return at::empty_strided(sizes, strides, own.options());
     }
-    return;
+    return at::empty(sizes, own.options());
   }
   const bool is_faster =
       is_in_channels_last_faster(own) && is_convolution_weight && !is_followed_[parameter] && !is_for_comparison_;
   has_other_layout_ |= is_faster;
-  values_.push_back(at::empty_like(own, is_faster ? at::MemoryFormat::ChannelsLast : at::MemoryFormat::Preserve));
+  return at::empty_like(own, is_faster ? at::MemoryFormat::ChannelsLast : at::MemoryFormat::Preserve);
 }
 
 void ScriptWorkingCopy::compare(const Inputs& inputs) {

@@ -52,7 +52,7 @@ class ScriptWorkingCopy : public WorkingCopy {
 
   void find_places(const std::vector<NamedParameter>& adapted);
   void find_followers(const std::vector<NamedParameter>& adapted);
-  void make_value(std::size_t parameter);
+  at::Tensor value_for(std::size_t parameter);
   void compare(const Inputs& inputs);
   std::unique_ptr<TwoPass> passes_with(std::vector<at::Tensor> weights) const;
 

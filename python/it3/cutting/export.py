@@ -296,6 +296,7 @@ def read_back(file: str, model: nn.Module, is_program: bool) -> Callable[..., An
     """
     try:
         with quiet_torchscript():
+            warnings.filterwarnings("ignore", message="The given buffer is not writable")  # of torch.export.load
             if is_program:
                 program: Callable[..., Any] = torch.export.load(file).module()
                 return program

@@ -181,7 +181,7 @@ def _of_options(engine: IT3Engine, options: Mapping[str, Any], inputs: Any, answ
         return prediction
 
     def again(inputs: Any) -> None:
-        other.adapt(inputs, copy_model=True)
+        other.adapt(inputs, copy_model=True, cuda_graphs="off")  # a graph holds its memory from before
 
     def reset() -> None:
         if is_twin:
