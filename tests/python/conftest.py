@@ -65,6 +65,7 @@ def pytest_configure(config: pytest.Config) -> None:
     # It takes half as long as g++, with which the tests' own processes compile.
     if shutil.which("clang++"):
         torch._inductor.config.cpp.cxx = ("clang++",)
+        os.environ["CCC_OVERRIDE_OPTIONS"] = "# +-Wl,--as-needed"  # so that programs need no more libraries than by g++
     config.addinivalue_line("markers", "cuda: needs a CUDA device")
     config.addinivalue_line("markers", "memory: measures or limits a process's memory, of which sanitizers take more")
     config.addinivalue_line("markers", "two_cuda_devices: needs two")
