@@ -26,12 +26,16 @@ function(it3_target_options target)
             "-fmacro-prefix-map=${LibTorch_INCLUDE_DIR}/="
     )
     # False alarms of GCC in a unity build: it takes the sources for headers, in which a class with members from an
-    # unnamed namespace would be several; and it sees more of std::optional, whose value it takes for uninitialized.
+    # unnamed namespace would be several; it sees more of std::optional, whose value it takes for uninitialized; and
+    # GCC 13 takes the words of a std::vector<bool> for fewer than they are.
     get_target_property(is_unity ${target} UNITY_BUILD)
     if(is_unity AND CMAKE_CXX_COMPILER_ID STREQUAL "GNU")
         target_compile_options(
             ${target}
-            PRIVATE -Wno-subobject-linkage -Wno-maybe-uninitialized
+            PRIVATE
+                -Wno-subobject-linkage
+                -Wno-maybe-uninitialized
+                "$<$<VERSION_GREATER_EQUAL:$<CXX_COMPILER_VERSION>,13>:-Wno-array-bounds>"
         )
     endif()
     if(IT3_WERROR)
