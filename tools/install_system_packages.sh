@@ -1,8 +1,7 @@
 #!/bin/sh
 # Installs the Debian packages that it3 is built with, or the data that its studies use, or what reads the C++ headers for
-# its documentation, or the browser that looks at its pages, or a compiler that the tests are faster with, or the libraries
-# of its server, those that are missing.
-# Usage: install_system_packages.sh PYTHON [--studies | --docs | --browser | --clang | --server]
+# its documentation, or the browser that looks at its pages, or the libraries of its server, those that are missing.
+# Usage: install_system_packages.sh PYTHON [--studies | --docs | --browser | --server]
 set -eu
 python=$1
 
@@ -28,7 +27,6 @@ case ${2:-} in
   --studies) [ -d /usr/share/datasets/fashion-mnist ] && missing="" || missing=" dataset-fashion-mnist" ;;
   --docs) command -v doxygen >/dev/null && missing="" || missing=" doxygen" ;;
   --browser) command -v chromium >/dev/null && missing="" || missing=" chromium" ;;
-  --clang) command -v clang++ >/dev/null && missing="" || missing=" clang libomp-dev" ;;
   --server)
     missing=""
     command -v pkg-config >/dev/null || missing="$missing pkg-config"

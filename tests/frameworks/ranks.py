@@ -1,4 +1,4 @@
-"""What torchrun runs in each process: `torchrun ... ranks.py NAME FOLDER`. Results go to files in the folder."""
+"""What torchrun runs in each process: `torchrun ... ranks.py NAME FOLDER DEVICE`. Results go to files in the folder."""
 
 import os
 import signal
@@ -18,15 +18,16 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader, DistributedSampler, TensorDataset
 
 GENERATOR = torch.Generator().manual_seed(0)
-X, Y = torch.randn(48, 6, generator=GENERATOR), torch.randn(48, 3, generator=GENERATOR)
+X, Y = (torch.randn(48, size, generator=GENERATOR, dtype=torch.float64) for size in (6, 3))
 STEPS = [(X[start : start + 16], Y[start : start + 16]) for start in (0, 16, 32)] * 2
 BATCHES = [X[start : start + 7] for start in range(0, 48, 7)]  # the last one is smaller
 OPTIONS = {"num_steps": 2, "lr": 0.05}
+DEVICE = sys.argv[3] if __name__ == "__main__" else "cpu"
 
 
 def new_engine() -> IT3Engine:
     torch.manual_seed(0)
-    model = nn.Sequential(nn.Linear(6, 8), nn.Tanh(), nn.Linear(8, 3))
+    model = nn.Sequential(nn.Linear(6, 8), nn.Tanh(), nn.Linear(8, 3)).double()
     return IT3Engine(model, "0", optimization_parameters=OPTIONS)
 
 
@@ -35,7 +36,7 @@ def shaped_engine() -> IT3Engine:
     engine = new_engine()
     torch.manual_seed(1)
     engine.adapt(X[:2], num_steps=0)
-    return engine
+    return engine.to(DEVICE)
 
 
 def trained_engine() -> IT3Engine:
@@ -46,7 +47,7 @@ def trained_engine() -> IT3Engine:
 
 def share(batch: Tensor) -> Tensor:
     """This process's part of a batch: equal parts, so that the mean of their means is that of the batch."""
-    return batch.chunk(dist.get_world_size())[dist.get_rank()]
+    return batch.chunk(dist.get_world_size())[dist.get_rank()].to(DEVICE)
 
 
 def take_step(engine: nn.Module, optimizer: torch.optim.Optimizer, x: Tensor, y: Tensor) -> None:
@@ -74,7 +75,7 @@ def shard(module: nn.Module, *parts: nn.Module) -> nn.Module:
     from torch.distributed.device_mesh import init_device_mesh  # noqa: PLC0415  (takes long, as what is imported below)
     from torch.distributed.fsdp import fully_shard  # noqa: PLC0415
 
-    mesh = init_device_mesh("cpu", (dist.get_world_size(),))
+    mesh = init_device_mesh(DEVICE, (dist.get_world_size(),))
     for each in (*parts, module):
         fully_shard(each, mesh=mesh)
     return module
@@ -84,8 +85,8 @@ def ddp() -> dict[str, Any]:
     """Train in DDP."""
     engine = shaped_engine()
     train(DistributedDataParallel(engine))
-    fresh = DistributedDataParallel(new_engine())
-    return {"state": engine.state_dict(), "fresh": error_of(lambda: fresh(X, target=Y))}
+    fresh = DistributedDataParallel(new_engine().to(DEVICE))
+    return {"state": engine.state_dict(), "fresh": error_of(lambda: fresh(share(X), target=share(Y)))}
 
 
 def fsdp() -> dict[str, Any]:
@@ -96,22 +97,23 @@ def fsdp() -> dict[str, Any]:
     shard(engine, engine.model[0], engine.model[2], engine.embedder)
     train(engine)
     state = get_model_state_dict(engine, options=StateDictOptions(full_state_dict=True))
-    plain = new_engine()
+    plain = new_engine().to(DEVICE)
     plain.load_state_dict(state)
+    x = X.to(DEVICE)
     calls = {
-        "adapt": lambda: engine.adapt(X),
-        "eval": lambda: engine.eval()(X),
-        "uncertainty": lambda: engine.uncertainty(X),
-        "predict": lambda: engine.predict([X]),
-        "save": lambda: engine.save("engine.it3", X),
+        "adapt": lambda: engine.adapt(x),
+        "eval": lambda: engine.eval()(x),
+        "uncertainty": lambda: engine.uncertainty(x),
+        "predict": lambda: engine.predict([x]),
+        "save": lambda: engine.save("engine.it3", x),
     }
     return {
         "state": state,
         "is_trained": plain.is_trained,
-        "adapted": plain.eval()(X)[0],
+        "adapted": plain.eval()(x)[0],
         "errors": {name: error_of(call) for name, call in calls.items()},
-        "fresh": error_of(lambda: shard(new_engine())),
-        "fresh in a part": error_of(lambda: shard(nn.Sequential(new_engine()))),
+        "fresh": error_of(lambda: shard(new_engine().to(DEVICE))),
+        "fresh in a part": error_of(lambda: shard(nn.Sequential(new_engine().to(DEVICE)))),
     }
 
 
@@ -120,8 +122,9 @@ def adapt() -> dict[str, Any]:
     engine = trained_engine()
     sampler = DistributedSampler(range(len(X)), shuffle=False)
     loader = DataLoader(TensorDataset(torch.arange(len(X)), X), 8, sampler=sampler)
-    mine: Any = [(numbers, engine(x)[0]) for numbers, x in loader]
-    batches = {number: engine(BATCHES[number])[0] for number in range(dist.get_rank(), len(BATCHES), 2)}
+    mine: Any = [(numbers, engine(x.to(DEVICE))[0].cpu()) for numbers, x in loader]
+    numbers_of_batches = range(dist.get_rank(), len(BATCHES), dist.get_world_size())
+    batches = {number: engine(BATCHES[number].to(DEVICE))[0].cpu() for number in numbers_of_batches}
     every: list[Any] = [None] * dist.get_world_size()
     dist.all_gather_object(every, (mine, batches))
     return {
@@ -143,11 +146,11 @@ def adapt_in_ddp() -> dict[str, Any]:
 
     parallel.register_comm_hook(None, counted)
     before = {name: weight.clone() for name, weight in engine.named_parameters()}
-    prediction = parallel.eval()(BATCHES[dist.get_rank()])[0]
+    prediction = parallel.eval()(BATCHES[dist.get_rank()].to(DEVICE))[0].cpu()
     after_adapting = count[0]
     is_as_before = all(torch.equal(weight, before[name]) for name, weight in engine.named_parameters())
     has_gradients = any(weight.grad is not None for weight in engine.parameters())
-    loss = parallel.train()(X, target=Y)
+    loss = parallel.train()(X.to(DEVICE), target=Y.to(DEVICE))
     (loss[0].sum() + loss[1]).backward()
     every: list[Any] = [None] * dist.get_world_size()
     dist.all_gather_object(every, prediction)
@@ -210,6 +213,8 @@ def killed() -> None:
 
 if __name__ == "__main__":
     warnings.simplefilter("ignore")
-    dist.init_process_group("gloo")
+    if DEVICE == "cuda":
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+    dist.init_process_group("nccl" if DEVICE == "cuda" else "gloo")
     {"together": together, "killed": killed}[sys.argv[1]]()
     dist.destroy_process_group()

@@ -35,6 +35,7 @@ def _ray(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     path = os.pathsep.join([str(PYTHON_FOLDER), os.environ.get("PYTHONPATH", "")])
     ray.init(
         num_cpus=4,  # as tasks are counted, whatever this machine has
+        num_gpus=torch.cuda.device_count(),
         include_dashboard=False,
         object_store_memory=STORE,
         runtime_env={"env_vars": {"PYTHONPATH": path, "PYTHONWARNINGS": "default"}},
@@ -78,10 +79,14 @@ def in_batches(data: Dataset) -> Dataset:
     return data.repartition(target_num_rows_per_block=SIZE, strict=True)
 
 
-def test_the_same_batches_give_what_one_process_gives(engine: IT3Engine, file: Path, data: Dataset) -> None:
+def test_the_same_batches_give_what_one_process_gives(engine: IT3Engine, file: Path, data: Dataset, device: str) -> None:
     given = {"file": str(file), "inputs": "x", "uncertainty": "doubt"}
     adapted = in_batches(data).map_batches(
-        Adapter, fn_constructor_kwargs=given, batch_size=SIZE, compute=ActorPoolStrategy(size=2)
+        Adapter,
+        fn_constructor_kwargs=given,
+        batch_size=SIZE,
+        compute=ActorPoolStrategy(size=2),
+        num_gpus=0.5 if device == "cuda" else None,
     )
     rows = adapted.take_all()
     assert [row["id"] for row in rows] == list(range(ROWS))

@@ -1,5 +1,4 @@
 import os
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -36,11 +35,6 @@ LONG = {
 """Files whose tests take long come first, so that processes that share the tests end together."""
 
 
-@pytest.fixture(params=["cpu", pytest.param("cuda", marks=pytest.mark.cuda)])
-def device(request: pytest.FixtureRequest) -> str:
-    return request.param
-
-
 @pytest.fixture
 def case(device: str) -> Case:
     """An MLP in float64."""
@@ -62,25 +56,17 @@ def _without_torchscript(request: pytest.FixtureRequest, monkeypatch: pytest.Mon
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    # It takes half as long as g++, with which the tests' own processes compile.
-    if shutil.which("clang++"):
-        torch._inductor.config.cpp.cxx = ("clang++",)
-        os.environ["CCC_OVERRIDE_OPTIONS"] = "# +-Wl,--as-needed"  # so that programs need no more libraries than by g++
-    config.addinivalue_line("markers", "cuda: needs a CUDA device")
     config.addinivalue_line("markers", "memory: measures or limits a process's memory, of which sanitizers take more")
-    config.addinivalue_line("markers", "two_cuda_devices: needs two")
     config.addinivalue_line("markers", "browser: needs Chromium")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    # Deselected rather than skipped: where there is no CUDA device, these are not tests that should have run.
-    devices = torch.cuda.device_count()
-    needs = {"cuda": 1, "two_cuda_devices": 2}
-    can_run = [item for item in items if all(n <= devices or not item.get_closest_marker(m) for m, n in needs.items())]
+    # Deselected rather than skipped: where there is no browser, these are not tests that should have run.
+    without_browser = [item for item in items if not item.get_closest_marker("browser")]
     if CHROMIUM is None:
-        can_run = [item for item in can_run if not item.get_closest_marker("browser")]
-    config.hook.pytest_deselected(items=[item for item in items if item not in can_run])
-    items[:] = sorted(can_run, key=lambda item: item.path.name not in LONG)
+        config.hook.pytest_deselected(items=[item for item in items if item not in without_browser])
+        items[:] = without_browser
+    items.sort(key=lambda item: item.path.name not in LONG)
 
 
 @pytest.fixture

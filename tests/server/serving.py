@@ -47,10 +47,10 @@ class Tokens(nn.Module):
         return self.last(torch.tanh(self.first((self.table(tokens) * weights.unsqueeze(2)).sum(1))))
 
 
-def serial(path: Path, batches: Tensor, **options: object) -> Tensor:
+def serial(path: Path, batches: Tensor, device: str = "cpu", **options: object) -> Tensor:
     """Return what Python's engine predicts, batch by batch."""
-    engine = it3.load(path)
-    return torch.stack([engine.adapt(batch, **options).prediction for batch in batches])
+    engine = it3.load(path, device)
+    return torch.stack([engine.adapt(batch.to(device), **options).prediction for batch in batches]).cpu()
 
 
 def assert_equal(given: Tensor, expected: Tensor) -> None:

@@ -24,11 +24,11 @@ from torch import Tensor, nn
 pytestmark = needs_server
 
 
-def test_many_clients_get_what_one_gets(engine: Path, samples: Tensor) -> None:
-    expected = serial(engine, samples)
-    unadapted = serial(engine, samples, num_steps=0)
+def test_many_clients_get_what_one_gets(engine: Path, samples: Tensor, device: str) -> None:
+    expected = serial(engine, samples, device)
+    unadapted = serial(engine, samples, device, num_steps=0)
     assert (expected - unadapted).abs().amax(dim=(1, 2)).min() > 1e-3, "a server that does not adapt would pass"
-    with serving(engine, "--workers", 2) as server:
+    with serving(engine, "--workers", 2, "--device", device) as server:
         replies = send_all(server.url, [body_of(sample) for sample in samples], clients=16)
         metrics = server.metrics()
     assert_equal(torch.stack([prediction_of(reply) for reply in replies]), expected)
