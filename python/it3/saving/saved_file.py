@@ -16,6 +16,7 @@ from it3 import _C
 from it3.cutting.export import quiet_torchscript
 from it3.cutting.exported_model import model_of
 from it3.embedder import Embedder
+from it3.support.devices import device_of
 
 ATTRIBUTES = {"embedder": "embedder", "combine": "combine_fn", "distance": "distance_fn"}
 """Of an engine, by the names that its functions have in files."""
@@ -53,7 +54,7 @@ def read_engine(path: str | os.PathLike[str], device: torch.device | str | None 
     arguments = {
         "model": model,
         "features_layer_name": saved["layer"],
-        "embedder": functions.get("embedder") or _default_embedder(saved, device or _device_of(model)),
+        "embedder": functions.get("embedder") or _default_embedder(saved, device or device_of(model) or "cpu"),
         "combine_fn": functions.get("combine"),
         "distance_fn": functions.get("distance") or saved["distance"],
         "optimization_parameters": saved["options"],
@@ -151,7 +152,3 @@ def _default_embedder(saved: dict[str, Any], device: torch.device | str) -> Embe
     embedder = Embedder(saved["prediction_layout"], saved["features_layout"]).to(weights["weight1"].dtype)
     embedder.load_state_dict(weights)
     return embedder.to(device)
-
-
-def _device_of(model: nn.Module) -> torch.device:
-    return next((p.device for p in model.parameters()), torch.device("cpu"))
