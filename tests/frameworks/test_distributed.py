@@ -29,14 +29,17 @@ def torchrun(name: str, folder: Path, processes: int, *arguments: str, device: s
 
 
 @pytest.fixture(scope="module", params=["cpu", pytest.param("cuda", marks=pytest.mark.cuda)])
-def results(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[dict[str, Any]]]:
-    """What each process found, by the name of the function: two with gloo, or one for each GPU, at most two, with NCCL."""
+def results(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, list[dict[str, Any]]]:
+    """What each process found, by the name of the function: of two with gloo, or of one or two with a GPU each and NCCL."""
     folder = tmp_path_factory.mktemp("together")
     processes = 2 if request.param == "cpu" else min(2, torch.cuda.device_count())
     torchrun("together", folder, processes, device=request.param)
     names = ("ddp", "fsdp", "adapt", "adapt_in_ddp")
     return {
-        name: [torch.load(folder / f"{name}-{rank}.pt", map_location="cpu") for rank in range(processes)] for name in names
+        name: [torch.load(folder / f"{name}-{rank}.pt", map_location="cpu") for rank in range(processes)]
+        for name in names
     }
 
 

@@ -79,7 +79,9 @@ def in_batches(data: Dataset) -> Dataset:
     return data.repartition(target_num_rows_per_block=SIZE, strict=True)
 
 
-def test_the_same_batches_give_what_one_process_gives(engine: IT3Engine, file: Path, data: Dataset, device: str) -> None:
+def test_the_same_batches_give_what_one_process_gives(
+    engine: IT3Engine, file: Path, data: Dataset, device: str
+) -> None:
     given = {"file": str(file), "inputs": "x", "uncertainty": "doubt"}
     adapted = in_batches(data).map_batches(
         Adapter,
