@@ -32,7 +32,7 @@ def torchrun(name: str, folder: Path, processes: int, *arguments: str, device: s
 def results(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> dict[str, list[dict[str, Any]]]:
-    """What each process found, by the name of the function: of two with gloo, or of one or two with a GPU each and NCCL."""
+    """What each process found: two processes with gloo, or one or two with a GPU each and NCCL."""
     folder = tmp_path_factory.mktemp("together")
     processes = 2 if request.param == "cpu" else min(2, torch.cuda.device_count())
     torchrun("together", folder, processes, device=request.param)
