@@ -60,6 +60,11 @@ function(_it3_version result)
         if(CMAKE_MATCH_4 AND NOT distance)
             set(distance dirty)
         endif()
+    elseif(described)
+        message(
+            FATAL_ERROR
+            "it3's version cannot be read from git's \"${described}\": name its tag as v0.1.0 or v0.1.0rc1"
+        )
     else()
         file(STRINGS "${root}/pyproject.toml" line REGEX "^fallback_version = ")
         string(REGEX REPLACE "^[^\"]*\"([^\"]*)\".*" "\\1" version "${line}")
