@@ -53,11 +53,11 @@ function(_it3_version result)
     if(
         described
             MATCHES
-            "^v([0-9.]+[a-z0-9.]*)(-([0-9]+)-g[0-9a-f]+)?(-dirty)?$"
+            "^v([0-9]+(\\.[0-9]+)*((a|b|rc)[0-9]+)?)(-([0-9]+)-g[0-9a-f]+)?(-dirty)?$"
     )
         set(version "${CMAKE_MATCH_1}")
-        set(distance "${CMAKE_MATCH_3}")
-        if(CMAKE_MATCH_4 AND NOT distance)
+        set(distance "${CMAKE_MATCH_6}")
+        if(CMAKE_MATCH_7 AND NOT distance)
             set(distance dirty)
         endif()
     elseif(described)

@@ -93,12 +93,13 @@ def test_tags_that_are_no_versions_do_not_count(tag: str, repository: Path) -> N
     assert versions(repository) == ("3.4.5.post1.dev1",) * 2
 
 
-def test_a_version_that_only_one_of_them_could_read_is_an_error(repository: Path) -> None:
-    git("tag", "v3.4.5-rc1", folder=repository)
+@pytest.mark.parametrize("tag", ["v3.4.5-rc1", "v3.4.5.post1", "v3.4.5.dev1"])
+def test_a_tag_from_which_one_of_them_cannot_count_on_is_an_error(tag: str, repository: Path) -> None:
+    git("tag", tag, folder=repository)
     for command in (by_cmake(repository), (sys.executable, "-m", "setuptools_scm")):
         done = subprocess.run(command, cwd=repository, check=False, capture_output=True, text=True)
         assert done.returncode != 0
-        assert "v3.4.5-rc1" in done.stderr
+        assert tag in done.stderr
 
 
 def test_changes_that_are_not_committed_are_no_release(repository: Path) -> None:
