@@ -4,7 +4,7 @@
 # targets over the libraries and needs none.
 #
 # Where it looks, in this order: LibTorch_ROOT, Torch_DIR, CMAKE_PREFIX_PATH, the torch that the Python interpreter
-# imports.
+# imports, the system.
 #
 # Targets:   LibTorch::LibTorch; LibTorch::Python where the build has Python bindings; LibTorch::CUDALibraries where it
 #            has CUDA; LibTorch::CUDA where the headers of CUDA's runtime are found too
@@ -27,6 +27,8 @@ find_path(
     NAMES torch/csrc/api/include/torch/torch.h
     HINTS ${_it3_hints}
     PATH_SUFFIXES include
+    NO_SYSTEM_ENVIRONMENT_PATH
+    NO_CMAKE_SYSTEM_PATH
 )
 if(NOT LibTorch_INCLUDE_DIR)
     find_package(Python COMPONENTS Interpreter QUIET)
@@ -39,13 +41,13 @@ if(NOT LibTorch_INCLUDE_DIR)
             OUTPUT_STRIP_TRAILING_WHITESPACE
             ERROR_QUIET
         )
-        find_path(
-            LibTorch_INCLUDE_DIR
-            NAMES torch/csrc/api/include/torch/torch.h
-            HINTS ${_it3_hints}
-            PATH_SUFFIXES include
-        )
     endif()
+    find_path(
+        LibTorch_INCLUDE_DIR
+        NAMES torch/csrc/api/include/torch/torch.h
+        HINTS ${_it3_hints}
+        PATH_SUFFIXES include
+    )
 endif()
 
 if(LibTorch_INCLUDE_DIR)

@@ -53,13 +53,18 @@ function(_it3_version result)
     if(
         described
             MATCHES
-            "^v([0-9.]+[a-z0-9.]*)(-([0-9]+)-g[0-9a-f]+)?(-dirty)?$"
+            "^v([0-9]+(\\.[0-9]+)*((a|b|rc)[0-9]+)?)(-([0-9]+)-g[0-9a-f]+)?(-dirty)?$"
     )
         set(version "${CMAKE_MATCH_1}")
-        set(distance "${CMAKE_MATCH_3}")
-        if(CMAKE_MATCH_4 AND NOT distance)
+        set(distance "${CMAKE_MATCH_6}")
+        if(CMAKE_MATCH_7 AND NOT distance)
             set(distance dirty)
         endif()
+    elseif(described)
+        message(
+            FATAL_ERROR
+            "it3's version cannot be read from git's \"${described}\": name its tag as v0.1.0 or v0.1.0rc1"
+        )
     else()
         file(STRINGS "${root}/pyproject.toml" line REGEX "^fallback_version = ")
         string(REGEX REPLACE "^[^\"]*\"([^\"]*)\".*" "\\1" version "${line}")

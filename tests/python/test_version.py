@@ -34,14 +34,18 @@ def commit(folder: Path, times: int = 1) -> None:
         git("commit", "--quiet", "--allow-empty", "--message", "A change", folder=folder)
 
 
-def versions(folder: Path) -> tuple[str, str]:
-    """By setuptools-scm, and by CMake."""
+def by_cmake(folder: Path) -> tuple[str, ...]:
+    """Return the command that prints it."""
     script = folder.parent / "print_version.cmake"
     script.write_text(
         f'include("{folder}/cmake/It3Version.cmake")\nmessage("${{IT3_VERSION}} ${{IT3_VERSION_NUMBERS}}")\n'
     )
-    command = ("cmake", "-P", str(script))
-    printed = subprocess.run(command, check=True, capture_output=True, text=True).stderr.split()
+    return ("cmake", "-P", str(script))
+
+
+def versions(folder: Path) -> tuple[str, str]:
+    """By setuptools-scm, and by CMake."""
+    printed = subprocess.run(by_cmake(folder), check=True, capture_output=True, text=True).stderr.split()
     assert printed[0].startswith(printed[1])
     assert re.fullmatch(r"\d+\.\d+\.\d+", printed[1])
     return run(sys.executable, "-m", "setuptools_scm", folder=folder).strip(), printed[0]
@@ -77,9 +81,25 @@ def test_a_candidate_for_release_is_the_version(repository: Path) -> None:
 
 def test_commits_after_a_tag_are_counted(repository: Path) -> None:
     git("tag", "v3.4.5", folder=repository)
-    git("tag", "another-name", folder=repository)
     commit(repository, times=3)
     assert versions(repository) == ("3.4.5.post1.dev3",) * 2
+
+
+@pytest.mark.parametrize("tag", ["another-name", "paper-2025", "vision2"])
+def test_tags_that_are_no_versions_do_not_count(tag: str, repository: Path) -> None:
+    git("tag", "v3.4.5", folder=repository)
+    commit(repository)
+    git("tag", tag, folder=repository)
+    assert versions(repository) == ("3.4.5.post1.dev1",) * 2
+
+
+@pytest.mark.parametrize("tag", ["v3.4.5-rc1", "v3.4.5.post1", "v3.4.5.dev1"])
+def test_a_tag_from_which_one_of_them_cannot_count_on_is_an_error(tag: str, repository: Path) -> None:
+    git("tag", tag, folder=repository)
+    for command in (by_cmake(repository), (sys.executable, "-m", "setuptools_scm")):
+        done = subprocess.run(command, cwd=repository, check=False, capture_output=True, text=True)
+        assert done.returncode != 0
+        assert tag in done.stderr
 
 
 def test_changes_that_are_not_committed_are_no_release(repository: Path) -> None:
@@ -134,6 +154,7 @@ def test_inside_of_another_repository_its_tags_do_not_count(sources: Path) -> No
 
 
 def test_the_last_release_is_the_same_everywhere() -> None:
-    headings = re.findall(r"^## (\d\S*)", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
-    citation = re.search(r"^version: (\S*)", (ROOT / "CITATION.cff").read_text(), re.MULTILINE)
-    assert (headings[0], citation[1]) == (LAST_RELEASE, LAST_RELEASE)
+    headings = re.findall(r"^## (\d\S*) — (\S*)", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
+    citation = re.findall(r"^(?:version|date-released): (\S*)", (ROOT / "CITATION.cff").read_text(), re.MULTILINE)
+    assert headings[0][0] == LAST_RELEASE
+    assert tuple(citation) == headings[0]

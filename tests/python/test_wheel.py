@@ -1,15 +1,18 @@
 """What a wheel holds, of the one that is installed, and of such as are made wrong."""
 
 import importlib.metadata
+import re
 import runpy
 import subprocess
 import zipfile
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from installed import ROOT
 
 check = runpy.run_path(str(ROOT / "tools" / "check_wheel.py"))
+provider = runpy.run_path(str(ROOT / "tools" / "torch_requirement.py"))["Provider"]
 LATER = ("INSTALLER", "REQUESTED", "direct_url.json", ".pyc")
 """What pip writes into an installed wheel."""
 
@@ -81,3 +84,43 @@ def test_the_torch_in_the_metadata_is_the_one_that_was_built_against(
 ) -> None:
     metadata = f'Name: it3\nVersion: {version}\nRequires-Dist: {required}\nRequires-Dist: torch-ttt; extra == "test"\n'
     assert len(check["problems_of_metadata"](metadata, 'version = "0.1.0"\n\ntorch_version = "2.13.0"\n')) == problems
+
+
+def required(state: str, torch: str | None, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What is required of torch by what is built beside this one."""
+
+    def distribution(name: str) -> SimpleNamespace:
+        if torch is None:
+            raise importlib.metadata.PackageNotFoundError(name)
+        return SimpleNamespace(version=torch)
+
+    monkeypatch.setattr(importlib.metadata, "distribution", distribution)
+    monkeypatch.chdir(ROOT)
+    requirement = provider()
+    requirement.build_state(state)
+    return requirement.dynamic_metadata({}, {})["dependencies"]
+
+
+@pytest.mark.parametrize(
+    ("torch", "requirement"),
+    [("2.13.0+cpu", "torch==2.13.*"), ("2.11.1", "torch==2.11.*"), ("2.14.0a0+git1234567", "torch==2.14.*")],
+)
+def test_a_wheel_requires_the_torch_that_is_there(
+    torch: str, requirement: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert required("wheel", torch, monkeypatch) == [requirement]
+
+
+def test_a_source_archive_requires_a_torch_that_it_can_be_built_against(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert required("sdist", None, monkeypatch) == ["torch>=2.11,<2.15"]
+
+
+@pytest.mark.parametrize("torch", ["2.10.0", "2.15.0", "3.0.0+cpu"])
+def test_no_wheel_for_a_torch_that_nobody_has_looked_at(torch: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(SystemExit, match=re.escape(f"torch>=2.11,<2.15, but torch {torch} is installed")):
+        required("wheel", torch, monkeypatch)
+
+
+def test_no_wheel_without_a_torch(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(SystemExit, match=re.escape("none is: install torch>=2.11,<2.15")):
+        required("wheel", None, monkeypatch)
