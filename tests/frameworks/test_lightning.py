@@ -184,6 +184,33 @@ def test_scores_and_gains_are_logged(call: str) -> None:
     assert abs(plain_loss - loss) > 1e-4
 
 
+def wrong(prediction: Tensor, target: Tensor) -> Tensor:
+    return (prediction.argmax(1) != target).float().mean()
+
+
+def test_a_gain_in_errors_is_how_many_fewer_there_are() -> None:
+    module = trained()
+    module.metric = EngineModule(module.engine, F.cross_entropy, metric=wrong, higher_is_better=False).metric
+    (logged,) = make_trainer().test(module, loader(), verbose=False)
+    adapted, plain = (1 - scores_of(expected(module, **overrides))[1] for overrides in ({}, {"num_steps": 0}))
+    assert adapted != plain
+    assert logged["test_wrong"] == pytest.approx(adapted)
+    assert logged["test_wrong_gain"] == pytest.approx(plain - adapted, abs=1e-6)
+
+
+def test_several_loaders() -> None:
+    module = trained()
+    loaders = [loader(), DataLoader(Samples(), batch_size=22)]
+    scores = make_trainer().test(module, loaders, verbose=False)
+    at_once = module.engine.eval().adapt(Samples().x).prediction
+    for place, prediction in enumerate((expected(module), at_once)):
+        assert scores[place][f"test_loss/dataloader_idx_{place}"] == pytest.approx(scores_of(prediction)[0], abs=1e-6)
+    assert len(make_trainer().validate(module, loaders, verbose=False)) == 2
+    first, second = make_trainer().predict(module, loaders)  # type: ignore[misc]
+    assert torch.equal(torch.cat(first), expected(module))  # type: ignore[arg-type]
+    assert torch.equal(torch.cat(second), at_once)  # type: ignore[arg-type]
+
+
 def test_training_is_validated_without_adapting_unless_asked() -> None:
     module = trained()
     optimizer = lambda parameters: torch.optim.SGD(parameters, 0.0)  # noqa: E731
@@ -368,5 +395,11 @@ def test_what_is_refused() -> None:
         predictions(trained(), callbacks=[Adapt("test"), Adapt("predict")])
     with pytest.raises(ValueError, match=r"holds no it3.IT3Engine"):
         predictions(lightning.pytorch.demos.boring_classes.BoringModel(), callbacks=[Adapt()])
+
+    def loss(prediction: Tensor, target: Tensor) -> Tensor:
+        return F.cross_entropy(prediction, target)
+
+    with pytest.raises(ValueError, match="a function called 'loss', as which the criterion is logged"):
+        EngineModule(make_engine(), F.cross_entropy, metric=loss)
     with pytest.raises(TypeError, match=r"engine must be an it3\.IT3Engine, not a Linear"):
         EngineModule(nn.Linear(1, 1), F.cross_entropy)  # type: ignore[arg-type]

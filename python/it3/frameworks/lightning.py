@@ -19,6 +19,8 @@ from it3.support.kept import KeptRandomState
 _CALLS = ("fit", "validate", "test", "predict")
 """The methods of Trainer, as ``trainer.state.fn`` names them."""
 _AMP = {"bf16-mixed": "bf16", "16-mixed": "fp16"}
+_LOSS = "loss"
+"""What the criterion is logged as, after the name of the stage."""
 
 
 class Adapt(lightning.Callback):
@@ -132,6 +134,7 @@ class EngineModule(lightning.LightningModule):
       "accuracy", "val_accuracy" or "test_accuracy". Where the engine adapts they also log "test_loss_gain" and so on:
       by how much adapting made it better, so that what is below 0 is worse than the network as it is. With
       ``copy_model=False`` they do not, as that network is gone after the first batch.
+    - Of several loaders each is scored and predicted by itself, as Lightning does.
     - Predictions are a tensor for each batch.
 
     Parameters
@@ -143,8 +146,9 @@ class EngineModule(lightning.LightningModule):
     optimizer
         A function of the list of parameters that require gradients, which returns what ``configure_optimizers()`` may.
         Default: Adam with a learning rate of 1e-3.
-    metric
-        "accuracy", "mse", "mae", or a function of (prediction, target), as in :func:`it3.evaluate`.
+    metric, higher_is_better
+        "accuracy", "mse", "mae", or a function of (prediction, target) and what its scores mean, as in
+        :func:`it3.evaluate`: of a function of your own more is better, if not given.
     has_targets
         Whether batches of ``trainer.predict`` end with targets, as in :meth:`it3.IT3Engine.predict`.
     """
@@ -156,6 +160,7 @@ class EngineModule(lightning.LightningModule):
         *,
         optimizer: Callable[[list[torch.nn.Parameter]], Any] | None = None,
         metric: str | Callable[[Tensor, Any], Any] | None = None,
+        higher_is_better: bool | None = None,
         has_targets: bool | None = None,
     ) -> None:
         super().__init__()
@@ -164,11 +169,16 @@ class EngineModule(lightning.LightningModule):
         self.engine = engine
         self.criterion = criterion
         self.optimizer = optimizer
-        self.metric = None if metric is None else metric_of(metric, None)
+        self.metric = None if metric is None else metric_of(metric, higher_is_better)
+        if self.metric is not None and self.metric.name == _LOSS:
+            raise ValueError("metric is a function called 'loss', as which the criterion is logged; call it otherwise")
         self.has_targets = has_targets
 
     def inputs_and_target(self, batch: Any, batch_idx: int) -> tuple[Any, Any]:
-        """Take a labeled batch apart. Override it for batches that are no pair (inputs, target)."""
+        """Take a labeled batch apart.
+
+        Override it for batches that are no pair (inputs, target), and :meth:`predict_step` to predict for such ones.
+        """
         return pair_in(batch, batch_idx)
 
     def forward(self, inputs: Any) -> Tensor:
@@ -186,15 +196,15 @@ class EngineModule(lightning.LightningModule):
         self.log_dict(losses, batch_size=self._samples_in(prediction))
         return loss
 
-    def validation_step(self, batch: Any, batch_idx: int) -> None:
+    def validation_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
         """Log how good the predictions are."""
         self._judge("val", batch, batch_idx)
 
-    def test_step(self, batch: Any, batch_idx: int) -> None:
+    def test_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
         """Log how good the predictions are."""
         self._judge("test", batch, batch_idx)
 
-    def predict_step(self, batch: Any, batch_idx: int) -> Tensor:
+    def predict_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> Tensor:
         """Predict for a batch, with or without targets."""
         inputs = next(inputs_in_batches([batch], eager(self.engine.model), self.has_targets, "trainer.predict"))
         prediction: Tensor = self(inputs)
@@ -230,7 +240,7 @@ class EngineModule(lightning.LightningModule):
 
     def _scores(self, prediction: Tensor, target: Any) -> dict[str, tuple[Any, bool]]:
         """Return a batch's means by their names, and whether more of each is better."""
-        scores: dict[str, tuple[Any, bool]] = {"loss": (self.criterion(prediction, target), False)}
+        scores: dict[str, tuple[Any, bool]] = {_LOSS: (self.criterion(prediction, target), False)}
         if self.metric is not None:
             total, count = self.metric.sum(prediction, target, self.engine.prediction_layout)
             scores[self.metric.name] = (total / count, self.metric.higher_is_better)

@@ -32,7 +32,7 @@ _REFUSED = {
 _REFUSED_SETTINGS = {
     "label_smoothing_factor": "smooth in criterion, such as torch.nn.CrossEntropyLoss(label_smoothing=0.1)",
     "neftune_noise_alpha": "it would disturb one of the two predictions that are compared",
-    "torch_compile": "compile the model that the engine is made of, as torch.compile(model)",
+    "torch_compile": "an engine runs the model without it; it3.compile(engine, inputs) makes adapting faster",
     "gradient_checkpointing": "an engine keeps features for both of its terms",
     "activation_checkpointing": "an engine keeps features for both of its terms",
     "deepspeed": "an engine needs the whole weights in each process",
