@@ -261,6 +261,19 @@ def test_the_engine_is_called_in_its_own_precision_afterwards(call: str, tmp_pat
     assert "forward" not in vars(engine)
 
 
+@pytest.mark.filterwarnings("ignore:this engine was never trained")
+def test_each_training_is_in_mixed_precision(tmp_path: Path) -> None:
+    engine = make_engine()
+    dtypes: set[torch.dtype] = set()
+    engine.model.classifier.register_forward_hook(lambda _m, _i, out: dtypes.add(out.dtype))
+    half, full = make_trainer(engine, tmp_path, bf16=True), make_trainer(engine, tmp_path)
+    for trainer in (half, half, full, half):
+        for call in (trainer.evaluate, trainer.train):
+            dtypes.clear()
+            call()
+            assert dtypes == {torch.bfloat16 if trainer is half else torch.float32}, call
+
+
 def test_columns_that_the_model_does_not_take_are_left_out(tmp_path: Path) -> None:
     trainer = make_trainer(make_engine(), tmp_path)
     trainer._set_signature_columns_if_needed()

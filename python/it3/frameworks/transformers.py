@@ -133,7 +133,9 @@ class EngineTrainer(transformers.Trainer):
     def _leave_autocast(self) -> None:
         """Take away what accelerate puts around the engine's forward(), else its user would get half precision too."""
         self.accelerator.unwrap_model(self.model, keep_fp32_wrapper=False)
-        vars(self.engine).pop("forward", None)  # which a shallow copy would take along, as that of this engine
+        for left in ("forward", "_is_accelerate_prepared"):  # by which the next training would go without autocast
+            vars(self.engine).pop(left, None)
+        self.model_wrapped = self.engine
 
     def compute_loss(
         self,
