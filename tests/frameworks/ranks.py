@@ -162,6 +162,24 @@ def together() -> None:
         torch.save(use(), folder / f"{use.__name__}-{dist.get_rank()}.pt")
 
 
+def trainer() -> None:
+    """Train twice by the Trainer of transformers, and predict."""
+    from it3.frameworks.transformers import EngineTrainer  # noqa: PLC0415
+    from transformers import TrainingArguments  # noqa: PLC0415
+
+    folder, engine = Path(sys.argv[2]), shaped_engine()
+    rows = [{"input": x, "labels": y} for x, y in zip(X, Y, strict=True)]
+    sizes = {"per_device_train_batch_size": 8, "per_device_eval_batch_size": 8, "num_train_epochs": 2}
+    quiet = {"use_cpu": True, "report_to": [], "save_strategy": "no", "disable_tqdm": True}
+    args = TrainingArguments(str(folder / "out"), logging_steps=1, learning_rate=0.1, **sizes, **quiet)
+    it = EngineTrainer(engine, args, criterion=F.mse_loss, train_dataset=rows)
+    it.train()
+    it.train()
+    predicted = it.predict(rows)
+    found = {"state": engine.state_dict(), "prediction": torch.tensor(predicted.predictions), "log": it.state.log_history}
+    torch.save(found, folder / f"trainer-{dist.get_rank()}.pt")
+
+
 class DiesOnce(it3.Callback):
     """Notes the batches that were adapted to, and kills the process in the third, the first time."""
 
@@ -211,5 +229,5 @@ def killed() -> None:
 if __name__ == "__main__":
     warnings.simplefilter("ignore")
     dist.init_process_group("gloo")
-    {"together": together, "killed": killed}[sys.argv[1]]()
+    {"together": together, "killed": killed, "trainer": trainer}[sys.argv[1]]()
     dist.destroy_process_group()

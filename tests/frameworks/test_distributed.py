@@ -125,6 +125,25 @@ def steps_by_hand(x: Tensor) -> Tensor:
     return engine.model(x).detach()
 
 
+def test_the_trainer_of_transformers_trains_one_engine_in_all_processes(tmp_path: Path) -> None:
+    torchrun("trainer", tmp_path)
+    one, other = (torch.load(tmp_path / f"trainer-{rank}.pt") for rank in (0, 1))
+    engine = shaped_engine()
+    before = engine.state_dict()
+    for name, weight in one["state"].items():
+        torch.testing.assert_close(weight, other["state"][name], rtol=0, atol=0)
+        assert name == "_extra_state" or (weight - before[name]).abs().max() > 1e-3
+    engine.load_state_dict(one["state"])
+    engine.eval()
+    expected = torch.cat([engine.adapt(batch).prediction for batch in X.split(8)])
+    torch.testing.assert_close(one["prediction"], expected, rtol=0, atol=1e-6)
+    assert torch.equal(one["prediction"], other["prediction"])
+    logged = [row for row in one["log"] if "loss_ttt" in row]
+    assert len(logged) == 6
+    for row in logged:
+        assert row["loss"] == pytest.approx(row["loss_criterion"] + row["loss_ttt"], abs=1e-4)
+
+
 def test_a_killed_process_loses_nothing_and_repeats_nothing(tmp_path: Path, trained: dict[str, Tensor]) -> None:
     torchrun("killed", tmp_path, "--max-restarts", "2")
     assert (tmp_path / "died while training").exists()

@@ -180,7 +180,8 @@ class EngineTrainer(transformers.Trainer):
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
         """Log, and beside the training loss its two terms, as means over the batches since it was logged last."""
         if "loss" in logs and self._batches:
-            logs = logs | {name: float(total) / self._batches for name, total in self._sums.items()}
+            means = {name: total / self._batches for name, total in self._sums.items()}
+            logs = logs | {name: float(self.accelerator.reduce(mean, "mean")) for name, mean in means.items()}
             self._sums, self._batches = {}, 0
         super().log(logs, *args, **kwargs)
 
