@@ -176,7 +176,8 @@ def trainer() -> None:
     it.train()
     it.train()
     predicted = it.predict(rows)
-    found = {"state": engine.state_dict(), "prediction": torch.tensor(predicted.predictions), "log": it.state.log_history}
+    log, prediction = it.state.log_history, torch.tensor(predicted.predictions)
+    found = {"state": engine.state_dict(), "prediction": prediction, "log": log}
     torch.save(found, folder / f"trainer-{dist.get_rank()}.pt")
 
 

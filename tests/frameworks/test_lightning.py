@@ -10,6 +10,7 @@ import lightning.pytorch.demos.boring_classes
 import pytest
 import torch
 import torch.nn.functional as F
+import torchmetrics
 from it3.frameworks.lightning import Adapt, EngineModule
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
@@ -196,6 +197,14 @@ def test_a_gain_in_errors_is_how_many_fewer_there_are() -> None:
     assert adapted != plain
     assert logged["test_wrong"] == pytest.approx(adapted)
     assert logged["test_wrong_gain"] == pytest.approx(plain - adapted, abs=1e-6)
+
+
+def test_a_metric_of_torchmetrics() -> None:
+    accuracy = torchmetrics.classification.MulticlassAccuracy(3, average="micro")
+    module = EngineModule(trained().engine, F.cross_entropy, metric=accuracy)
+    (logged,) = make_trainer().test(module, loader(), verbose=False)
+    assert logged["test_MulticlassAccuracy"] == pytest.approx(scores_of(expected(module))[1])
+    assert accuracy in list(module.modules())  # which move to the device with it
 
 
 def test_several_loaders() -> None:

@@ -148,7 +148,8 @@ class EngineModule(lightning.LightningModule):
         Default: Adam with a learning rate of 1e-3.
     metric, higher_is_better
         "accuracy", "mse", "mae", or a function of (prediction, target) and what its scores mean, as in
-        :func:`it3.evaluate`: of a function of your own more is better, if not given.
+        :func:`it3.evaluate`: of a function of your own more is better, if not given. Scores of whole batches, such as
+        F1, are averaged over the batches, which is not the score of all samples.
     has_targets
         Whether batches of ``trainer.predict`` end with targets, as in :meth:`it3.IT3Engine.predict`.
     """
@@ -173,6 +174,7 @@ class EngineModule(lightning.LightningModule):
         if self.metric is not None and self.metric.name == _LOSS:
             raise ValueError("metric is a function called 'loss', as which the criterion is logged; call it otherwise")
         self.has_targets = has_targets
+        self.given_metric = metric  # so that one of torchmetrics, a module, moves to the device
 
     def inputs_and_target(self, batch: Any, batch_idx: int) -> tuple[Any, Any]:
         """Take a labeled batch apart.

@@ -153,7 +153,8 @@ def _picked(data: Any, graphs: list[int]) -> Any:
     ValueError
         For what is no longer as the loader put it together: nobody knows which graph has which part of it.
     """
-    followed = [name for name in data.keys() if f"{name}_ptr" in data.keys()]
+    names = set(data.keys())
+    followed = [name for name in names if f"{name}_ptr" in names]
     known = {"num_nodes", "batch", "ptr", *(f"{name}_{what}" for name in followed for what in ("batch", "ptr"))}
     for store in data.stores:
         slices = data._slice_dict if store._key is None else data._slice_dict.get(store._key, {})

@@ -97,7 +97,7 @@ def _what_is_wrong(images: Tensor, own: _Normalization, others: dict[str, _Norma
     own_is_full = bool(((low < _REACHED) & (high > 1 - _REACHED)).any())
     found = [text for text, other in fitting.items() if _are_bytes(images, other)]
     found += [text for text, other in fitting.items() if not own_is_full and _is_full(*_extremes(images, other))]
-    if 0 <= images.min() and images.max() <= 1 and (max(own[1]) < _WIDE or images.min() < _REACHED):
+    if images.min() >= 0 and images.max() <= 1 and (max(own[1]) < _WIDE or images.min() < _REACHED):
         found += [text for text, other in fitting.items() if other == _SCALED]
     if not found and not _is_within(low, high, _OVERSHOOT):
         found = [f"have values from {float(images.min()):.4g} to {float(images.max()):.4g}"]
