@@ -91,10 +91,16 @@ def ddp() -> dict[str, Any]:
 def fsdp() -> dict[str, Any]:
     """Train in FSDP2, and adapt with the whole weights afterwards."""
     from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict  # noqa: PLC0415
+    from torch.distributed.fsdp import FullyShardedDataParallel  # noqa: PLC0415
+    from torch.distributed.fsdp.wrap import ModuleWrapPolicy  # noqa: PLC0415
 
     engine = shaped_engine()
     shard(engine, engine.model[0], engine.model[2], engine.embedder)
     train(engine)
+    older = shaped_engine()
+    FullyShardedDataParallel(
+        older, auto_wrap_policy=ModuleWrapPolicy({nn.Linear}), device_id=torch.device("cpu"), use_orig_params=True
+    )
     state = get_model_state_dict(engine, options=StateDictOptions(full_state_dict=True))
     plain = new_engine()
     plain.load_state_dict(state)
@@ -104,6 +110,7 @@ def fsdp() -> dict[str, Any]:
         "uncertainty": lambda: engine.uncertainty(X),
         "predict": lambda: engine.predict([X]),
         "save": lambda: engine.save("engine.it3", X),
+        "adapt in FSDP1": lambda: older.adapt(X),
     }
     return {
         "state": state,
