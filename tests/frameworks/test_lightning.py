@@ -194,6 +194,19 @@ def test_a_module_that_is_an_engine() -> None:
     assert torch.equal(found, by_hand)
 
 
+@pytest.mark.filterwarnings("ignore:this engine was never trained")
+def test_a_trainer_goes_on_with_a_module_without_an_engine() -> None:
+    trainer = make_trainer()
+    trainer.test(EngineModule(make_engine(), F.cross_entropy), loader(), verbose=False)
+    (logged,) = trainer.test(Baseline(), loader(), verbose=False)
+    assert set(logged) == {"test_loss"}
+
+
+class Baseline(lightning.LightningModule):
+    def test_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
+        self.log("test_loss", F.cross_entropy(batch[0][:, :3], batch[1]))
+
+
 class Pairs(EngineModule):
     def inputs_and_target(self, batch: dict[str, Tensor], batch_idx: int) -> tuple[Tensor, Tensor]:
         return batch["image"], batch["label"]

@@ -61,6 +61,7 @@ class Adapt(lightning.Callback):
         self.calls = calls or ("validate", "test", "predict")
         self.overrides = overrides
         self._before: list[tuple[IT3Engine, dict[str, Any]]] = []
+        self._is_brought = False
 
     def setup(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, stage: str) -> None:
         """Check that one callback alone says how to adapt."""
@@ -102,7 +103,7 @@ class Adapt(lightning.Callback):
 
     def _begin(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         engines = [each for each in pl_module.modules() if isinstance(each, IT3Engine)]
-        if not engines:
+        if not engines and not self._is_brought:
             raise ValueError(
                 f"{type(pl_module).__name__} holds no it3.IT3Engine, so that nothing can adapt; make it an attribute, "
                 "as self.engine = it3.IT3Engine(network, layer)"
@@ -219,8 +220,11 @@ class EngineModule(lightning.LightningModule):
 
     def configure_callbacks(self) -> list[lightning.Callback]:
         """Bring the callback along, by which training is validated without adapting."""
-        given = self.trainer.callbacks
-        return [] if any(isinstance(each, Adapt) for each in given) else [Adapt()]
+        if any(isinstance(each, Adapt) for each in self.trainer.callbacks):
+            return []
+        brought = Adapt()
+        brought._is_brought = True  # it stays in the trainer, whose next module may have no engine
+        return [brought]
 
     def _judge(self, stage: str, batch: Any, batch_idx: int) -> None:
         inputs, target = self.inputs_and_target(batch, batch_idx)
