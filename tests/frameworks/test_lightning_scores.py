@@ -2,6 +2,7 @@
 
 import copy
 
+import it3
 import pytest
 import torch
 import torch.nn.functional as F
@@ -33,6 +34,15 @@ def test_scores_and_gains_are_logged(call: str) -> None:
     }
     assert logged == pytest.approx(values, abs=1e-6)
     assert abs(plain_loss - loss) > 1e-4
+
+
+def test_both_sides_of_a_gain_draw_the_same_neutral_signals() -> None:
+    module = trained(num_steps=1, lr=1e-12)
+    module.engine.neutral = it3.RandomOneHot()
+    (logged,) = make_trainer().test(module, loader(), verbose=False)
+    assert logged["test_loss_gain"] == pytest.approx(0, abs=1e-6)
+    first, second = (scores_of(expected(module)) for _ in range(2))
+    assert abs(first[0] - second[0]) > 1e-4  # of other draws
 
 
 def wrong(prediction: Tensor, target: Tensor) -> Tensor:

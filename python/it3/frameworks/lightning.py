@@ -228,15 +228,16 @@ class EngineModule(lightning.LightningModule):
 
     def _judge(self, stage: str, batch: Any, batch_idx: int) -> None:
         inputs, target = self.inputs_and_target(batch, batch_idx)
+        plain: dict[str, tuple[Any, bool]] = {}
+        if self._adapts_from_its_start():
+            with KeptRandomState():  # so that both predictions draw alike
+                plain = self._scores(self.engine.adapt(inputs, **UNADAPTED).prediction, target)
         prediction = self(inputs)
         scores = self._scores(prediction, target)
         logged = {f"{stage}_{name}": score for name, (score, _) in scores.items()}
-        if self._adapts_from_its_start():
-            with KeptRandomState():
-                plain = self._scores(self.engine.adapt(inputs, **UNADAPTED).prediction, target)
-            for name, (score, higher_is_better) in scores.items():
-                gain = score - plain[name][0]
-                logged[f"{stage}_{name}_gain"] = gain if higher_is_better else -gain
+        for name, (unadapted, higher_is_better) in plain.items():
+            gain = scores[name][0] - unadapted
+            logged[f"{stage}_{name}_gain"] = gain if higher_is_better else -gain
         self.log_dict(logged, batch_size=self._samples_in(prediction), sync_dist=True)
 
     def _adapts_from_its_start(self) -> bool:
