@@ -92,10 +92,16 @@ def ddp() -> dict[str, Any]:
 def fsdp() -> dict[str, Any]:
     """Train in FSDP2, and adapt with the whole weights afterwards."""
     from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict  # noqa: PLC0415
+    from torch.distributed.fsdp import FullyShardedDataParallel  # noqa: PLC0415
+    from torch.distributed.fsdp.wrap import ModuleWrapPolicy  # noqa: PLC0415
 
     engine = shaped_engine()
     shard(engine, engine.model[0], engine.model[2], engine.embedder)
     train(engine)
+    older = shaped_engine()
+    FullyShardedDataParallel(
+        older, auto_wrap_policy=ModuleWrapPolicy({nn.Linear}), device_id=torch.device(DEVICE), use_orig_params=True
+    )
     state = get_model_state_dict(engine, options=StateDictOptions(full_state_dict=True))
     plain = new_engine().to(DEVICE)
     plain.load_state_dict(state)
@@ -106,6 +112,7 @@ def fsdp() -> dict[str, Any]:
         "uncertainty": lambda: engine.uncertainty(x),
         "predict": lambda: engine.predict([x]),
         "save": lambda: engine.save("engine.it3", x),
+        "adapt in FSDP1": lambda: older.adapt(x),
     }
     return {
         "state": state,
@@ -165,6 +172,25 @@ def together() -> None:
         torch.save(use(), folder / f"{use.__name__}-{dist.get_rank()}.pt")
 
 
+def trainer() -> None:
+    """Train twice by the Trainer of transformers, and predict."""
+    from it3.frameworks.transformers import EngineTrainer  # noqa: PLC0415
+    from transformers import TrainingArguments  # noqa: PLC0415
+
+    folder, engine = Path(sys.argv[2]), shaped_engine()
+    rows = [{"input": x, "labels": y} for x, y in zip(X, Y, strict=True)]
+    sizes = {"per_device_train_batch_size": 8, "per_device_eval_batch_size": 8, "num_train_epochs": 2}
+    quiet = {"use_cpu": True, "report_to": [], "save_strategy": "no", "disable_tqdm": True}
+    args = TrainingArguments(str(folder / "out"), logging_steps=1, learning_rate=0.1, **sizes, **quiet)
+    it = EngineTrainer(engine, args, criterion=F.mse_loss, train_dataset=rows)
+    it.train()
+    it.train()
+    predicted = it.predict(rows)
+    log, prediction = it.state.log_history, torch.tensor(predicted.predictions)
+    found = {"state": engine.state_dict(), "prediction": prediction, "log": log}
+    torch.save(found, folder / f"trainer-{dist.get_rank()}.pt")
+
+
 class DiesOnce(it3.Callback):
     """Notes the batches that were adapted to, and kills the process in the third, the first time."""
 
@@ -216,5 +242,5 @@ if __name__ == "__main__":
     if DEVICE == "cuda":
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
     dist.init_process_group("nccl" if DEVICE == "cuda" else "gloo")
-    {"together": together, "killed": killed}[sys.argv[1]]()
+    {"together": together, "killed": killed, "trainer": trainer}[sys.argv[1]]()
     dist.destroy_process_group()

@@ -81,7 +81,7 @@ def test_a_fresh_engine_says_what_to_call(how: str, results: dict[str, Any]) -> 
 
 def test_a_sharded_engine_says_that_it_cannot_adapt(results: dict[str, Any]) -> None:
     for found in results["fsdp"]:
-        assert found["errors"].keys() == {"adapt", "eval", "uncertainty", "predict", "save"}
+        assert found["errors"].keys() == {"adapt", "eval", "uncertainty", "predict", "save", "adapt in FSDP1"}
         for name, text in found["errors"].items():
             assert "spread over processes" in text, name
 
@@ -129,6 +129,25 @@ def steps_by_hand(x: Tensor) -> Tensor:
         F.mse_loss(y1, y0).backward()
         optimizer.step()
     return engine.model(x).detach()
+
+
+def test_the_trainer_of_transformers_trains_one_engine_in_all_processes(tmp_path: Path) -> None:
+    torchrun("trainer", tmp_path, 2)
+    one, other = (torch.load(tmp_path / f"trainer-{rank}.pt") for rank in (0, 1))
+    engine = shaped_engine()
+    before = engine.state_dict()
+    for name, weight in one["state"].items():
+        torch.testing.assert_close(weight, other["state"][name], rtol=0, atol=0)
+        assert name == "_extra_state" or (weight - before[name]).abs().max() > 1e-3
+    engine.load_state_dict(one["state"])
+    engine.eval()
+    expected = torch.cat([engine.adapt(batch).prediction for batch in X.split(8)])
+    torch.testing.assert_close(one["prediction"], expected, rtol=0, atol=1e-6)
+    assert torch.equal(one["prediction"], other["prediction"])
+    logged = [row for row in one["log"] if "loss_ttt" in row]
+    assert len(logged) == 6
+    for row in logged:
+        assert row["loss"] == pytest.approx(row["loss_criterion"] + row["loss_ttt"], abs=1e-4)
 
 
 def test_a_killed_process_loses_nothing_and_repeats_nothing(tmp_path: Path, trained: dict[str, Tensor]) -> None:

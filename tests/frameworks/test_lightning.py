@@ -10,72 +10,22 @@ import lightning.pytorch.demos.boring_classes
 import pytest
 import torch
 import torch.nn.functional as F
+from frameworks.lightning_modules import (
+    OPTIONS,
+    Samples,
+    expected,
+    loader,
+    make_engine,
+    make_trainer,
+    predictions,
+    same,
+    state,
+    trained,
+)
 from it3.frameworks.lightning import Adapt, EngineModule
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset
 
 pytestmark = pytest.mark.filterwarnings("ignore:You defined a `validation_step` but")
-OPTIONS: dict[str, Any] = {"num_steps": 2, "lr": 1e-2}
-
-
-class Samples(Dataset):  # type: ignore[type-arg]
-    """22 samples: the last of three batches is smaller."""
-
-    def __init__(self, form: str = "pairs") -> None:
-        generator = torch.Generator().manual_seed(5)
-        self.x = torch.randn(22, 8, generator=generator)
-        self.y = torch.randint(3, (22,), generator=generator)
-        self.form = form
-
-    def __len__(self) -> int:
-        return len(self.y)
-
-    def __getitem__(self, place: int) -> Any:
-        x, y = self.x[place], self.y[place]
-        return {"pairs": (x, y), "inputs": x, "dicts": {"image": x, "label": y}}[self.form]
-
-
-def loader(form: str = "pairs") -> DataLoader[Any]:
-    return DataLoader(Samples(form), batch_size=8, generator=torch.Generator())  # else each use draws a number
-
-
-def make_engine(**options: Any) -> it3.IT3Engine:
-    torch.manual_seed(1)
-    network = nn.Sequential(nn.Linear(8, 16), nn.BatchNorm1d(16), nn.ReLU(), nn.Dropout(0.2), nn.Linear(16, 3))
-    engine = it3.IT3Engine(network, "1", distance_fn="js", optimization_parameters=OPTIONS | options)
-    engine.adapt(torch.randn(4, 8), num_steps=0, copy_model=True)  # draws the embedder's weights
-    return engine
-
-
-def make_trainer(**arguments: Any) -> lightning.Trainer:
-    quiet = {"enable_progress_bar": False, "enable_model_summary": False, "enable_checkpointing": False}
-    return lightning.Trainer(**{"accelerator": "cpu", "logger": False, "max_epochs": 2, **quiet, **arguments})
-
-
-def trained(**options: Any) -> EngineModule:
-    module = EngineModule(make_engine(**options), F.cross_entropy, metric="accuracy")
-    make_trainer().fit(module, loader())
-    return module
-
-
-def predictions(module: lightning.LightningModule, form: str = "pairs", **arguments: Any) -> Tensor:
-    batches = make_trainer(**arguments).predict(module, loader(form))
-    assert batches is not None
-    return torch.cat(batches)  # type: ignore[arg-type]
-
-
-def expected(module: EngineModule, **overrides: Any) -> Tensor:
-    """Adapt to batch after batch, with Lightning nowhere near."""
-    engine = copy.deepcopy(module.engine).eval()
-    return torch.cat([engine.adapt(inputs, **overrides).prediction for inputs, _ in loader()])
-
-
-def state(module: nn.Module) -> dict[str, Tensor]:
-    return {name: value.clone() for name, value in module.state_dict().items()}
-
-
-def same(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
-    return one.keys() == other.keys() and all(torch.equal(value, other[name]) for name, value in one.items())
 
 
 @pytest.mark.parametrize("accumulated", [1, 2])
@@ -163,64 +113,6 @@ def test_a_network_that_was_made_in_inference_mode_is_an_error() -> None:
         predictions(EngineModule(engine, F.cross_entropy))
 
 
-def scores_of(prediction: Tensor) -> tuple[float, float]:
-    y = Samples().y
-    return float(F.cross_entropy(prediction, y)), float((prediction.argmax(1) == y).float().mean())
-
-
-@pytest.mark.parametrize("call", ["test", "validate"])
-def test_scores_and_gains_are_logged(call: str) -> None:
-    module = trained()
-    (logged,) = getattr(make_trainer(), call)(module, loader(), verbose=False)
-    (loss, accuracy), (plain_loss, plain_accuracy) = map(scores_of, (expected(module), expected(module, num_steps=0)))
-    stage = "val" if call == "validate" else call
-    values = {
-        f"{stage}_loss": loss,
-        f"{stage}_accuracy": accuracy,
-        f"{stage}_loss_gain": plain_loss - loss,
-        f"{stage}_accuracy_gain": accuracy - plain_accuracy,
-    }
-    assert logged == pytest.approx(values, abs=1e-6)
-    assert abs(plain_loss - loss) > 1e-4
-
-
-def test_training_is_validated_without_adapting_unless_asked() -> None:
-    module = trained()
-    optimizer = lambda parameters: torch.optim.SGD(parameters, 0.0)  # noqa: E731
-    module.optimizer = optimizer
-    trainer = make_trainer()
-    module.engine.model[1].momentum = 0.0  # the network stays as it is
-    trainer.fit(module, loader(), loader())
-    assert "val_loss_gain" not in trainer.callback_metrics
-    assert float(trainer.callback_metrics["val_loss"]) == pytest.approx(scores_of(expected(module, num_steps=0))[0])
-    trainer = make_trainer(callbacks=[Adapt("fit")])
-    trainer.fit(module, loader(), loader())
-    assert float(trainer.callback_metrics["val_loss"]) == pytest.approx(scores_of(expected(module))[0])
-    assert "val_loss_gain" in trainer.callback_metrics
-
-
-def test_what_training_logs() -> None:
-    module = trained()
-    trainer = make_trainer(max_epochs=1)
-    trainer.fit(module, loader())
-    logged = {name: float(value) for name, value in trainer.callback_metrics.items()}
-    assert set(logged) == {"loss", "loss_criterion", "loss_ttt"}
-    assert logged["loss"] == pytest.approx(logged["loss_criterion"] + logged["loss_ttt"])
-
-
-def test_weights_that_are_kept_have_no_gain() -> None:
-    module = trained(copy_model=False)
-    before = state(module)
-    engine = copy.deepcopy(module.engine).eval()
-    loss = scores_of(engine.predict([inputs for inputs, _ in loader()]))[0]
-    (logged,) = make_trainer().test(module, loader(), verbose=False)
-    assert set(logged) == {"test_loss", "test_accuracy"}
-    assert logged["test_loss"] == pytest.approx(loss, abs=1e-6)
-    assert not same(state(module), before)
-    module.engine.reset()
-    assert same(state(module), before)
-
-
 def test_mixed_precision_keeps_losses_in_full() -> None:
     module = trained()
     found = predictions(module, precision="bf16-mixed")
@@ -302,6 +194,19 @@ def test_a_module_that_is_an_engine() -> None:
     assert torch.equal(found, by_hand)
 
 
+@pytest.mark.filterwarnings("ignore:this engine was never trained")
+def test_a_trainer_goes_on_with_a_module_without_an_engine() -> None:
+    trainer = make_trainer()
+    trainer.test(EngineModule(make_engine(), F.cross_entropy), loader(), verbose=False)
+    (logged,) = trainer.test(Baseline(), loader(), verbose=False)
+    assert set(logged) == {"test_loss"}
+
+
+class Baseline(lightning.LightningModule):
+    def test_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
+        self.log("test_loss", F.cross_entropy(batch[0][:, :3], batch[1]))
+
+
 class Pairs(EngineModule):
     def inputs_and_target(self, batch: dict[str, Tensor], batch_idx: int) -> tuple[Tensor, Tensor]:
         return batch["image"], batch["label"]
@@ -368,5 +273,11 @@ def test_what_is_refused() -> None:
         predictions(trained(), callbacks=[Adapt("test"), Adapt("predict")])
     with pytest.raises(ValueError, match=r"holds no it3.IT3Engine"):
         predictions(lightning.pytorch.demos.boring_classes.BoringModel(), callbacks=[Adapt()])
+
+    def loss(prediction: Tensor, target: Tensor) -> Tensor:
+        return F.cross_entropy(prediction, target)
+
+    with pytest.raises(ValueError, match="a function called 'loss', as which the criterion is logged"):
+        EngineModule(make_engine(), F.cross_entropy, metric=loss)
     with pytest.raises(TypeError, match=r"engine must be an it3\.IT3Engine, not a Linear"):
         EngineModule(nn.Linear(1, 1), F.cross_entropy)  # type: ignore[arg-type]

@@ -154,6 +154,47 @@ def test_graphs_that_are_chosen_in_any_order_and_twice(engine: it3.IT3Engine, gr
     torch.testing.assert_close(chosen, call(engine, data)[[2, 0, 2]])
 
 
+class Pairs(Data):
+    def __inc__(self, key: str, value: Tensor, *rest: object) -> int:
+        return len(self.other) if key == "other_edge_index" else super().__inc__(key, value, *rest)
+
+
+class OfPairs(Molecules):
+    def forward(self, data: Batch) -> Tensor:
+        one, other = self.conv1(data.x, data.edge_index), self.conv1(data.other, data.other_edge_index)
+        return self.head(global_mean_pool(one, data.batch) + global_mean_pool(other, data.other_batch))
+
+
+def test_what_a_loader_was_told_to_follow_is_there_for_each_graph() -> None:
+    torch.manual_seed(0)
+    rings = [(ring(nodes), ring(nodes + 1)) for nodes in SIZES]
+    pairs = [Pairs(x=a.x, edge_index=a.edge_index, other=b.x, other_edge_index=b.edge_index) for a, b in rings]
+    data = next(iter(DataLoader(pairs, batch_size=4, follow_batch=["other"])))
+    engine = it3.IT3Engine(GraphModel(OfPairs().double(), call=call_by_data), "model.head").eval()
+    one_by_one = [next(iter(DataLoader([pair], follow_batch=["other"]))) for pair in pairs]
+    expected = torch.cat([engine.adapt(graphs_in(each), **OPTIONS).prediction for each in one_by_one])
+    torch.testing.assert_close(engine.adapt(graphs_in(data), per_sample=True, **OPTIONS).prediction, expected)
+
+
+def test_what_was_set_in_the_batch_is_no_graphs_own(graphs: list[Data]) -> None:
+    def weighted(model: nn.Module, data: Batch) -> Tensor:
+        h = model.conv1(data.x, data.edge_index, data.edge_weight).relu()
+        return model.head(global_mean_pool(h, data.batch))
+
+    engine = it3.IT3Engine(GraphModel(Molecules().double(), "conv1", weighted), "signal").eval()
+    for graph in graphs:
+        graph.num_nodes = len(graph.x)
+        graph.edge_weight = torch.rand(graph.num_edges).double()
+    alone = torch.cat([engine.adapt(graphs_in(graph)).prediction for graph in graphs])
+    data = Batch.from_data_list(graphs)
+    torch.testing.assert_close(engine.adapt(graphs_in(data), per_sample=True).prediction, alone)
+    for name, value in {"edge_weight": data.edge_weight[1:], "later": data.edge_weight}.items():
+        changed = data.clone()
+        changed[name] = value
+        with pytest.raises(ValueError, match=f"'{name}' of the batch was set or changed after its graphs had been put"):
+            engine.adapt(graphs_in(changed), per_sample=True)
+
+
 def test_trains_as_by_hand(graphs: list[Data]) -> None:
     torch.manual_seed(1)
     model = Molecules().double()
@@ -277,5 +318,8 @@ def test_wrong_uses(graphs: list[Data]) -> None:
     engine = it3.IT3Engine(GraphModel(Molecules().double(), "head"), "signal").eval()
     with pytest.raises(ValueError, match=r"'head' must return features of nodes, \(19, channels\), for this batch"):
         engine.adapt(graphs_in(Batch.from_data_list(graphs)))
+    of_kinds = HeteroData(atom={"x": torch.randn(3, 4).double()})
+    with pytest.raises(ValueError, match="layer='head' is for graphs of one kind of node; for HeteroData"):
+        engine.adapt(graphs_in(of_kinds))
     with pytest.raises(TypeError, match="len"):
         len(Batches(iter(graphs)))

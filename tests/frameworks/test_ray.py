@@ -179,6 +179,16 @@ def test_memory_is_bounded_for_data_that_is_larger_than_the_store(file: Path) ->
     assert is_spilled()  # so that it would have been seen
 
 
+def test_lists_in_parquet(engine: IT3Engine, file: Path, tmp_path: Path) -> None:
+    pd.DataFrame({"x": list(X.numpy())}).to_parquet(tmp_path / "lists.parquet")
+    data = ray.data.read_parquet(str(tmp_path / "lists.parquet"))
+    given = {"file": str(file), "inputs": "x"}
+    adapted = data.map_batches(
+        Adapter, fn_constructor_kwargs=given, batch_size=ROWS, compute=ActorPoolStrategy(size=1)
+    ).take_all()
+    torch.testing.assert_close(column(adapted, "prediction"), engine.adapt(X).prediction, rtol=0, atol=1e-6)
+
+
 # What needs no workers: the class is called as a worker calls it.
 
 
@@ -229,6 +239,9 @@ def test_bad_batches_are_told(file: Path) -> None:
     ragged = np.array([np.zeros(2), np.zeros(3)], dtype=object)
     with pytest.raises(ValueError, match=r"'x' is an array of object"):
         adapter(file)({"x": ragged})
+    missing = np.array([np.zeros(6), None], dtype=object)
+    with pytest.raises(ValueError, match=r"'x' is an array of object"):
+        adapter(file)({"x": missing})
     with pytest.raises(TypeError, match=r"a batch is a pandas.*leave batch_format"):
         adapter(file)(pd.DataFrame({"x": [1.0]}))
 
@@ -243,6 +256,12 @@ def test_batches_that_blocks_cut_are_warned_of_once(file: Path) -> None:
     alone = adapter(file, options={"per_sample": True})
     for rows in (16, 14, 15, 13):
         alone(batch_of(rows))
+
+
+def test_trying_a_batch_by_hand_starts_no_ray(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(ray, "get_gpu_ids", lambda: pytest.fail("this would start Ray"))
+    adapter(file)(batch_of(3))
 
 
 def test_a_gpu_that_torch_cannot_use_is_told(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:

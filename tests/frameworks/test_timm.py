@@ -113,7 +113,9 @@ def test_bytes_and_what_is_normalized_twice(model: nn.Module, photos: list[Any])
         check_inputs(model, twice)
 
 
-def test_real_shifts_are_no_reason_to_warn(model: nn.Module, photos: list[Any]) -> None:
+@pytest.mark.parametrize("by", [IMAGENET, HALVES, CLIP, RAW])
+def test_real_shifts_are_no_reason_to_warn(by: Any, model: nn.Module, photos: list[Any]) -> None:
+    network = with_normalization(model, *by)
     torch.manual_seed(3)
     images = pixels(photos)
     noisy = (images + 0.2 * torch.randn_like(images)).clamp(0, 1)
@@ -121,15 +123,16 @@ def test_real_shifts_are_no_reason_to_warn(model: nn.Module, photos: list[Any]) 
     larger = F.interpolate(images, size=200, mode="bicubic")  # beyond 0 and 1
     shifts = {"dark": 0.2 * images, "bright": 1 - 0.2 * images, "dull": 0.4 + 0.2 * images, "fog": 0.6 + 0.4 * images}
     shifts |= {"noisy": noisy, "blurred": blurred, "larger": larger, "black": 0 * images}
+    shifts["nearly black"] = 0.02 * images
     for name, shifted in shifts.items():
-        assert says_nothing(model, normalized(shifted, IMAGENET)), name
+        assert says_nothing(network, normalized(shifted, by)), name
 
 
 def test_what_is_refused(model: nn.Module) -> None:
     with pytest.raises(ValueError, match="a Linear does not say how its images are normalized"):
         check_inputs(nn.Linear(1, 1), torch.zeros(1, 3, 8, 8))
     for wrong in (torch.zeros(3, 8, 8), torch.zeros(1, 1, 8, 8), torch.zeros(0, 3, 8, 8), [torch.zeros(1, 3, 8, 8)]):
-        with pytest.raises(ValueError, match=r"images must be a tensor of shape \(B, 3, H, W\), not "):
+        with pytest.raises(ValueError, match=r"images must be a tensor of shape \(B, 3, H, W\), as the mean by which"):
             check_inputs(model, wrong)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="not finite"):
         check_inputs(model, torch.full((1, 3, 8, 8), torch.nan))

@@ -181,16 +181,19 @@ def test_training_again_goes_on(tmp_path: Path) -> None:
     assert same(state(engine), state(other))
 
 
-def test_a_saved_folder_gives_the_same_engine(tmp_path: Path) -> None:
-    engine = make_engine()
+@pytest.mark.parametrize("is_compiled", [False, True])
+def test_a_saved_folder_gives_the_same_engine(is_compiled: bool, tmp_path: Path) -> None:
+    engine = make_engine(torch.compile(make_model(), backend="eager")) if is_compiled else make_engine()
     trainer = make_trainer(engine, tmp_path)
     trainer.train()
     trainer.save_model()
+    trainer.create_model_card()
+    assert (tmp_path / "README.md").exists()
     model = BertForSequenceClassification.from_pretrained(tmp_path)
     fresh = make_engine(model)
     fresh.embedder.clear()
     load_embedder(fresh, tmp_path)
-    assert same(state(fresh), state(engine))
+    assert same(state(fresh), {name.replace("_orig_mod.", ""): value for name, value in state(engine).items()})
     assert fresh.is_trained
     assert torch.equal(by_hand(fresh), by_hand(engine))
     with pytest.raises(ValueError, match=f"has no {EMBEDDER_FILE}"):
@@ -246,6 +249,31 @@ def test_mixed_precision_keeps_losses_in_full(tmp_path: Path) -> None:
     assert copy.deepcopy(engine).eval()(inputs_of(samples(2)))[0].dtype == torch.float32
 
 
+@pytest.mark.filterwarnings("ignore:this engine was never trained")
+@pytest.mark.parametrize("call", ["evaluate", "predict"])
+def test_the_engine_is_called_in_its_own_precision_afterwards(call: str, tmp_path: Path) -> None:
+    engine = make_engine().eval()
+    before = engine(inputs_of(samples(2)))[0]
+    trainer = make_trainer(engine, tmp_path, bf16=True)
+    getattr(trainer, call)(samples())
+    for each in (engine, copy.copy(engine), copy.deepcopy(engine)):
+        assert torch.equal(each(inputs_of(samples(2)))[0], before)
+    assert "forward" not in vars(engine)
+
+
+@pytest.mark.filterwarnings("ignore:this engine was never trained")
+def test_each_training_is_in_mixed_precision(tmp_path: Path) -> None:
+    engine = make_engine()
+    dtypes: set[torch.dtype] = set()
+    engine.model.classifier.register_forward_hook(lambda _m, _i, out: dtypes.add(out.dtype))
+    half, full = make_trainer(engine, tmp_path, bf16=True), make_trainer(engine, tmp_path)
+    for trainer in (half, half, full, half):
+        for call in (trainer.evaluate, trainer.train):
+            dtypes.clear()
+            call()
+            assert dtypes == {torch.bfloat16 if trainer is half else torch.float32}, call
+
+
 def test_columns_that_the_model_does_not_take_are_left_out(tmp_path: Path) -> None:
     trainer = make_trainer(make_engine(), tmp_path)
     trainer._set_signature_columns_if_needed()
@@ -265,6 +293,9 @@ def test_what_is_refused(tmp_path: Path) -> None:
         make_trainer(engine, tmp_path, label_names=["one", "two"])
     with pytest.raises(ValueError, match="a batch has no 'answer', only 'input_ids'"):
         make_trainer(engine, tmp_path, label_names=["answer"]).train()
+    make_model().save_pretrained(tmp_path / "checkpoint-1")  # as a Trainer without an engine does
+    with pytest.raises(ValueError, match=f"has no {EMBEDDER_FILE}"):
+        make_trainer(engine, tmp_path).train(resume_from_checkpoint=str(tmp_path / "checkpoint-1"))
     with pytest.raises(TypeError, match="not a BertForSequenceClassification"):
         EngineTrainer(make_model(), args, criterion=F.cross_entropy)  # type: ignore[arg-type]
 

@@ -19,6 +19,8 @@ from it3.support.kept import KeptRandomState
 _CALLS = ("fit", "validate", "test", "predict")
 """The methods of Trainer, as ``trainer.state.fn`` names them."""
 _AMP = {"bf16-mixed": "bf16", "16-mixed": "fp16"}
+_LOSS = "loss"
+"""What the criterion is logged as, after the name of the stage."""
 
 
 class Adapt(lightning.Callback):
@@ -59,6 +61,7 @@ class Adapt(lightning.Callback):
         self.calls = calls or ("validate", "test", "predict")
         self.overrides = overrides
         self._before: list[tuple[IT3Engine, dict[str, Any]]] = []
+        self._is_brought = False
 
     def setup(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, stage: str) -> None:
         """Check that one callback alone says how to adapt."""
@@ -100,7 +103,7 @@ class Adapt(lightning.Callback):
 
     def _begin(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         engines = [each for each in pl_module.modules() if isinstance(each, IT3Engine)]
-        if not engines:
+        if not engines and not self._is_brought:
             raise ValueError(
                 f"{type(pl_module).__name__} holds no it3.IT3Engine, so that nothing can adapt; make it an attribute, "
                 "as self.engine = it3.IT3Engine(network, layer)"
@@ -132,6 +135,7 @@ class EngineModule(lightning.LightningModule):
       "accuracy", "val_accuracy" or "test_accuracy". Where the engine adapts they also log "test_loss_gain" and so on:
       by how much adapting made it better, so that what is below 0 is worse than the network as it is. With
       ``copy_model=False`` they do not, as that network is gone after the first batch.
+    - Of several loaders each is scored and predicted by itself, as Lightning does.
     - Predictions are a tensor for each batch.
 
     Parameters
@@ -143,8 +147,10 @@ class EngineModule(lightning.LightningModule):
     optimizer
         A function of the list of parameters that require gradients, which returns what ``configure_optimizers()`` may.
         Default: Adam with a learning rate of 1e-3.
-    metric
-        "accuracy", "mse", "mae", or a function of (prediction, target), as in :func:`it3.evaluate`.
+    metric, higher_is_better
+        "accuracy", "mse", "mae", or a function of (prediction, target) and what its scores mean, as in
+        :func:`it3.evaluate`: of a function of your own more is better, if not given. Scores of whole batches, such as
+        F1, are averaged over the batches, which is not the score of all samples.
     has_targets
         Whether batches of ``trainer.predict`` end with targets, as in :meth:`it3.IT3Engine.predict`.
     """
@@ -156,6 +162,7 @@ class EngineModule(lightning.LightningModule):
         *,
         optimizer: Callable[[list[torch.nn.Parameter]], Any] | None = None,
         metric: str | Callable[[Tensor, Any], Any] | None = None,
+        higher_is_better: bool | None = None,
         has_targets: bool | None = None,
     ) -> None:
         super().__init__()
@@ -164,11 +171,17 @@ class EngineModule(lightning.LightningModule):
         self.engine = engine
         self.criterion = criterion
         self.optimizer = optimizer
-        self.metric = None if metric is None else metric_of(metric, None)
+        self.metric = None if metric is None else metric_of(metric, higher_is_better)
+        if self.metric is not None and self.metric.name == _LOSS:
+            raise ValueError("metric is a function called 'loss', as which the criterion is logged; call it otherwise")
         self.has_targets = has_targets
+        self.given_metric = metric  # so that one of torchmetrics, a module, moves to the device
 
     def inputs_and_target(self, batch: Any, batch_idx: int) -> tuple[Any, Any]:
-        """Take a labeled batch apart. Override it for batches that are no pair (inputs, target)."""
+        """Take a labeled batch apart.
+
+        Override it for batches that are no pair (inputs, target), and :meth:`predict_step` to predict for such ones.
+        """
         return pair_in(batch, batch_idx)
 
     def forward(self, inputs: Any) -> Tensor:
@@ -186,15 +199,15 @@ class EngineModule(lightning.LightningModule):
         self.log_dict(losses, batch_size=self._samples_in(prediction))
         return loss
 
-    def validation_step(self, batch: Any, batch_idx: int) -> None:
+    def validation_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
         """Log how good the predictions are."""
         self._judge("val", batch, batch_idx)
 
-    def test_step(self, batch: Any, batch_idx: int) -> None:
+    def test_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
         """Log how good the predictions are."""
         self._judge("test", batch, batch_idx)
 
-    def predict_step(self, batch: Any, batch_idx: int) -> Tensor:
+    def predict_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> Tensor:
         """Predict for a batch, with or without targets."""
         inputs = next(inputs_in_batches([batch], eager(self.engine.model), self.has_targets, "trainer.predict"))
         prediction: Tensor = self(inputs)
@@ -207,20 +220,24 @@ class EngineModule(lightning.LightningModule):
 
     def configure_callbacks(self) -> list[lightning.Callback]:
         """Bring the callback along, by which training is validated without adapting."""
-        given = self.trainer.callbacks
-        return [] if any(isinstance(each, Adapt) for each in given) else [Adapt()]
+        if any(isinstance(each, Adapt) for each in self.trainer.callbacks):
+            return []
+        brought = Adapt()
+        brought._is_brought = True  # it stays in the trainer, whose next module may have no engine
+        return [brought]
 
     def _judge(self, stage: str, batch: Any, batch_idx: int) -> None:
         inputs, target = self.inputs_and_target(batch, batch_idx)
+        plain: dict[str, tuple[Any, bool]] = {}
+        if self._adapts_from_its_start():
+            with KeptRandomState():  # so that both predictions draw alike
+                plain = self._scores(self.engine.adapt(inputs, **UNADAPTED).prediction, target)
         prediction = self(inputs)
         scores = self._scores(prediction, target)
         logged = {f"{stage}_{name}": score for name, (score, _) in scores.items()}
-        if self._adapts_from_its_start():
-            with KeptRandomState():
-                plain = self._scores(self.engine.adapt(inputs, **UNADAPTED).prediction, target)
-            for name, (score, higher_is_better) in scores.items():
-                gain = score - plain[name][0]
-                logged[f"{stage}_{name}_gain"] = gain if higher_is_better else -gain
+        for name, (unadapted, higher_is_better) in plain.items():
+            gain = scores[name][0] - unadapted
+            logged[f"{stage}_{name}_gain"] = gain if higher_is_better else -gain
         self.log_dict(logged, batch_size=self._samples_in(prediction), sync_dist=True)
 
     def _adapts_from_its_start(self) -> bool:
@@ -230,7 +247,7 @@ class EngineModule(lightning.LightningModule):
 
     def _scores(self, prediction: Tensor, target: Any) -> dict[str, tuple[Any, bool]]:
         """Return a batch's means by their names, and whether more of each is better."""
-        scores: dict[str, tuple[Any, bool]] = {"loss": (self.criterion(prediction, target), False)}
+        scores: dict[str, tuple[Any, bool]] = {_LOSS: (self.criterion(prediction, target), False)}
         if self.metric is not None:
             total, count = self.metric.sum(prediction, target, self.engine.prediction_layout)
             scores[self.metric.name] = (total / count, self.metric.higher_is_better)

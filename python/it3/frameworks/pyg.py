@@ -87,10 +87,16 @@ class GraphModel(nn.Module):
     def forward(self, graphs: Tensor, data: Any) -> Tensor:
         """Predict for some graphs of a batch, by their numbers, in their order."""
         if graphs.tolist() != list(range(data.num_graphs)):
-            data = Batch.from_data_list(data.index_select(graphs.cpu()))
+            data = _picked(data, graphs.tolist())
         data = copy.copy(data).to(device_of(self.model))  # a Data's to() moves the Data itself
         if self._layer is None:
             return self._call(self.model, data)
+
+        if isinstance(data, HeteroData):
+            raise ValueError(
+                f"layer={self._layer!r} is for graphs of one kind of node; for HeteroData leave layer away, and name a "
+                "layer after the pooling to the engine"
+            )
 
         def add_signal(_layer: nn.Module, _inputs: Any, features: Any) -> Tensor:
             if not isinstance(features, Tensor) or features.dim() != 2 or len(features) != data.num_nodes:
@@ -137,6 +143,37 @@ class Batches:
     def __len__(self) -> int:
         """Return how many there are. Raises TypeError where the loader does not tell."""
         return len(cast("Sized", self.loader))
+
+
+def _picked(data: Any, graphs: list[int]) -> Any:
+    """Return a batch of some of a batch's graphs.
+
+    Raises
+    ------
+    ValueError
+        For what is no longer as the loader put it together: nobody knows which graph has which part of it.
+    """
+    names = set(data.keys())
+    followed = [name for name in names if f"{name}_ptr" in names]
+    known = {"num_nodes", "batch", "ptr", *(f"{name}_{what}" for name in followed for what in ("batch", "ptr"))}
+    for store in data.stores:
+        slices = data._slice_dict if store._key is None else data._slice_dict.get(store._key, {})
+        changed = [name for name in store if name not in known and not _is_sliced(data, store, name, slices.get(name))]
+        if changed:
+            raise ValueError(
+                f"{changed[0]!r} of the batch was set or changed after its graphs had been put together, so that "
+                "nobody knows which graph has which part of it; set it in each graph, as by the data set's transform, "
+                "or let the graphs adapt together"
+            )
+    return Batch.from_data_list(data.index_select(graphs), follow_batch=followed)
+
+
+def _is_sliced(data: Any, store: Any, name: str, slices: Any) -> bool:
+    """Whether slices, which tell where each graph's part begins, are of the value that a batch has now."""
+    value = store[name]
+    if not isinstance(value, Tensor) or not isinstance(slices, Tensor) or slices.dim() != 1:
+        return slices is not None
+    return int(slices[-1]) == value.size(data.__cat_dim__(name, value, store) or 0)
 
 
 def _described(value: object) -> str:

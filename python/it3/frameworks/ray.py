@@ -173,7 +173,7 @@ def _names_in(inputs: Columns) -> list[str]:
 
 def _device() -> torch.device:
     """Return the device that Ray gives this worker: it shows a worker no GPUs but its own."""
-    if not ray.get_gpu_ids():
+    if not ray.is_initialized() or not ray.get_gpu_ids():  # which else would start Ray, where a batch is tried by hand
         return torch.device("cpu")
     if not torch.cuda.is_available():
         raise RuntimeError(
@@ -188,6 +188,9 @@ def _tensor(batch: Batch, name: str, dtype: torch.dtype) -> Tensor:
     if name not in batch:
         raise ValueError(f"the data set has no column {name!r}; its columns are {', '.join(map(repr, batch))}")
     array = batch[name]
+    if array.dtype == object:  # as of lists in Parquet
+        rows = [np.asarray(row) for row in array]
+        array = np.stack(rows) if len({row.shape for row in rows}) == 1 else array
     if array.dtype.kind not in "biuf":
         raise ValueError(
             f"the column {name!r} is an array of {array.dtype}, of which no tensor can be made; each row needs numbers "

@@ -57,7 +57,7 @@ class _IT3Estimator(BaseEstimator):
         self._check_parameters()
         seed = int(check_random_state(self.random_state).randint(np.iinfo(np.int32).max))
         with KeptRandomState():
-            torch.manual_seed(seed)
+            torch.default_generator.manual_seed(seed)  # and no GPU's, which would be seeded at its first use
             self.engine_ = IT3Engine(self._network(x.shape[1], outputs), "0", distance_fn=distance)
             rows = TensorDataset(torch.tensor(x), target)
             generator = torch.Generator().manual_seed(seed)
@@ -112,7 +112,7 @@ class _IT3Estimator(BaseEstimator):
         check_is_fitted(self)
         x = validate_data(self, rows, reset=False, dtype=np.float64)
         with KeptRandomState():  # of options that draw
-            torch.manual_seed(0)
+            torch.default_generator.manual_seed(0)
             return self.engine_.adapt(torch.tensor(x), **self._adaptation()).prediction
 
 

@@ -17,6 +17,8 @@ _REACHED = 0.01
 """How near to 0 and to 1 the darkest and brightest pixels are, where a range is used in full."""
 _ROUNDING = 0.02
 """By how much 255 times a pixel may differ from a whole number, in single precision."""
+_WIDE = 0.4
+"""From which standard deviation on, as of 0.5, bright images are within 0 to 1 also when they are normalized."""
 
 _Normalization = tuple[Sequence[float], Sequence[float]]
 _SCALED: _Normalization = ((0.0,) * 3, (1.0,) * 3)
@@ -68,7 +70,10 @@ def check_inputs(model: IT3Engine | nn.Module, images: Tensor) -> None:
     mean, std = tuple(config["mean"]), tuple(config["std"])
     if not isinstance(images, Tensor) or images.dim() != 4 or images.shape[1] != len(mean) or not images.numel():
         shape = tuple(images.shape) if isinstance(images, Tensor) else type(images).__name__
-        raise ValueError(f"images must be a tensor of shape (B, {len(mean)}, H, W), not {shape}")
+        raise ValueError(
+            f"images must be a tensor of shape (B, {len(mean)}, H, W), as the mean by which timm normalizes them has "
+            f"{len(mean)} channels, not {shape}"
+        )
     if not bool(images.isfinite().all()):
         raise ValueError("images are not finite: there are infinite values in them, or nan")
     others = {text: other for text, other in _OTHERS.items() if other != (mean, std) and len(other[0]) == len(mean)}
@@ -92,7 +97,7 @@ def _what_is_wrong(images: Tensor, own: _Normalization, others: dict[str, _Norma
     own_is_full = bool(((low < _REACHED) & (high > 1 - _REACHED)).any())
     found = [text for text, other in fitting.items() if _are_bytes(images, other)]
     found += [text for text, other in fitting.items() if not own_is_full and _is_full(*_extremes(images, other))]
-    if images.min() >= 0 and images.max() <= 1:
+    if images.min() >= 0 and images.max() <= 1 and (max(own[1]) < _WIDE or images.min() < _REACHED):
         found += [text for text, other in fitting.items() if other == _SCALED]
     if not found and not _is_within(low, high, _OVERSHOOT):
         found = [f"have values from {float(images.min()):.4g} to {float(images.max()):.4g}"]
@@ -125,8 +130,7 @@ def _are_bytes(images: Tensor, normalization: _Normalization) -> bool:
     """Whether pixels are those of images of 8 bits, which is no chance where they are many."""
     if images.is_floating_point() and torch.finfo(images.dtype).eps > 1e-6:
         return False
-    if len(images.unique()) < 16:
-        return False
     pixels = _pixels(images, normalization)
-    is_whole = bool((255 * pixels - (255 * pixels).round()).abs().max() < _ROUNDING)
+    levels = (255 * pixels).round()
+    is_whole = bool((255 * pixels - levels).abs().max() < _ROUNDING) and len(levels.unique()) >= 16
     return is_whole and _is_within(pixels.min(), pixels.max(), _REACHED)

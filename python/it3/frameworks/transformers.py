@@ -22,6 +22,8 @@ EMBEDDER_FILE = "it3.safetensors"
 """The file beside a model's own, with what an engine has beside the model."""
 _OF_MODEL = "model."
 """How the names of a model's weights begin in an engine's state dict."""
+_OF_COMPILED = "_orig_mod."
+"""How they go on where the model is one that torch.compile has wrapped."""
 _REFUSED = {
     "model": "it trains the engine's model, engine.model",
     "model_init": "it trains one engine",
@@ -30,7 +32,7 @@ _REFUSED = {
 _REFUSED_SETTINGS = {
     "label_smoothing_factor": "smooth in criterion, such as torch.nn.CrossEntropyLoss(label_smoothing=0.1)",
     "neftune_noise_alpha": "it would disturb one of the two predictions that are compared",
-    "torch_compile": "compile the model that the engine is made of, as torch.compile(model)",
+    "torch_compile": "an engine runs the model without it; it3.compile(engine, inputs) makes adapting faster",
     "gradient_checkpointing": "an engine keeps features for both of its terms",
     "activation_checkpointing": "an engine keeps features for both of its terms",
     "deepspeed": "an engine needs the whole weights in each process",
@@ -118,7 +120,22 @@ class EngineTrainer(transformers.Trainer):
             return super().train(*args, **kwargs)
         finally:
             self.is_in_train = False  # also after an error, else later predictions would not be adapted
-            self.accelerator.unwrap_model(self.model, keep_fp32_wrapper=False)  # autocast around the engine's forward()
+            self._leave_autocast()
+
+    def evaluation_loop(self, *args: Any, **kwargs: Any) -> Any:
+        """Evaluate or predict; see :meth:`transformers.Trainer.evaluation_loop`."""
+        try:
+            return super().evaluation_loop(*args, **kwargs)
+        finally:
+            if not self.is_in_train:
+                self._leave_autocast()
+
+    def _leave_autocast(self) -> None:
+        """Take away what accelerate puts around the engine's forward(), else its user would get half precision too."""
+        self.accelerator.unwrap_model(self.model, keep_fp32_wrapper=False)
+        for left in ("forward", "_is_accelerate_prepared"):  # by which the next training would go without autocast
+            vars(self.engine).pop(left, None)
+        self.model_wrapped = self.engine
 
     def compute_loss(
         self,
@@ -163,7 +180,8 @@ class EngineTrainer(transformers.Trainer):
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
         """Log, and beside the training loss its two terms, as means over the batches since it was logged last."""
         if "loss" in logs and self._batches:
-            logs = logs | {name: float(total) / self._batches for name, total in self._sums.items()}
+            means = {name: total / self._batches for name, total in self._sums.items()}
+            logs = logs | {name: float(self.accelerator.reduce(mean, "mean")) for name, mean in means.items()}
             self._sums, self._batches = {}, 0
         super().log(logs, *args, **kwargs)
 
@@ -179,25 +197,34 @@ class EngineTrainer(transformers.Trainer):
             named = inspect.signature(users_model(self.engine).forward).parameters
             self._signature_columns = [*named, *{"label", "label_ids", *self.label_names}]
 
+    def create_model_card(self, *args: Any, **kwargs: Any) -> None:
+        """Write a card of the model; see :meth:`transformers.Trainer.create_model_card`."""
+        with self._as_the_network():
+            super().create_model_card(*args, **kwargs)
+
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Tensor] | None = None) -> None:
-        if not isinstance(eager(self.engine.model), transformers.PreTrainedModel):
+        if not self._is_of_transformers():
             super()._save(output_dir, state_dict)
             return
         state = self.engine.state_dict() if state_dict is None else state_dict
         with self._as_the_network():
-            own = {name.removeprefix(_OF_MODEL): value for name, value in state.items() if name.startswith(_OF_MODEL)}
+            own = {
+                name.removeprefix(_OF_MODEL).removeprefix(_OF_COMPILED): value
+                for name, value in state.items()
+                if name.startswith(_OF_MODEL)
+            }
             super()._save(output_dir, own)
         if self.args.should_save:
             beside = {name: value.contiguous() for name, value in state.items() if not name.startswith(_OF_MODEL)}
             safetensors.torch.save_file(beside, Path(output_dir or self.args.output_dir) / EMBEDDER_FILE)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
-        if not (Path(resume_from_checkpoint) / EMBEDDER_FILE).exists():
+        if not self._is_of_transformers():
             super()._load_from_checkpoint(resume_from_checkpoint, model)
             return
+        load_embedder(self.engine, resume_from_checkpoint)
         with self._as_the_network():
             super()._load_from_checkpoint(resume_from_checkpoint)
-        load_embedder(self.engine, resume_from_checkpoint)
 
     def _load_best_model(self) -> None:
         folder = self.state.best_model_checkpoint
@@ -207,6 +234,9 @@ class EngineTrainer(transformers.Trainer):
         with self._as_the_network():
             super()._load_best_model()
         load_embedder(self.engine, folder)
+
+    def _is_of_transformers(self) -> bool:
+        return isinstance(eager(self.engine.model), transformers.PreTrainedModel)
 
     @contextmanager
     def _as_the_network(self) -> Iterator[None]:

@@ -1,4 +1,4 @@
-"""Weights that torch's fully_shard has spread over processes."""
+"""Weights that torch's FSDP has spread over processes."""
 
 import sys
 
@@ -7,12 +7,13 @@ from torch import nn
 
 
 def check_is_not_sharded(engine: nn.Module) -> None:
-    """Raise RuntimeError if no process has all weights of an engine, as in torch's FSDP2 and tensor parallelism."""
+    """Raise RuntimeError if no process has all weights of an engine, as in torch's FSDP and tensor parallelism."""
     distributed = torch.distributed
     if not (distributed.is_available() and distributed.is_initialized()):
         return
     fsdp = sys.modules.get("torch.distributed.fsdp")
-    is_sharded = fsdp is not None and any(isinstance(module, fsdp.FSDPModule) for module in engine.modules())
+    kinds = () if fsdp is None else (fsdp.FSDPModule, fsdp.FullyShardedDataParallel)
+    is_sharded = any(isinstance(module, kinds) for module in engine.modules())
     if is_sharded or any(hasattr(parameter, "device_mesh") for parameter in engine.parameters()):
         raise RuntimeError(
             "the engine's weights are spread over processes, as by fully_shard: it can be trained so, but adapting "
