@@ -18,6 +18,7 @@ def test_the_blocks_run(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPat
     (tmp_path / "page").mkdir()
     monkeypatch.chdir(tmp_path / "page")
     torch.manual_seed(0)
+    monkeypatch.setenv("RAY_worker_maximum_startup_concurrency", "16")  # else Ray prints where workers start slowly
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
     ours = {"PYTHONPATH": str(PYTHON_FOLDER), "OMP_NUM_THREADS": "1", "NO_COLOR": "1", "COLUMNS": "120", "PATH": path}
     Page(name, (ROOT / name).read_text(), tmp_path / "page").run({**os.environ, **ours})
