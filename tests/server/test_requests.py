@@ -34,6 +34,10 @@ WRONG = {
     "infinity": (rewritten("-Infinity"), "NaN and infinity do not exist"),
     "above all numbers": (rewritten("1e999"), "number overflow"),
     "above float32": (rewritten("1e39"), 'input "input" has 1e+39, which is no finite number of its datatype'),
+    "above the network's float32": (
+        request(datatype="FP64", data=[1e300] * 13),
+        'input "input" has numbers that are too large for the network\'s dtype, Float',
+    ),
     "null": (rewritten("null"), "has null, which is no finite number"),
     "text": (rewritten('"a"'), 'has "a", which is no finite number'),
     "a list in a flat list": (request(data=[*[0.5] * 12, [0.5]]), "has an array, which is no finite number"),
@@ -118,6 +122,7 @@ def test_command_lines_that_are_wrong(tmp_path: Path, engine: Path) -> None:
     for arguments, code, words in [
         ([tmp_path / "missing.pt"], 2, "File does not exist"),
         ([engine, "--queue", 0], 2, "--queue"),
+        ([engine, "--deadline", 0], 2, "--deadline"),
         ([engine, "--set", "num_step=1"], 2, "num_steps"),
         ([engine, "--set", "lr=-1"], 2, "lr must be a number, 0 or more"),
         ([engine, "--set", "momentum=0.5"], 1, "momentum"),
