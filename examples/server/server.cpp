@@ -68,7 +68,6 @@ Server::Server(const Arguments& arguments, const Model& model, Jobs& jobs, Metri
       jobs_(jobs),
       metrics_(metrics),
       infer_path_("/v2/models/" + arguments.name + "/infer") {
-  http_.new_task_queue = [count = arguments.connections] { return new Connections(count); };
   http_.set_payload_max_length(arguments.max_body << 20);
   http_.set_keep_alive_max_count(std::numeric_limits<std::size_t>::max());
   http_.set_tcp_nodelay(true);  // else the kernel holds the second part of an answer back
@@ -91,6 +90,8 @@ int Server::bind() {
   TORCH_CHECK(is_bound, "cannot listen at ", arguments_.host, ":", arguments_.port, "; is the port in use?");
   // The library has five connections wait to be accepted at most, so that some of many that come at once are reset.
   TORCH_CHECK(::listen(socket, SOMAXCONN) == 0, "cannot listen at port ", port);
+  // Made here, where an error is told; the library deletes them.
+  http_.new_task_queue = [connections = new Connections(arguments_.connections)] { return connections; };
   return port;
 }
 

@@ -20,7 +20,7 @@ class Server {
  public:
   Server(const Arguments& arguments, const Model& model, Jobs& jobs, Metrics& metrics);
 
-  /// Takes the port. Raises c10::Error if it cannot. Returns its number.
+  /// Takes the port, and starts the connections' threads. Raises c10::Error if it cannot. Returns the port's number.
   int bind();
 
   /// Answers until stop(). False if the port was lost.

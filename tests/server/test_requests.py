@@ -1,12 +1,25 @@
 """Requests and command lines that it3-server refuses, in words, and goes on."""
 
 import json
+import subprocess
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from server.serving import Serving, Tokens, assert_equal, error_of, mlp, needs_server, refused, save, serial, serving
+from server.serving import (
+    SERVER,
+    Serving,
+    Tokens,
+    assert_equal,
+    error_of,
+    mlp,
+    needs_server,
+    refused,
+    save,
+    serial,
+    serving,
+)
 from torch import Tensor
 
 pytestmark = needs_server
@@ -136,6 +149,13 @@ def test_command_lines_that_are_wrong(tmp_path: Path, engine: Path) -> None:
         assert given == code, (arguments, text)
         assert words in text, (arguments, text)
         assert len(text.splitlines()) <= 2, text
+
+
+def test_more_threads_than_there_can_be(engine: Path) -> None:
+    arguments = ["prlimit", "--as=20000000000", SERVER, engine, "--port", 0, "--connections", 16384]
+    done = subprocess.run(list(map(str, arguments)), capture_output=True, text=True, check=False, timeout=60)
+    assert done.returncode == 1
+    assert "give fewer --connections" in done.stderr
 
 
 def test_a_port_that_is_in_use(engine: Path) -> None:
