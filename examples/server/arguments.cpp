@@ -56,13 +56,14 @@ ParsedArguments parse_arguments(int argc, const char* const* argv) {
   CLI::App app(description, "it3-server");
   app.footer(footer);
   app.option_defaults()->always_capture_default();
-  const auto milliseconds = [&app](const char* flag, std::chrono::milliseconds& value, const char* help) {
-    const auto set = [&value](std::int64_t count) { value = std::chrono::milliseconds(count); };
-    app.add_option_function<std::int64_t>(flag, set, help)
-        ->default_str(std::to_string(value.count()))
-        ->check(CLI::Range(std::int64_t{0}, std::int64_t{3'600'000}))
-        ->type_name("MS");
-  };
+  const auto milliseconds =
+      [&app](const char* flag, std::chrono::milliseconds& value, std::int64_t least, const char* help) {
+        const auto set = [&value](std::int64_t count) { value = std::chrono::milliseconds(count); };
+        app.add_option_function<std::int64_t>(flag, set, help)
+            ->default_str(std::to_string(value.count()))
+            ->check(CLI::Range(least, std::int64_t{3'600'000}))
+            ->type_name("MS");
+      };
 
   app.add_option("engine", arguments.engine, "The file that engine.save() wrote")
       ->required()
@@ -79,14 +80,15 @@ ParsedArguments parse_arguments(int argc, const char* const* argv) {
   app.add_option("--threads", arguments.threads, "CPU threads of each worker")->check(CLI::Range(1, 1024));
   app.add_option("--queue", arguments.queue, "Requests that wait at most; others are answered by 429 at once")
       ->check(CLI::Range(1, 1'000'000));
-  milliseconds("--deadline", arguments.deadline, "After so long a request is answered by 504; it may ask for less");
+  milliseconds("--deadline", arguments.deadline, 1, "After so long a request is answered by 504; it may ask for less");
   app.add_option("--batch", arguments.batch, "Samples of different requests that run together; needs per_sample")
       ->check(CLI::Range(1, 1'000'000));
-  milliseconds("--wait", arguments.wait, "With --batch: how long a sample waits for others");
+  milliseconds("--wait", arguments.wait, 0, "With --batch: how long a sample waits for others");
   app.add_option("--connections", arguments.connections, "Connections at a time; others are answered by 503")
       ->check(CLI::Range(1, 16'384));
   app.add_option("--max-body", arguments.max_body, "The largest body of a request, in MiB")->check(CLI::Range(1, 4096));
-  milliseconds("--grace", arguments.grace, "After SIGTERM: how long requests are still taken, while readiness is gone");
+  milliseconds(
+      "--grace", arguments.grace, 0, "After SIGTERM: how long requests are still taken, while readiness is gone");
   app.add_option_function<std::vector<std::string>>(
          "--set",
          [&](const std::vector<std::string>& settings) {

@@ -1,6 +1,9 @@
 #include "connections.h"
 
+#include <system_error>
 #include <utility>
+
+#include <c10/util/Exception.h>
 
 namespace serving {
 namespace {
@@ -11,8 +14,15 @@ thread_local bool is_thread_above = false;
 }  // namespace
 
 Connections::Connections(std::size_t limit) : limit_(limit) {
-  for (std::size_t i = 0; i < limit; ++i) threads_.emplace_back([this] { serve(within_); });
-  for (int i = 0; i < threads_above; ++i) threads_.emplace_back([this] { serve(above_); });
+  try {
+    for (std::size_t i = 0; i < limit; ++i) threads_.emplace_back([this] { serve(within_); });
+    for (int i = 0; i < threads_above; ++i) threads_.emplace_back([this] { serve(above_); });
+  } catch (const std::system_error& error) {
+    shutdown();
+    TORCH_CHECK(
+        false, "cannot start a thread for each of ", limit, " connections: ", error.what(),
+        "; give fewer --connections");
+  }
 }
 
 void Connections::enqueue(std::function<void()> connection) {

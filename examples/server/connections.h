@@ -16,6 +16,7 @@ namespace serving {
 /// alone would let a connection too many wait without a word.
 class Connections : public httplib::TaskQueue {
  public:
+  /// Raises c10::Error if there cannot be so many threads.
   explicit Connections(std::size_t limit);
 
   void enqueue(std::function<void()> connection) override;

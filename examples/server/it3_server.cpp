@@ -5,6 +5,7 @@
 #include <atomic>
 #include <chrono>
 #include <csignal>
+#include <cstdlib>
 #include <exception>
 #include <iostream>
 #include <thread>
@@ -24,6 +25,9 @@ namespace serving {
 namespace {
 
 using namespace std::chrono_literals;
+
+/// How long clients that send or read slowly can hold up the end.
+constexpr auto for_slow_clients = 10s;
 
 /// The signals that end the server. Threads that begin from now on leave them to wait_for_end().
 sigset_t block_end_signals() {
@@ -65,6 +69,11 @@ void run(const Arguments& arguments, const sigset_t& end_signals) {
   server.begin_to_drain();
   std::this_thread::sleep_for(arguments.grace);
   server.refuse_requests();
+  std::thread([last = Clock::now() + arguments.deadline + for_slow_clients] {
+    std::this_thread::sleep_until(last);
+    std::cerr << "it3-server: ends without clients that still send or read" << std::endl;
+    std::_Exit(0);
+  }).detach();
   while (server.open_requests() > 0) std::this_thread::sleep_for(5ms);
   server.stop();
   listener.join();

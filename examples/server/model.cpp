@@ -36,9 +36,8 @@ std::vector<std::string> argument_names(const it3::SavedModule& network) {
   std::vector<std::string> names;
   const auto* const module = std::get_if<torch::jit::Module>(&network);
   if (module == nullptr) return names;
-  for (const auto& argument : module->get_method("forward").function().getSchema().arguments()) {
-    if (argument.name() != "self") names.push_back(argument.name());
-  }
+  const auto& arguments = module->get_method("forward").function().getSchema().arguments();
+  for (std::size_t i = 1; i < arguments.size(); ++i) names.push_back(arguments[i].name());  // the first is the module
   return names;
 }
 
@@ -100,7 +99,7 @@ std::vector<TensorInfo> Model::outputs() const {
     outputs.push_back(*prediction_);
     outputs.back().name = prediction_name;
   }
-  outputs.push_back({uncertainty_name, c10::kFloat, {1}});
+  outputs.push_back({uncertainty_name, prediction_ ? prediction_->dtype : c10::kFloat, {1}});
   return outputs;
 }
 
@@ -121,6 +120,12 @@ Model::Result Model::adapt(const std::vector<at::Tensor>& inputs, bool with_unce
   for (std::size_t i = 0; i < inputs.size(); ++i) {
     const TensorInfo& info = inputs_[i];
     at::Tensor input = inputs[i].to(engine_->device, info.dtype);
+    if (input.scalar_type() != inputs[i].scalar_type() && !input.isfinite().all().item<bool>()) {
+      throw BadRequest(
+          c10::str(
+              "the data of the input \"", info.name, "\" has numbers that are too large for the network's dtype, ",
+              info.dtype));
+    }
     is_as_saved = is_as_saved && input.sizes().slice(1).equals(c10::IntArrayRef(info.shape).slice(1));
     given.push_back(info.name + ": " + to_text(info.dtype, input.sizes().vec()));
     if (are_keywords_[i]) {

@@ -257,7 +257,7 @@ std::string infer_response(
 }
 
 std::string server_metadata() {
-  return dump({{"name", "it3-server"}, {"version", "2"}, {"extensions", Json::array()}});
+  return dump({{"name", "it3-server"}, {"version", IT3_VERSION}, {"extensions", Json::array()}});
 }
 
 std::string model_metadata(

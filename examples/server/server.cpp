@@ -35,6 +35,21 @@ std::string explained(int status, std::size_t max_body) {
   }
 }
 
+/// Why the library would not read a body as it should, if so: it takes that of GET for the next request on the
+/// connection, and waits for the end of one of unknown length.
+const char* unreadable(const httplib::Request& request) {
+  const bool is_chunked = request.has_header("Transfer-Encoding");
+  const std::string length = request.get_header_value("Content-Length");
+  if (request.method == "GET" || request.method == "HEAD" || request.method == "OPTIONS") {
+    return is_chunked || (!length.empty() && length != "0") ? "a request of this method must have no body" : nullptr;
+  }
+  if (!is_chunked && length.empty()) return "the request must tell the length of its body by Content-Length";
+  return request.is_multipart_form_data() ? "the body must be JSON, not a form" : nullptr;
+}
+
+/// Has the whole answer sent, whatever part a request asks for: the library would send what lies in memory behind it.
+void ignore_ranges(const httplib::Request& request) { const_cast<httplib::Request&>(request).ranges.clear(); }
+
 /// Text as a regular expression that matches it alone.
 std::string literal(const std::string& text) {
   std::string pattern;
@@ -53,11 +68,11 @@ Server::Server(const Arguments& arguments, const Model& model, Jobs& jobs, Metri
       jobs_(jobs),
       metrics_(metrics),
       infer_path_("/v2/models/" + arguments.name + "/infer") {
-  http_.new_task_queue = [count = arguments.connections] { return new Connections(count); };
   http_.set_payload_max_length(arguments.max_body << 20);
   http_.set_keep_alive_max_count(std::numeric_limits<std::size_t>::max());
   http_.set_tcp_nodelay(true);  // else the kernel holds the second part of an answer back
   add_paths();
+  add_refusals();
   add_errors();
 }
 
@@ -75,6 +90,8 @@ int Server::bind() {
   TORCH_CHECK(is_bound, "cannot listen at ", arguments_.host, ":", arguments_.port, "; is the port in use?");
   // The library has five connections wait to be accepted at most, so that some of many that come at once are reset.
   TORCH_CHECK(::listen(socket, SOMAXCONN) == 0, "cannot listen at port ", port);
+  // Made here, where an error is told; the library deletes them.
+  http_.new_task_queue = [connections = new Connections(arguments_.connections)] { return connections; };
   return port;
 }
 
@@ -118,14 +135,36 @@ void Server::add_paths() {
       });
 }
 
+void Server::add_refusals() {
+  http_.set_pre_routing_handler([this](const httplib::Request& request, httplib::Response& response) {
+    ignore_ranges(request);
+    const char* const why = unreadable(request);
+    if (why == nullptr) return httplib::Server::HandlerResponse::Unhandled;
+    response.set_header("Connection", "close");
+    respond(response, 400, error_body(why), json);
+    return httplib::Server::HandlerResponse::Handled;
+  });
+  // What is sent elsewhere is let go, as the library would keep all of it in memory.
+  const auto elsewhere = [this](
+                             const httplib::Request&, httplib::Response& response, const httplib::ContentReader& read) {
+    std::string body;
+    if (read_body(response, read, body)) response.status = 404;
+  };
+  http_.Post(".*", elsewhere).Put(".*", elsewhere).Patch(".*", elsewhere).Delete(".*", elsewhere);
+}
+
 void Server::add_errors() {
-  const httplib::Server::HandlerWithResponse tell = [this](const httplib::Request&, httplib::Response& response) {
+  const httplib::Server::HandlerWithResponse tell = [this](
+                                                        const httplib::Request& request, httplib::Response& response) {
+    ignore_ranges(request);
     if (!response.body.empty() || response.content_provider_) return httplib::Server::HandlerResponse::Unhandled;
+    response.set_header("Connection", "close");  // as the rest of the request may still be on it
     respond(response, response.status, error_body(explained(response.status, arguments_.max_body)), json);
     return httplib::Server::HandlerResponse::Handled;
   };
   http_.set_error_handler(tell);
   http_.set_exception_handler([this](const httplib::Request&, httplib::Response& response, std::exception_ptr caught) {
+    response.set_header("Connection", "close");
     try {
       std::rethrow_exception(caught);
     } catch (const std::exception& error) {
@@ -143,17 +182,21 @@ void Server::add_errors() {
   });
 }
 
-void Server::infer(const httplib::Request& request, httplib::Response& response, const httplib::ContentReader& read) {
+bool Server::read_body(httplib::Response& response, const httplib::ContentReader& read, std::string& body) const {
   const std::size_t limit = arguments_.max_body << 20;
-  std::string body;
   std::size_t length = 0;
   const bool is_read = read([&](const char* data, std::size_t count) {
-    length += count;  // what is too much is read all the same, so that the client gets to read the answer
+    length += count;
     if (length <= limit) body.append(data, count);
-    return true;
+    return length <= 16 * limit;  // read on beyond the limit, so that the client gets to read the answer
   });
   if (length > limit) response.status = 413;
-  if (!is_read || length > limit) return;  // the error handler tells
+  return is_read && length <= limit;
+}
+
+void Server::infer(const httplib::Request& request, httplib::Response& response, const httplib::ContentReader& read) {
+  std::string body;
+  if (!read_body(response, read, body)) return;  // the error handler tells
   if (request.has_header("Inference-Header-Content-Length")) {
     return respond(response, 400, error_body("binary tensors are not supported; send \"data\" as JSON"), json);
   }
@@ -206,13 +249,16 @@ Server::Reply Server::turn_away(int status, const char* reason, const std::strin
 
 void Server::respond(httplib::Response& response, int status, const std::string& body, const char* type) const {
   response.status = status;
-  if (!is_draining_ && !Connections::is_above_limit()) return response.set_content(body, type);
-  // The library closes a connection whose content ends by false, and has no other way to.
-  response.set_header("Connection", "close");
-  response.set_content_provider(body.size(), type, [body](std::size_t offset, std::size_t, httplib::DataSink& sink) {
-    sink.write(body.data() + offset, body.size() - offset);
-    return false;
-  });
+  const bool is_marked = response.has_header("Connection");
+  const bool ends = is_marked || is_draining_ || Connections::is_above_limit();
+  if (ends && !is_marked) response.set_header("Connection", "close");
+  // Not set_content(), which compresses for clients that accept it: 10 MB by Brotli take a minute. A connection is
+  // closed whose content ends by false; the library has no other way to.
+  response.set_content_provider(
+      body.size(), type, [body, ends](std::size_t offset, std::size_t length, httplib::DataSink& sink) {
+        sink.write(body.data() + offset, length);
+        return !ends;
+      });
 }
 
 }  // namespace serving

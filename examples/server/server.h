@@ -20,7 +20,7 @@ class Server {
  public:
   Server(const Arguments& arguments, const Model& model, Jobs& jobs, Metrics& metrics);
 
-  /// Takes the port. Raises c10::Error if it cannot. Returns its number.
+  /// Takes the port, and starts the connections' threads. Raises c10::Error if it cannot. Returns the port's number.
   int bind();
 
   /// Answers until stop(). False if the port was lost.
@@ -42,11 +42,13 @@ class Server {
   };
 
   void add_paths();
+  void add_refusals();
   void add_errors();
+  /// Reads a body, of which more than the limit is let go. False, with a status, if it is too large or not whole.
+  bool read_body(httplib::Response& response, const httplib::ContentReader& read, std::string& body) const;
   /// Reads the body of a request to infer, and answers it.
   void infer(const httplib::Request& request, httplib::Response& response, const httplib::ContentReader& read);
   Reply reply_to(const std::string& body);
-  Reply reply_by_worker(const InferRequest& request, Clock::time_point arrival);
   /// 429 or 503, counted.
   Reply turn_away(int status, const char* reason, const std::string& text);
   void respond(httplib::Response& response, int status, const std::string& body, const char* type) const;

@@ -1,12 +1,25 @@
 """Requests and command lines that it3-server refuses, in words, and goes on."""
 
 import json
+import subprocess
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from server.serving import Serving, Tokens, assert_equal, error_of, mlp, needs_server, refused, save, serial, serving
+from server.serving import (
+    SERVER,
+    Serving,
+    Tokens,
+    assert_equal,
+    error_of,
+    mlp,
+    needs_server,
+    refused,
+    save,
+    serial,
+    serving,
+)
 from torch import Tensor
 
 pytestmark = needs_server
@@ -34,6 +47,10 @@ WRONG = {
     "infinity": (rewritten("-Infinity"), "NaN and infinity do not exist"),
     "above all numbers": (rewritten("1e999"), "number overflow"),
     "above float32": (rewritten("1e39"), 'input "input" has 1e+39, which is no finite number of its datatype'),
+    "above the network's float32": (
+        request(datatype="FP64", data=[1e300] * 13),
+        'input "input" has numbers that are too large for the network\'s dtype, Float',
+    ),
     "null": (rewritten("null"), "has null, which is no finite number"),
     "text": (rewritten('"a"'), 'has "a", which is no finite number'),
     "a list in a flat list": (request(data=[*[0.5] * 12, [0.5]]), "has an array, which is no finite number"),
@@ -118,6 +135,7 @@ def test_command_lines_that_are_wrong(tmp_path: Path, engine: Path) -> None:
     for arguments, code, words in [
         ([tmp_path / "missing.pt"], 2, "File does not exist"),
         ([engine, "--queue", 0], 2, "--queue"),
+        ([engine, "--deadline", 0], 2, "--deadline"),
         ([engine, "--set", "num_step=1"], 2, "num_steps"),
         ([engine, "--set", "lr=-1"], 2, "lr must be a number, 0 or more"),
         ([engine, "--set", "momentum=0.5"], 1, "momentum"),
@@ -131,6 +149,13 @@ def test_command_lines_that_are_wrong(tmp_path: Path, engine: Path) -> None:
         assert given == code, (arguments, text)
         assert words in text, (arguments, text)
         assert len(text.splitlines()) <= 2, text
+
+
+def test_more_threads_than_there_can_be(engine: Path) -> None:
+    arguments = ["prlimit", "--as=20000000000", SERVER, engine, "--port", 0, "--connections", 16384]
+    done = subprocess.run(list(map(str, arguments)), capture_output=True, text=True, check=False, timeout=60)
+    assert done.returncode == 1
+    assert "give fewer --connections" in done.stderr
 
 
 def test_a_port_that_is_in_use(engine: Path) -> None:

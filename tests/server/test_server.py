@@ -137,6 +137,32 @@ def test_several_inputs(tmp_path: Path) -> None:
 NAMES = ["tokens", "weights"]
 
 
+class Difference(nn.Module):
+    """Calls itself by another name, and takes two inputs that look alike."""
+
+    def __init__(this) -> None:  # noqa: N805
+        super().__init__()
+        torch.manual_seed(0)
+        this.first, this.last = nn.Linear(6, 8), nn.Linear(8, 3)
+
+    def forward(this, larger: Tensor, smaller: Tensor) -> Tensor:  # noqa: N805
+        return this.last(this.first(larger - smaller).tanh())
+
+
+def test_inputs_have_the_names_of_the_arguments(tmp_path: Path) -> None:
+    larger, smaller = torch.randn(2, 3, 6).double()
+    path = save(tmp_path / "engine.pt", Difference().double(), (larger, smaller), layer="first")
+    expected = it3.load(path).adapt((larger, smaller))
+    with serving(path) as server:
+        outputs = [{"name": "prediction"}, {"name": "uncertainty"}]
+        reply = server.infer(body_of(smaller, larger, names=["smaller", "larger"], outputs=outputs))
+        told = json.loads(server.get("/v2/models/it3").body)
+    assert_equal(prediction_of(reply), expected.prediction)
+    assert [info["name"] for info in told["inputs"]] == ["larger", "smaller"]
+    sent = json.loads(reply.body)["outputs"]
+    assert [output["datatype"] for output in sent] == [info["datatype"] for info in told["outputs"]] == ["FP64", "FP64"]
+
+
 def test_keywords(tmp_path: Path) -> None:
     inputs = {"tokens": torch.randint(10, (3, 5)), "weights": torch.rand(3, 5)}
     path = save(tmp_path / "engine.pt", Tokens(), inputs, layer="first")
@@ -147,7 +173,9 @@ def test_keywords(tmp_path: Path) -> None:
 def test_what_the_protocol_asks_for(engine: Path) -> None:
     with serving(engine, "--name", "digits.v1") as server:
         assert server.url.endswith("/v2/models/digits.v1")
-        assert json.loads(server.get("/v2").body)["name"] == "it3-server"
+        about = json.loads(server.get("/v2").body)
+        assert about["name"] == "it3-server"
+        assert it3.__version__.startswith(about["version"])
         for path in ("/v2/health/live", "/v2/health/ready", "/v2/models/digits.v1/ready"):
             assert server.get(path).status == 200
         assert json.loads(server.get("/v2/models/digits.v1").body) == {
