@@ -20,7 +20,7 @@ from it3.support.checks import eager
 from it3.support.input_errors import InputErrors
 from it3.support.inputs_in_batches import inputs_in_batches
 from it3.support.kept import KeptRandomState, own_copy
-from it3.support.sharding import check_is_not_sharded
+from it3.support.sharding import check_sharding
 
 _C.use_python_parts(Embedder, plan_of, OtherStatistics, SharedHead, ExportedModel)
 
@@ -374,8 +374,7 @@ class IT3Engine(EngineLoops):
 
     def _setup_for(self, inputs: Any, *, trains: bool = False) -> _C.EngineSetup:
         """Return what a call is made with, of which the first is preceded by a look."""
-        if not trains:
-            check_is_not_sharded(self)
+        check_sharding(self, trains=trains)
         setup = self._core.setup_of(self)
         if setup.is_looked_at:
             return setup

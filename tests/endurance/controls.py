@@ -67,7 +67,7 @@ def _forgetting(_: Path) -> Use:
 CONTROLS = {
     "leaks heap": _leaking(_malloc),
     "leaks objects": _leaking(list),
-    "leaks blocks": _leaking(lambda: [bytes(200) for _ in range(20)]),  # more than any limit allows
+    "leaks blocks": _leaking(lambda: [bytes(200) for _ in range(100)]),  # more than any limit allows
     "leaks tensors": _leaking(lambda: torch.zeros(1)),
     "leaks descriptors": _leaking(lambda: os.open("/dev/null", os.O_RDONLY)),
     "leaks threads": _leaking(_thread),

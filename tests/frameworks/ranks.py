@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import it3
 import torch
@@ -15,6 +16,7 @@ from it3 import IT3Engine
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
+from torch.torch_version import TorchVersion
 from torch.utils.data import DataLoader, DistributedSampler, TensorDataset
 
 GENERATOR = torch.Generator().manual_seed(0)
@@ -22,6 +24,7 @@ X, Y = (torch.randn(48, size, generator=GENERATOR, dtype=torch.float64) for size
 STEPS = [(X[start : start + 16], Y[start : start + 16]) for start in (0, 16, 32)] * 2
 BATCHES = [X[start : start + 7] for start in range(0, 48, 7)]  # the last one is smaller
 OPTIONS = {"num_steps": 2, "lr": 0.05}
+CAN_SHARD = torch.__version__ >= "2.13"
 DEVICE = sys.argv[3] if __name__ == "__main__" else "cpu"
 
 
@@ -89,6 +92,11 @@ def ddp() -> dict[str, Any]:
     return {"state": engine.state_dict(), "fresh": error_of(lambda: fresh(share(X), target=share(Y)))}
 
 
+def with_older_torch(call: Callable[[], Any]) -> Any:
+    with mock.patch.object(torch, "__version__", TorchVersion("2.12.1+cpu")):
+        return call()
+
+
 def fsdp() -> dict[str, Any]:
     """Train in FSDP2, and adapt with the whole weights afterwards."""
     from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict  # noqa: PLC0415
@@ -113,6 +121,7 @@ def fsdp() -> dict[str, Any]:
         "predict": lambda: engine.predict([x]),
         "save": lambda: engine.save("engine.it3", x),
         "adapt in FSDP1": lambda: older.adapt(x),
+        "train with an older torch": lambda: with_older_torch(lambda: engine.train()(x, target=Y.to(DEVICE))),
     }
     return {
         "state": state,
@@ -168,7 +177,7 @@ def adapt_in_ddp() -> dict[str, Any]:
 def together() -> None:
     """All of the above, in one start of processes."""
     folder = Path(sys.argv[2])
-    for use in (ddp, fsdp, adapt, adapt_in_ddp):
+    for use in (ddp, *([fsdp] if CAN_SHARD else []), adapt, adapt_in_ddp):
         torch.save(use(), folder / f"{use.__name__}-{dist.get_rank()}.pt")
 
 

@@ -27,7 +27,7 @@ from it3.saving.load import engine_without_programs
 from it3.saving.saved_file import read_engine
 from it3.support.checks import eager as eager_of
 from it3.support.kept import KeptRandomState, counts_writes, own_copy
-from it3.support.sharding import check_is_not_sharded
+from it3.support.sharding import check_sharding
 
 if TYPE_CHECKING:
     from it3.adaptation import Adaptation
@@ -89,7 +89,7 @@ def save(
     """
     if format not in ("torchscript", "aoti"):
         raise ValueError(f"format must be 'torchscript' or 'aoti', not {format!r}")
-    check_is_not_sharded(engine)
+    check_sharding(engine, trains=False)
     if callable(engine.output):
         raise ValueError(
             "output is a function, which a file cannot hold; give the prediction's index, key or path instead"
