@@ -49,7 +49,7 @@ class Metric:
         NotFiniteError
             For scores that are not finite.
         """
-        samples = prediction.shape[layout.batch_of(prediction.dim())] if prediction.dim() else 1
+        samples = samples_in(prediction, layout)
         to_device = lambda leaf: leaf.to(prediction.device) if isinstance(leaf, Tensor) else leaf  # noqa: E731
         given = self.of(prediction, pytree.tree_map(to_device, targets), layout)
         try:
@@ -141,6 +141,11 @@ def mse(prediction: Tensor, targets: Tensor, layout: _C.Layout = ANY_LAYOUT) -> 
 def mae(prediction: Tensor, targets: Tensor, layout: _C.Layout = ANY_LAYOUT) -> Tensor:
     """Return the mean absolute error of each sample, (B,), for targets of the prediction's shape but for sizes of 1."""
     return _means_of_samples(_distances("mae", prediction, targets, layout), layout)
+
+
+def samples_in(prediction: Tensor, layout: _C.Layout) -> int:
+    """Return how many samples a prediction has; a scalar is one for the whole batch."""
+    return prediction.shape[layout.batch_of(prediction.dim())] if prediction.dim() else 1
 
 
 def class_dim(prediction: Tensor, layout: _C.Layout) -> int:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from it3 import _C
 from it3.engine import IT3Engine
-from it3.evaluation.metrics import metric_of
+from it3.evaluation.metrics import metric_of, samples_in
 from it3.evaluation.rows import UNADAPTED
 from it3.support.batches import pair_in
 from it3.support.checks import eager
@@ -196,7 +196,7 @@ class EngineModule(lightning.LightningModule):
         loss_criterion = self.criterion(prediction, target)
         loss: Tensor = loss_criterion + loss_ttt
         losses = {"loss": loss, "loss_criterion": loss_criterion, "loss_ttt": loss_ttt}
-        self.log_dict(losses, batch_size=self._samples_in(prediction))
+        self.log_dict(losses, batch_size=samples_in(prediction, self.engine.prediction_layout))
         return loss
 
     def validation_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
@@ -238,7 +238,7 @@ class EngineModule(lightning.LightningModule):
         for name, (unadapted, higher_is_better) in plain.items():
             gain = scores[name][0] - unadapted
             logged[f"{stage}_{name}_gain"] = gain if higher_is_better else -gain
-        self.log_dict(logged, batch_size=self._samples_in(prediction), sync_dist=True)
+        self.log_dict(logged, batch_size=samples_in(prediction, self.engine.prediction_layout), sync_dist=True)
 
     def _adapts_from_its_start(self) -> bool:
         """Whether what a prediction gains can be told: weights that are kept are no longer the network as it was."""
@@ -252,7 +252,3 @@ class EngineModule(lightning.LightningModule):
             total, count = self.metric.sum(prediction, target, self.engine.prediction_layout)
             scores[self.metric.name] = (total / count, self.metric.higher_is_better)
         return scores
-
-    def _samples_in(self, prediction: Tensor) -> int:
-        layout = self.engine.prediction_layout
-        return prediction.shape[layout.batch_of(prediction.dim())] if prediction.dim() else 1

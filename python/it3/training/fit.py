@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from it3.evaluation.metrics import Metric, NotFiniteError, metric_of
+from it3.evaluation.metrics import Metric, NotFiniteError, metric_of, samples_in
 from it3.evaluation.rows import UNADAPTED
 from it3.support.batches import Loader, check_loader, pair_in
 from it3.support.checks import check_count, eager
@@ -159,8 +159,7 @@ class _Training:
         step = TrainingStep(epoch, place, self.steps, losses[0], losses[1], losses[2], self._lr, norm)
         for callback in self._told.all:
             callback.on_step(step)
-        layout = self._engine.prediction_layout
-        return losses, prediction.shape[layout.batch_of(prediction.dim())] if prediction.dim() else 1
+        return losses, samples_in(prediction, self._engine.prediction_layout)
 
     def _check_weights(self, epoch: int) -> None:
         """Raise for weights that a last step has made infinite, which no loss has shown yet."""
