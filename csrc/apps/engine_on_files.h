@@ -9,6 +9,7 @@
 #include <ATen/core/Tensor.h>
 #include <c10/util/Exception.h>
 
+#include <it3/error_text.h>
 #include <it3/it3.h>
 
 #include "batches.h"
@@ -16,7 +17,6 @@
 #include "end_request.h"
 #include "files/input_notes.h"
 #include "report.h"
-#include "support/error_text.h"
 #include "support/nearest_name.h"
 #include "tensor_files.h"
 
@@ -67,7 +67,7 @@ class EngineOnFiles {
       throw;
     } catch (const std::exception& error) {
       TORCH_CHECK(
-          false, detail::first_line_of(error), " (the inputs are ", detail::join(detail::notes_of(inputs)),
+          false, error_text(error), " (the inputs are ", detail::join(detail::notes_of(inputs)),
           "; the engine was saved with the inputs ", detail::join(saved_with_), ")");
     }
   }

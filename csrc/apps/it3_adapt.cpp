@@ -13,6 +13,7 @@
 #include <ATen/Parallel.h>
 
 #include <it3/backend/interrupts.h>
+#include <it3/error_text.h>
 #include <it3/it3.h>
 
 #include "arguments.h"
@@ -21,7 +22,6 @@
 #include "end_request.h"
 #include "engine_on_files.h"
 #include "report.h"
-#include "support/error_text.h"
 #include "tensor_files.h"
 
 namespace it3::apps {
@@ -63,8 +63,7 @@ void go_on_from(const Checkpoint& checkpoint, Outputs& outputs, const Checkpoint
   try {
     outputs.go_on_from(checkpoint);
   } catch (const std::exception& error) {
-    TORCH_CHECK(
-        false, "cannot go on from ", file.path(), ": ", detail::first_line_of(error), "; delete it to begin anew");
+    TORCH_CHECK(false, "cannot go on from ", file.path(), ": ", error_text(error), "; delete it to begin anew");
   }
 }
 
@@ -155,7 +154,7 @@ int main(int argc, char** argv) {  // NOLINT(misc-const-correctness): the langua
     it3::apps::run(arguments);
     return 0;
   } catch (const std::exception& error) {
-    std::cerr << "it3-adapt: " << it3::detail::first_line_of(error) << '\n';
+    std::cerr << "it3-adapt: " << it3::error_text(error) << '\n';
     return 1;
   }
 }

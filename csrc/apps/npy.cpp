@@ -8,9 +8,10 @@
 #include <ATen/ATen.h>
 #include <c10/util/Exception.h>
 
+#include <it3/error_text.h>
+
 #include "files/open_file.h"
 #include "npy_header.h"
-#include "support/error_text.h"
 
 namespace it3::apps {
 namespace {
@@ -144,7 +145,7 @@ NpyReader::NpyReader(const std::string& path) : path_(path), file_(detail::open_
         bytes == available, "it goes on for ", available - bytes, " bytes behind an array of the shape ",
         at::IntArrayRef(shape_), "; it must hold one array");
   } catch (const std::exception& found) {
-    TORCH_CHECK(false, path, " cannot be read: ", detail::first_line_of(found));
+    TORCH_CHECK(false, path, " cannot be read: ", error_text(found));
   }
 }
 

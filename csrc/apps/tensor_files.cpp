@@ -8,9 +8,10 @@
 #include <c10/util/Exception.h>
 #include <torch/csrc/jit/serialization/pickle.h>
 
+#include <it3/error_text.h>
+
 #include "files/archive.h"
 #include "files/open_file.h"
-#include "support/error_text.h"
 
 namespace it3::apps {
 
@@ -25,8 +26,7 @@ c10::IValue read_pt(const std::string& path) {
   try {
     return detail::Archive(std::move(file)).unpickle("data");
   } catch (const std::exception& error) {
-    TORCH_CHECK(
-        false, path, " is not a file of tensors that torch.save wrote, or is damaged: ", detail::first_line_of(error));
+    TORCH_CHECK(false, path, " is not a file of tensors that torch.save wrote, or is damaged: ", error_text(error));
   }
 }
 
@@ -78,8 +78,7 @@ at::Tensor TensorFile::all_parts() {
     if (parts_.size() > 1) parts_.assign(1, at::cat(parts_, dim_));
   } catch (const std::exception& error) {
     TORCH_CHECK(
-        false, "cannot write '", file_.path(),
-        "': the batches' results do not fit together: ", detail::first_line_of(error));
+        false, "cannot write '", file_.path(), "': the batches' results do not fit together: ", error_text(error));
   }
   return parts_.front().contiguous();
 }

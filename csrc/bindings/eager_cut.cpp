@@ -236,7 +236,7 @@ EagerCut::Attempt EagerCut::failed_by(const std::exception& error, std::string_v
   // There may be more memory at the next call; and of an error whose text is lost nothing is known.
   const auto verdict =
       is_lost || it3::detail::is_out_of_memory(error) ? Attempt::Verdict::failed : Attempt::Verdict::final;
-  return {nullptr, std::string(whose).append(": ").append(it3::detail::first_line_of(error)), nullptr, verdict};
+  return {nullptr, std::string(whose).append(": ").append(it3::error_text(error)), nullptr, verdict};
 }
 
 EagerCut::Attempt EagerCut::attempt(

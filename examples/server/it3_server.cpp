@@ -12,9 +12,9 @@
 
 #include <ATen/Parallel.h>
 #include <c10/util/Exception.h>
+#include <it3/error_text.h>
 
 #include "arguments.h"
-#include "error_text.h"
 #include "job.h"
 #include "metrics.h"
 #include "model.h"
@@ -48,7 +48,7 @@ void run(const Arguments& arguments, const sigset_t& end_signals) {
   try {
     model.warm_up();
   } catch (const std::exception& error) {
-    std::cerr << "it3-server: warning: the engine does not adapt to zeros: " << error_text(error) << '\n';
+    std::cerr << "it3-server: warning: the engine does not adapt to zeros: " << it3::error_text(error) << '\n';
   }
   Metrics metrics;
   Jobs jobs(arguments.queue);
@@ -95,7 +95,7 @@ int main(int argc, char** argv) {
     serving::run(arguments, end_signals);
     return 0;
   } catch (const std::exception& error) {
-    std::cerr << "it3-server: " << serving::error_text(error) << '\n';
+    std::cerr << "it3-server: " << it3::error_text(error) << '\n';
     return 1;
   }
 }

@@ -9,8 +9,7 @@
 #include <ATen/ATen.h>
 #include <c10/util/ScopeExit.h>
 #include <it3/engine.h>
-
-#include "error_text.h"
+#include <it3/error_text.h>
 
 namespace serving {
 namespace {
@@ -139,7 +138,7 @@ Model::Result Model::adapt(const std::vector<at::Tensor>& inputs, bool with_unce
     for (const auto& info : inputs_) saved.push_back(info.name + ": " + to_text(info.dtype, info.shape));
     throw BadRequest(
         c10::str(
-            error_text(error), " (the inputs are ", c10::Join(", ", given), "; the engine was saved with ",
+            it3::error_text(error), " (the inputs are ", c10::Join(", ", given), "; the engine was saved with ",
             c10::Join(", ", saved), ")"));
   };
   const auto call = [&] {

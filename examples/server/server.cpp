@@ -12,9 +12,9 @@
 
 #include <c10/util/Exception.h>
 #include <c10/util/StringUtil.h>
+#include <it3/error_text.h>
 
 #include "connections.h"
-#include "error_text.h"
 #include "protocol.h"
 
 namespace serving {
@@ -168,7 +168,7 @@ void Server::add_errors() {
     try {
       std::rethrow_exception(caught);
     } catch (const std::exception& error) {
-      respond(response, 500, error_body(error_text(error)), json);
+      respond(response, 500, error_body(it3::error_text(error)), json);
     } catch (...) {
       respond(response, 500, error_body("an error without words"), json);
     }

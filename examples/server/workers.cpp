@@ -6,8 +6,7 @@
 #include <ATen/ATen.h>
 #include <ATen/Parallel.h>
 #include <it3/backend/interrupts.h>
-
-#include "error_text.h"
+#include <it3/error_text.h>
 
 namespace serving {
 namespace {
@@ -126,7 +125,7 @@ void Workers::answer(Job& job) {
     } catch (const BadRequest& error) {
       outcome = Failure{400, error.what()};
     } catch (const std::exception& error) {
-      outcome = Failure{500, error_text(error)};
+      outcome = Failure{500, it3::error_text(error)};
     }
   }
   job.outcome.set_value(std::move(outcome));

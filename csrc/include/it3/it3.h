@@ -45,6 +45,7 @@
 #include <it3/backend/uncertainty.h>
 #include <it3/embedder.h>
 #include <it3/engine.h>
+#include <it3/error_text.h>
 #include <it3/explanation.h>
 #include <it3/exported_network.h>
 #include <it3/injection.h>

@@ -126,7 +126,7 @@ std::vector<at::Tensor> ProgramEvaluation::run(
     return program(values);
   } catch (const std::exception& error) {
     if (is_out_of_memory(error)) throw;
-    compiled_.decide(call_, "a program raised: " + first_line_of(error));
+    compiled_.decide(call_, "a program raised: " + error_text(error));
     throw ProgramError(text_of(error));
   }
 }

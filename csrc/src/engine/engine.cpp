@@ -13,13 +13,13 @@
 #include <it3/backend/first_call.h>
 #include <it3/backend/script_function.h>
 #include <it3/backend/uncertainty.h>
+#include <it3/error_text.h>
 #include <it3/exported_network.h>
 #include <it3/injection.h>
 #include <it3/script_network.h>
 
 #include "files/new_file.h"
 #include "files/saved_module.h"
-#include "support/error_text.h"
 #include "support/write_all.h"
 
 namespace it3 {
@@ -204,7 +204,7 @@ Engine::Engine(SavedEngine saved)
       state_->change_setup([&](EngineSetup& setup) { setup.compiled = {compiled}; });
       return;
     } catch (const std::exception& error) {
-      why = detail::first_line_of(error);
+      why = error_text(error);
     }
   }
   TORCH_WARN("the compiled programs of the saved engine are not used: ", why, "; calls run without them, slower");

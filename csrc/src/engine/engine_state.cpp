@@ -8,12 +8,12 @@
 #include <c10/util/Exception.h>
 #include <torch/csrc/api/include/torch/serialize.h>
 
+#include <it3/error_text.h>
 #include <it3/options.h>
 
 #include "files/archive.h"
 #include "files/new_file.h"
 #include "files/open_file.h"
-#include "support/error_text.h"
 #include "support/nearest_name.h"
 
 namespace it3 {
@@ -139,8 +139,7 @@ EngineState read_state(const std::string& path) {
   try {
     return state_from(detail::Archive(std::move(file)).unpickle("data", /*on_their_devices=*/true));
   } catch (const std::exception& error) {
-    TORCH_CHECK(
-        false, "'", path, "' is damaged, or not what Engine::save_state() wrote: ", detail::first_line_of(error));
+    TORCH_CHECK(false, "'", path, "' is damaged, or not what Engine::save_state() wrote: ", error_text(error));
   }
 }
 

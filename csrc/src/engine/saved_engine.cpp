@@ -17,6 +17,7 @@
 
 #include <it3/backend/exported_function.h>
 #include <it3/backend/script_function.h>
+#include <it3/error_text.h>
 
 #include "engine/options_in_files.h"
 #include "exported/exported_program.h"
@@ -26,7 +27,6 @@
 #include "files/saved_module.h"
 #include "files/temporary_folder.h"
 #include "method/passes.h"
-#include "support/error_text.h"
 
 namespace it3 {
 namespace {
@@ -86,7 +86,7 @@ void unpack(SavedPrograms& programs, const detail::Archive& archive) {
     programs.folder = folder->path();
     programs.keeps = folder;
   } catch (const std::exception& error) {
-    programs.fault = detail::first_line_of(error);
+    programs.fault = error_text(error);
   }
 }
 
@@ -371,7 +371,7 @@ SavedEngine load_engine(const std::string& path, std::optional<c10::Device> devi
     torch::jit::Module network = torch::jit::load(stream, device);
     return undescribe(dictionary, std::move(network), function_in);
   } catch (const std::exception& error) {
-    TORCH_CHECK(false, path, " cannot be read as an engine: ", detail::first_line_of(error));
+    TORCH_CHECK(false, path, " cannot be read as an engine: ", error_text(error));
   }
 }
 

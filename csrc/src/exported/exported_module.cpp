@@ -14,8 +14,9 @@
 #include <torch/csrc/jit/ir/ir.h>
 #include <torch/csrc/jit/runtime/operator.h>
 
+#include <it3/error_text.h>
+
 #include "exported/exported_sizes.h"
-#include "support/error_text.h"
 
 namespace it3::detail {
 namespace {
@@ -205,7 +206,7 @@ class ModuleBuilder {
       throw;
     } catch (const std::exception& error) {
       TORCH_CHECK_VALUE(
-          false, "the exported program's operation ", operation.target, " cannot be run: ", first_line_of(error));
+          false, "the exported program's operation ", operation.target, " cannot be run: ", error_text(error));
     }
   }
 

@@ -11,10 +11,11 @@
 #include <c10/util/Exception.h>
 #include <nlohmann/json.hpp>
 
+#include <it3/error_text.h>
+
 #include "exported/exported_sizes.h"
 #include "exported/exported_structure.h"
 #include "files/open_file.h"
-#include "support/error_text.h"
 
 namespace it3 {
 namespace {
@@ -342,7 +343,7 @@ ExportedGraph read_exported_program(
     const detail::Archive archive(std::move(file));
     return detail::exported_graph_in(archive, output, device);
   } catch (const std::exception& error) {
-    TORCH_CHECK_VALUE(false, "'", path, "' cannot be read as an exported program: ", detail::first_line_of(error));
+    TORCH_CHECK_VALUE(false, "'", path, "' cannot be read as an exported program: ", error_text(error));
   }
 }
 

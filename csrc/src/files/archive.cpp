@@ -14,10 +14,11 @@
 #include <torch/csrc/jit/api/compilation_unit.h>
 #include <torch/csrc/jit/serialization/unpickler.h>
 
+#include <it3/error_text.h>
+
 #include "files/nesting.h"
 #include "files/zip_directory.h"
 #include "support/crc32.h"
-#include "support/error_text.h"
 #include "support/tensor_memory.h"
 
 namespace it3::detail {
@@ -29,7 +30,7 @@ auto in_one_line(const Work& work) {
   try {
     return work();
   } catch (const std::exception& error) {
-    std::string text = first_line_of(error);
+    std::string text = error_text(error);
     std::replace_if(text.begin(), text.end(), [](char c) { return c < ' ' || c > '~'; }, '?');
     TORCH_CHECK_VALUE(false, text);
   }

@@ -12,7 +12,8 @@
 #include <c10/util/Exception.h>
 #include <torch/csrc/jit/serialization/import.h>
 
-#include "support/error_text.h"
+#include <it3/error_text.h>
+
 #include "support/nearest_name.h"
 #include "torchscript/named_tensors.h"
 
@@ -64,7 +65,7 @@ std::string fault_of(Archive& archive, const torch::jit::Module& module, const t
   try {
     copy = torch::jit::load(archive, c10::kCPU, read);
   } catch (const std::exception& error) {
-    return first_line_of(error);
+    return error_text(error);
   }
   if (read != extra) return "its extra files differ";
   const auto written = named_tensors(module), found = named_tensors(copy);

@@ -1,11 +1,12 @@
 #pragma once
 
-#include <algorithm>
 #include <exception>
 #include <string>
 #include <string_view>
 
 #include <c10/util/Exception.h>
+
+#include <it3/error_text.h>
 
 namespace it3::detail {
 
@@ -43,14 +44,5 @@ inline bool is_out_of_memory(std::string_view text) {
   return text.find("out of memory") != std::string::npos || text.find("can't allocate memory") != std::string::npos;
 }
 inline bool is_out_of_memory(const std::exception& error) { return is_out_of_memory(text_of(error)); }
-
-/// Its first line that is not empty; torch's errors go on with stacks and advice.
-inline std::string first_line_of(const std::exception& error) {
-  const std::string text = text_of(error);
-  const auto begin = std::min(text.find_first_not_of('\n'), text.size());
-  std::string line = text.substr(begin, text.find('\n', begin) - begin);
-  line.resize(line.find_last_not_of(": ") + 1);  // what the line leads to is not told
-  return line.empty() ? "an error without words" : line;
-}
 
 }  // namespace it3::detail

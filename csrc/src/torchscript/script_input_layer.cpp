@@ -11,7 +11,8 @@
 
 #include <c10/util/Exception.h>
 
-#include "support/error_text.h"
+#include <it3/error_text.h>
+
 #include "support/nearest_name.h"
 
 namespace it3 {
@@ -88,7 +89,7 @@ torch::jit::Module with_input_layer(
   } catch (const std::exception& error) {
     TORCH_CHECK_VALUE(
         false, "the input layer cannot be put before a forward() that takes ", detail::join(declared), ": ",
-        detail::first_line_of(error), "; wrap the model in one that takes tensors, numbers and lists of them");
+        error_text(error), "; wrap the model in one that takes tensors, numbers and lists of them");
   }
   // The modules in the model keep the modes that they are in.
   const bool is_training = module.hasattr("training") && module.is_training();

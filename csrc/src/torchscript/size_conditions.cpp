@@ -8,7 +8,8 @@
 #include <torch/csrc/jit/api/function_impl.h>
 #include <torch/csrc/jit/passes/inliner.h>
 
-#include "support/error_text.h"
+#include <it3/error_text.h>
+
 #include "support/nearest_name.h"
 #include "torchscript/run_code.h"
 
@@ -48,7 +49,7 @@ torch::jit::Code compiled(const std::vector<std::string>& conditions, const std:
     torch::jit::Inline(*graph);
     return torch::jit::Code(graph, "it3_sizes");
   } catch (const std::exception& error) {
-    const std::string first = first_line_of(error);
+    const std::string first = error_text(error);
     TORCH_CHECK_VALUE(false, "conditions on the sizes of inputs cannot be read: ", join(conditions), ": ", first);
   }
 }
