@@ -34,7 +34,7 @@ namespace {
 // The archive's extra file that makes it an engine: a pickled dictionary.
 constexpr const char* record = "it3_engine";
 constexpr std::int64_t format = 3;
-constexpr const char* extra_channels = "embedder_extra_channels";  // of one without weights
+constexpr const char* extra_channels_key = "embedder_extra_channels";  // of one without weights
 
 using Dictionary = c10::impl::GenericDict;
 
@@ -134,7 +134,7 @@ Dictionary describe(const SavedEngine& engine) {
   }
   const auto* const weights = std::get_if<EmbedderWeights>(&engine.embedder);
   if (weights != nullptr && !weights->are_learned()) {
-    d.insert(extra_channels, weights->extra_channels);
+    d.insert(extra_channels_key, weights->extra_channels);
   } else if (weights != nullptr && weights->weight1.defined()) {  // else a function beside the description
     d.insert("weight1", weights->weight1.detach().cpu());
     d.insert("bias1", weights->bias1.detach().cpu());
@@ -200,9 +200,9 @@ SavedEngine undescribe(
   engine.calibrated_range = prediction_range_from(d.at("calibrated_range"));
   if (auto embedder = function_in(embedder_record, on)) {
     engine.embedder = std::move(*embedder);
-  } else if (d.contains(extra_channels)) {
+  } else if (d.contains(extra_channels_key)) {
     EmbedderWeights none;
-    none.extra_channels = d.at(extra_channels).toInt();
+    none.extra_channels = d.at(extra_channels_key).toInt();
     TORCH_CHECK_VALUE(none.extra_channels > 0, "its embedder has no extra channels");
     engine.embedder = none;
   } else {

@@ -14,7 +14,7 @@ namespace it3::detail {
 namespace {
 
 /// Copies that lie over one memory where the given tensors do, so that a write to one is seen by the same others.
-Inputs copies_of(const Inputs& inputs) {
+Inputs copies_with_same_sharing(const Inputs& inputs) {
   std::map<at::TensorImpl*, at::Tensor> copies;
   std::map<const void*, std::set<at::TensorImpl*>> sharers;
   const auto memory_of = [](const at::Tensor& t) -> const void* {
@@ -47,7 +47,7 @@ const Inputs& PassInputs::next() {
       after_first_.push_back(was_written ? own_tensors_[i].detach() : at::Tensor());
     }
   }
-  own_ = copies_of(given_);
+  own_ = copies_with_same_sharing(given_);
   own_tensors_ = tensors_in(own_);
   versions_.clear();
   for (const at::Tensor& t : own_tensors_) versions_.push_back(t._version());
