@@ -28,7 +28,7 @@ SOURCES := CMakeLists.txt pyproject.toml $(shell find cmake csrc python -type f 
 CPP := $(shell find csrc examples tests benchmarks -name "*.cpp" -o -name "*.h")
 CMAKE_FILES := CMakeLists.txt $(shell find cmake csrc examples tests benchmarks -name CMakeLists.txt -o -name "*.cmake")
 
-.PHONY: demo it3-adapt test differential fuzz endurance sanitize zoo frameworks server bench docs studies lint format tidy stubs clean
+.PHONY: demo it3-adapt test cpp-tests differential fuzz endurance sanitize zoo frameworks server bench docs studies lint format tidy stubs clean
 .DELETE_ON_ERROR:
 
 demo: .venv/.it3 .venv/.demo
@@ -40,12 +40,15 @@ it3-adapt: .venv/.it3
 
 # Python's tests in a process more than there are cores, as some wait for processes that they start; and in each on one
 # thread: their networks are so small that threads only wait for one another.
-test: .venv/.it3 .venv/.test
-	$(BIN)/cmake -S . -B $(BUILD) -DIT3_BUILD_TESTS=ON -DIT3_BUILD_APPS=ON
-	$(BIN)/cmake --build $(BUILD) --parallel $(JOBS) --target it3_all_tests it3-adapt
+test: .venv/.it3
+	$(MAKE) --jobs 2 .venv/.test cpp-tests # packages are installed while compilers work
 	OMP_NUM_THREADS=1 $(BIN)/ctest --test-dir $(BUILD) --output-on-failure --parallel $(JOBS)
 	OMP_NUM_THREADS=1 PATH=$(abspath $(BIN)):$$PATH IT3_ADAPT=$(ADAPT) \
 	  $(BIN)/python -m pytest --numprocesses $$(($(JOBS) + 1)) --maxprocesses 8 --dist loadfile --no-loadscope-reorder --durations 30
+
+cpp-tests: .venv/.it3
+	$(BIN)/cmake -S . -B $(BUILD) -DIT3_BUILD_TESTS=ON -DIT3_BUILD_APPS=ON
+	$(BIN)/cmake --build $(BUILD) --parallel $(JOBS) --target it3_all_tests it3-adapt
 
 differential: .venv/.it3 .venv/.test
 	PYTHONPATH=tests $(BIN)/python -m differential.run --seconds $(SECONDS) --jobs $(JOBS) $(if $(SEED),--seed $(SEED)) \

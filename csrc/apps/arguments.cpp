@@ -14,6 +14,8 @@
 
 #include <it3/options.h>
 
+#include "version.h"
+
 namespace it3::apps {
 namespace {
 
@@ -187,7 +189,7 @@ ParsedArguments parse_arguments(int argc, const char* const* argv) {
   Arguments& arguments = parsed.arguments;
   CLI::App app(description, "it3-adapt");
   app.footer(options_help() + footer);
-  app.set_version_flag("--version", std::string("it3-adapt ") + IT3_VERSION);
+  app.set_version_flag("--version", std::string("it3-adapt ") + version);
   app.get_formatter()->column_width(34);
 
   app.add_option("engine", arguments.engine, "The file that engine.save() wrote")->required()->type_name("ENGINE");

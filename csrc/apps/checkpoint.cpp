@@ -18,6 +18,7 @@
 #include "files/new_file.h"
 #include "files/open_file.h"
 #include "support/crc32.h"
+#include "version.h"
 
 namespace it3::apps {
 namespace {
@@ -112,7 +113,7 @@ void set_random_state(c10::Device device, const std::vector<at::Tensor>& states)
 CheckpointFile::CheckpointFile(
     std::string path, std::map<std::string, std::string> options, const std::vector<std::string>& inputs)
     : path_(std::move(path)), options_(std::move(options)) {
-  options_["it3"] = IT3_VERSION;
+  options_["it3"] = version;
   options_["torch"] = TORCH_VERSION;
   for (const std::string& input : inputs) inputs_[input] = size_and_time(input);
 }
