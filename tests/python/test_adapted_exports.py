@@ -43,7 +43,9 @@ def test_an_adapted_torchscript_network(kind: str, tmp_path: Path) -> None:
     adapted = it3.load(tmp_path / "engine.pt").adapt(case.inputs)
     adapted.save(tmp_path / "adapted.pt", case.inputs)
     torch.testing.assert_close(torch.jit.load(tmp_path / "adapted.pt")(case.inputs), adapted.prediction)
-    with pytest.raises(ValueError, match=r"torch\.export takes eager models, not TorchScript"):
+    with pytest.raises(
+        ValueError, match=r"torch\.export takes eager models, and the model is TorchScript; try method='script'"
+    ):
         adapted.save(tmp_path / "adapted.pt2", case.inputs, "export")
 
 

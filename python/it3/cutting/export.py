@@ -218,7 +218,7 @@ def to_exported_program(
         For a TorchScript module, which torch.export does not take, and for models that it cannot export.
     """
     if isinstance(model, torch.jit.ScriptModule):
-        raise ValueError("torch.export takes eager models, not TorchScript; save as .pt with method='script'")
+        raise ValueError(f"torch.export takes eager models, and {name} is TorchScript; {advice}")
     if isinstance(model, ExportedModel):
         return model.program_now()
     args, kwargs = _C.arguments_of(own_copy(example_inputs))

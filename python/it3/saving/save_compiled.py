@@ -48,6 +48,11 @@ def save_compiled(
         check_embedder(engine, eager, example_inputs)
         functions = _programs_of_functions(engine, eager, example_inputs)
         check_apart(engine, {ATTRIBUTES[name]: _tensors_in(program) for name, program in functions.items()})
+        kept_calls = [] if engine.layer_output is None else [eager.features_layer_name]
+        program = _program_of(eager.model, example_inputs, kept_calls)
+        parts = {name: model_of(functions.get(name, part)) for name, part in _parts(engine).items()}
+        exported = of_parts(engine, model_of(program), *parts.values())
+        setup = exported._setup_for(own_copy(example_inputs))  # which fails before compilers take their time
         _, (place, programs) = compiled_for(
             engine,
             example_inputs,
@@ -57,11 +62,6 @@ def save_compiled(
             cache=cache,
             progress=True,
         )
-        kept_calls = [] if engine.layer_output is None else [eager.features_layer_name]
-        program = _program_of(eager.model, example_inputs, kept_calls)
-        parts = {name: model_of(functions.get(name, part)) for name, part in _parts(engine).items()}
-        exported = of_parts(engine, model_of(program), *parts.values())
-        setup = exported._setup_for(own_copy(example_inputs))
         options = engine.optimization_parameters
         description = exported._core.description(setup, own_copy(example_inputs), options, programs)
         file.write(_archive(program, functions, description, place))
