@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.export._trace  # which takes long, and which else each child would import that cuts a model
 
 from endurance.measures import Samples
 from endurance.uses import Way, quiet
