@@ -1,13 +1,19 @@
 """Engines that are compiled, in float64, and equal ones that are not."""
 
 import copy
+import shutil
 from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import it3
+import pytest
 import torch
+from filelock import FileLock
 from it3 import IT3Engine
+from it3.compiling import compile as compilation
+from it3.compiling.capture import Captured
 from torch import Tensor, nn
 
 close = partial(torch.testing.assert_close, rtol=1e-9, atol=1e-9)
@@ -63,10 +69,29 @@ def engines(cache: Path, example: Tensor, *given: Any, **options: Any) -> tuple[
 
 def dense(cache: Path, **options: Any) -> tuple[IT3Engine, IT3Engine]:
     """Return engines that are compiled with a threshold, so that some samples may be left out."""
-    engine, plain = engines(cache, batch(8), threshold=0.0)
+    with FileLock(f"{cache}.lock"):  # many files begin with these programs
+        engine, plain = engines(cache, batch(8), threshold=0.0)
     for each in (engine, plain):
         each.optimization_parameters.update({"threshold": None, **options})
     return engine, plain
+
+
+def record(engine: IT3Engine, example: Any) -> Captured:
+    """Return what would be compiled for an engine."""
+
+    def stop(_: Path, captured: Captured, __: bool) -> None:
+        raise LookupError(captured)
+
+    with pytest.MonkeyPatch.context() as patch, TemporaryDirectory() as empty:
+        patch.setattr(compilation, "_make", stop)
+        with pytest.raises(LookupError) as raised:
+            it3.compile(engine, example, backend="compiled", cache=empty, progress=False)
+    return raised.value.args[0]
+
+
+def copy_cache(cache: Path, to: Path) -> Path:
+    """Copy compiled programs, while other processes may write more."""
+    return shutil.copytree(cache, to, ignore=shutil.ignore_patterns(".making-*"), dirs_exist_ok=True)
 
 
 def is_compiled(engine: IT3Engine, inputs: Any, **overrides: Any) -> bool:

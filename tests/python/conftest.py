@@ -7,6 +7,7 @@ import it3
 import pytest
 import torch
 from browser import CHROMIUM
+from filelock import FileLock
 from forbidden_torchscript import forbid_torchscript
 from installed import build_against
 from models import Case, make_case
@@ -78,15 +79,23 @@ def in_double_precision() -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
-def consumer(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A C++ program built against the wheel: consumer ENGINE INPUTS PREDICTION."""
-    return build_against(it3.cmake_prefix_path, "tests/consumer", tmp_path_factory.mktemp("consumer")) / "consumer"
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of all processes that share the tests, for what takes long to make."""
+    own = tmp_path_factory.getbasetemp()
+    return own.parent if "PYTEST_XDIST_WORKER" in os.environ else own
 
 
 @pytest.fixture(scope="session")
-def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def consumer(shared: Path) -> Path:
+    """A C++ program built against the wheel: consumer ENGINE INPUTS PREDICTION."""
+    with FileLock(shared / "consumer.lock"):  # whoever comes later finds it built
+        return build_against(it3.cmake_prefix_path, "tests/consumer", shared / "consumer") / "consumer"
+
+
+@pytest.fixture(scope="session")
+def cache(shared: Path) -> Path:
     """Where compiled programs are kept, for all tests together."""
-    return tmp_path_factory.mktemp("compiled")
+    return shared / "compiled"
 
 
 @pytest.fixture

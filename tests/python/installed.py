@@ -16,10 +16,10 @@ def run(*command: object) -> str:
     return done.stdout
 
 
-def build_against(prefix: object, project: str, build: Path) -> Path:
+def build_against(prefix: object, project: str, build: Path, target: str = "all") -> Path:
     """Build one of our example projects as a user of an installed it3 does."""
     run("cmake", "-S", ROOT / project, "-B", build, f"-DCMAKE_PREFIX_PATH={prefix}")
-    run("cmake", "--build", build)
+    run("cmake", "--build", build, "--target", target)
     return build
 
 

@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from input_cases import CASES, LR, STEPS, WAYS, Case, close, engine_of, expected, graph, images, table
 from it3 import TrainingRecipe
+from it3.compiling.capture import Captured
 from torch import nn
 
 pytestmark = [
@@ -91,12 +92,17 @@ def test_files(make: Callable[[], Case], tmp_path: Path) -> None:
     close(torch.jit.load(path)(*inputs), case.call(case.model.eval(), zeros))  # the plain network
 
 
-def test_compiled(tmp_path: Path) -> None:
+def test_compiled(tmp_path: Path, made: list[Captured]) -> None:
     case = table()
     engine = engine_of(case, "cut", neutral=-3.0)
+    engine.save(tmp_path / "engine.pt2", case.inputs, format="aoti", cache=tmp_path, backend="compiled")
+    engine.optimization_parameters["threshold"] = 0.0  # as programs in files, which may be used with any
     it3.compile(engine, case.inputs, cache=tmp_path, backend="compiled")
-    assert engine.explain(case.inputs).compiled
-    close(engine.adapt(case.inputs).prediction, expected(case, -3.0)[0])
+    engine.optimization_parameters["threshold"] = None
+    assert len(made) == 1  # the file has the same programs
+    for each in (engine, it3.load(tmp_path / "engine.pt2")):
+        close(each.adapt(case.inputs).prediction, expected(case, -3.0)[0])
+        assert each.explain(case.inputs).is_compiled
 
 
 @pytest.mark.parametrize("way", WAYS)

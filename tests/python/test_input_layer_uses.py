@@ -60,13 +60,6 @@ def test_an_argument_that_is_no_tensor() -> None:
         engine.adapt({"parts": [torch.randn(3, 2), torch.randn(3, 2)]})
 
 
-def test_a_file_with_compiled_programs(tmp_path: Path) -> None:
-    case = table()
-    engine = engine_of(case, "cut", neutral=-3.0)
-    engine.save(tmp_path / "engine.pt2", case.inputs, format="aoti", cache=tmp_path)
-    close(it3.load(tmp_path / "engine.pt2").adapt(case.inputs).prediction, expected(case, -3.0)[0])
-
-
 @pytest.mark.parametrize("wrong", [-1, 1.5, True, "2"])
 def test_wrong_numbers(wrong: Any) -> None:
     with pytest.raises(ValueError, match="extra_channels must be a whole number, 0 or more"):

@@ -32,7 +32,7 @@ def test_a_program_built_against_the_wheel(kind: str, consumer: Path, tmp_path: 
 def test_a_program_built_against_the_library_alone(tmp_path: Path) -> None:
     prefix = install(tmp_path / "prefix")
     assert [path.name for path in (prefix / "lib").glob("libit3*")] == ["libit3.a"]  # a wheel's is a shared one
-    program = build_against(prefix, "tests/consumer", tmp_path / "build") / "consumer"
+    program = build_against(prefix, "tests/consumer", tmp_path / "build", "consumer") / "consumer"
     inputs = save_engine("cnn", tmp_path / "engine.pt")
     assert_adapts_the_same(program, tmp_path / "engine.pt", inputs)
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import it3
 import pytest
 import torch
-from compiled_engines import batch, check_alike, close, engines
+from compiled_engines import batch, check_alike, close, engines, make_engine, record
 from it3.compiling.capture import Captured
 from torch import Tensor, nn
 
@@ -122,39 +122,72 @@ def add_in_rows(features: Tensor, embedding: Tensor) -> Tensor:
     )
 
 
+def are_in_channels_last(captured: Captured) -> list[bool]:
+    """Return which of the model's convolutions give their output so; the embedder's have kernels of one pixel."""
+    graph = captured.functions["gradients"].graph.graph
+    nodes = graph.find_nodes(op="call_function", target=torch.ops.aten.convolution.default)
+    own = [node.meta["val"] for node in nodes if node.args[1].meta["val"].shape[-1] == 3]
+    assert own
+    return [each.is_contiguous(memory_format=torch.channels_last) for each in own]
+
+
 @pytest.mark.parametrize("arguments", [{}, {"combine_fn": add_in_rows}], ids=["default", "combine_fn"])
 def test_views(cache: Path, arguments: dict[str, object], made: list[Captured]) -> None:
     x = batch(1, 2, 6, 6)
     engine, plain = engines(cache, x, Shuffle, arguments)
     check_alike(engine, plain, x, batch(1, 2, 6, 6, seed=1))
     close(engine(x)[0].view(-1), plain(x)[0].view(-1))  # as it is in the usual layout
-    graph = made[0].functions["gradients"].graph.graph
-    nodes = graph.find_nodes(op="call_function", target=torch.ops.aten.convolution.default)
-    own = [node.meta["val"] for node in nodes if node.args[1].meta["val"].shape[-1] == 3]  # not the embedder's
-    assert own
-    assert all(each.is_contiguous(memory_format=torch.channels_last) for each in own)
+    assert all(are_in_channels_last(made[0]))
 
 
 def test_a_view_from_before_the_layer_that_stays_as_it_is(cache: Path, made: list[Captured]) -> None:
     x = batch(1, 2, 6, 6)
     engine, plain = engines(cache, x, ViewedBefore, {"prediction_layout": it3.Layout(channel_dim=1)})
     check_alike(engine, plain, x, 5 * batch(1, 2, 6, 6, seed=1))
-    graph = made[0].functions["gradients"].graph.graph
-    nodes = graph.find_nodes(op="call_function", target=torch.ops.aten.convolution.default)
-    own = [node.meta["val"] for node in nodes if node.args[1].meta["val"].shape[-1] == 3]
-    assert any(each.is_contiguous(memory_format=torch.channels_last) for each in own)
+    assert any(are_in_channels_last(made[0]))
 
 
-@pytest.mark.parametrize("model", [WritesToView, ReadsView, WritesToCopy, Strided, Complex, ComplexBefore])
-def test_where_the_layout_decides(cache: Path, model: type[nn.Module]) -> None:
+@pytest.mark.parametrize(
+    ("model", "in_channels_last"),
+    [
+        (Shuffle, True),
+        (InTurn, True),
+        (WritesToView, False),
+        (ReadsView, False),
+        (WritesToCopy, False),
+        (Strided, False),
+        (Complex, False),
+        (ComplexBefore, False),
+    ],
+)
+def test_where_the_layout_decides(model: type[nn.Module], in_channels_last: bool) -> None:
+    engine, x = make_engine(model), 5 * batch(1, 2, 6, 6, seed=1)
+    captured = record(engine, x)
+    assert all(are_in_channels_last(captured)) == in_channels_last
+
+    def evaluate(name: str) -> tuple[Tensor, ...]:
+        function = captured.functions[name]
+        return function.graph(*(captured.values[place] for place in function.values))
+
+    loss, prediction, *gradients = evaluate("gradients")
+    expected = engine.adapt(x, num_steps=0)
+    for first in (prediction, *evaluate("first")):
+        close(first, expected.first)
+    close(evaluate("both"), (expected.first, expected.second))
+    adaptation = engine.adapt(x, num_steps=1, optimizer_name="sgd", lr=1.0)  # which takes gradients off the weights
+    close(loss, adaptation.losses[0])
+    adapted = adaptation.state_dict()
+    close(gradients, [p.detach() - adapted[name] for name, p in engine.model.named_parameters()])
+
+
+def test_views_that_are_written_to(cache: Path) -> None:
     x = batch(1, 2, 6, 6)
-    engine, plain = engines(cache, x, model)
+    engine, plain = engines(cache, x, WritesToView)
     check_alike(engine, plain, x, 5 * batch(1, 2, 6, 6, seed=1))
 
 
-@pytest.mark.parametrize("model", [Shuffle, InTurn])
-def test_batches_of_any_size(cache: Path, model: type[nn.Module]) -> None:
-    engine, plain = engines(cache, batch(4, 2, 6, 6), model)
+def test_batches_of_any_size(cache: Path) -> None:
+    engine, plain = engines(cache, batch(4, 2, 6, 6), Shuffle)
     check_alike(engine, plain, *(batch(samples, 2, 6, 6, seed=1) for samples in (4, 7, 1)))
 
 

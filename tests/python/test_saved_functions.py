@@ -16,7 +16,8 @@ from binary import run as run_binary
 from compiled_engines import VECTORIZED_AT_ANY_SIZE, batch, check_alike, close, is_compiled, make_engine
 from installed import run
 from it3 import IT3Engine
-from test_compiled_functions import SHIFT, Scaled, arguments
+from it3.compiling.capture import Captured
+from test_compiled_functions import SHIFT, arguments, scaled
 from torch import Tensor, nn
 
 GAIN = nn.Parameter(torch.tensor(0.5, dtype=torch.float64))
@@ -40,8 +41,8 @@ def gated() -> Gated:
     return Gated().double()
 
 
-def in_closure(features: Tensor, embedding: Tensor) -> Tensor:
-    return features + embedding * GAIN
+def with_gain(second: Tensor, first: Tensor, *, reduction: str) -> Tensor:
+    return nn.functional.l1_loss(second * GAIN, first * GAIN, reduction=reduction)
 
 
 def saved(engine: IT3Engine, path: Path, example: Tensor, cache: Path, **how: Any) -> Path:
@@ -113,26 +114,26 @@ def test_passes_do_the_same(functions: Path, consumer: Path, tmp_path: Path) -> 
 @pytest.mark.parametrize(
     ("given", "options"),
     [
-        ({"embedder": Scaled, "neutral": 0.5}, {"per_sample": True}),
-        ({"combine_fn": gated}, {"anchor": "frozen"}),
-        ({"combine_fn": lambda: in_closure, "distance_fn": lambda: partial(nn.functional.l1_loss)}, {}),
+        (scaled, {"per_sample": True}),
+        (lambda: {"combine_fn": gated(), "distance_fn": partial(with_gain, reduction="mean")}, {"anchor": "frozen"}),
     ],
-    ids=["a class of embedders", "a module", "closures"],
+    ids=["a class of embedders", "a module and a partial function with a parameter"],
 )
-def test_kinds_of_functions(cache: Path, tmp_path: Path, given: dict[str, Any], options: dict[str, Any]) -> None:
-    made = {name: make() if callable(make) else make for name, make in given.items()}
-    engine = make_engine(arguments=made, **options)
-    path = saved(engine, tmp_path / "engine.pt2", batch(6), cache)
+def test_kinds_of_functions(
+    cache: Path, tmp_path: Path, given: Callable[[], dict[str, Any]], options: dict[str, Any]
+) -> None:
+    engine = make_engine(arguments=given(), **options)
+    path = saved(engine, tmp_path / "engine.pt2", batch(8), cache)
     loaded = it3.load(path)
     is_any_size = VECTORIZED_AT_ANY_SIZE or not options.get("per_sample")
-    check_alike(loaded, engine, batch(6), batch(3, seed=1), is_any_size=is_any_size)
+    check_alike(loaded, engine, batch(8), batch(3, seed=1), is_any_size=is_any_size)
     if run_binary.__globals__["BINARY"]:
-        np.save(tmp_path / "x.npy", batch(6).numpy())
+        np.save(tmp_path / "x.npy", batch(8).numpy())
         done = run_binary(path, "--input", tmp_path / "x.npy", "--output", tmp_path / "y.npy")
         assert (done.returncode, done.stderr) == (0, "")
-        close(torch.from_numpy(np.load(tmp_path / "y.npy")), engine(batch(6))[0])
-    if made.get("combine_fn") is not None and isinstance(made["combine_fn"], Gated):
-        weights = sum(p.numel() * p.element_size() for p in made["combine_fn"].parameters())
+        close(torch.from_numpy(np.load(tmp_path / "y.npy")), engine(batch(8))[0])
+    if isinstance(engine.combine_fn, Gated):
+        weights = sum(p.numel() * p.element_size() for p in engine.combine_fn.parameters())
         assert path.stat().st_size - size_of_programs(path) < 1.5 * weights  # once
 
 
@@ -208,13 +209,16 @@ def test_a_change_of_them_is_seen(functions: Path, change: Callable[[IT3Engine],
     close(engine(batch(8))[0], source(batch(8))[0])
 
 
-def test_a_loaded_engine_is_compiled_and_saved_again(functions: Path, cache: Path, tmp_path: Path) -> None:
+def test_a_loaded_engine_is_compiled_and_saved_again(functions: Path, tmp_path: Path, made: list[Captured]) -> None:
     engine, source = it3.load(functions), make_engine(arguments=arguments())
-    it3.compile(engine, batch(1), backend="compiled", cache=cache, progress=False)
-    check_alike(engine, source, batch(1, seed=3), batch(8))
+    engine.optimization_parameters["threshold"] = 0.0  # as programs in files, which may be used with any
+    it3.compile(engine, batch(8), backend="compiled", cache=tmp_path, progress=False)
+    engine.optimization_parameters["threshold"] = None
+    check_alike(engine, source, batch(8), batch(1, seed=3))
     engine.embedder.linear.weight.data.mul_(1.5)
     source.embedder.linear.weight.data.mul_(1.5)
-    again = it3.load(saved(engine, tmp_path / "again.pt2", batch(8), cache))
+    again = it3.load(saved(engine, tmp_path / "again.pt2", batch(8), tmp_path))
+    assert len(made) == 1  # the file has the same programs
     check_alike(again, source, batch(8), batch(2, seed=4))
 
 
@@ -245,17 +249,6 @@ class InList(nn.Module):
         return torch.tanh(self.hidden[0](prediction)) * torch.tensor(0.5, dtype=torch.float64)
 
 
-def test_a_change_of_tensors_without_names_is_seen(cache: Path, tmp_path: Path) -> None:
-    torch.manual_seed(3)
-    engine = make_engine(arguments={"embedder": InList()})
-    loaded = it3.load(saved(engine, tmp_path / "engine.pt2", batch(8), cache))
-    check_alike(loaded, engine, batch(8))
-    weight = next(t for t in vars(loaded.embedder).values() if isinstance(t, Tensor) and t.shape == (12, 3))
-    for each in (weight, engine.embedder.hidden[0].weight.data):
-        each.mul_(5)
-    close(loaded(batch(8))[0], engine(batch(8))[0])
-
-
 class BatchInside(nn.Module):
     """Has its samples in the second dimension inside, as many transformers do."""
 
@@ -267,15 +260,20 @@ class BatchInside(nn.Module):
         return self.last(torch.tanh(self.layer(x.view(-1, 4, 6).transpose(0, 1)))).mean(0)
 
 
-def test_samples_in_another_dimension(cache: Path, tmp_path: Path) -> None:
+def test_samples_in_another_dimension_and_tensors_without_names(cache: Path, tmp_path: Path) -> None:
     torch.manual_seed(4)
     parts = {"combine_fn": lambda f, e: f + e, "features_layout": it3.Layout(channel_dim=-1, batch_dim=1)}
+    parts["embedder"] = InList()
     options = {"num_steps": 3, "lr": 1e-2}
     engine = IT3Engine(BatchInside().double(), "layer", optimization_parameters=options, **parts).eval()
     engine.is_trained = True
     x = batch(8, 24)
     loaded = it3.load(saved(engine, tmp_path / "engine.pt2", x, cache))
     check_alike(loaded, engine, x, batch(5, 24, seed=1), batch(3, 24, seed=2), is_any_size=VECTORIZED_AT_ANY_SIZE)
+    weight = next(t for t in vars(loaded.embedder).values() if isinstance(t, Tensor) and t.shape == (12, 3))
+    for each in (weight, engine.embedder.hidden[0].weight.data):  # whose change is seen
+        each.mul_(5)
+    close(loaded(x)[0], engine(x)[0])
 
 
 def without_gradients(second: Tensor, first: Tensor) -> Tensor:
