@@ -127,8 +127,9 @@ lint: .venv/.it3 .venv/.lint .venv/.demo
 	$(BIN)/python tools/check_rooms.py
 
 # Apart from lint, because it compiles every file once more, as clang sees it.
+# It takes all cores, and leaves them to the documentation, which is made in one process beside it.
 tidy: .venv/.it3 .venv/.lint
-	tools/run_tidy.sh $(BIN)
+	nice tools/run_tidy.sh $(BIN)
 
 format: .venv/.lint
 	$(BIN)/clang-format -i $(CPP)
@@ -146,7 +147,7 @@ clean:
 .venv/.python:
 	tools/install_system_packages.sh $(PYTHON)
 	$(PYTHON) -m venv .venv
-	$(PIP) cmake ninja 'scikit-build-core>=1.1' 'setuptools-scm>=10' torch==2.13.0 numpy
+	$(PIP) --no-compile cmake ninja 'scikit-build-core>=1.1' 'setuptools-scm>=10' torch==2.13.0 numpy
 	touch $@
 
 .venv/.it3: .venv/.python $(SOURCES)

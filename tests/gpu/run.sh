@@ -1,7 +1,7 @@
 #!/bin/sh
 # Builds it3 against the torch that is installed, runs the tests with its CUDA device, and times it there.
 # Usage: tests/gpu/run.sh [build] [test] [bench]   (all three, if none is named)
-# Needs no network: torch, torchvision, scikit-build-core, setuptools-scm, cmake, ninja, pytest, pandas, matplotlib, rich and CUDA's
+# Needs no network: torch, torchvision, scikit-build-core, setuptools-scm, cmake, ninja, pytest, pandas, matplotlib, rich, optuna and CUDA's
 # compiler must be installed. torch-ttt, which the parity tests and the benchmarks compare with, is looked for in $WHEELS (a folder of
 # wheels) if it is not installed. Where CMake does not find the header-only libraries, CMAKE_PREFIX_PATH names their folder.
 set -eu
@@ -22,15 +22,10 @@ build() {
 }
 
 run_tests() {
-  skipped=""
-  if ! $python -c 'import optuna' 2>/dev/null; then
-    echo "Optuna is not installed here: tests/python/test_tuning.py is left out"
-    skipped="--ignore=tests/python/test_tuning.py"
-  fi
   # it3 is not installed beside torch here, as in an environment, so that programs need to be told where torch's libraries are.
   torch=$($python -c 'import torch, pathlib; print(pathlib.Path(torch.__file__).parent)')
   export LD_LIBRARY_PATH="$torch/lib${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}"
-  skipped="$skipped --deselect tests/python/test_installed.py::test_the_wheel_finds_its_torch_whatever_python_is_first"
+  skipped="--deselect tests/python/test_installed.py::test_the_wheel_finds_its_torch_whatever_python_is_first"
   # The tests are many small operations, which many threads only slow down.
   OMP_NUM_THREADS=2 $python -m pytest -q -p no:cacheprovider $skipped
 }

@@ -132,16 +132,17 @@ def test_operations_in_place_behind_the_layer(cache: Path) -> None:
 
 
 def test_each_sample_by_itself(cache: Path) -> None:
-    engine, plain = engines(cache, batch(4), per_sample=True)
-    for x in (batch(4), batch(70, seed=1)):
+    engine, plain = engines(cache, batch(4, 2, 6, 6), Images, per_sample=True, parameters=["last"])
+    for x in (batch(4, 2, 6, 6), batch(70, 2, 6, 6, seed=1)):
         actual, expected = engine.adapt(x), plain.adapt(x)
         close(actual.prediction, expected.prediction)
         close(actual.losses, expected.losses)
         close(engine.uncertainty(x), plain.uncertainty(x))
-    assert is_compiled(engine, batch(4))
-    ordered = plain.uncertainty(batch(4)).sort().values
+    x = batch(4, 2, 6, 6)
+    assert is_compiled(engine, x)
+    ordered = plain.uncertainty(x).sort().values
     threshold = float(ordered[1:3].mean())  # between two samples, as rounding may decide about one on the limit
-    close(*(each.adapt(batch(4), threshold=threshold).prediction for each in (engine, plain)))
+    close(*(each.adapt(x, threshold=threshold).prediction for each in (engine, plain)))
 
 
 def test_programs_of_several_kinds(cache: Path) -> None:

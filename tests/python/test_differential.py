@@ -31,7 +31,7 @@ def test_the_zoo_agrees_with_the_reference(name: str) -> None:
 
 
 def test_drawn_cases_agree_with_the_reference(tmp_path: Path) -> None:
-    arguments = {"--cases": 150, "--seconds": 45, "--seed": 20, "--jobs": 2, "--out": tmp_path}
+    arguments = {"--cases": 100, "--seconds": 45, "--seed": 20, "--jobs": 2, "--out": tmp_path}
     assert run.main([str(part) for pair in arguments.items() for part in pair]) == 0
 
 

@@ -18,7 +18,6 @@ import torch
 from binary import needs_binary
 from binary import run as run_binary
 from compiled_engines import (
-    VECTORIZED_AT_ANY_SIZE,
     Dense,
     Images,
     batch,
@@ -148,9 +147,9 @@ def test_calls_that_were_not_exported_are_refused(unusual: Path, tmp_path: Path)
 
 
 def test_each_sample_by_itself(cache: Path, tmp_path: Path) -> None:
-    source = make_engine(per_sample=True)
-    engine = loaded(source, tmp_path, batch(4), cache)
-    check_alike(engine, source, batch(4), batch(3, seed=2), is_any_size=VECTORIZED_AT_ANY_SIZE)
+    source, x = make_engine(Images, per_sample=True, parameters=["last"]), batch(4, 2, 6, 6)
+    engine = loaded(source, tmp_path, x, cache)
+    check_alike(engine, source, x, batch(3, 2, 6, 6, seed=2), is_any_size=False)  # convolutions of stacked samples
 
 
 def test_images_and_batch_statistics(cache: Path, tmp_path: Path) -> None:
