@@ -127,7 +127,7 @@ lint: .venv/.it3 .venv/.lint .venv/.demo
 	$(BIN)/python tools/check_rooms.py
 
 # Apart from lint, because it compiles every file once more, as clang sees it.
-# It takes all cores, and leaves them to the documentation, which is made in one process beside it.
+# It uses all cores; nice lets the documentation, which .ci/run builds beside it in one process, go first.
 tidy: .venv/.it3 .venv/.lint
 	nice tools/run_tidy.sh $(BIN)
 
@@ -144,6 +144,7 @@ stubs: .venv/.it3 .venv/.lint
 clean:
 	rm -rf .venv build output
 
+# Compiling all of torch's Python files takes longer than compiling those that are imported, when they are.
 .venv/.python:
 	tools/install_system_packages.sh $(PYTHON)
 	$(PYTHON) -m venv .venv

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.export._trace  # which takes long, and which else each child would import that cuts a model
+import torch.export._trace  # takes a second, which each child that cuts a model would spend anew
 
 from endurance.measures import Samples
 from endurance.uses import Way, quiet
